@@ -1,0 +1,62 @@
+# Two commands matter: `make demo` and `make test`. Each installs what it needs first.
+
+UV := $(shell command -v uv || echo .uv/bin/uv)
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+LOCK := locks/development.txt
+
+.PHONY: help install demo up down test test-crash lint bench lock clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## the environment in .venv, exactly as locked
+
+demo: $(INSTALLED) ## the whole life of a feature, in three minutes
+	@$(BIN)/skewless demo
+
+up: $(INSTALLED) ## servers, stream worker, refresh loop and HTTP server, until Ctrl-C
+	@$(BIN)/skewless up
+
+down: $(INSTALLED) ## stops what `make up` runs
+	@$(BIN)/skewless down
+
+test: $(INSTALLED) ## all tests, on real servers
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint --disable-progress-bar feature_repo extensions
+
+bench: $(INSTALLED) ## all benchmarks, and docs/benchmarks.md from their results
+	$(BIN)/python -m benchmarks.all
+
+# uv, where the machine has none: from the package index, for this folder only.
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet uv
+
+$(INSTALLED): $(LOCK) pyproject.toml | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing .venv
+	$(UV) pip sync --quiet --require-hashes $(LOCK)
+	$(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+# The locks name versions and hashes but no index, so that they hold behind any mirror. uv
+# compiles the groups of managed projects only, hence the copy without that line.
+lock: ## resolve the dependencies again
+	@mkdir -p build/lock locks
+	@grep -v '^managed = ' pyproject.toml > build/lock/pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 build/lock/pyproject.toml -o locks/production.txt
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 build/lock/pyproject.toml \
+		--group build/lock/pyproject.toml:local --group build/lock/pyproject.toml:dev \
+		-o $(LOCK)
+
+clean: ## all that `make` made, but not the data in .skewless
+	rm -rf .venv .uv build .pytest_cache .mypy_cache .ruff_cache
