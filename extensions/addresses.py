@@ -1,0 +1,113 @@
+"""Where the servers are: one rule for every part that connects to something.
+
+An address written in ``feature_store.yaml`` is used as it stands. One left out there is taken
+from the environment, and if it is not there either, from the stack that `skewless up` runs in
+this repository. Feast's registry reads its URL itself, so `RegistryAddress` brings the same
+rule to it as a SQLAlchemy plugin.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.engine import CreateEnginePlugin
+
+from extensions.errors import SkewlessError
+
+POSTGRES_VARIABLE = "SKEWLESS_POSTGRES_URL"
+REDIS_VARIABLE = "SKEWLESS_REDIS_URL"
+KAFKA_VARIABLE = "SKEWLESS_KAFKA_BOOTSTRAP"
+HOME_VARIABLE = "SKEWLESS_HOME"
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """The folder that holds the local stack's data and state."""
+    return Path(os.environ.get(HOME_VARIABLE) or REPO_ROOT / ".skewless").resolve()
+
+
+def postgres_url() -> str:
+    """``postgresql://user:password@host:port/database``."""
+    return _find(POSTGRES_VARIABLE, "postgres", "PostgreSQL")
+
+
+def redis_url() -> str:
+    """``redis://host:port/database``."""
+    return _find(REDIS_VARIABLE, "redis", "Redis")
+
+
+def kafka_bootstrap() -> str:
+    """``host:port[,host:port…]``."""
+    return _find(KAFKA_VARIABLE, "kafka", "Kafka")
+
+
+def running_stack() -> dict[str, Any] | None:
+    """What `skewless up` wrote about the stack it is running here; None when none runs."""
+    try:
+        state: dict[str, Any] = json.loads((home() / "stack.json").read_text())
+        os.kill(int(state["pid"]), 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return state
+
+
+def _find(variable: str, server: str, name: str) -> str:
+    if value := os.environ.get(variable):
+        return value
+    stack = running_stack()
+    if stack and stack.get(server):
+        return str(stack[server])
+    raise SkewlessError(
+        f"No {name} address: run `make up` in another terminal, or set {variable}, "
+        "or write the address into feature_store.yaml."
+    )
+
+
+@dataclass(frozen=True)
+class PostgresAddress:
+    """The parts of a PostgreSQL URL that Feast's configuration wants one by one."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str
+    sslmode: str
+
+    @classmethod
+    def parse(cls, url: str) -> "PostgresAddress":
+        """Read ``postgresql://…``; ``sslmode`` defaults to libpq's own default, ``prefer``."""
+        parsed = make_url(url)
+        if not parsed.drivername.startswith("postgres") or not parsed.host:
+            raise SkewlessError(
+                f"{POSTGRES_VARIABLE} must look like postgresql://user:password@host:port/database."
+            )
+        sslmode = parsed.query.get("sslmode", "prefer")
+        return cls(
+            host=parsed.host,
+            port=parsed.port or 5432,
+            database=parsed.database or "postgres",
+            user=parsed.username or "postgres",
+            password=str(parsed.password or ""),
+            sslmode=sslmode if isinstance(sslmode, str) else sslmode[0],
+        )
+
+
+class RegistryAddress(CreateEnginePlugin):
+    """SQLAlchemy plugin ``skewless``: fills in a registry URL that names no host.
+
+    Feast takes the SQL registry's URL from ``feature_store.yaml`` alone and expands variables
+    there without a default; a plugin is SQLAlchemy's own place to complete a URL.
+    """
+
+    def update_url(self, url: URL) -> URL:
+        """Return ``url`` itself when it names a host, else the address found by the rule."""
+        url = url.difference_update_query(["plugin"])
+        if url.host:
+            return url
+        found = make_url(postgres_url())
+        return found.set(drivername=url.drivername).update_query_dict(dict(url.query))

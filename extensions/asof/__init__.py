@@ -1,0 +1,29 @@
+"""The as-of engine: asks a computation what was true of each entity at a moment.
+
+A computation is one SQL text over a relation named ``spine`` (join keys, ``as_of``). The stream,
+the ticks, backfills, training sets, audits and tests differ only in the spine they bring.
+"""
+
+from extensions.asof.computation import (
+    Computation,
+    FeatureColumn,
+    Freshness,
+    HistorySource,
+    load_computations,
+)
+from extensions.asof.engine import compute, log
+from extensions.asof.spine import Spine, active, changes, touched
+
+__all__ = [
+    "Computation",
+    "FeatureColumn",
+    "Freshness",
+    "HistorySource",
+    "Spine",
+    "active",
+    "changes",
+    "compute",
+    "load_computations",
+    "log",
+    "touched",
+]

@@ -1,0 +1,86 @@
+"""Running a computation inside PostgreSQL: values back as Arrow, or straight into the log."""
+
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
+
+from extensions.asof.computation import Computation
+from extensions.asof.spine import Spine
+from extensions.database.connection import identifiers
+from extensions.errors import SkewlessError
+
+
+def answers(computation: Computation, spine: Spine) -> sql.Composed:
+    """Common table expressions ``spine`` and ``answered`` (``computation.columns``)."""
+    return sql.SQL(
+        "WITH spine AS MATERIALIZED ({spine}), answered AS MATERIALIZED ("
+        "SELECT {columns} FROM (\n{computation}\n) AS computation)"
+    ).format(
+        spine=spine.query,
+        columns=identifiers(computation.columns),
+        computation=sql.SQL(computation.sql),
+    )
+
+
+def compute(conn: dbapi.Connection, computation: Computation, spine: Spine) -> pa.Table:
+    """Answer every question of the spine; returns ``computation.columns`` in no stated order.
+
+    ``conn`` is an ADBC connection (`extensions.database.connect_arrow`): values travel as
+    PostgreSQL's binary COPY and never become Python objects.
+    """
+    with conn.cursor() as cursor:
+        query = sql.SQL("{} SELECT * FROM answered").format(answers(computation, spine))
+        cursor.execute(query.as_string(None))
+        table: pa.Table = cursor.fetch_arrow_table()
+    return table
+
+
+def log(
+    conn: psycopg.Connection,
+    computation: Computation,
+    spine: Spine,
+    *,
+    as_it_happened: bool = False,
+) -> int:
+    """Answer the spine and append the answers to the view's log; returns rows appended.
+
+    ``created_timestamp`` is the database's clock, or with ``as_it_happened`` (a backfill) the
+    moment asked about: a computation sees only what had arrived by then, so the row could have
+    been published then. A row that the log holds already is left alone.
+
+    Raises:
+        SkewlessError: the computation did not answer each question exactly once; nothing
+            of this transaction must be committed then.
+    """
+    created = sql.SQL("as_of" if as_it_happened else "clock_timestamp()")
+    features = [feature.name for feature in computation.features]
+    statement = sql.SQL(
+        "{answers}, appended AS ("
+        "INSERT INTO {log} ({keys}, event_timestamp, created_timestamp, {features}) "
+        "SELECT {keys}, as_of, {created}, {features} FROM answered "
+        "ON CONFLICT DO NOTHING RETURNING 1) "
+        "SELECT (SELECT count(*) FROM spine), (SELECT count(*) FROM answered), "
+        "(SELECT count(*) FROM appended)"
+    ).format(
+        answers=answers(computation, spine),
+        log=sql.Identifier(computation.log_table),
+        keys=identifiers(computation.join_keys),
+        features=identifiers(features),
+        created=created,
+    )
+    asked, answered, appended = _one_row(conn.execute(statement))
+    if asked != answered:
+        raise SkewlessError(
+            f"Computation {computation.name} returned {answered} rows for {asked} questions: "
+            "it must return exactly one row for each row of the spine."
+        )
+    return int(appended)
+
+
+def _one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    assert row is not None  # an aggregate always returns a row
+    return tuple(row)

@@ -1,0 +1,91 @@
+"""The logs: one append-only table per view version, made from the view's schema."""
+
+from collections.abc import Iterable
+
+import psycopg
+from psycopg import sql
+
+from extensions.asof.computation import Computation
+from extensions.database.connection import identifiers, table_exists
+from extensions.errors import SkewlessError
+
+
+def missing_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
+    """The logs that `ensure_log_tables` would make."""
+    return [c.log_table for c in computations if not table_exists(conn, c.log_table)]
+
+
+def ensure_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
+    """Make the logs that are missing; returns their names.
+
+    Raises:
+        SkewlessError: a log exists with other columns than its view version declares.
+    """
+    made = []
+    for computation in computations:
+        if table_exists(conn, computation.log_table):
+            _check_columns(conn, computation)
+        else:
+            _create(conn, computation)
+            made.append(computation.log_table)
+    return made
+
+
+def _declared(computation: Computation) -> list[tuple[str, str]]:
+    return [
+        *zip(computation.join_keys, computation.key_types, strict=True),
+        ("event_timestamp", "timestamptz"),
+        ("created_timestamp", "timestamptz"),
+        *((feature.name, feature.pg_type) for feature in computation.features),
+    ]
+
+
+def _create(conn: psycopg.Connection, computation: Computation) -> None:
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {} {}").format(
+            sql.Identifier(name),
+            sql.SQL(pg_type),
+            sql.SQL("NOT NULL" if i < len(computation.join_keys) + 2 else ""),
+        )
+        for i, (name, pg_type) in enumerate(_declared(computation))
+    )
+    table = computation.log_table
+    conn.execute(sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(table), columns))
+    # The latest row of an entity at a moment is the first one in this index; that it is
+    # unique makes a row that comes twice harmless.
+    conn.execute(
+        sql.SQL(
+            "CREATE UNIQUE INDEX {} ON {} ({}, event_timestamp DESC, created_timestamp DESC)"
+        ).format(
+            sql.Identifier(f"{table}_as_of"),
+            sql.Identifier(table),
+            identifiers(computation.join_keys),
+        )
+    )
+    # Rows are appended as time goes by, so a block range index finds a tick's rows at no cost
+    # worth naming on the write.
+    conn.execute(
+        sql.SQL("CREATE INDEX {} ON {} USING brin (event_timestamp, created_timestamp)").format(
+            sql.Identifier(f"{table}_by_time"), sql.Identifier(table)
+        )
+    )
+
+
+def _check_columns(conn: psycopg.Connection, computation: Computation) -> None:
+    rows = conn.execute(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+        [computation.log_table],
+    ).fetchall()
+    present = {name: _short(pg_type) for name, pg_type in rows}
+    declared = dict(_declared(computation))
+    if present != declared:
+        raise SkewlessError(
+            f"The log {computation.log_table} does not have the columns that view "
+            f"{computation.view} declares: a changed schema is a new version, so make "
+            f"v{computation.version + 1}."
+        )
+
+
+def _short(pg_type: str) -> str:
+    return pg_type.replace("timestamp with time zone", "timestamptz")

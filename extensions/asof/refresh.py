@@ -1,0 +1,67 @@
+"""The tick: brings a view's log up to a moment, at the cost of what changed since the last."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+
+from extensions.asof.clock import settled_now
+from extensions.asof.computation import Computation
+from extensions.asof.engine import log
+from extensions.asof.spine import active, touched
+from extensions.asof.watermarks import advance_processed, alone_on, read_watermark
+from extensions.errors import SkewlessError
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one tick did: rows appended for the moment ``at``; ``first`` if none came before."""
+
+    view: str
+    version: int
+    at: datetime
+    since: datetime | None
+    rows: int
+
+    @property
+    def first(self) -> bool:
+        """Whether all active entities were computed, since no watermark was there."""
+        return self.since is None
+
+
+def tick(
+    conn: psycopg.Connection,
+    computation: Computation,
+    at: datetime | None = None,
+    *,
+    leaving_only: bool = False,
+) -> Tick:
+    """Compute what changed since the watermark, as of ``at``, and append it to the log.
+
+    One transaction holds rows and watermark: interrupted, it never was; asked twice for one
+    moment, the second finds nothing to do. ``conn`` must be in autocommit.
+
+    Raises:
+        SkewlessError: ``at`` lies ahead of what has arrived for certain, another worker is on
+            this view, or the computation broke its contract.
+    """
+    with alone_on(conn, computation):
+        settled = settled_now(conn)
+        at = at or settled
+        if at > settled:
+            raise SkewlessError(
+                f"Cannot refresh as of {at.isoformat()}: events may still arrive until then; "
+                f"ask for {settled.isoformat()} or earlier."
+            )
+        mark = read_watermark(conn, computation)
+        since = mark.processed_through if mark else None
+        if since is not None and at <= since:
+            return Tick(computation.view, computation.version, since, since, 0)
+        if since is None:
+            spine = active(computation, at)
+        else:
+            spine = touched(computation, since, at, leaving_only=leaving_only)
+        with conn.transaction():
+            rows = log(conn, computation, spine)
+            advance_processed(conn, computation, at)
+        return Tick(computation.view, computation.version, at, since, rows)

@@ -1,0 +1,63 @@
+"""Connections to PostgreSQL, in UTC, with errors that say what to do."""
+
+import psycopg
+from adbc_driver_manager import Error as AdbcError
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from extensions.errors import SkewlessError
+
+
+def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> psycopg.Connection:
+    """Open a connection whose session speaks UTC; ``name`` is what pg_stat_activity shows.
+
+    Raises:
+        SkewlessError: the server cannot be reached or refuses; the sentence names host and
+            database, never the password.
+    """
+    try:
+        return psycopg.connect(
+            url,
+            autocommit=autocommit,
+            application_name=name,
+            options="-c timezone=UTC",
+            connect_timeout=5,
+        )
+    except psycopg.OperationalError as error:
+        raise _unreachable(url, error) from error
+
+
+def connect_arrow(url: str) -> dbapi.Connection:
+    """Open an ADBC connection: results and uploads are Arrow, moved by binary COPY.
+
+    Raises:
+        SkewlessError: as `connect`.
+    """
+    try:
+        return dbapi.connect(url)
+    except AdbcError as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> SkewlessError:
+    where = conninfo_to_dict(url)
+    reason = str(error).strip().splitlines()[-1].strip()
+    if where.get("password"):
+        reason = reason.replace(str(where["password"]), "…")
+    return SkewlessError(
+        f"PostgreSQL at {where.get('host')}:{where.get('port', 5432)}/{where.get('dbname')} "
+        f"does not answer ({reason}): start it with `make up`, or check SKEWLESS_POSTGRES_URL."
+    )
+
+
+def table_exists(conn: psycopg.Connection, table: str) -> bool:
+    """Whether ``table`` is visible on the session's search path."""
+    row = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone()
+    return bool(row and row[0])
+
+
+def identifiers(names: tuple[str, ...] | list[str], prefix: str | None = None) -> sql.Composed:
+    """``"a", "b"``, or ``p."a", p."b"``: quoted names joined by commas."""
+    parts = [sql.Identifier(prefix, name) if prefix else sql.Identifier(name) for name in names]
+    return sql.SQL(", ").join(parts)

@@ -1,0 +1,40 @@
+"""The numbered files under migrations/, applied by yoyo."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import yoyo
+from sqlalchemy import make_url
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def migrate(url: str) -> list[str]:
+    """Apply what is pending to the database at ``url``; returns the names applied, in order.
+
+    Each file is one transaction; two callers at once wait for each other.
+    """
+    with _backend(url) as backend, backend.lock():
+        pending = backend.to_apply(_migrations())
+        backend.apply_migrations(pending)
+        return [migration.id for migration in pending]
+
+
+def pending_migrations(url: str) -> list[str]:
+    """The names that `migrate` would apply now."""
+    with _backend(url) as backend:
+        return [migration.id for migration in backend.to_apply(_migrations())]
+
+
+def _migrations() -> "yoyo.migrations.MigrationList":
+    return yoyo.read_migrations(str(MIGRATIONS))
+
+
+def _backend(url: str) -> "yoyo.backends.DatabaseBackend":
+    parsed = make_url(url)
+    credentials = quote(parsed.username or "", safe="")
+    if parsed.password:
+        credentials += ":" + quote(str(parsed.password), safe="")
+    return yoyo.get_backend(
+        f"postgresql+psycopg://{credentials}@{parsed.host}:{parsed.port or 5432}/{parsed.database}"
+    )

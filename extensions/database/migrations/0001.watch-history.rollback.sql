@@ -1,0 +1,5 @@
+DROP TABLE genres;
+DROP TABLE items;
+DROP FUNCTION ensure_watch_event_partitions(timestamptz, timestamptz);
+DROP TABLE watch_event_ids;
+DROP TABLE watch_events;

@@ -1,0 +1,3 @@
+DROP TABLE stream_offsets;
+DROP TABLE backfills;
+DROP TABLE watermarks;

@@ -1,0 +1,2 @@
+DROP TABLE late_appends;
+DROP TABLE materializations;
