@@ -3,7 +3,7 @@
 How a view's values are computed stands in ``computations/<view>.v<N>.sql``, once, for batch,
 stream, training and audit. The tags tell the engine when to ask:
 
-``freshness``  realtime (follows each event; stale after 5 minutes), hourly (2 hours), daily (2 days)
+``freshness``  realtime (follows each event; stale after 5 minutes), hourly (2 h), daily (2 days)
 ``horizon``    events older than this never count; without it, all of history counts
 ``decays``     the value changes as time passes, with no event entering or leaving
 ``reads``      the history sources that the computation reads

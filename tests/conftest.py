@@ -55,13 +55,13 @@ def template_database(postgres_server: str, computations: dict[str, Computation]
 @pytest.fixture(scope="module")
 def database(postgres_server: str, template_database: str) -> Iterator[str]:
     """The URL of a fresh, migrated database with empty logs, for one test module."""
-    yield from _copy(postgres_server, template_database)
+    yield from copy_database(postgres_server, template_database)
 
 
 @pytest.fixture
 def fresh_database(postgres_server: str, template_database: str) -> Iterator[str]:
     """As `database`, for one test."""
-    yield from _copy(postgres_server, template_database)
+    yield from copy_database(postgres_server, template_database)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def apache_kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap address of genuine Apache Kafka; skips, with the reason, where it cannot run."""
+    """The bootstrap address of genuine Apache Kafka; skips with the reason where it cannot run."""
     if reason := apache_kafka.available():
         pytest.skip(reason)
     server = apache_kafka.start(tmp_path_factory.mktemp("kafka"))
@@ -90,7 +90,7 @@ def apache_kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     server.stop()
 
 
-def _copy(server: str, template: str) -> Iterator[str]:
+def copy_database(server: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield _create(server, name, template)
     with psycopg.connect(server, autocommit=True) as conn:

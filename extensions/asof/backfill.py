@@ -81,7 +81,7 @@ def _append(
     through: datetime,
     first: datetime | None = None,
 ) -> int:
-    """One chunk and the note that it is done, in one transaction; ``after == through``: the state."""
+    """One chunk and the note that it is done, in one transaction; an empty one is the state."""
     spine = (
         active(computation, through) if after == through else changes(computation, after, through)
     )

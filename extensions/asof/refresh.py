@@ -15,7 +15,7 @@ from extensions.errors import SkewlessError
 
 @dataclass(frozen=True)
 class Tick:
-    """What one tick did: rows appended for the moment ``at``; ``first`` if none came before."""
+    """What one tick did: rows appended for the moment ``at``; ``since`` None: for everyone."""
 
     view: str
     version: int
@@ -23,23 +23,20 @@ class Tick:
     since: datetime | None
     rows: int
 
-    @property
-    def first(self) -> bool:
-        """Whether all active entities were computed, since no watermark was there."""
-        return self.since is None
-
 
 def tick(
     conn: psycopg.Connection,
     computation: Computation,
     at: datetime | None = None,
     *,
-    leaving_only: bool = False,
+    full: bool = False,
 ) -> Tick:
     """Compute what changed since the watermark, as of ``at``, and append it to the log.
 
     One transaction holds rows and watermark: interrupted, it never was; asked twice for one
-    moment, the second finds nothing to do. ``conn`` must be in autocommit.
+    moment, the second finds nothing to do. ``full`` computes every active entity, as the first
+    tick does: for history that was imported with arrival times before the watermark. ``conn``
+    must be in autocommit.
 
     Raises:
         SkewlessError: ``at`` lies ahead of what has arrived for certain, another worker is on
@@ -57,11 +54,11 @@ def tick(
         since = mark.processed_through if mark else None
         if since is not None and at <= since:
             return Tick(computation.view, computation.version, since, since, 0)
-        if since is None:
+        if since is None or full:
             spine = active(computation, at)
         else:
-            spine = touched(computation, since, at, leaving_only=leaving_only)
+            spine = touched(computation, since, at)
         with conn.transaction():
             rows = log(conn, computation, spine)
             advance_processed(conn, computation, at)
-        return Tick(computation.view, computation.version, at, since, rows)
+        return Tick(computation.view, computation.version, at, None if full else since, rows)

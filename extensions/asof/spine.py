@@ -96,20 +96,17 @@ def active(computation: Computation, at: datetime) -> Spine:
     )
 
 
-def touched(
-    computation: Computation, after: datetime, through: datetime, *, leaving_only: bool = False
-) -> Spine:
+def touched(computation: Computation, after: datetime, through: datetime) -> Spine:
     """The entities whose answer at ``through`` may differ from that at ``after``.
 
-    Values that decay differ for every active entity. ``leaving_only`` leaves out rows that
-    entered: a stream has seen to those.
+    Values that decay differ for every active entity.
     """
     build = _Builder(computation)
-    changed = _moments(build, after, through, leaving_only=leaving_only)
+    changed = _moments(build, after, through)
     query = sql.SQL("SELECT {keys} FROM ({changed}) AS p").format(
         keys=identifiers(computation.join_keys, "p"), changed=changed
     )
-    if computation.decays and not leaving_only:
+    if computation.decays:
         query = sql.SQL("{} UNION SELECT {} FROM ({}) AS p").format(
             query, identifiers(computation.join_keys, "p"), active(computation, through).query
         )
@@ -170,9 +167,7 @@ def changes(computation: Computation, after: datetime, through: datetime) -> Spi
     )
 
 
-def _moments(
-    build: _Builder, after: datetime, through: datetime, *, leaving_only: bool = False
-) -> sql.Composable:
+def _moments(build: _Builder, after: datetime, through: datetime) -> sql.Composable:
     """Rows (join keys, moment), moment in (after, through]: when rows entered and left."""
     parts: list[sql.Composable] = []
     bounds: dict[str, sql.Composable] = {
@@ -188,28 +183,21 @@ def _moments(
                 "AND {p_arrival} < {p_time} + {horizon}"
             ).format(**names, **bounds)
         )
-    if not leaving_only:
-        # Two range scans: those that arrived in the range, and those awaited from before.
-        parts.append(
-            sql.SQL(
-                "SELECT {keys}, greatest({p_time}, {p_arrival}) AS moment FROM {table} AS p "
-                "WHERE {p_arrival} > {after} AND {p_arrival} <= {through} "
-                "AND {p_time} <= {through}"
-            ).format(**names, **bounds)
-        )
-        parts.append(
-            sql.SQL(
-                "SELECT {keys}, {p_time} AS moment FROM {table} AS p "
-                "WHERE {p_time} > {after} AND {p_time} <= {through} AND {p_arrival} <= {p_time}"
-            ).format(**names, **bounds)
-        )
-        parts.extend(_moments_by(build, source, bounds) for source in build.computation.reads[1:])
-    if not parts:
-        parts.append(
-            sql.SQL(
-                "SELECT {keys}, NULL::timestamptz AS moment FROM {table} AS p WHERE FALSE"
-            ).format(**names)
-        )
+    # Two range scans: those that arrived in the range, and those awaited from before.
+    parts.append(
+        sql.SQL(
+            "SELECT {keys}, greatest({p_time}, {p_arrival}) AS moment FROM {table} AS p "
+            "WHERE {p_arrival} > {after} AND {p_arrival} <= {through} "
+            "AND {p_time} <= {through}"
+        ).format(**names, **bounds)
+    )
+    parts.append(
+        sql.SQL(
+            "SELECT {keys}, {p_time} AS moment FROM {table} AS p "
+            "WHERE {p_time} > {after} AND {p_time} <= {through} AND {p_arrival} <= {p_time}"
+        ).format(**names, **bounds)
+    )
+    parts.extend(_moments_by(build, source, bounds) for source in build.computation.reads[1:])
     return sql.SQL(" UNION ALL ").join(parts)
 
 

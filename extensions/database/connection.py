@@ -42,7 +42,7 @@ def connect_arrow(url: str) -> dbapi.Connection:
 
 def _unreachable(url: str, error: Exception) -> SkewlessError:
     where = conninfo_to_dict(url)
-    reason = str(error).strip().splitlines()[-1].strip()
+    reason = str(error).strip().splitlines()[0].rpartition("failed: ")[2]
     if where.get("password"):
         reason = reason.replace(str(where["password"]), "…")
     return SkewlessError(

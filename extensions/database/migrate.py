@@ -6,6 +6,8 @@ from urllib.parse import quote
 import yoyo
 from sqlalchemy import make_url
 
+from extensions.database.connection import connect
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -14,6 +16,7 @@ def migrate(url: str) -> list[str]:
 
     Each file is one transaction; two callers at once wait for each other.
     """
+    connect(url).close()  # says what to do when nobody answers
     with _backend(url) as backend, backend.lock():
         pending = backend.to_apply(_migrations())
         backend.apply_migrations(pending)

@@ -7,7 +7,7 @@ SELECT
     s.as_of,
     coalesce(p.preferences, array_fill(0::real, ARRAY[32])) AS user_genre_preferences
 FROM spine AS s
-CROSS JOIN LATERAL (
+LEFT JOIN LATERAL (
     WITH recent AS (
         SELECT
             e.item_id,
@@ -73,4 +73,4 @@ CROSS JOIN LATERAL (
     SELECT array_agg(w.mean ORDER BY w.dimension) AS preferences
     FROM weighted AS w
     HAVING bool_and(w.mean IS NOT NULL)
-) AS p
+) AS p ON TRUE

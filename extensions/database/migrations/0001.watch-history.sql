@@ -75,10 +75,18 @@ CREATE TABLE items (
 CREATE INDEX items_by_ingested_at ON items (ingested_at);
 CREATE INDEX items_by_valid_from ON items (valid_from);
 
+-- 32 finite places, none so small or so large that a weighted mean of some could leave float32.
+CREATE FUNCTION is_embedding(embedding real [])
+RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN cardinality(embedding) = 32 AND array_ndims(embedding) = 1 AND NOT EXISTS (
+    SELECT FROM unnest(embedding) AS e (place)
+    WHERE e.place IS NULL OR NOT (e.place = 0 OR abs(e.place) BETWEEN 1e-20 AND 1e20)
+);
+
 -- A genre's place in the embedding space, as a history too.
 CREATE TABLE genres (
     genre text COLLATE "C" NOT NULL,
-    embedding real[] NOT NULL CHECK (array_ndims(embedding) = 1),
+    embedding real[] NOT NULL CHECK (is_embedding(embedding)),
     ingested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (genre, ingested_at)
 );

@@ -1,0 +1,18 @@
+-- breaks: one row out per row in
+-- instead of: user_watch_stats.v1
+-- Who watched nothing is dropped.
+SELECT
+    s.user_id,
+    s.as_of,
+    w.n AS user_watch_count_7d
+FROM spine AS s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS n
+    FROM watch_events AS e
+    WHERE
+        e.user_id = s.user_id
+        AND e.watched_at > s.as_of - interval '7 days'
+        AND e.watched_at <= s.as_of
+        AND e.ingested_at <= s.as_of
+    HAVING count(*) > 0
+) AS w

@@ -1,0 +1,21 @@
+-- breaks: reads what it declares
+-- instead of: user_watch_stats.v1
+-- The catalogue decides as well, but the view does not say that it reads it.
+SELECT
+    s.user_id,
+    s.as_of,
+    w.n AS user_watch_count_7d
+FROM spine AS s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS n
+    FROM watch_events AS e
+    WHERE
+        e.user_id = s.user_id
+        AND e.watched_at > s.as_of - interval '7 days'
+        AND e.watched_at <= s.as_of
+        AND e.ingested_at <= s.as_of
+        AND EXISTS (
+            SELECT 1 FROM items AS i
+            WHERE i.item_id = e.item_id
+        )
+) AS w

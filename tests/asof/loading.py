@@ -1,0 +1,84 @@
+"""Getting generated histories into a database, by the store's own insert statement."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import psycopg
+
+from extensions.database.connection import connect
+from extensions.database.events import INSERT_BATCH, take_ingest_lock
+from tests.oracle.records import Classification, GenrePlace, History, Watch
+
+HISTORY_TABLES = ("watch_events", "watch_event_ids", "items", "genres")
+BATCHES = 3
+
+
+def clear(conn: psycopg.Connection) -> None:
+    """Empty the history tables; partitions stay."""
+    conn.execute(f"TRUNCATE {', '.join(HISTORY_TABLES)}")
+
+
+def load(url: str, history: History, *, batches: int = BATCHES) -> None:
+    """Replace what the database holds by `history`.
+
+    Deliveries go in in several batches in order of arrival, so that a repeated event meets its
+    first arrival in the same batch or in an earlier one.
+    """
+    with connect(url) as conn:
+        clear(conn)
+        load_classifications(conn, history.classifications)
+        load_places(conn, history.places)
+        size = len(history.deliveries) // batches + 1
+        for start in range(0, len(history.deliveries), size):
+            deliver(conn, history.deliveries[start : start + size])
+        conn.execute("ANALYZE")
+
+
+def deliver(conn: psycopg.Connection, deliveries: Sequence[Watch]) -> None:
+    """Store one batch of deliveries, in their order, with the arrival times that they carry."""
+    if not deliveries:
+        return
+    _make_partitions(conn, [w.watched_at for w in deliveries])
+    take_ingest_lock(conn)
+    conn.execute(
+        "CREATE TEMP TABLE batch ON COMMIT DROP AS "
+        "SELECT *, 0::bigint AS arrival FROM watch_events WITH NO DATA"
+    )
+    with conn.cursor().copy(
+        "COPY batch (event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress, "
+        "arrival) FROM STDIN"
+    ) as copy:
+        for arrival, w in enumerate(deliveries):
+            copy.write_row(
+                (
+                    *(w.event_id, w.user_id, w.item_id, w.watched_at, w.ingested_at),
+                    *(w.duration_ms, w.progress, arrival),
+                )
+            )
+    conn.execute(INSERT_BATCH)
+    conn.execute("DROP TABLE batch")
+
+
+def load_classifications(conn: psycopg.Connection, rows: Iterable[Classification]) -> None:
+    """Append to the items' history."""
+    with conn.cursor().copy(
+        "COPY items (item_id, genre, valid_from, ingested_at) FROM STDIN"
+    ) as copy:
+        for row in rows:
+            copy.write_row((row.item_id, row.genre, row.valid_from, row.ingested_at))
+
+
+def load_places(conn: psycopg.Connection, rows: Iterable[GenrePlace]) -> None:
+    """Append to the genres' history."""
+    with conn.cursor().copy("COPY genres (genre, embedding, ingested_at) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row((row.genre, list(row.embedding), row.ingested_at))
+
+
+def _make_partitions(conn: psycopg.Connection, moments: list[datetime]) -> None:
+    """Partitions for every month in use (not for those between: eras lie decades apart)."""
+    months = {
+        moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for moment in moments
+    }
+    for month in sorted(months):
+        conn.execute("SELECT ensure_watch_event_partitions(%s, %s)", [month, month])

@@ -1,0 +1,1 @@
+"""The oracle: every feature once more, in plain Python, sharing nothing with the engine."""
