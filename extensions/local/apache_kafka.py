@@ -119,7 +119,9 @@ def _write_settings(data_dir: Path, logs: Path, port: int, controller: int) -> P
 
 def _cluster_id(logs: Path) -> str:
     try:
-        found = re.search(r"^cluster\.id=(\S+)$", (logs / "meta.properties").read_text(), re.M)
+        found = re.search(
+            r"^cluster\.id=(\S+)$", (logs / "meta.properties").read_text(), re.MULTILINE
+        )
     except OSError:
         found = None
     if found is None:

