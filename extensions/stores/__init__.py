@@ -1,0 +1,1 @@
+"""Feast's two stores as this project runs them: PostgreSQL offline, Redis online."""

@@ -1,0 +1,214 @@
+"""Round trips: reads of many views in one, writes in scripts of bounded length."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha1
+from typing import Any
+
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import RedisCluster
+from redis.crc import key_slot
+from redis.exceptions import NoScriptError
+
+from extensions.stores import scripts
+from extensions.stores.keys import Place
+from extensions.stores.layout import Layout
+
+# Rows per script call: Redis answers nobody else meanwhile, here for about a millisecond.
+ROWS_PER_CALL = 128
+KEYS_PER_SCAN = 1000
+
+Address = tuple[bytes, bytes | None]
+Found = tuple[list[bytes | None], list[list[bytes | None]]]
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """How long keys last: from the ``event`` or from now (``age``), or for ever."""
+
+    since: str = ""
+    milliseconds: int = 0
+
+
+@dataclass
+class Reads:
+    """What one round trip asks for: strings by one MGET, each hash by one HMGET."""
+
+    strings: dict[bytes, int] = field(default_factory=dict)
+    hashes: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
+
+    def add(
+        self, layout: Layout, where: Place, entities: Sequence[EntityKey]
+    ) -> Callable[[Found], list[bytes | None]]:
+        """Ask for one row per entity; the function returned takes the rows from what was found."""
+        addresses = [where.address(entity) for entity in entities]
+        if not where.composite:
+            index = [self.strings.setdefault(key, len(self.strings)) for key, _ in addresses]
+            return lambda found: [
+                None if (value := found[0][i]) is None else layout.find(value) for i in index
+            ]
+        groups: dict[bytes, tuple[int, list[bytes]]] = {}
+        places = []
+        for key, name in addresses:
+            if key not in groups:
+                groups[key] = (len(self.hashes), [])
+                self.hashes.append((key, groups[key][1]))
+            number, fields = groups[key]
+            places.append((number, len(fields)))
+            fields.append(name or b"")
+        return lambda found: [found[1][number][i] for number, i in places]
+
+    def fetch(self, client: Any) -> Found:
+        """One round trip (in a cluster, one per node)."""
+        keys = list(self.strings)
+        if isinstance(client, RedisCluster):
+            with client.pipeline() as pipe:  # type: ignore[no-untyped-call]
+                for key in keys:
+                    pipe.get(key)
+                for key, fields in self.hashes:
+                    pipe.hmget(key, fields)
+                replies = pipe.execute()
+            return replies[: len(keys)], replies[len(keys) :]
+        with client.pipeline(transaction=False) as pipe:
+            self._ask(pipe, keys)
+            replies = pipe.execute()
+        return self._found(keys, replies)
+
+    async def fetch_async(self, client: Any) -> Found:
+        """As `fetch`."""
+        keys = list(self.strings)
+        if isinstance(client, AsyncRedisCluster):
+            pipe = client.pipeline()
+            for key in keys:
+                pipe.get(key)
+            for key, fields in self.hashes:
+                pipe.hmget(key, fields)  # type: ignore[arg-type]
+            replies = await pipe.execute()
+            return replies[: len(keys)], replies[len(keys) :]
+        if keys and not self.hashes:
+            return await client.mget(keys), []
+        async with client.pipeline(transaction=False) as pipe:
+            self._ask(pipe, keys)
+            replies = await pipe.execute()
+        return self._found(keys, replies)
+
+    def _ask(self, pipe: Any, keys: list[bytes]) -> None:
+        if keys:
+            pipe.mget(keys)
+        for key, fields in self.hashes:
+            pipe.hmget(key, fields)
+
+    def _found(self, keys: list[bytes], replies: list[Any]) -> Found:
+        if keys:
+            return replies[0], replies[1:]
+        return [], replies
+
+
+def write(
+    client: Any,
+    where: Place,
+    addresses: Sequence[Address],
+    rows: Sequence[bytes],
+    expiry: Expiry,
+) -> int:
+    """Write rows by script; returns how many were newer than what was there."""
+    script, calls = _calls(where, addresses, rows, expiry, cluster=isinstance(client, RedisCluster))
+    return sum(run(client, script, keys, arguments) for keys, arguments in calls)
+
+
+async def write_async(
+    client: Any,
+    where: Place,
+    addresses: Sequence[Address],
+    rows: Sequence[bytes],
+    expiry: Expiry,
+) -> int:
+    """As `write`."""
+    cluster = isinstance(client, AsyncRedisCluster)
+    script, calls = _calls(where, addresses, rows, expiry, cluster=cluster)
+    written = 0
+    for keys, arguments in calls:
+        try:
+            written += await client.evalsha(_sha(script), len(keys), *keys, *arguments)
+        except NoScriptError:
+            written += await client.eval(script, len(keys), *keys, *arguments)
+    return written
+
+
+def drop(client: Any, keys: Sequence[bytes], tags: list[bytes]) -> int:
+    """Take sections out of entities' strings; returns how many there were."""
+    cluster = isinstance(client, RedisCluster)
+    return sum(
+        run(client, scripts.DROP_SECTIONS, [keys[i] for i in members], tags)
+        for members in _groups(keys, cluster=cluster)
+    )
+
+
+def run(client: Any, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> int:
+    """One call of a script, sent whole only where the server does not know it yet."""
+    try:
+        return int(client.evalsha(_sha(script), len(keys), *keys, *arguments))
+    except NoScriptError:
+        return int(client.eval(script, len(keys), *keys, *arguments))
+
+
+def scan(client: Any, prefix: bytes) -> Iterator[list[bytes]]:
+    """The keys that begin with ``prefix``, in parts; the server steps over all others."""
+    batch: list[bytes] = []
+    for key in client.scan_iter(_literal(prefix) + b"*", count=KEYS_PER_SCAN):
+        batch.append(key)
+        if len(batch) == ROWS_PER_CALL:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _literal(prefix: bytes) -> bytes:
+    """A pattern that matches just these bytes."""
+    return re.sub(rb"([\\\[\]*?^])", rb"\\\1", prefix)
+
+
+def _calls(
+    where: Place,
+    addresses: Sequence[Address],
+    rows: Sequence[bytes],
+    expiry: Expiry,
+    *,
+    cluster: bool,
+) -> tuple[str, Iterator[tuple[list[bytes], list[Any]]]]:
+    head = [expiry.since, expiry.milliseconds]
+    keys = [key for key, _ in addresses]
+
+    def calls() -> Iterator[tuple[list[bytes], list[Any]]]:
+        for members in _groups(keys, cluster=cluster):
+            arguments: list[Any] = [*head]
+            for i in members:
+                if where.composite:
+                    arguments.append(addresses[i][1])
+                arguments.append(rows[i])
+            yield [keys[i] for i in members], arguments
+
+    return scripts.WRITE_FIELDS if where.composite else scripts.WRITE_SECTIONS, calls()
+
+
+def _groups(keys: Sequence[bytes], *, cluster: bool) -> Iterator[Sequence[int]]:
+    """Indexes of keys that one call may name: in a cluster, of one slot; in order."""
+    if not cluster:
+        for at in range(0, len(keys), ROWS_PER_CALL):
+            yield range(at, min(at + ROWS_PER_CALL, len(keys)))
+        return
+    slots: dict[int, list[int]] = {}
+    for i, key in enumerate(keys):
+        slots.setdefault(key_slot(key), []).append(i)
+    for members in slots.values():
+        for at in range(0, len(members), ROWS_PER_CALL):
+            yield members[at : at + ROWS_PER_CALL]
+
+
+@lru_cache(maxsize=8)
+def _sha(script: str) -> str:
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()

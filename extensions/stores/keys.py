@@ -1,0 +1,95 @@
+"""Names in Redis: which key, and for a composite key which field, holds an entity's row.
+
+Every key begins with an exact prefix ``<project>:<join keys>:``, so that no project and no
+entity can meet another's keys. Names are percent-encoded; ids stand as they are, with a letter
+before those that are not numbers, so that 5 and "5" stay two entities.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+_TEXTS = frozenset({"string_val", "uuid_val", "time_uuid_val", "json_val", "decimal_val"})
+
+
+def id_bytes(value: Value) -> bytes:
+    """An id as it stands in a key: ``5``, ``=text``, ``~bytes``, ``%`` and Feast's message."""
+    kind = value.WhichOneof("val")
+    if kind in ("int64_val", "int32_val"):
+        return b"%d" % getattr(value, kind)
+    if kind in _TEXTS:
+        return b"=" + str(getattr(value, kind)).encode()
+    if kind == "bytes_val":
+        return b"~" + bytes(value.bytes_val)
+    return b"%" + bytes(value.SerializeToString(deterministic=True))
+
+
+def python_id_bytes(value: Any) -> bytes:
+    """As `id_bytes`, for an int, str or bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return b"%d" % value
+    if isinstance(value, str):
+        return b"=" + value.encode()
+    if isinstance(value, bytes):
+        return b"~" + value
+    raise TypeError(f"An id is a number, a text or bytes, not {type(value).__name__}.")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of one view version are kept.
+
+    With one join key, all views of the entity share one string per entity. With more, each view
+    version has a hash per leading key, and a field for the rest of the key.
+    """
+
+    join_keys: tuple[str, ...]
+    prefix: bytes
+
+    @property
+    def composite(self) -> bool:
+        """Whether rows are fields of hashes."""
+        return len(self.join_keys) > 1
+
+    def address(self, entity: EntityKey) -> tuple[bytes, bytes | None]:
+        """Key, and field where composite."""
+        if not self.composite:
+            return self.prefix + id_bytes(entity.entity_values[0]), None
+        ids = dict(zip(entity.join_keys, map(id_bytes, entity.entity_values), strict=True))
+        return self.of_ids([ids[name] for name in self.join_keys])
+
+    def of_ids(self, ids: Sequence[bytes]) -> tuple[bytes, bytes | None]:
+        """As `address`, of ids in the order of the join keys."""
+        if not self.composite:
+            return self.prefix + ids[0], None
+        return self.prefix + ids[0], field_of(ids[1:])
+
+
+def field_of(ids: Sequence[bytes]) -> bytes:
+    """The rest of a composite key: the id itself, or several with their lengths before them."""
+    if len(ids) == 1:
+        return ids[0]
+    return b"".join(b"%d:%b" % (len(one), one) for one in ids)
+
+
+@lru_cache(maxsize=1024)
+def place(project: str, join_keys: tuple[str, ...], view: str) -> Place:
+    """The place of a view version; ``join_keys`` with the leading one first."""
+    names = [quote(project, safe=""), ",".join(quote(key, safe="") for key in join_keys)]
+    if len(join_keys) > 1:
+        names.append(quote(view, safe=""))
+    return Place(join_keys, (":".join(names) + ":").encode())
+
+
+def place_of(project: str, table: Any, view: str, entities: Iterable[EntityKey] = ()) -> Place:
+    """The place of a Feast view's rows, whose join keys the entities name if the view does not."""
+    join_keys = tuple(getattr(table, "join_keys", None) or ())
+    if not join_keys:
+        first = next(iter(entities), None)
+        join_keys = tuple(first.join_keys) if first is not None else ("__dummy_id",)
+    return place(project, join_keys, view)

@@ -1,0 +1,119 @@
+"""Publishing: from a view version's log to Redis, what came since the last time."""
+
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from feast import FeatureStore, FeatureView
+from feast.errors import FeatureViewNotFoundException, FeatureViewVersionNotFound
+from psycopg import sql
+
+from extensions.asof.computation import Computation
+from extensions.asof.watermarks import advance_published, read_watermark
+from extensions.database import connect_arrow
+from extensions.database.connection import identifiers
+from extensions.errors import SkewlessError
+from extensions.stores.address import url_of
+from extensions.stores.online import SkewlessRedisOnlineStore
+
+# Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
+ROWS_PER_BATCH = 50_000
+
+
+def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computation) -> int:
+    """Write the log's rows that are newer than the published watermark, then advance it.
+
+    Returns how many rows Redis took. At least once: a crash in between leaves the watermark
+    where it was, and rows that come again change nothing. ``conn`` must be in autocommit.
+
+    Raises:
+        SkewlessError: the view or the version has not been applied.
+    """
+    mark = read_watermark(conn, computation)
+    if mark is None:
+        return 0
+    through = mark.processed_through
+    if mark.published_through is not None and mark.published_through >= through:
+        return 0
+    view = registered(store, computation)
+    # Rows of an earlier moment that are logged later (a backfill) are history to Redis, too.
+    newer = sql.SQL("event_timestamp <= {}").format(sql.Literal(through))
+    if mark.published_through is not None:
+        newer = sql.SQL("event_timestamp > {} AND {}").format(
+            sql.Literal(mark.published_through), newer
+        )
+    written = write_query(store, view, latest(computation, newer))
+    advance_published(conn, computation, through)
+    return written
+
+
+def registered(store: FeatureStore, computation: Computation) -> FeatureView:
+    """The view of the computation's version, whichever version is active.
+
+    Raises:
+        SkewlessError: it has not been applied.
+    """
+    try:
+        view: FeatureView = store.registry.get_feature_view(computation.view, store.project)
+        if view.current_version_number != computation.version:
+            versioned: Any = store.registry.get_feature_view_by_version(
+                computation.view, store.project, computation.version
+            )
+            view = versioned
+            view.projection.version_tag = computation.version
+    except (FeatureViewNotFoundException, FeatureViewVersionNotFound):
+        raise SkewlessError(
+            f"{computation.name} is not in the registry: run `feast apply` first."
+        ) from None
+    return view
+
+
+def latest(
+    computation: Computation, condition: sql.Composable, limit: int | None = None
+) -> sql.Composed:
+    """Each entity's newest row of the log among those that the condition admits, by key."""
+    keys = identifiers(computation.join_keys)
+    return sql.SQL(
+        "SELECT DISTINCT ON ({keys}) {keys}, event_timestamp, created_timestamp, {features} "
+        "FROM {log} WHERE {condition} "
+        "ORDER BY {keys}, event_timestamp DESC, created_timestamp DESC LIMIT {limit}"
+    ).format(
+        keys=keys,
+        features=identifiers([feature.name for feature in computation.features]),
+        log=sql.Identifier(computation.log_table),
+        condition=condition,
+        limit=sql.Literal(limit),
+    )
+
+
+def write_query(store: FeatureStore, view: FeatureView, query: sql.Composed) -> int:
+    """Stream the query's rows into Redis; returns how many were newer than what was there."""
+    online = online_store(store)
+    written = 0
+    with connect_arrow(url_of(store.config)) as conn, conn.cursor() as cursor:
+        cursor.execute("SET timezone = 'UTC'")
+        cursor.execute(query.as_string(None))
+        waiting: list[pa.RecordBatch] = []
+        for batch in cursor.fetch_record_batch():
+            waiting.append(batch)
+            if sum(one.num_rows for one in waiting) >= ROWS_PER_BATCH:
+                written += online.write_arrow(store.config, view, pa.Table.from_batches(waiting))
+                waiting = []
+        if waiting:
+            written += online.write_arrow(store.config, view, pa.Table.from_batches(waiting))
+    return written
+
+
+def online_store(store: FeatureStore) -> SkewlessRedisOnlineStore:
+    """The online store that the repository names.
+
+    Raises:
+        SkewlessError: it is another one than ours.
+    """
+    found = store._get_provider().online_store  # noqa: SLF001
+    if not isinstance(found, SkewlessRedisOnlineStore):
+        raise SkewlessError(
+            "The online_store of feature_store.yaml must be "
+            "extensions.stores.online.SkewlessRedisOnlineStore."
+        )
+    return found
