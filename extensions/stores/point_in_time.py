@@ -1,0 +1,317 @@
+"""The point-in-time join: for each label and view the latest row that was known by then."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from feast import FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.types import FeastType
+from feast.utils import (
+    _get_requested_feature_views_to_features_dict,
+    _get_requested_on_demand_feature_views,
+)
+from psycopg import sql
+
+from extensions.errors import SkewlessError
+from extensions.stores.defaults import declared_defaults
+
+# The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
+ORDINAL = "_ordinal"
+MOMENT = "_at"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A join key: its column in the view's source, in the labels, and its Feast type."""
+
+    column: str
+    label_column: str
+    dtype: FeastType
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature: its column in the source, its name in the result, what a missing entity has."""
+
+    column: str
+    output: str
+    default: str | None
+
+
+@dataclass(frozen=True)
+class ViewJoin:
+    """What the join must know of one feature view; ``ttl`` None is unlimited.
+
+    ``name`` is as the reference has it (``view`` or ``view@vN``); ``label`` leaves the version
+    out where that is unambiguous.
+    """
+
+    name: str
+    label: str
+    table: str
+    is_query: bool
+    keys: tuple[Key, ...]
+    features: tuple[Feature, ...]
+    event_time: str
+    created_time: str | None
+    ttl: timedelta | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the database says of a view's source: key types, and whether its rows are unique.
+
+    Unique: no two rows of one entity have the same event and created time, so nothing is left
+    to chance among the latest.
+    """
+
+    key_types: tuple[str, ...]
+    unique: bool
+
+
+def view_joins(
+    feature_refs: list[str],
+    feature_views: list[FeatureView],
+    registry: BaseRegistry,
+    project: str,
+    *,
+    full_feature_names: bool,
+) -> tuple[ViewJoin, ...]:
+    """The views that ``feature_refs`` name (``view[@vN]:feature``), in the order of the refs.
+
+    A service pins versions, and what its transforms read comes again without one: a column
+    that is there already is not joined twice.
+    """
+    wanted, _ = _get_requested_feature_views_to_features_dict(
+        feature_refs,
+        feature_views,
+        _get_requested_on_demand_feature_views(feature_refs, project, registry),
+    )
+    there: set[str] = set()
+    joins = []
+    for view, features in wanted.items():
+        join = _view_join(view, features, full_feature_names=full_feature_names)
+        new = tuple(feature for feature in join.features if feature.output not in there)
+        there |= {feature.output for feature in new}
+        if new:
+            joins.append(replace(join, features=new))
+    bare = Counter(join.name.partition("@")[0] for join in joins)
+    return tuple(
+        replace(join, label=name if bare[name] == 1 else join.name)
+        for join in joins
+        for name in [join.name.partition("@")[0]]
+    )
+
+
+def _view_join(view: FeatureView, features: Sequence[str], *, full_feature_names: bool) -> ViewJoin:
+    source = view.batch_source
+    if source is None:
+        raise SkewlessError(f"View {view.name} has no batch source to read training data from.")
+    in_source = {output: column for column, output in source.field_mapping.items()}
+    name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+    defaults = declared_defaults(view)
+    return ViewJoin(
+        name=name,
+        label=name,
+        table=source.get_table_query_string(),
+        is_query=source.get_table_query_string().startswith("("),
+        keys=tuple(
+            Key(
+                column=in_source.get(key.name, key.name),
+                label_column=view.projection.join_key_map.get(key.name, key.name),
+                dtype=key.dtype,
+            )
+            for key in view.entity_columns
+            if key.name != DUMMY_ENTITY_ID
+        ),
+        features=tuple(
+            Feature(
+                column=in_source.get(feature, feature),
+                output=f"{name}__{feature}" if full_feature_names else feature,
+                default=_text(defaults[feature]) if feature in defaults else None,
+            )
+            for feature in dict.fromkeys(features)
+        ),
+        event_time=in_source.get(source.timestamp_field, source.timestamp_field),
+        created_time=in_source.get(source.created_timestamp_column, source.created_timestamp_column)
+        or None,
+        ttl=view.ttl or None,
+    )
+
+
+def _text(value: Any) -> str | None:
+    """A default in PostgreSQL's text form, which takes the type of the feature's column."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        parts = (
+            "NULL"
+            if part is None
+            else '"' + str(_text(part)).replace("\\", r"\\").replace('"', r"\"") + '"'
+            for part in value
+        )
+        return "{" + ",".join(parts) + "}"
+    return None if value is None else str(value)
+
+
+def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
+    """The keys that the labels must carry: one for each of their columns."""
+    return tuple({key.label_column: key for view in views for key in view.keys}.values())
+
+
+def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
+    """One row: for each view its keys' types as an array of text, then its uniqueness."""
+    columns: list[sql.Composable] = []
+    for view in views:
+        types = [
+            sql.SQL("pg_typeof((SELECT l.{} FROM {} AS l LIMIT 0))::text").format(
+                sql.Identifier(key.column), _source(view)
+            )
+            for key in view.keys
+        ]
+        columns.append(sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(types)))
+        columns.append(_is_unique(view))
+    return sql.SQL("SELECT {}").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(column, sql.Identifier(f"c{i}"))
+            for i, column in enumerate(columns)
+        )
+    )
+
+
+def _is_unique(view: ViewJoin) -> sql.Composable:
+    if view.is_query:
+        return sql.SQL("FALSE")
+    columns = [key.column for key in view.keys] + [view.event_time]
+    columns += [view.created_time] if view.created_time else []
+    return sql.SQL(
+        "EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass({table}) "
+        "AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL "
+        "AND (SELECT bool_and(a.attname = ANY({columns}::text[])) FROM pg_attribute AS a "
+        "WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1])))"
+    ).format(table=sql.Literal(view.table), columns=sql.Literal(columns))
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """How much a training row may know.
+
+    ``bitemporal``: only rows published by the label's time. ``known_at``: only rows published
+    by that moment, whatever was appended since. ``full``: also each view's age and presence.
+    """
+
+    bitemporal: bool = True
+    known_at: datetime | None = None
+    full: bool = False
+
+
+def join_query(
+    labels: sql.Composable,
+    label_columns: Sequence[str],
+    keys: Sequence[Key],
+    views: Sequence[ViewJoin],
+    layouts: Sequence[Layout],
+    options: JoinOptions,
+) -> sql.Composed:
+    """One row per label, in the labels' order: ordinal, ``label_columns``, then the features.
+
+    With ``full`` each view's features are followed by ``<view>__age_seconds`` (double, null
+    where there is no row) and ``<view>__found`` (boolean).
+    """
+    places = {key.label_column: f"key_{i}" for i, key in enumerate(keys)}
+    columns: list[sql.Composable] = [sql.Identifier("e", ORDINAL)]
+    columns += [sql.Identifier("e", column) for column in label_columns]
+    joins = []
+    for i, (view, layout) in enumerate(zip(views, layouts, strict=True)):
+        alias = f"v{i}"
+        columns += [_value(alias, j, feature) for j, feature in enumerate(view.features)]
+        if options.full:
+            columns += _details(alias, view)
+        joins.append(_lateral(alias, view, layout, places, options))
+    # The labels lie in the order of their keys, which is the order of the logs' indexes; that
+    # halves the time of a large join. Materialized, since the planner would sort them first.
+    return sql.SQL(
+        "WITH joined AS MATERIALIZED (SELECT {columns} FROM {labels} AS e{joins}) "
+        "SELECT * FROM joined ORDER BY {ordinal}"
+    ).format(
+        columns=sql.SQL(", ").join(columns),
+        labels=labels,
+        joins=sql.SQL("").join(joins),
+        ordinal=sql.Identifier(ORDINAL),
+    )
+
+
+def _value(alias: str, place: int, feature: Feature) -> sql.Composed:
+    column = sql.Identifier(alias, f"f{place}")
+    output = sql.Identifier(feature.output)
+    if feature.default is None:
+        return sql.SQL("{} AS {}").format(column, output)
+    return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END AS {}").format(
+        sql.Identifier(alias, "at"), sql.Literal(feature.default), column, output
+    )
+
+
+def _details(alias: str, view: ViewJoin) -> list[sql.Composable]:
+    at = sql.Identifier(alias, "at")
+    return [
+        sql.SQL("extract(EPOCH FROM e.{} - {})::double precision AS {}").format(
+            sql.Identifier(MOMENT), at, sql.Identifier(f"{view.label}__age_seconds")
+        ),
+        sql.SQL("{} IS NOT NULL AS {}").format(at, sql.Identifier(f"{view.label}__found")),
+    ]
+
+
+def _lateral(
+    alias: str, view: ViewJoin, layout: Layout, places: dict[str, str], options: JoinOptions
+) -> sql.Composed:
+    at = sql.Identifier("e", MOMENT)
+    event = sql.Identifier("l", view.event_time)
+    conditions: list[sql.Composable] = [
+        sql.SQL("l.{} = e.{}::{}").format(
+            sql.Identifier(key.column),
+            sql.Identifier(places[key.label_column]),
+            sql.SQL(key_type),
+        )
+        for key, key_type in zip(view.keys, layout.key_types, strict=True)
+    ]
+    conditions.append(sql.SQL("{} <= {}").format(event, at))
+    if view.ttl is not None:
+        # Seconds, since the length of a day depends on a session's time zone.
+        seconds = f"{view.ttl // timedelta(microseconds=1)} microseconds"
+        conditions.append(
+            sql.SQL("{} >= {} - {}::interval").format(event, at, sql.Literal(seconds))
+        )
+    order: list[sql.Composable] = [sql.SQL("{} DESC").format(event)]
+    if view.created_time is not None:
+        created = sql.Identifier("l", view.created_time)
+        order.append(sql.SQL("{} DESC").format(created))
+        if options.bitemporal:
+            conditions.append(sql.SQL("{} <= {}").format(created, at))
+        if options.known_at is not None:
+            conditions.append(sql.SQL("{} <= {}").format(created, sql.Literal(options.known_at)))
+    columns = [sql.Identifier("l", feature.column) for feature in view.features]
+    if not layout.unique:
+        # Rows of one moment that differ: any rule will do, as long as it is one.
+        order.append(sql.SQL('ROW({})::text COLLATE "C" DESC').format(sql.SQL(", ").join(columns)))
+    return sql.SQL(
+        " LEFT JOIN LATERAL (SELECT {event} AS at, {columns} FROM {source} AS l "
+        "WHERE {conditions} ORDER BY {order} LIMIT 1) AS {alias} ON TRUE"
+    ).format(
+        event=event,
+        columns=sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(column, sql.Identifier(f"f{i}"))
+            for i, column in enumerate(columns)
+        ),
+        source=_source(view),
+        conditions=sql.SQL(" AND ").join(conditions),
+        order=sql.SQL(", ").join(order),
+        alias=sql.Identifier(alias),
+    )
+
+
+def _source(view: ViewJoin) -> sql.SQL:
+    return sql.SQL(view.table)

@@ -1,0 +1,299 @@
+"""What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+
+import pandas as pd
+import pyarrow as pa
+from feast import RepoConfig
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    SavedDatasetPostgreSQLStorage,
+)
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.saved_dataset import SavedDatasetStorage, ValidationReference
+from psycopg import sql
+
+from extensions.errors import SkewlessError
+from extensions.stores.arrow_session import ArrowSession, arrow_session
+from extensions.stores.arrow_types import arrow_type
+from extensions.stores.entity_frame import EntityQuery, EntityTable
+from extensions.stores.point_in_time import (
+    ORDINAL,
+    JoinOptions,
+    Layout,
+    ViewJoin,
+    join_keys,
+    join_query,
+    layout_query,
+)
+
+
+class Question(Protocol):
+    """Something that PostgreSQL answers with rows."""
+
+    @property
+    def doing(self) -> str:
+        """Completes "PostgreSQL … while …" in an error."""
+
+    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+        """The rows, at least one piece (perhaps empty), in order."""
+
+    def to_sql(self, session: ArrowSession) -> str:
+        """The statement."""
+
+
+@dataclass(frozen=True)
+class PlainQuery:
+    """A query that needs nothing uploaded."""
+
+    query: str
+    doing: str
+
+    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+        """One piece of one chunk: Feast's writer to the online store looks at the first only."""
+        yield session.table(self.query).combine_chunks()
+
+    def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
+        """The query itself."""
+        return self.query
+
+
+@dataclass(frozen=True)
+class PointInTimeQuestion:
+    """Labels and views; the answer has one row per label, in the labels' order."""
+
+    labels: EntityTable | EntityQuery
+    views: tuple[ViewJoin, ...]
+    options: JoinOptions
+    doing: str = "joining features to labels"
+
+    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+        """The labels' columns as they came, then the features."""
+        relation = self.labels.prepare(session, join_keys(self.views))
+        reader = session.rows(self._statement(session, relation))
+        done = 0
+        for batch in reader:
+            if batch.num_rows:
+                yield self._piece(pa.Table.from_batches([batch]), done)
+                done += batch.num_rows
+        if done == 0:
+            yield self._piece(reader.schema.empty_table(), 0)
+        if self.labels.count is not None and done != self.labels.count:
+            raise SkewlessError(
+                f"The join returned {done} rows for {self.labels.count} labels: a label was "
+                "lost or doubled, so nothing is returned; please report it."
+            )
+
+    def to_sql(self, session: ArrowSession) -> str:
+        """For a query's labels a statement to run as it is; else one over the uploaded labels."""
+        keys = join_keys(self.views)
+        if isinstance(self.labels, EntityTable):
+            return self._statement(session, self.labels.relation).as_string(None)
+        relation = sql.SQL("({})").format(self.labels.numbered(keys))
+        return self._statement(session, relation).as_string(None)
+
+    def _statement(self, session: ArrowSession, relation: sql.Composable) -> sql.Composed:
+        extra = self.labels.columns if isinstance(self.labels, EntityQuery) else []
+        return join_query(
+            relation, extra, join_keys(self.views), self.views, self._layouts(session), self.options
+        )
+
+    def _layouts(self, session: ArrowSession) -> list[Layout]:
+        [row] = session.table(layout_query(self.views)).to_pylist()
+        cells = list(row.values())
+        return [
+            Layout(key_types=tuple(types), unique=unique)
+            for types, unique in zip(cells[::2], cells[1::2], strict=True)
+        ]
+
+    def _piece(self, answer: pa.Table, done: int) -> pa.Table:
+        features = answer.drop_columns([ORDINAL])
+        if isinstance(self.labels, EntityQuery):
+            return features
+        own = self.labels.rows.slice(done, answer.num_rows)
+        return pa.Table.from_arrays(
+            [*own.columns, *features.columns],
+            schema=pa.schema([*own.schema, *features.schema], metadata=own.schema.metadata),
+        )
+
+
+class SkewlessMetadata(RetrievalMetadata):
+    """As Feast's; a query's span of time is looked up only if somebody wants it."""
+
+    def __init__(self, features: list[str], keys: list[str], span: Any) -> None:
+        self.features = features
+        self.keys = keys
+        self._span = span
+
+    @property
+    def min_event_timestamp(self) -> datetime | None:  # type: ignore[override]
+        """The earliest label."""
+        return self._span()[0]  # type: ignore[no-any-return]
+
+    @property
+    def max_event_timestamp(self) -> datetime | None:  # type: ignore[override]
+        """The latest label."""
+        return self._span()[1]  # type: ignore[no-any-return]
+
+
+class SkewlessRetrievalJob(RetrievalJob):
+    """Feast's retrieval job over Arrow: nothing runs before somebody asks for rows.
+
+    Besides Feast's own `to_df`, `to_arrow`, `to_sql` and `persist`: `to_batches` for results
+    larger than memory, `in_full` and `as_known_at` for another answer to the same question.
+    """
+
+    def __init__(
+        self,
+        config: RepoConfig,
+        question: Question,
+        *,
+        full_feature_names: bool = False,
+        on_demand_feature_views: list[OnDemandFeatureView] | None = None,
+        metadata: RetrievalMetadata | None = None,
+    ) -> None:
+        self.config = config
+        self.question = question
+        self._full_feature_names = full_feature_names
+        self._on_demand_feature_views = on_demand_feature_views or []
+        self._metadata = metadata
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether columns are named ``view__feature``."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The transforms that run on the joined rows."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """Features, keys and span of time; None for what materialization reads."""
+        return self._metadata
+
+    def in_full(self) -> "SkewlessRetrievalJob":
+        """The same, with ``<view>__age_seconds`` and ``<view>__found`` after each view."""
+        return self._other(full=True)
+
+    def as_known_at(self, moment: datetime) -> "SkewlessRetrievalJob":
+        """The same, from the rows that were published by ``moment`` only."""
+        return self._other(known_at=moment)
+
+    def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
+        question = self.question
+        if not isinstance(question, PointInTimeQuestion):
+            raise SkewlessError("Only a point-in-time join can be asked in full or as known at T.")
+        return SkewlessRetrievalJob(
+            self.config,
+            replace(question, options=replace(question.options, **changed)),
+            full_feature_names=self._full_feature_names,
+            on_demand_feature_views=self._on_demand_feature_views,
+            metadata=self._metadata,
+        )
+
+    def to_batches(self, timeout: float | None = None) -> Iterator[pa.Table]:
+        """The rows of `to_arrow`, some megabytes at a time, transforms included.
+
+        The connection is open until the iterator is used up or closed.
+        """
+        for piece in self._pieces(timeout):
+            yield _Piece(self, piece).to_arrow()
+
+    def to_arrow(
+        self,
+        validation_reference: "ValidationReference | None" = None,
+        timeout: int | None = None,
+    ) -> pa.Table:
+        """All rows; transforms have their declared types (float32 stays float32)."""
+        table = super().to_arrow(validation_reference=validation_reference, timeout=timeout)
+        return self._declared(table)
+
+    def _declared(self, table: pa.Table) -> pa.Table:
+        for view in self._on_demand_feature_views:
+            used = view.projection.name_to_use()  # type: ignore[no-untyped-call]
+            for declared in view.features:
+                name = f"{used}__{declared.name}" if self._full_feature_names else declared.name
+                place = table.schema.get_field_index(name)
+                wanted = arrow_type(declared.dtype)
+                if place >= 0 and table.schema.field(place).type != wanted:
+                    cast = table.column(place).cast(wanted, safe=False)
+                    table = table.set_column(place, name, cast)
+        return table
+
+    def to_sql(self) -> str:
+        """The statement; over uploaded labels where they are a frame."""
+        with arrow_session(self.config, self.question.doing) as session:
+            return self.question.to_sql(session)
+
+    def persist(
+        self,
+        storage: SavedDatasetStorage,
+        allow_overwrite: bool | None = False,
+        timeout: int | None = None,
+    ) -> None:
+        """Write the rows to a new table, which appears whole or not at all.
+
+        Raises:
+            SkewlessError: the table exists and ``allow_overwrite`` is not set.
+        """
+        if not isinstance(storage, SavedDatasetPostgreSQLStorage):
+            raise SkewlessError(
+                "A saved dataset of this store is a PostgreSQL table: use "
+                "SavedDatasetPostgreSQLStorage."
+            )
+        name = str(storage.postgres_options._table)  # noqa: SLF001
+        with arrow_session(self.config, f"writing the dataset {name}") as session:
+            if session.table(
+                sql.SQL("SELECT WHERE to_regclass({}) IS NOT NULL").format(
+                    sql.Literal(sql.Identifier(name).as_string(None))
+                )
+            ).num_rows:
+                if not allow_overwrite:
+                    raise SkewlessError(
+                        f"The table {name} exists: choose another name, or allow_overwrite=True."
+                    )
+                session.run(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+            pieces = self.to_batches(timeout)
+            first = next(pieces)
+            session.ingest(
+                name, pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
+            )
+
+    def _pieces(self, timeout: float | None) -> Iterator[pa.Table]:
+        with arrow_session(self.config, self.question.doing, timeout=timeout) as session:
+            yield from self.question.pieces(session)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return pa.concat_tables(self._pieces(timeout))
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
+
+
+class _Piece(SkewlessRetrievalJob):
+    """Rows that are here already, for Feast's transforms to run over."""
+
+    def __init__(self, whole: SkewlessRetrievalJob, rows: pa.Table) -> None:
+        super().__init__(
+            whole.config,
+            whole.question,
+            full_feature_names=whole.full_feature_names,
+            on_demand_feature_views=whole.on_demand_feature_views,
+            metadata=whole.metadata,
+        )
+        self._rows = rows
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
+        return self._rows
+
+
+def _batches(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+    yield from first.to_batches()
+    for table in rest:
+        yield from table.cast(first.schema).to_batches()

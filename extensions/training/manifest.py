@@ -1,0 +1,103 @@
+"""The manifest of a training set: what it was made of, so that it can be taken again."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from extensions.errors import SkewlessError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; ``default_rate``: share of rows with the declared default, None without one."""
+
+    name: str
+    type: str
+    null_rate: float
+    default_rate: float | None
+
+
+@dataclass(frozen=True)
+class ViewUsed:
+    """One view: its version, its log, and the share of labels for which the log had no row."""
+
+    view: str
+    version: int
+    table: str
+    default_rate: float
+
+
+@dataclass(frozen=True)
+class LabelsUsed:
+    """Where the labels came from: a file (relative to the manifest) or SQL, and their hash."""
+
+    path: str | None
+    sql: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``sha256`` is of the values (not the file): equal means the same training set.
+
+    ``known_at``: only rows published by then were used. Times are ISO 8601 in UTC.
+    """
+
+    service: str
+    project: str
+    known_at: str
+    bitemporal: bool
+    full: bool
+    rows: int
+    first_label: str | None
+    last_label: str | None
+    labels: LabelsUsed
+    views: tuple[ViewUsed, ...]
+    columns: tuple[Column, ...]
+    warnings: tuple[str, ...]
+    sha256: str
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """As the file beside the Parquet holds it."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def known(self) -> datetime:
+        """`known_at` as a moment."""
+        return datetime.fromisoformat(self.known_at)
+
+
+def manifest_path(training_set: Path) -> Path:
+    """``labels.parquet`` has its manifest in ``labels.manifest.json``."""
+    return training_set.with_name(training_set.stem + ".manifest.json")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; the path of the training set itself will do.
+
+    Raises:
+        SkewlessError: the file is missing or is no manifest of this format.
+    """
+    if path.suffix == ".parquet":
+        path = manifest_path(path)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return Manifest(
+            **{
+                **content,
+                "labels": LabelsUsed(**content["labels"]),
+                "views": tuple(ViewUsed(**view) for view in content["views"]),
+                "columns": tuple(Column(**column) for column in content["columns"]),
+                "warnings": tuple(content["warnings"]),
+                "format": {FORMAT: FORMAT}[content["format"]],
+            }
+        )
+    except FileNotFoundError as error:
+        raise SkewlessError(f"There is no manifest {path}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SkewlessError(f"{path} is not a training set's manifest ({error}).") from error

@@ -1,0 +1,1 @@
+"""Training sets: what was known at each label's moment, one row out for every row in."""
