@@ -1,0 +1,64 @@
+"""The places between the numbered steps where the crash tests end a worker.
+
+Off unless ``SKEWLESS_FAULT`` names a place: ``name`` or ``name:n``, the n-th time it is passed.
+"""
+
+import os
+import signal
+from enum import Enum
+
+VARIABLE = "SKEWLESS_FAULT"
+
+
+class Fault(Enum):
+    """Each boundary of the worker's step, of a sweep, and of taking over a partition."""
+
+    POLLED = "polled"
+    DECODED = "decoded"
+    DEAD_LETTERED = "dead-lettered"
+    EVENTS_COPIED = "events-copied"
+    OFFSETS_WRITTEN = "offsets-written"
+    EVENTS_COMMITTED = "events-committed"
+    MOMENT_TAKEN = "moment-taken"
+    VALUES_LOGGED = "values-logged"
+    VALUES_PUBLISHED = "values-published"
+    WATERMARK_MOVED = "watermark-moved"
+    KAFKA_COMMITTED = "kafka-committed"
+    PLACED = "placed"
+    RECOVERED = "recovered"
+    SWEEP_LOGGED = "sweep-logged"
+    SWEEP_PUBLISHED = "sweep-published"
+
+
+def _armed() -> tuple[str, int]:
+    name, _, count = os.environ.get(VARIABLE, "").partition(":")
+    return name, int(count or 1)
+
+
+class _Countdown:
+    """How often the armed place may still be passed."""
+
+    def __init__(self) -> None:
+        self.name, self.left = _armed()
+
+    def passed(self, fault: Fault) -> None:
+        if fault.value != self.name:
+            return
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+_countdown = _Countdown()
+
+
+def arm_from_environment() -> None:
+    """Read ``SKEWLESS_FAULT`` again: for a process that was forked after this was imported."""
+    global _countdown  # noqa: PLW0603
+    _countdown = _Countdown()
+
+
+def point(fault: Fault) -> None:
+    """Pass this place; the process ends here, without any farewell, when it is the armed one."""
+    if _countdown.name:
+        _countdown.passed(fault)

@@ -1,0 +1,116 @@
+"""What the worker says of itself: Prometheus metrics, and a row that `skewless status` reads."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from streaming.settings import Settings
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 1, 2.5, 5, 15, 60, 300, 3600)
+_SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
+_REMEMBERED = 20_000
+_OBSERVED_PER_STEP = 100
+
+
+@dataclass
+class WorkerMetrics:
+    """Counters of one worker. Freshness: the record's time in Kafka until Redis has answered."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"skewless_stream_{name}", text, labels, registry=self.registry)
+
+        self.events = counter("events", "Watch events stored.")
+        self.duplicates = counter("duplicates", "Events whose id was stored before.")
+        self.dead_letters = counter("dead_letters", "Messages rejected.", ["reason"])
+        self.steps = counter("steps", "Steps finished.")
+        self.retries = counter("retries", "Steps and sweeps cut short.", ["cause"])
+        self.view_failures = counter("view_failures", "Computations that failed.", ["view"])
+        self.values = counter("values", "Values logged and published.", ["view"])
+        self.batch = Histogram(
+            "skewless_stream_batch_records", "Records in a step.", buckets=_SIZES,
+            registry=self.registry,
+        )  # fmt: skip
+        self.step_seconds = Histogram(
+            "skewless_stream_step_seconds", "Duration of a step.", buckets=_SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.freshness = Histogram(
+            "skewless_stream_freshness_seconds", "Produced until readable in Redis.",
+            buckets=_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.lag = Gauge(
+            "skewless_stream_lag_records", "Records not read yet.", ["partition"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.watermark = Gauge(
+            "skewless_stream_watermark_seconds", "Watermark, Unix time.", ["partition"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def serve(self, settings: Settings) -> None:
+        """Answer Prometheus on ``metrics_port``, where one is set."""
+        if settings.metrics_port is not None:
+            start_http_server(settings.metrics_port, settings.metrics_host, registry=self.registry)
+
+    def fresh(self, seconds: Sequence[float]) -> None:
+        """Note how old events were when their values could be read; of many, an even sample."""
+        sample = seconds[:: max(1, len(seconds) // _OBSERVED_PER_STEP)]
+        for age in sample:
+            self.freshness.observe(age)
+        self._recent.extend(sample)
+
+    def quantile_ms(self, q: float) -> float | None:
+        """A quantile of the remembered freshness, in milliseconds."""
+        if not self._recent:
+            return None
+        ordered = sorted(self._recent)
+        return 1000 * ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)]
+
+    def report(
+        self, conn: psycopg.Connection, settings: Settings, partitions: Iterable[int]
+    ) -> None:
+        """Write this worker's row for `skewless status`; forget workers gone for a day."""
+        conn.execute(
+            "INSERT INTO stream_workers (worker, consumer_group, topic, partitions, events, "
+            "duplicates, dead_letters, steps, retries, freshness_p50_ms, freshness_p99_ms) "
+            "VALUES (%s, %s, %s, %s::int[], %s, %s, %s, %s, %s, %s, %s) "
+            "ON CONFLICT (worker) DO UPDATE SET seen_at = clock_timestamp(), "
+            "consumer_group = excluded.consumer_group, topic = excluded.topic, "
+            "partitions = excluded.partitions, events = excluded.events, "
+            "duplicates = excluded.duplicates, dead_letters = excluded.dead_letters, "
+            "steps = excluded.steps, retries = excluded.retries, "
+            "freshness_p50_ms = excluded.freshness_p50_ms, "
+            "freshness_p99_ms = excluded.freshness_p99_ms",
+            [
+                *(settings.worker, settings.group, settings.topic, sorted(partitions)),
+                *(_total(self.events), _total(self.duplicates), _total(self.dead_letters)),
+                *(_total(self.steps), _total(self.retries)),
+                *(self.quantile_ms(0.5), self.quantile_ms(0.99)),
+            ],
+        )
+        conn.execute(
+            "DELETE FROM stream_workers WHERE seen_at < clock_timestamp() - interval '24 hours'"
+        )
+
+    def forget(self, conn: psycopg.Connection, settings: Settings) -> None:
+        """Take this worker's row away: it has stopped in an orderly way."""
+        conn.execute("DELETE FROM stream_workers WHERE worker = %s", [settings.worker])
+
+
+def _total(counter: Counter) -> int:
+    return int(
+        sum(
+            sample.value
+            for metric in counter.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+    )

@@ -1,0 +1,170 @@
+"""The stream's position in PostgreSQL: read on assignment, moved with the events, fenced.
+
+Whoever moves a partition's offset names the offset that it believes to be the next one. A worker
+that has lost the partition to another one, and does not know it yet, is found out by that.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+
+from streaming.settings import Settings
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a partition stands; ``pending`` bounds the arrivals whose values may be missing."""
+
+    partition: int
+    next_offset: int
+    incarnation: int
+    topic_id: str | None
+    pending: tuple[datetime, datetime] | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One partition, moved from ``expected`` to ``next_offset`` by a step or an idle check.
+
+    ``processed_through``: everything produced by then is online; None where unknown.
+    """
+
+    partition: int
+    expected: int
+    next_offset: int
+    processed_through: datetime | None = None
+    end_offset: int | None = None
+
+
+class FencedError(Exception):
+    """Another worker has moved a partition that this one took for its own."""
+
+
+_STREAM = "consumer_group = %(group)s AND topic = %(topic)s"
+
+
+def read_position(conn: psycopg.Connection, settings: Settings, partition: int) -> Position | None:
+    """The partition's position; None when it was never read."""
+    row = conn.execute(
+        "SELECT next_offset, incarnation, topic_id, computed_through, stored_through "
+        f"FROM stream_offsets WHERE {_STREAM} AND kafka_partition = %(partition)s",
+        {"group": settings.group, "topic": settings.topic, "partition": partition},
+    ).fetchone()
+    if row is None:
+        return None
+    next_offset, incarnation, topic_id, computed, stored = row
+    pending = (computed, stored) if stored is not None and stored > computed else None
+    return Position(partition, next_offset, incarnation, topic_id, pending)
+
+
+def begin(
+    conn: psycopg.Connection, settings: Settings, partition: int, offset: int, topic_id: str | None
+) -> None:
+    """Record a partition that is read for the first time; one that exists is left alone."""
+    conn.execute(
+        "INSERT INTO stream_offsets "
+        "(consumer_group, topic, kafka_partition, next_offset, topic_id) "
+        "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        [settings.group, settings.topic, partition, offset, topic_id],
+    )
+
+
+def restart(
+    conn: psycopg.Connection, settings: Settings, old: Position, offset: int, topic_id: str | None
+) -> None:
+    """Go on elsewhere, by the operator's policy; a new topic of the name is a new incarnation."""
+    conn.execute(
+        "UPDATE stream_offsets SET next_offset = %(offset)s, topic_id = %(topic_id)s, "
+        "incarnation = incarnation + %(more)s, end_offset = NULL, updated_at = clock_timestamp() "
+        f"WHERE {_STREAM} AND kafka_partition = %(partition)s AND next_offset = %(expected)s",
+        {
+            "group": settings.group,
+            "topic": settings.topic,
+            "partition": old.partition,
+            "expected": old.next_offset,
+            "offset": offset,
+            "topic_id": topic_id,
+            "more": int(topic_id != old.topic_id),
+        },
+    )
+
+
+def move(conn: psycopg.Connection, settings: Settings, moves: Iterable[Progress]) -> None:
+    """Move offsets in the transaction that stores the events.
+
+    Raises:
+        FencedError: a partition is not where this worker left it; the transaction must end.
+    """
+    ordered = sorted(moves, key=lambda move: move.partition)
+    moved = conn.execute(
+        "UPDATE stream_offsets AS o SET next_offset = u.next_offset, "
+        "stored_through = clock_timestamp(), updated_at = clock_timestamp() "
+        "FROM unnest(%(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[]) "
+        f"AS u (kafka_partition, expected, next_offset) WHERE {_STREAM} "
+        "AND o.kafka_partition = u.kafka_partition AND o.next_offset = u.expected",
+        {
+            "group": settings.group,
+            "topic": settings.topic,
+            "partitions": [move.partition for move in ordered],
+            "expected": [move.expected for move in ordered],
+            "next": [move.next_offset for move in ordered],
+        },
+    ).rowcount
+    if moved != len(ordered):
+        raise FencedError
+
+
+def mark_processed(
+    conn: psycopg.Connection,
+    settings: Settings,
+    progress: Iterable[Progress],
+    computed_through: datetime | None = None,
+) -> None:
+    """Advance the watermarks of partitions that are still where this worker left them.
+
+    With ``computed_through``, whatever a step left pending is settled too. Watermarks never go
+    back. A partition that another worker has moved on is left to that worker.
+    """
+    ordered = sorted(progress, key=lambda each: each.partition)
+    conn.execute(
+        "UPDATE stream_offsets AS o SET next_offset = u.next_offset, "
+        "processed_through = greatest(o.processed_through, u.processed_through), "
+        "end_offset = coalesce(u.end_offset, o.end_offset), "
+        "computed_through = greatest(o.computed_through, %(computed)s::timestamptz), "
+        "updated_at = clock_timestamp() "
+        "FROM unnest(%(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[], "
+        "%(processed)s::timestamptz[], %(end)s::bigint[]) "
+        "AS u (kafka_partition, expected, next_offset, processed_through, end_offset) "
+        f"WHERE {_STREAM} AND o.kafka_partition = u.kafka_partition AND o.next_offset = u.expected",
+        {
+            "group": settings.group,
+            "topic": settings.topic,
+            "computed": computed_through,
+            "partitions": [each.partition for each in ordered],
+            "expected": [each.expected for each in ordered],
+            "next": [each.next_offset for each in ordered],
+            "processed": [each.processed_through for each in ordered],
+            "end": [each.end_offset for each in ordered],
+        },
+    )
+
+
+def stream_watermark(conn: psycopg.Connection, settings: Settings) -> datetime | None:
+    """The least of the partitions' watermarks; None while one has none, or none is read yet."""
+    row = conn.execute(
+        "SELECT CASE WHEN bool_and(processed_through IS NOT NULL) "
+        f"THEN min(processed_through) END FROM stream_offsets WHERE {_STREAM}",
+        {"group": settings.group, "topic": settings.topic},
+    ).fetchone()
+    return row[0] if row else None
+
+
+def positions(conn: psycopg.Connection, settings: Settings) -> Mapping[int, int]:
+    """Next offset by partition."""
+    rows = conn.execute(
+        f"SELECT kafka_partition, next_offset FROM stream_offsets WHERE {_STREAM}",
+        {"group": settings.group, "topic": settings.topic},
+    ).fetchall()
+    return dict(rows)

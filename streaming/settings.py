@@ -1,0 +1,62 @@
+"""What an operator may set: one frozen value for the worker and the tools beside it."""
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from extensions.addresses import REPO_ROOT
+
+TOPIC = "watch-events"
+GROUP = "skewless-ingest"
+
+OnLost = Literal["stop", "earliest"]
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Addresses, the topic, and the bounds of a step. Times are seconds unless named otherwise.
+
+    ``postgres_url`` and the addresses that the Feast repository at ``repo_root`` resolves must
+    mean the same servers. ``on_lost`` says what to do when Kafka no longer holds the next
+    offset: stop with a sentence, or go on from the earliest one that it holds.
+    """
+
+    postgres_url: str
+    kafka_bootstrap: str
+    repo_root: Path = REPO_ROOT
+    topic: str = TOPIC
+    group: str = GROUP
+    worker: str = field(default_factory=_worker_name)
+    on_lost: OnLost = "stop"
+
+    # A step takes what has come, at most `batch_records`, and waits at most `batch_wait` for more.
+    batch_records: int = 2_000
+    batch_wait: float = 0.01
+
+    max_message_bytes: int = 64 * 1024
+    max_future: float = 300.0
+    dead_letter_partitions: int = 1
+    partitions: int = 3
+
+    sweep_every: float = 2.0
+    idle_every: float = 1.0
+    report_every: float = 2.0
+
+    # Short, since the fence in PostgreSQL and not the group keeps two workers apart.
+    session_timeout: float = 10.0
+    max_poll_interval: float = 300.0
+    outage_pause: float = 0.1
+    longest_outage_pause: float = 5.0
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where messages go that cannot be read, with the reason."""
+        return f"{self.topic}.dead-letter"

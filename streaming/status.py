@@ -1,0 +1,102 @@
+"""How the stream stands: partitions, workers and views, read from PostgreSQL alone."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from extensions.database import connect
+from streaming.settings import Settings
+
+
+@dataclass(frozen=True)
+class PartitionStatus:
+    """One partition; ``lag_records`` as of the worker's last look, ``behind_seconds`` as of now."""
+
+    partition: int
+    next_offset: int
+    end_offset: int | None
+    lag_records: int | None
+    processed_through: datetime | None
+    behind_seconds: float | None
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One worker since its start; freshness is from the record's time until Redis had it."""
+
+    worker: str
+    partitions: list[int]
+    seconds_since_seen: float
+    events: int
+    duplicates: int
+    dead_letters: int
+    steps: int
+    retries: int
+    freshness_p50_ms: float | None
+    freshness_p99_ms: float | None
+
+
+@dataclass(frozen=True)
+class ViewStatus:
+    """One realtime view: everything produced by ``processed_through`` can be read."""
+
+    view: str
+    version: int
+    processed_through: datetime
+    behind_seconds: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """The stream of one topic and consumer group."""
+
+    topic: str
+    group: str
+    partitions: list[PartitionStatus]
+    workers: list[WorkerStatus]
+    views: list[ViewStatus]
+
+
+_BEHIND = "extract(epoch FROM clock_timestamp() - {})::double precision"
+_PARTITIONS = (
+    "SELECT kafka_partition AS partition, next_offset, end_offset, "
+    "greatest(end_offset - next_offset, 0) AS lag_records, processed_through, "
+    + _BEHIND.format("processed_through")
+    + " AS behind_seconds FROM stream_offsets "
+    "WHERE consumer_group = %s AND topic = %s ORDER BY kafka_partition"
+)
+_WORKERS = (
+    "SELECT worker, partitions, "
+    + _BEHIND.format("seen_at")
+    + " AS seconds_since_seen, events, duplicates, dead_letters, steps, retries, "
+    "freshness_p50_ms, freshness_p99_ms FROM stream_workers "
+    "WHERE consumer_group = %s AND topic = %s ORDER BY worker"
+)
+_VIEWS = (
+    "SELECT w.view_name AS view, w.version, w.processed_through, "
+    + _BEHIND.format("w.processed_through")
+    + " AS behind_seconds FROM watermarks AS w INNER JOIN stream_sweeps USING (view_name, version) "
+    "ORDER BY w.view_name, w.version"
+)
+
+
+def status(settings: Settings) -> Status:
+    """What `skewless status` shows.
+
+    Raises:
+        SkewlessError: PostgreSQL does not answer.
+    """
+    stream = [settings.group, settings.topic]
+    with connect(settings.postgres_url, name="skewless status") as conn:
+        return Status(
+            topic=settings.topic,
+            group=settings.group,
+            partitions=conn.cursor(row_factory=class_row(PartitionStatus))
+            .execute(_PARTITIONS, stream)
+            .fetchall(),
+            workers=conn.cursor(row_factory=class_row(WorkerStatus))
+            .execute(_WORKERS, stream)
+            .fetchall(),
+            views=conn.cursor(row_factory=class_row(ViewStatus)).execute(_VIEWS).fetchall(),
+        )

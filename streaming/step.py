@@ -1,0 +1,228 @@
+"""One step of the worker: a batch of messages becomes events, values and watermarks.
+
+The order of the numbered lines is the guarantee. A step that ends anywhere, by a crash, an outage
+or a rebalance, is abandoned whole: what it had not committed is read from Kafka again, and what
+it had committed without having computed it is *pending* and computed by `recover`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pyarrow as pa
+
+from extensions.asof import Spine
+from extensions.errors import SkewlessError
+from streaming.dead_letters import DeadLetterWriter
+from streaming.decode import Decoder, Message, Reason, RejectedError, WatchEvent
+from streaming.faults import Fault, point
+from streaming.metrics import WorkerMetrics
+from streaming.positions import Position, Progress, mark_processed
+from streaming.publish import Publisher
+from streaming.settings import Settings
+from streaming.store import ensure_months, months_of, store
+from streaming.subscription import Batch
+from streaming.values import arrivals, log_values, moment_after
+from streaming.views import LiveView
+
+logger = logging.getLogger(__name__)
+
+_MILLISECOND = timedelta(milliseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SETTLING_PATIENCE = 60.0
+
+SpineOf = Callable[[LiveView, datetime], Spine | None]
+
+
+@dataclass
+class Stepper:
+    """What a step needs. ``commit`` tells Kafka the next offset of each partition."""
+
+    settings: Settings
+    decoder: Decoder
+    letters: DeadLetterWriter
+    views: Sequence[LiveView]
+    publisher: Publisher
+    metrics: WorkerMetrics
+    commit: Callable[[dict[int, int]], None]
+
+    def __post_init__(self) -> None:
+        self._months: set[datetime] = set()
+
+    def step(self, conn: psycopg.Connection, batch: Batch) -> dict[int, int]:
+        """Take a batch all the way; returns the next offset of each of its partitions.
+
+        Raises:
+            FencedError: a partition is another worker's by now.
+            psycopg.Error, RedisError, KafkaError, SettlingError: a server is away.
+        """
+        began = time.monotonic()
+        point(Fault.POLLED)
+
+        # 1. Decode and validate; nothing outside this process has changed yet.
+        events, messages, rejected = self._decode(batch)
+        point(Fault.DECODED)
+
+        # 2. Dead letters are with the broker before the offsets pass them. A crash after this
+        #    line sends them again: the same letters, by their position.
+        self.letters.send(rejected)
+        point(Fault.DEAD_LETTERED)
+
+        # 3. One transaction: the events, each id once, and the offsets, if they are still ours.
+        #    From here on Kafka is not needed any more for this batch.
+        moves = _moves(batch)
+        self._ensure_months(conn, events)
+        stored = store(conn, self.settings, events, moves)
+        point(Fault.EVENTS_COMMITTED)
+
+        # 4. The moment asked about: after the commit, and with no open transaction before it.
+        moment = moment_after(conn, _clock(conn), _SETTLING_PATIENCE)
+        point(Fault.MOMENT_TAKEN)
+
+        # 5. and 6. Per view: values into the log, then into Redis, where the newest wins.
+        if events:
+            self._compute(conn, moment, lambda view, at: _touched(view, events, at))
+
+        # 7. The watermark: whoever reads it may count on all of the above.
+        mark_processed(conn, self.settings, _processed(batch, moment), computed_through=moment)
+        point(Fault.WATERMARK_MOVED)
+
+        # 8. Kafka's own copy of the offsets, for its tools.
+        offsets = {move.partition: move.next_offset for move in moves}
+        self.commit(offsets)
+        point(Fault.KAFKA_COMMITTED)
+
+        self._count(batch, messages, rejected, stored, time.monotonic() - began)
+        return offsets
+
+    def recover(self, conn: psycopg.Connection, position: Position) -> None:
+        """Compute what a cut-short step had stored in this partition, as of now.
+
+        The bounds are times of arrival, so other partitions' events in them are computed too:
+        their values are true, and newest wins.
+        """
+        if position.pending is None:
+            return
+        after, through = position.pending
+        moment = moment_after(conn, _clock(conn), _SETTLING_PATIENCE)
+        self._compute(conn, moment, lambda view, at: arrivals(view.computation, after, through, at))
+        mark_processed(
+            conn,
+            self.settings,
+            [Progress(position.partition, position.next_offset, position.next_offset)],
+            computed_through=moment,
+        )
+        point(Fault.RECOVERED)
+
+    def _decode(
+        self, batch: Batch
+    ) -> tuple[list[WatchEvent], list[Message], list[tuple[Message, RejectedError]]]:
+        """Events with their messages, and the messages that are none."""
+        now = datetime.now(UTC)
+        decode = self.decoder.decode
+        events, messages, rejected = [], [], []
+        for part in batch.messages.values():
+            for message in part:
+                try:
+                    events.append(decode(message, now))
+                    messages.append(message)
+                except RejectedError as error:
+                    rejected.append((message, error))
+                except Exception as error:  # noqa: BLE001 - a decoder's fault is the message's end
+                    name = type(error).__name__
+                    rejected.append((message, RejectedError(Reason.DECODER, f"failed by {name}")))
+        return events, messages, rejected
+
+    def _ensure_months(self, conn: psycopg.Connection, events: Sequence[WatchEvent]) -> None:
+        missing = months_of(events, datetime.now(UTC)) - self._months
+        if missing:
+            ensure_months(conn, missing)
+            self._months |= missing
+
+    def _compute(self, conn: psycopg.Connection, moment: datetime, spine_of: SpineOf) -> None:
+        """Log and publish every view; one that fails is left to the sweep and stops no other."""
+        done: list[tuple[LiveView, pa.Table]] = []
+        for view in self.views:
+            if view.follows_events and (spine := spine_of(view, moment)) is not None:
+                with guarded(self.metrics, view):
+                    done.append((view, log_values(conn, view.computation, spine)))
+        point(Fault.VALUES_LOGGED)
+        for view, rows in done:
+            with guarded(self.metrics, view):
+                self.publisher.publish(view, rows)
+                self.metrics.values.labels(view.computation.name).inc(rows.num_rows)
+        point(Fault.VALUES_PUBLISHED)
+
+    def _count(
+        self,
+        batch: Batch,
+        messages: Sequence[Message],
+        rejected: Sequence[tuple[Message, RejectedError]],
+        stored: int,
+        seconds: float,
+    ) -> None:
+        metrics, now_ms = self.metrics, time.time() * 1000
+        metrics.fresh([max(0.0, now_ms - m.timestamp_ms) / 1000 for m in messages])
+        metrics.events.inc(stored)
+        metrics.duplicates.inc(len(messages) - stored)
+        for _, error in rejected:
+            metrics.dead_letters.labels(error.reason.value).inc()
+        metrics.batch.observe(batch.size)
+        metrics.step_seconds.observe(seconds)
+        metrics.steps.inc()
+
+
+class guarded:  # noqa: N801 - reads as a verb
+    """A view whose own computation or row is at fault is counted and skipped, not retried."""
+
+    def __init__(self, metrics: WorkerMetrics, view: LiveView) -> None:
+        self._metrics, self._view = metrics, view
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Swallow what the view itself did wrong; outages pass."""
+        outage = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        if outage or not isinstance(error, psycopg.Error | SkewlessError):
+            return False
+        name = self._view.computation.name
+        self._metrics.view_failures.labels(name).inc()
+        logger.error("View %s fell behind: %s", name, str(error).strip().splitlines()[0])
+        return True
+
+
+def _touched(view: LiveView, events: Sequence[WatchEvent], moment: datetime) -> Spine | None:
+    """The entities that the events name, as of ``moment``."""
+    rows = [(*keys, moment) for keys in view.entities(events)]
+    return Spine.of(rows, view.computation) if rows else None
+
+
+def _moves(batch: Batch) -> list[Progress]:
+    return [
+        Progress(number, batch.placed[number].next_offset, messages[-1].offset + 1)
+        for number, messages in batch.messages.items()
+    ]
+
+
+def _processed(batch: Batch, moment: datetime) -> list[Progress]:
+    """After the step: everything up to each partition's last message is online."""
+    return [
+        Progress(
+            number,
+            messages[-1].offset + 1,
+            messages[-1].offset + 1,
+            min(moment, _EPOCH + messages[-1].timestamp_ms * _MILLISECOND),
+        )
+        for number, messages in batch.messages.items()
+    ]
+
+
+def _clock(conn: psycopg.Connection) -> datetime:
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # a scalar select always returns a row
+    at: datetime = row[0]
+    return at

@@ -1,0 +1,182 @@
+"""The Kafka side: membership in the group, which partitions are placed, and what they bring.
+
+A partition that was assigned is paused until it is *placed*: its offset read from PostgreSQL and
+sought. Listeners run on the client's own thread, which also sends heartbeats, so they only note.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from streaming.decode import Message
+from streaming.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a partition is read next, and which topic of its name that is."""
+
+    next_offset: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Messages by partition, in order, and the offset from which each partition was read."""
+
+    messages: Mapping[int, list[Message]]
+    placed: Mapping[int, Placed]
+
+    @property
+    def size(self) -> int:
+        """Messages in all."""
+        return sum(map(len, self.messages.values()))
+
+
+class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
+    """A member of the consumer group. Use from one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._assigned: set[TopicPartition] = set()
+        self._placed: dict[int, Placed] = {}
+        self.consumer = KafkaConsumer(
+            bootstrap_servers=settings.kafka_bootstrap,
+            client_id=settings.worker,
+            group_id=settings.group,
+            enable_auto_commit=False,
+            # Offsets come from PostgreSQL; one that is not there any more is an error to act on.
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            partition_assignment_strategy=[RangePartitionAssignor, RoundRobinPartitionAssignor],
+            session_timeout_ms=int(settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(settings.session_timeout * 1000 / 10),
+            max_poll_interval_ms=int(settings.max_poll_interval * 1000),
+            max_poll_records=settings.batch_records,
+            reconnect_backoff_max_ms=1_000,
+            metrics_enabled=False,
+        )
+        self.consumer.subscribe([settings.topic], listener=self)
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Hold the partitions still, with a position of no meaning, until they are placed."""
+        for partition in assigned:
+            self.consumer.pause(partition)
+            self.consumer.seek(partition, 0)
+        with self._lock:
+            self._assigned |= set(assigned)
+            for partition in assigned:
+                self._placed.pop(partition.partition, None)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Forget the partitions: between polls there is no unfinished step to see to."""
+        with self._lock:
+            self._assigned -= set(revoked)
+            for partition in revoked:
+                self._placed.pop(partition.partition, None)
+
+    def unplaced(self) -> list[TopicPartition]:
+        """Partitions of this worker that wait to be placed."""
+        with self._lock:
+            return sorted(p for p in self._assigned if p.partition not in self._placed)
+
+    def placed(self) -> dict[int, Placed]:
+        """The partitions that are read, and where."""
+        with self._lock:
+            return dict(self._placed)
+
+    def place(self, partition: TopicPartition, at: Placed) -> None:
+        """Read ``partition`` from here on; one that was taken away meanwhile is left alone."""
+        with self._lock:
+            if partition not in self._assigned:
+                return
+            self._placed[partition.partition] = at
+        try:
+            self.consumer.seek(partition, at.next_offset)
+            self.consumer.resume(partition)
+        except (ValueError, KeyError, KafkaError):
+            logger.info("Partition %s left while it was placed.", partition.partition)
+
+    def unplace(self) -> None:
+        """Read nothing until every partition is placed again: a step was abandoned."""
+        with self._lock:
+            self._placed.clear()
+            assigned = list(self._assigned)
+        for partition in assigned:
+            try:
+                self.consumer.pause(partition)
+            except (ValueError, KeyError, KafkaError):
+                continue
+
+    def moved(self, to: Mapping[int, int]) -> None:
+        """Note the next offsets after a step."""
+        with self._lock:
+            for number, offset in to.items():
+                if number in self._placed:
+                    self._placed[number] = Placed(offset, self._placed[number].incarnation)
+
+    def keep_alive(self, seconds: float) -> None:
+        """Stay in the group without reading: everything is paused."""
+        self.consumer.poll(timeout_ms=int(seconds * 1000), max_records=1)
+
+    def poll(self, seconds: float) -> Batch:
+        """What has come, at most a batch; waits up to ``seconds`` for the first message."""
+        settings = self._settings
+        records = self.consumer.poll(int(seconds * 1000), settings.batch_records)
+        found = sum(map(len, records.values()))
+        if 0 < found < settings.batch_records and settings.batch_wait > 0:
+            more = self.consumer.poll(
+                int(settings.batch_wait * 1000), settings.batch_records - found
+            )
+            for partition, rest in more.items():
+                records.setdefault(partition, []).extend(rest)
+        placed = self.placed()
+        messages = {}
+        for partition, found_here in records.items():
+            at = placed.get(partition.partition)
+            if at is not None:
+                messages[partition.partition] = [
+                    _message(record, at.incarnation)
+                    for record in found_here
+                    if record.offset >= at.next_offset
+                ]
+        return Batch({number: new for number, new in messages.items() if new}, placed)
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Tell Kafka, for its own tools; PostgreSQL's offsets are the ones that count."""
+        try:
+            self.consumer.commit_async(
+                {
+                    TopicPartition(self._settings.topic, number): OffsetAndMetadata(offset, "", -1)
+                    for number, offset in offsets.items()
+                }
+            )
+        except KafkaError as error:
+            logger.info("Kafka did not take the offsets (%s).", type(error).__name__)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self.consumer.close(autocommit=False, timeout_ms=5_000)
+
+
+def _message(record: Any, incarnation: int) -> Message:
+    return Message(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        incarnation,
+    )

@@ -1,0 +1,185 @@
+"""The sweep: changes that come by time alone reach the log and Redis within seconds.
+
+An idle user's count falls when an event leaves the window, and an event of the near future counts
+when its moment comes. The sweep finds these, and any change that no step saw (an import, a
+worker that is gone), because the log has no row since. One worker sweeps a view at a time; the
+others pass by. It also moves the view's watermark: the least of its own and the partitions'.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+import pyarrow as pa
+from redis.exceptions import RedisError
+
+from extensions.asof import Computation, active, log
+from extensions.asof.clock import settled_now
+from extensions.asof.watermarks import (
+    advance_processed,
+    advance_published,
+    alone_on,
+    read_watermark,
+)
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from streaming.faults import Fault, point
+from streaming.metrics import WorkerMetrics
+from streaming.positions import stream_watermark
+from streaming.publish import Publisher
+from streaming.settings import Settings
+from streaming.step import guarded
+from streaming.values import log_values, logged_values, unanswered
+from streaming.views import LiveView
+
+logger = logging.getLogger(__name__)
+
+# Beyond this, what changed need not fit into memory: it goes to the log without passing here,
+# and is read back in parts.
+_LARGE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One sweep of one view: ``rows`` values as of ``through``; ``after`` None: all active ones."""
+
+    view: str
+    version: int
+    after: datetime | None
+    through: datetime
+    rows: int
+
+
+def sweep(
+    conn: psycopg.Connection, settings: Settings, view: LiveView, publisher: Publisher
+) -> Swept | None:
+    """Bring one view up to now; None when another worker is on it. ``conn`` is in autocommit."""
+    computation = view.computation
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone_on(conn, computation))
+        except SkewlessError:
+            return None
+        logged, published = _marks(conn, computation)
+
+        # 1. What an earlier sweep logged and did not live to publish.
+        if logged is not None and (published is None or published < logged):
+            for rows in logged_values(conn, computation, logged):
+                publisher.publish(view, rows)
+
+        # 2. One transaction: values as of now, and how far they go.
+        partitions = stream_watermark(conn, settings)
+        through = settled_now(conn)
+        mark = read_watermark(conn, computation)
+        after = logged or (mark.processed_through if mark else None)
+        if after is not None and through <= after:
+            return None
+        count, tables = _log(conn, computation, after, through)
+        point(Fault.SWEEP_LOGGED)
+
+        # 3. Redis.
+        for rows in tables:
+            publisher.publish(view, rows)
+        point(Fault.SWEEP_PUBLISHED)
+
+        # 4. The watermark: the stream's and this one's, whichever is behind.
+        with conn.transaction():
+            conn.execute(
+                "UPDATE stream_sweeps SET published_through = %s "
+                "WHERE view_name = %s AND version = %s",
+                [through, computation.view, computation.version],
+            )
+            if partitions is not None or not view.follows_events:
+                to = through if partitions is None else min(through, partitions)
+                advance_processed(conn, computation, to)
+                advance_published(conn, computation, to)
+        return Swept(computation.view, computation.version, after, through, count)
+
+
+def _marks(
+    conn: psycopg.Connection, computation: Computation
+) -> tuple[datetime | None, datetime | None]:
+    row = conn.execute(
+        "SELECT logged_through, published_through FROM stream_sweeps "
+        "WHERE view_name = %s AND version = %s",
+        [computation.view, computation.version],
+    ).fetchone()
+    return (row[0], row[1]) if row else (None, None)
+
+
+def _log(
+    conn: psycopg.Connection, computation: Computation, after: datetime | None, through: datetime
+) -> tuple[int, Iterator[pa.Table]]:
+    """Append to the log and note ``through``; returns the number of rows, and the rows."""
+    with conn.transaction():
+        conn.execute(
+            "INSERT INTO stream_sweeps (view_name, version, logged_through) VALUES (%s, %s, %s) "
+            "ON CONFLICT (view_name, version) DO UPDATE "
+            "SET logged_through = excluded.logged_through",
+            [computation.view, computation.version, through],
+        )
+        if after is not None and through - after < _LARGE:
+            rows = log_values(conn, computation, unanswered(computation, after, through))
+            return rows.num_rows, iter([rows])
+        spine = (
+            active(computation, through)
+            if after is None
+            else unanswered(computation, after, through)
+        )
+        count = log(conn, computation, spine)
+    return count, logged_values(conn, computation, through)
+
+
+class Sweeper(threading.Thread):
+    """Sweeps every view, every ``sweep_every`` seconds, beside the worker's steps."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        views: Sequence[LiveView],
+        publisher: Publisher,
+        metrics: WorkerMetrics,
+    ) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._settings = settings
+        self._views = views
+        self._publisher = publisher
+        self._metrics = metrics
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`; an outage is waited out."""
+        conn: psycopg.Connection | None = None
+        while not self._stopping.wait(self._settings.sweep_every):
+            try:
+                if conn is None or conn.closed:
+                    conn = connect(
+                        self._settings.postgres_url, autocommit=True, name="skewless sweep"
+                    )
+                for view in self._views:
+                    self._sweep(conn, view)
+            except (psycopg.Error, RedisError, SkewlessError) as error:
+                self._metrics.retries.labels("sweep").inc()
+                logger.warning("A sweep was cut short (%s); the next one makes up for it.",
+                               type(error).__name__)  # fmt: skip
+                if conn is not None:
+                    conn.close()
+        if conn is not None:
+            conn.close()
+
+    def stop(self) -> None:
+        """Finish the sweep that is on, and end."""
+        self._stopping.set()
+        self.join(timeout=30)
+
+    def _sweep(self, conn: psycopg.Connection, view: LiveView) -> None:
+        if self._stopping.is_set():
+            return
+        with guarded(self._metrics, view):
+            swept = sweep(conn, self._settings, view, self._publisher)
+            if swept is not None:
+                self._metrics.values.labels(view.computation.name).inc(swept.rows)

@@ -1,0 +1,265 @@
+"""The worker: a member of the consumer group that turns watch events into fresh features.
+
+Run as many as there are partitions. A worker holds no state that a crash could lose: its place is
+in PostgreSQL, and `streaming.step` says in which order things happen.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import psycopg
+from feast import FeatureStore
+from kafka import TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+from redis.exceptions import RedisError
+
+from extensions.asof.clock import settled_now
+from extensions.errors import SkewlessError
+from streaming.dead_letters import DeadLetterWriter
+from streaming.decode import Decoder, JsonDecoder
+from streaming.faults import Fault, point
+from streaming.metrics import WorkerMetrics
+from streaming.positions import (
+    FencedError,
+    Position,
+    Progress,
+    begin,
+    mark_processed,
+    read_position,
+    restart,
+)
+from streaming.publish import Publisher
+from streaming.settings import Settings
+from streaming.step import Stepper
+from streaming.store import open_store
+from streaming.subscription import Placed, Subscription
+from streaming.sweep import Sweeper
+from streaming.topics import Bounds, bounds, ensure_topics, topic_id
+from streaming.values import SettlingError
+from streaming.views import live_views
+
+logger = logging.getLogger(__name__)
+
+_OUTAGES = (psycopg.Error, RedisError, KafkaError, SettlingError, OSError)
+_POLL_SECONDS = 0.1
+
+
+def run(settings: Settings, *, decoder: Decoder | None = None) -> None:
+    """Run one worker until SIGTERM or SIGINT; the step that is on is finished first.
+
+    Raises:
+        SkewlessError: a server cannot be reached at the start, a view is not registered, or
+            Kafka no longer holds the next offset and the policy is to stop.
+    """
+    stopping = threading.Event()
+    with _stopped_by_signals(stopping):
+        Worker(settings, decoder).run(stopping)
+
+
+class Worker:
+    """One worker; `run` returns when ``stopping`` is set."""
+
+    def __init__(self, settings: Settings, decoder: Decoder | None = None) -> None:
+        self.settings = settings
+        self.metrics = WorkerMetrics()
+        store = FeatureStore(str(settings.repo_root))
+        self._views = live_views(settings, store)
+        self._publisher = Publisher(store)
+        self._decoder = decoder or JsonDecoder(
+            settings.max_message_bytes, timedelta(seconds=settings.max_future)
+        )
+        self._letters = DeadLetterWriter(settings)
+        self._conn: psycopg.Connection | None = None
+        self._refused: dict[TopicPartition, int] = {}
+
+    def run(self, stopping: threading.Event) -> None:
+        """Poll and step until ``stopping``; wait out what is away."""
+        settings = self.settings
+        self._connection()
+        ensure_topics(settings)
+        self._topic_id = topic_id(settings)
+        self._subscription = Subscription(settings)
+        self._stepper = Stepper(
+            settings, self._decoder, self._letters, self._views, self._publisher, self.metrics,
+            self._subscription.commit,
+        )  # fmt: skip
+        self._idle_at = self._report_at = monotonic()
+        self.metrics.serve(settings)
+        sweeper = Sweeper(settings, self._views, self._publisher, self.metrics)
+        sweeper.start()
+        pause = settings.outage_pause
+        try:
+            while not stopping.is_set():
+                try:
+                    self._turn()
+                    pause = settings.outage_pause
+                except FencedError:
+                    self._abandon("fenced")
+                except _OUTAGES as error:
+                    self._abandon(type(error).__name__, str(error))
+                    self._wait(pause, stopping)
+                    pause = min(pause * 2, settings.longest_outage_pause)
+        finally:
+            sweeper.stop()
+            self._leave()
+
+    def _turn(self) -> None:
+        """Place what is new, take one batch all the way, and now and then look around."""
+        conn = self._connection()
+        for partition in self._subscription.unplaced():
+            self._place(conn, partition)
+        try:
+            batch = self._subscription.poll(_POLL_SECONDS)
+        except OffsetOutOfRangeError as error:
+            # Kafka's answer to an offset before its log's start or behind its end.
+            [self._refused] = error.args or ({},)
+            self._subscription.unplace()
+            return
+        if batch.messages:
+            self._subscription.moved(self._stepper.step(conn, batch))
+        now = monotonic()
+        if now >= self._idle_at:
+            self._look_around(conn)
+            self._idle_at = now + self.settings.idle_every
+        if now >= self._report_at:
+            self.metrics.report(conn, self.settings, self._subscription.placed())
+            self._report_at = now + self.settings.report_every
+
+    def _place(self, conn: psycopg.Connection, partition: TopicPartition) -> None:
+        """Take a partition over: where PostgreSQL says, with what was left pending computed."""
+        number = partition.partition
+        held = bounds(self._subscription.consumer, partition, self._topic_id)
+        position = read_position(conn, self.settings, number)
+        if position is None:
+            begin(conn, self.settings, number, held.earliest, held.topic_id)
+            position = read_position(conn, self.settings, number)
+            assert position is not None  # begun above, by this worker or another
+        refused = self._refused.pop(partition, None) == position.next_offset
+        if (why := _lost(position, held, refused=refused)) is not None:
+            position = self._go_on_elsewhere(conn, position, held, why)
+        self._stepper.recover(conn, position)
+        self._subscription.place(partition, Placed(position.next_offset, position.incarnation))
+        point(Fault.PLACED)
+
+    def _go_on_elsewhere(
+        self, conn: psycopg.Connection, position: Position, held: Bounds, why: str
+    ) -> Position:
+        """The operator's policy for an offset that Kafka no longer holds; never a silent jump."""
+        name = f"{self.settings.topic}/{position.partition}"
+        if self.settings.on_lost == "stop":
+            raise SkewlessError(
+                f"Partition {name} cannot be read on at offset {position.next_offset}: {why} "
+                f"Run `skewless ingest --on-lost earliest` to go on from offset {held.earliest}; "
+                "`skewless replay` brings back events that you have elsewhere."
+            )
+        logger.warning("%s: %s Going on from offset %s.", name, why, held.earliest)
+        restart(conn, self.settings, position, held.earliest, held.topic_id)
+        again = read_position(conn, self.settings, position.partition)
+        assert again is not None  # positions are never deleted
+        return again
+
+    def _look_around(self, conn: psycopg.Connection) -> None:
+        """Move the watermarks of partitions that are read to their end; note lag.
+
+        The clock is read first, then the ends are asked of the broker: all that was produced by
+        then lies before these ends. An unreachable broker moves no watermark.
+        """
+        placed = self._subscription.placed()
+        if not placed:
+            return
+        consumer = self._subscription.consumer
+        moment = settled_now(conn)
+        partitions = [TopicPartition(self.settings.topic, number) for number in placed]
+        ends = consumer.end_offsets(partitions)
+        progress = []
+        for partition in partitions:
+            number = partition.partition
+            expected = placed[number].next_offset
+            # Markers of transactions are passed without a message.
+            position = max(expected, consumer.position(partition, timeout_ms=1_000) or 0)
+            end = max(ends[partition], consumer.highwater(partition) or 0)
+            caught_up = position >= end
+            progress.append(
+                Progress(number, expected, position, moment if caught_up else None, end)
+            )
+            label = str(number)
+            self.metrics.lag.labels(label).set(max(0, end - position))
+            if caught_up:
+                self.metrics.watermark.labels(label).set(moment.timestamp())
+        mark_processed(conn, self.settings, progress)
+        self._subscription.moved({each.partition: each.next_offset for each in progress})
+
+    def _abandon(self, cause: str, detail: str = "") -> None:
+        """Give the step up: the next turn places every partition again, where PostgreSQL says."""
+        logger.warning("A step was cut short (%s %.200s); it is taken up again.", cause, detail)
+        self.metrics.retries.labels(cause).inc()
+        self._subscription.unplace()
+        self._letters.close()
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def _wait(self, seconds: float, stopping: threading.Event) -> None:
+        """Back off, still a member of the group."""
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0 and not stopping.is_set():
+            try:
+                self._subscription.keep_alive(min(left, _POLL_SECONDS))
+            except KafkaError:
+                stopping.wait(min(left, _POLL_SECONDS))
+
+    def _connection(self) -> psycopg.Connection:
+        if self._conn is None or self._conn.closed:
+            try:
+                self._conn = open_store(self.settings.postgres_url, "skewless ingest")
+            except SkewlessError as error:
+                if self._conn is None and not hasattr(self, "_subscription"):
+                    raise
+                raise psycopg.OperationalError(str(error)) from error
+        return self._conn
+
+    def _leave(self) -> None:
+        """Everything is committed: leave the group, so that others take over at once."""
+        for farewell in (self._subscription.close, self._letters.close, self._forget):
+            try:
+                farewell()
+            except (*_OUTAGES, SkewlessError) as error:
+                logger.info("While stopping: %s", type(error).__name__)
+
+    def _forget(self) -> None:
+        if self._conn is not None and not self._conn.closed:
+            self.metrics.forget(self._conn, self.settings)
+            self._conn.close()
+
+
+def _lost(position: Position, held: Bounds, *, refused: bool) -> str | None:
+    """Why the position cannot be read on; None when it can. ``refused``: Kafka said so itself."""
+    if None not in (position.topic_id, held.topic_id) and position.topic_id != held.topic_id:
+        return "the topic was deleted and made anew."
+    if position.next_offset < held.earliest:
+        missing = held.earliest - position.next_offset
+        return f"retention has removed {missing} records that were not read yet."
+    if refused:
+        return "the partition ends before it, so its log was cut short."
+    return None
+
+
+@contextmanager
+def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:  # noqa: ARG001
+        stopping.set()
+
+    previous: list[tuple[int, Callable[..., Any] | int | None]] = [
+        (number, signal.signal(number, stop)) for number in (signal.SIGTERM, signal.SIGINT)
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)

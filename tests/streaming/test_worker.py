@@ -1,0 +1,183 @@
+"""The worker from end to end, on real servers, when nothing or one thing fails."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+import redis
+from kafka import KafkaProducer
+
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from streaming import dead_letters
+from streaming.replay import replay
+from streaming.settings import Settings
+from streaming.status import status
+from tests.streaming.fleet import Fleet, wait_until
+from tests.streaming.test_decode import mutated
+from tests.streaming.truth import Stream
+
+Value = bytes | None
+
+
+def event(user: int, item: int = 1, **fields: object) -> bytes:
+    return orjson.dumps(
+        {"userId": user, "itemId": item, "watchDurationMin": 3, "progress": 0.5} | fields
+    )
+
+
+def send(settings: Settings, values: list[Value]) -> None:
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=2)
+    futures = [
+        producer.send(settings.topic, key=b"%d" % number, value=value)
+        for number, value in enumerate(values)
+    ]
+    for future in futures:
+        future.get(timeout=20)
+    producer.close()
+
+
+@pytest.fixture
+def stream(settings: Settings) -> Stream:
+    return Stream(settings)
+
+
+@pytest.fixture
+def count(stream: Stream) -> Callable[[int], int]:
+    """A user's count as Redis has it."""
+    [view] = [v for v in stream.views if v.computation.view == "user_watch_stats"]
+    return lambda user: int(stream.online(view, [(user,)])[(user,)][1])
+
+
+def test_events_become_features_and_bad_ones_letters(
+    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int]
+) -> None:
+    worker = fleet.start()
+    wait_until(stream.at_rest, 30, "a worker has every partition")
+    now = datetime.now(UTC)
+    leaves = (now - timedelta(days=7) + timedelta(seconds=5)).isoformat()
+    send(
+        settings,
+        [
+            event(1, eventId="a"),
+            event(1, eventId="a"),
+            event(1),
+            event(2, progress=0.75, eventId="b"),
+            event(2, watchedAt=leaves),
+            event(3, watchedAt=(now + timedelta(seconds=4)).isoformat()),
+            b"{",
+            None,
+            event(1, progress=7),
+        ],
+    )
+    wait_until(lambda: count(1) == 2 and count(2) == 2, 20, "counts follow their events")
+    assert count(3) == 0
+    letters = dead_letters.list_(settings)
+    assert sorted(letter.reason for letter in letters) == ["not-json", "out-of-range", "tombstone"]
+    [bad] = dead_letters.list_(settings, reason="out-of-range")
+    assert dead_letters.show(settings, bad.position).value == event(1, progress=7)
+    with pytest.raises(SkewlessError, match="no dead letter"):
+        dead_letters.show(settings, "nowhere/0/0")
+
+    # Time alone: an event leaves user 2's week, and user 3's moment comes.
+    wait_until(lambda: count(2) == 1 and count(3) == 1, 15, "the sweep sees to the rest")
+
+    assert dead_letters.replay(settings, position=bad.position) == 1
+    wait_until(lambda: len(dead_letters.list_(settings)) == 4, 20, "still bad: another letter")
+
+    def counted() -> tuple[int, int, int]:
+        [row] = status(settings).workers
+        assert row.freshness_p50_ms is not None
+        return row.events, row.duplicates, row.dead_letters
+
+    wait_until(lambda: counted() == (5, 1, 4), 10, "the worker says what it did")
+    assert fleet.stop(worker) == 0
+    assert status(settings).workers == []
+    stream.assert_logged()
+
+
+def test_what_comes_while_no_worker_runs_is_not_lost(
+    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int], tmp_path: Path
+) -> None:
+    recorded = tmp_path / "events.jsonl"
+    recorded.write_bytes(b"\n".join(event(5, eventId=f"r{i}") for i in range(300)))
+    assert replay(settings, recorded, rate=2_000).messages == 300
+    first = fleet.start()
+    wait_until(lambda: count(5) == 300, 30, "the backlog is read from its beginning")
+    assert fleet.stop(first) == 0
+    send(settings, [event(5) for _ in range(10)])
+    fleet.start()
+    wait_until(lambda: count(5) == 310, 30, "and so is what came meanwhile")
+
+    # Redis emptied: a replay of stored events stores nothing and publishes their users anew.
+    redis.Redis.from_url(os.environ["SKEWLESS_REDIS_URL"]).flushall()
+    replay(settings, datetime.now(UTC) - timedelta(minutes=5))
+    wait_until(lambda: count(5) == 310, 30, "values come back for touched entities")
+    assert stream.stored() == 310
+
+
+def test_an_import_beside_the_stream_is_swept_up(
+    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int]
+) -> None:
+    with connect(settings.postgres_url) as conn:
+        conn.execute(
+            "INSERT INTO watch_events (event_id, user_id, item_id, watched_at, duration_ms, "
+            "progress) VALUES ('old', 8, 1, now() - interval '1 day', 1, 0.5)"
+        )
+    fleet.start()
+    wait_until(lambda: count(8) == 1, 30, "the first sweep computes all active entities")
+    with connect(settings.postgres_url) as conn:
+        conn.execute(
+            "INSERT INTO watch_events (event_id, user_id, item_id, watched_at, duration_ms, "
+            "progress) VALUES ('new', 8, 1, now() - interval '1 hour', 1, 0.5)"
+        )
+    wait_until(lambda: count(8) == 2, 15, "later ones too")
+
+
+def test_a_burst_of_garbage_is_all_accounted_for(
+    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int]
+) -> None:
+    rng = random.Random(7)
+    good = event(6, eventId="g")
+    fleet.start()
+    wait_until(stream.at_rest, 30, "a worker has every partition")
+    values = [mutated(rng, good) for _ in range(5_000)]
+    send(settings, [*values, event(9, eventId="after")])
+    wait_until(lambda: count(9) == 1, 40, "good messages come through")
+    wait_until(stream.at_rest, 40, "all is read")
+    [worker] = status(settings).workers
+
+    def accounted() -> int:
+        [row] = status(settings).workers
+        return row.events + row.duplicates + row.dead_letters
+
+    wait_until(lambda: accounted() == len(values) + 1, 10, "stored, a duplicate, or a letter")
+    assert len(dead_letters.list_(settings)) == status(settings).workers[0].dead_letters
+    assert worker.retries == 0
+
+
+def test_a_frozen_worker_is_fenced_off(
+    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int]
+) -> None:
+    frozen = fleet.start()
+    wait_until(stream.at_rest, 30, "a worker has every partition")
+    send(settings, [event(4) for _ in range(20)])
+    wait_until(lambda: count(4) == 20, 20, "it works")
+    assert frozen.pid is not None
+    os.kill(frozen.pid, signal.SIGSTOP)
+    send(settings, [event(4) for _ in range(20)])
+    fleet.start()
+    wait_until(lambda: count(4) == 40, 30, "another takes over")
+    os.kill(frozen.pid, signal.SIGCONT)
+    send(settings, [event(4) for _ in range(20)])
+    wait_until(lambda: count(4) == 60, 30, "both go on")
+    time.sleep(1)
+    assert stream.stored() == 60
+    assert frozen.is_alive()
+    stream.assert_logged()
