@@ -3,9 +3,6 @@
 Each works on whole columns: a serving request's items and a training set's rows alike.
 """
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from feast import Field, RequestSource
@@ -17,10 +14,6 @@ from feature_repo.views import (
     user_habits,
     user_item_progress,
     user_preferences,
-)
-
-GENRE_EMBEDDINGS: dict[str, list[float]] = json.loads(
-    (Path(__file__).parent / "genres.json").read_text()
 )
 
 request_context = RequestSource(
@@ -42,23 +35,28 @@ request_context = RequestSource(
 )
 def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
     """(n rows) -> (n rows): cosine in [-1, 1], closeness in [0, 1], a flag."""
-    preferences = np.array(
-        [np.asarray(v, dtype=np.float32) for v in inputs["user_genre_preferences"]]
-    ).reshape(len(inputs), -1)
-    nowhere = [0.0] * 32
-    genres = np.array(
-        [GENRE_EMBEDDINGS.get(g, nowhere) for g in inputs["item_genre"]], dtype=np.float32
-    ).reshape(len(inputs), -1)
+    # Feast runs this function from its source text alone: what it needs, it imports.
+    from feature_repo.genres import NOWHERE, PLACES  # noqa: PLC0415
+
+    shape = (len(inputs), len(NOWHERE))
+    preferences = np.array(list(inputs["user_genre_preferences"]), np.float32).reshape(shape)
+    places = [PLACES.get(genre, NOWHERE) for genre in inputs["item_genre"]]
+    genres = np.array(places, np.float32).reshape(shape)
     norms = np.linalg.norm(preferences, axis=1) * np.linalg.norm(genres, axis=1)
     dots = (preferences * genres).sum(axis=1)
     affinity = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
-    apart = np.abs(inputs["request_hour"] - inputs["user_preferred_hour"]) % 24
+    hours = inputs["request_hour"].to_numpy() - inputs["user_preferred_hour"].to_numpy()
+    apart = np.abs(hours) % 24
     closeness = 1 - np.minimum(apart, 24 - apart) / 12
 
-    progress = inputs["user_item_watch_progress"]
-    signals = pd.DataFrame(index=inputs.index)
-    signals["user_item_affinity"] = affinity.astype(np.float32)
-    signals["hour_closeness"] = closeness.astype(np.float32)
-    signals["continue_watching"] = (progress > 0.05) & (progress < 0.95)
-    return signals
+    # Serving hands features over as doubles, training as floats: compare as what they are.
+    progress = inputs["user_item_watch_progress"].to_numpy().astype(np.float32)
+    return pd.DataFrame(
+        {
+            "user_item_affinity": affinity,
+            "hour_closeness": closeness.astype(np.float32),
+            "continue_watching": (progress > np.float32(0.05)) & (progress < np.float32(0.95)),
+        },
+        index=inputs.index,
+    )

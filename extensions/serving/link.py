@@ -1,0 +1,275 @@
+"""One connection to Redis for all requests of a worker: commands are pipelined as they come.
+
+A reply that does not come in time fails its request and no other; a connection that is lost
+fails what waits on it at once and is made again in the background. Nothing queues: without a
+connection, or with too much outstanding on it, a request is refused immediately.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import hiredis
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+Command = Sequence[bytes | str | int]
+
+# After this long without a reply the connection counts as dead, and is made again.
+DEAD_AFTER = 1.0
+RETRY_FIRST, RETRY_LONGEST = 0.05, 0.5
+# A timer may fire before a reply that lies in the socket already was read: look again.
+GRACE = 0.002
+MAX_OUTSTANDING = 2_048
+
+
+class UnavailableError(Exception):
+    """Redis did not answer: it is gone, slow, loading or out of memory."""
+
+
+class Link(Protocol):
+    """Runs commands in one round trip."""
+
+    connected: bool
+
+    async def start(self) -> None:
+        """Connect; a server that is away is no error here."""
+
+    def run(self, commands: Sequence[Command]) -> Awaitable[list[Any]]:
+        """The replies, in order. Raises UnavailableError."""
+
+    async def close(self) -> None:
+        """Let go."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    future: asyncio.Future[list[Any]]
+    left: int
+    replies: list[Any]
+    timer: asyncio.TimerHandle | None = None
+
+
+class PipelinedLink(asyncio.Protocol):
+    """A single server, over TCP or TLS, from Feast's connection string."""
+
+    def __init__(self, connection_string: str, deadline: float) -> None:
+        nodes, self._options = RedisOnlineStore._parse_connection_string(connection_string)  # noqa: SLF001
+        self._host, self._port = nodes[0]["host"], int(nodes[0]["port"])
+        self._deadline = deadline
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._outstanding = 0
+        self._reader = hiredis.Reader()
+        self._closed = False
+        self._maker: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._last_data = 0.0
+        self.connected = False
+        self.round_trips = 0
+
+    async def start(self) -> None:
+        """Connect, and keep on trying in the background if that fails."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._connect()
+        except (OSError, UnavailableError, TimeoutError) as error:
+            self._lost(error)
+        self._check()
+
+    def run(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """The replies, in order, within the deadline."""
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if not self.connected or self._outstanding > MAX_OUTSTANDING:
+            future.set_exception(UnavailableError("Redis is not connected."))
+            return future
+        waiting = self._send(commands, future)
+        waiting.timer = self._loop.call_later(self._deadline, self._late, waiting, False)
+        return future
+
+    async def close(self) -> None:
+        """End the connection and the attempts to make it."""
+        self._closed = True
+        if self._watch:
+            self._watch.cancel()
+        if self._maker:
+            self._maker.cancel()
+        if self._transport:
+            self._transport.abort()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A new connection begins with nothing outstanding."""
+        self._transport = transport  # type: ignore[assignment]
+        self._reader = hiredis.Reader()
+        self._waiting.clear()
+        self._outstanding = 0
+        self._last_data = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out replies in the order of the commands."""
+        self._last_data = self._loop.time()
+        self._reader.feed(data)
+        while self._waiting:
+            reply = self._reader.gets()
+            if reply is False:
+                return
+            first = self._waiting[0]
+            first.replies.append(reply)
+            first.left -= 1
+            if not first.left:
+                self._waiting.popleft()
+                self._outstanding -= len(first.replies)
+                _settle(first)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what waits, and begin again."""
+        self._lost(exc or ConnectionError("closed"))
+
+    def _send(self, commands: Sequence[Command], future: asyncio.Future[list[Any]]) -> _Waiting:
+        assert self._transport is not None  # connected
+        waiting = _Waiting(future, len(commands), [])
+        self._waiting.append(waiting)
+        self._outstanding += len(commands)
+        self.round_trips += 1
+        packed = [hiredis.pack_command(tuple(one)) for one in commands]  # type: ignore[arg-type]
+        self._transport.write(b"".join(packed))
+        return waiting
+
+    def _late(self, waiting: _Waiting, final: bool) -> None:
+        if waiting.future.done():
+            return
+        if not final:
+            waiting.timer = self._loop.call_later(GRACE, self._late, waiting, True)
+            return
+        waiting.future.set_exception(UnavailableError("Redis did not answer in time."))
+
+    def _check(self) -> None:
+        """Once in a while: a connection on which replies are overdue is given up."""
+        stalled = self._loop.time() - self._last_data > DEAD_AFTER
+        if self.connected and self._transport:
+            if self._waiting and stalled:
+                self._transport.abort()
+            elif stalled:  # idle: make sure that somebody is there
+                self.run([("PING",)]).add_done_callback(lambda done: done.exception())
+        self._watch = self._loop.call_later(DEAD_AFTER / 4, self._check)
+
+    def _lost(self, error: Exception) -> None:
+        if self.connected:
+            logger.warning("Redis at %s:%s is gone (%s).", self._host, self._port, error)
+        self.connected = False
+        self._transport = None
+        for waiting in self._waiting:
+            if waiting.timer:
+                waiting.timer.cancel()
+            if not waiting.future.done():
+                waiting.future.set_exception(UnavailableError("The connection to Redis was lost."))
+        self._waiting.clear()
+        if not self._closed and (self._maker is None or self._maker.done()):
+            self._maker = self._loop.create_task(self._make())
+
+    async def _make(self) -> None:
+        pause = RETRY_FIRST
+        while not self._closed:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_LONGEST)
+            with contextlib.suppress(OSError, UnavailableError, TimeoutError):
+                await self._connect()
+                logger.warning("Redis at %s:%s is back.", self._host, self._port)
+                return
+
+    async def _connect(self) -> None:
+        secure = bool(self._options.get("ssl"))
+        async with asyncio.timeout(RETRY_LONGEST * 2):
+            await self._loop.create_connection(
+                lambda: self, self._host, self._port, ssl=secure or None
+            )
+            greeting: list[Command] = []
+            if password := self._options.get("password"):
+                user = self._options.get("username")
+                greeting.append(("AUTH", *([user] if user else []), str(password)))
+            if database := self._options.get("db"):
+                greeting.append(("SELECT", int(database)))
+            greeting.append(("PING",))
+            future: asyncio.Future[list[Any]] = self._loop.create_future()
+            self._send(greeting, future)
+            try:
+                await future
+            except UnavailableError:
+                if self._transport:
+                    self._transport.abort()
+                raise
+        self.connected = True
+
+
+class ClientLink:
+    """Sentinel and Cluster: redis-py's own client knows where the keys are."""
+
+    def __init__(self, store: RedisOnlineStore, config: Any, deadline: float) -> None:
+        self._store, self._config, self._deadline = store, config, deadline
+        self.connected = False
+        self.round_trips = 0
+
+    async def start(self) -> None:
+        """Make the client; it connects when it is used."""
+        self._client = await self._store._get_client_async(self._config)  # noqa: SLF001
+        with contextlib.suppress(UnavailableError):
+            await self.run([("PING",)])
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies, in order; in a cluster the keys of an MGET are asked one by one."""
+        self.round_trips += 1
+        cluster = self._config.redis_type == RedisType.redis_cluster
+        try:
+            async with asyncio.timeout(self._deadline):
+                if cluster:
+                    replies = await self._in_cluster(commands)
+                else:
+                    async with self._client.pipeline(transaction=False) as pipe:
+                        for command in commands:
+                            pipe.execute_command(*command)
+                        replies = await pipe.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            self.connected = False
+            raise UnavailableError(str(error)) from error
+        self.connected = True
+        return list(replies)
+
+    async def _in_cluster(self, commands: Sequence[Command]) -> list[Any]:
+        replies: list[Any] = []
+        for command in commands:
+            if command[0] == "MGET":
+                replies.append(await self._client.mget_nonatomic(command[1:]))
+            else:
+                replies.append(await self._client.execute_command(*command))
+        return replies
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.aclose()
+
+
+def link_to(store: RedisOnlineStore, config: Any, deadline: float) -> Link:
+    """The link that the online store's settings ask for."""
+    if config.redis_type == RedisType.redis:
+        return PipelinedLink(config.connection_string, deadline)
+    return ClientLink(store, config, deadline)
+
+
+def _settle(waiting: _Waiting) -> None:
+    if waiting.timer:
+        waiting.timer.cancel()
+    if waiting.future.done():
+        return
+    for reply in waiting.replies:
+        if isinstance(reply, hiredis.ReplyError):
+            waiting.future.set_exception(UnavailableError(str(reply)))
+            return
+    waiting.future.set_result(waiting.replies)

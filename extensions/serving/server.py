@@ -1,0 +1,131 @@
+"""Workers: forked after the imports, each with its own connections, replaced when they die."""
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from types import FrameType
+
+import uvicorn
+from feast import FeatureStore
+
+from extensions.errors import SkewlessError
+from extensions.serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+# A worker that dies sooner than this is not replaced at once, lest a mistake burn the machine.
+_TOO_SOON = 1.0
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Call it in the main thread.
+
+    Raises:
+        SkewlessError: the port is taken, or the repository cannot be read.
+    """
+    if settings.workers > 1:
+        # Read when prometheus_client is imported: figures of all workers are added up there.
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="skewless-"))
+    import extensions.serving.application  # noqa: F401, PLC0415 - forked workers share it
+
+    listening = _listen(settings)
+    if settings.workers == 1:
+        _serve(settings, listening)
+        return
+    gc.collect()
+    gc.freeze()
+    _supervise(settings, listening)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        raise SkewlessError(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose "
+            "another --port, or stop what runs there."
+        ) from error
+    listening.listen(2048)
+    listening.set_inheritable(True)
+    return listening
+
+
+def _serve(settings: Settings, listening: socket.socket) -> None:
+    from extensions.serving.application import Application  # noqa: PLC0415 - after the fork
+
+    store = FeatureStore(repo_path=str(settings.repo))
+    config = uvicorn.Config(
+        Application(settings, store),
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=settings.keep_alive,
+        timeout_graceful_shutdown=10,
+        ssl_certfile=settings.tls_certificate and str(settings.tls_certificate),
+        ssl_keyfile=settings.tls_key and str(settings.tls_key),
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        raise SkewlessError("The server could not start: its log says why.")
+
+
+def _supervise(settings: Settings, listening: socket.socket) -> None:  # noqa: C901
+    stopping = False
+    workers: dict[int, float] = {}
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+
+    def start() -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            workers[pid] = time.monotonic()
+            return
+        code = 1
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() == parent:
+                _serve(settings, listening)
+            code = 0
+        except SkewlessError as error:
+            sys.stderr.write(f"{error.message}\n")
+        finally:
+            os._exit(code)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for _ in range(settings.workers):
+        start()
+    while workers:
+        try:
+            pid, status = os.wait()
+        except InterruptedError:
+            continue
+        began = workers.pop(pid, None)
+        if began is None or stopping:
+            continue
+        logger.warning("Worker %s ended (%s): starting another.", pid, status)
+        if time.monotonic() - began < _TOO_SOON:
+            time.sleep(_TOO_SOON)
+        start()

@@ -1,0 +1,12 @@
+"""Where each genre lies in the embedding space (genres.json), for transforms."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+NOWHERE = np.zeros(32, dtype=np.float32)
+PLACES = {
+    genre: np.array(place, dtype=np.float32)
+    for genre, place in json.loads((Path(__file__).parent / "genres.json").read_text()).items()
+}
