@@ -25,6 +25,9 @@ down: $(INSTALLED) ## stops what `make up` runs
 test: $(INSTALLED) ## all tests, on real servers
 	$(BIN)/pytest
 
+test-crash: $(INSTALLED) ## the long crash loop: 200 killed workers
+	$(BIN)/pytest tests/streaming/crash_long.py -s
+
 lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

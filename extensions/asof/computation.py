@@ -17,7 +17,8 @@ from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
 from extensions.errors import SkewlessError
 
-COMPUTATIONS = Path("feature_repo") / "computations"
+DEFINITIONS = Path("feature_repo")
+COMPUTATIONS = DEFINITIONS / "computations"
 
 
 class Freshness(Enum):
@@ -106,8 +107,10 @@ def load_computations(repo_root: Path) -> dict[str, Computation]:
     repo_root = repo_root.resolve()
     if str(repo_root) not in sys.path:
         sys.path.append(str(repo_root))
+    # Feast lists every file below the folder that it is given, an environment's thousands
+    # included; definitions stand in one.
     with contextlib.chdir(repo_root):
-        contents = parse_repo(repo_root)
+        contents = parse_repo(repo_root / DEFINITIONS)
     entities = {entity.name: entity for entity in contents.entities}
     sources = {
         source.name: HistorySource(

@@ -61,7 +61,7 @@ class Stack:
         self.home = addresses.home() if home is None else home.resolve()
         self.servers: dict[str, Server] = {}
         self._durable = durable
-        self._kafka = kafka
+        self.kafka = kafka
         self._children: list[Child] = []
         self._published: dict[str, str] = {}
         self._exits = ExitStack()
@@ -161,9 +161,9 @@ class Stack:
         broker = {
             "tansu": Part("kafka", addresses.KAFKA_VARIABLE, "tansu", tansu.launch),
             "apache": Part("kafka", addresses.KAFKA_VARIABLE, "kafka", apache_kafka.launch),
-        }.get(self._kafka)
+        }.get(self.kafka)
         if broker is None:
-            raise SkewlessError(f"There is no broker {self._kafka!r}: say `tansu` or `apache`.")
+            raise SkewlessError(f"There is no broker {self.kafka!r}: say `tansu` or `apache`.")
         return (
             broker,
             Part(

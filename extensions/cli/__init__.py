@@ -1,0 +1,32 @@
+"""The command line `skewless`: composes all the rooms; it holds no logic of its own."""
+
+import sys
+import warnings
+
+import psycopg
+
+from extensions.cli.app import app
+from extensions.errors import SkewlessError
+
+
+def main() -> None:
+    """Run the command line; a person's mistake is one sentence, never a traceback."""
+    if not sys.warnoptions:
+        # Feast switches warnings about its dependencies on when it is imported; they are for
+        # its developers, and would stand between a person and the answer.
+        warnings.showwarning = lambda *_args, **_more: None
+    try:
+        app()
+    except SkewlessError as error:
+        _fail(error.format_message(), error.exit_code)
+    except psycopg.errors.UndefinedTable as error:
+        table = str(error).partition('"')[2].partition('"')[0]
+        _fail(f"The table {table} is not there: run `skewless migrate` first.", 1)
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[0]
+        _fail(f"PostgreSQL went away ({reason}): run `skewless doctor`, then try again.", 1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"skewless: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)

@@ -1,0 +1,99 @@
+"""Commands that compute features: refresh (the tick), backfill."""
+
+import time
+from typing import Annotated
+
+import psycopg
+import redis
+import typer
+
+from extensions.cli.console import AsJson, emit, err, moment, progress
+from extensions.errors import SkewlessError
+
+View = Annotated[str | None, typer.Option("--view", help="One view only.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        help="Compute what changed since the last refresh, log it and publish it to Redis.",
+        epilog="Examples: `skewless refresh` · `skewless refresh --view item_stats` · "
+        "`skewless refresh --due --every 10` (the loop of `make up`)",
+    )(refresh)
+    app.command(
+        help="Append the log that would exist had the store run then.",
+        epilog="Example: `skewless backfill user_habits --from 2026-01-01 --to 2026-02-01`",
+    )(backfill)
+
+
+def refresh(
+    view: View = None,
+    at: Annotated[str | None, typer.Option(help="As of this ISO time, not now.")] = None,
+    due: Annotated[
+        bool, typer.Option("--due", help="Only views whose hour or day has ended since.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="All active entities, e.g. after an import.")
+    ] = False,
+    every: Annotated[
+        float | None, typer.Option(help="Repeat every so many seconds until stopped.")
+    ] = None,
+    online: Annotated[
+        bool, typer.Option("--online/--no-online", help="Publish to Redis as well.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Safe to run twice, safe to interrupt, never two at once on one view."""
+    from extensions.operations.refreshing import Refresher
+
+    when = moment(at, "--at")
+
+    def once(refresher: Refresher) -> None:
+        with progress("Refreshing") as report:
+            done = refresher.refresh(
+                refresher.choose(view), when, due_only=due, full=full, progress=report
+            )
+        if done or every is None:
+            emit(done, as_json)
+
+    if every is None:
+        with Refresher.open(online=online) as refresher:
+            once(refresher)
+        return
+    while True:
+        # A server that is away for a while must not end the loop; a new round connects anew.
+        try:
+            with Refresher.open(online=online) as refresher:
+                while True:
+                    once(refresher)
+                    time.sleep(every)
+        except (SkewlessError, psycopg.Error, redis.RedisError) as error:
+            err.print(f"refresh: {error}; trying again in {every:g} s", markup=False)
+            time.sleep(every)
+
+
+def backfill(
+    view: Annotated[str, typer.Argument(help="The view, or `all`.")],
+    start: Annotated[str, typer.Option("--from", help="ISO time; without a zone, UTC.")],
+    end: Annotated[str, typer.Option("--to", help="ISO time; without a zone, UTC.")],
+    as_json: AsJson = False,
+) -> None:
+    """Resumable: the same command goes on after its last whole day."""
+    from extensions.asof.backfill import backfill as run
+    from extensions.operations.refreshing import Refresher
+
+    first, last = moment(start, "--from"), moment(end, "--to")
+    if first is None or last is None:
+        raise SkewlessError("A backfill needs --from and --to.", exit_code=2)
+    done = []
+    with Refresher.open(online=False) as refresher:
+        for computation in refresher.choose(None if view == "all" else view):
+            with progress(f"Backfilling {computation.view}") as report:
+                result = run(refresher.conn, computation, first, last, progress=report)
+            if result.end < last:
+                err.print(
+                    f"{computation.name}: stopped at {result.end.isoformat()}, where live values "
+                    "begin; what was logged live is never overlaid."
+                )
+            done.append(result)
+    emit(done, as_json)

@@ -1,0 +1,95 @@
+"""What people and programs read: tables and bars for the one, JSON for the other."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from extensions.errors import SkewlessError
+
+# Figures go to standard output; what happens meanwhile goes to standard error.
+out = Console(width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+Report = Callable[[int, int | None], None]
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """A bar on standard error; the report is called with (done, total or None)."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    ) as bars:
+        task = bars.add_task(title, total=None)
+
+        def report(done: int, total: int | None = None) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield report
+
+
+def emit(rows: list[Any], as_json: bool) -> None:
+    """Print frozen values or mappings, all of one shape: a table, or a JSON array."""
+    records = [_record(row) for row in rows]
+    if as_json:
+        print(json.dumps(records, default=_plain))  # noqa: T201
+        return
+    if not records:
+        return
+    table = Table()
+    for column in records[0]:
+        table.add_column(column.replace("_", " "))
+    for record in records:
+        table.add_row(*(_cell(value) for value in record.values()))
+    out.print(table)
+
+
+def _record(row: Any) -> Mapping[str, Any]:
+    return asdict(row) if is_dataclass(row) and not isinstance(row, type) else row
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def moment(text: str | None, option: str) -> datetime | None:
+    """An ISO time; without a zone it is UTC.
+
+    Raises:
+        SkewlessError: it is not an ISO time.
+    """
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SkewlessError(
+            f"{option} must be an ISO time such as 2026-01-31T08:00:00Z, not {text!r}.",
+            exit_code=2,
+        ) from error
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -1,0 +1,141 @@
+"""Commands that bring history in: simulate, import events, import items."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from extensions.cli.console import AsJson, emit, err, moment, progress
+from extensions.errors import SkewlessError
+
+if TYPE_CHECKING:
+    from extensions.history.importing import ImportResult
+
+Mapping = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="OUR_COLUMN=YOUR_COLUMN; may be given several times."),
+]
+Rejected = Annotated[
+    Path | None,
+    typer.Option(help="Where rejected rows go; beside the input by default."),
+]
+Delimiter = Annotated[str | None, typer.Option(help="Of a CSV's columns; a comma if left.")]
+File = Annotated[Path, typer.Argument(help="A CSV or Parquet file.")]
+
+imports = typer.Typer(
+    help="Take history from CSV or Parquet files.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        help="Make a seeded, realistic streaming platform and load its history.",
+        epilog="Example: `skewless simulate --users 2000 --events 100000 --seed 7`",
+    )(simulate)
+    imports.command(
+        "events",
+        help="Watch events: user_id, item_id and watched_at are required; event_id, "
+        "ingested_at, duration_min (or _s, _ms) and progress are optional.",
+        epilog="Example: `skewless import events plays.csv --map watched_at=timestamp`",
+    )(import_events)
+    imports.command(
+        "items",
+        help="Items: item_id and genre are required; valid_from and ingested_at are optional.",
+        epilog="Example: `skewless import items catalogue.parquet --map genre=primary_genre`",
+    )(import_items)
+    app.add_typer(imports, name="import")
+
+
+def simulate(
+    users: Annotated[int, typer.Option(help="How many users.")] = 20_000,
+    items: Annotated[int, typer.Option(help="How many items.")] = 5_000,
+    days: Annotated[int, typer.Option(help="Days of history before --until.")] = 60,
+    events: Annotated[int, typer.Option(help="How many watches.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same history.")] = 1,
+    until: Annotated[str | None, typer.Option(help="ISO time of its end; now by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Zipf popularity, heavy-tailed activity, habits, late and duplicate events."""
+    from datetime import UTC, datetime
+
+    from extensions.addresses import postgres_url
+    from extensions.history.simulate import simulate as run
+    from extensions.history.world import Simulation
+
+    simulation = Simulation(
+        users=users,
+        items=items,
+        days=days,
+        events=events,
+        seed=seed,
+        until=moment(until, "--until") or datetime.now(UTC),
+    )
+    with progress("Loading events") as report:
+        result = run(postgres_url(), simulation, progress=report)
+    emit([result.events.to_json()], as_json)
+
+
+def import_events(
+    file: File,
+    mapping: Mapping = None,
+    delimiter: Delimiter = None,
+    rejected: Rejected = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rejected rows are written with their reason; read = inserted + duplicates + rejected."""
+    from extensions.addresses import postgres_url
+    from extensions.history.importing import import_events as run
+    from extensions.history.mapping import parse_mapping
+
+    with progress("Importing events") as report:
+        result = run(
+            postgres_url(),
+            file,
+            mapping=parse_mapping(mapping or []),
+            delimiter=delimiter,
+            rejected=rejected,
+            progress=report,
+        )
+    _report(result, as_json)
+    err.print(
+        "Next: `skewless backfill all --from … --to …` for training, "
+        "`skewless refresh --full` for values online."
+    )
+
+
+def import_items(
+    file: File,
+    mapping: Mapping = None,
+    delimiter: Delimiter = None,
+    rejected: Rejected = None,
+    as_json: AsJson = False,
+) -> None:
+    """A row is an item's genre from valid_from on; a correction is one more row."""
+    from extensions.addresses import postgres_url
+    from extensions.history.importing import import_items as run
+    from extensions.history.mapping import parse_mapping
+
+    with progress("Importing items") as report:
+        result = run(
+            postgres_url(),
+            file,
+            mapping=parse_mapping(mapping or []),
+            delimiter=delimiter,
+            rejected=rejected,
+            progress=report,
+        )
+    _report(result, as_json)
+
+
+def _report(result: "ImportResult", as_json: bool) -> None:
+    """The counts; an input of which nothing could be used is an error."""
+    emit([result.to_json()], as_json)
+    if result.read and result.rejected == result.read:
+        raise SkewlessError(
+            f"None of the {result.read:,} rows of {result.path} could be used: "
+            f"{result.rejected_path} says why, row by row.",
+            exit_code=2,
+        )

@@ -1,0 +1,40 @@
+"""Commands that prepare and examine the store: migrate, doctor."""
+
+import typer
+
+from extensions.cli.console import AsJson, emit, err
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(help="Bring PostgreSQL's tables up to date.", epilog="Example: `skewless migrate`")(
+        migrate
+    )
+    app.command(
+        help="Check servers, migrations, registry and clocks, and say what to mend.",
+        epilog="Example: `skewless doctor --json`",
+    )(doctor)
+
+
+def migrate(as_json: AsJson = False) -> None:
+    """Apply pending migrations, make missing logs, record genres that changed."""
+    from extensions.addresses import postgres_url
+    from extensions.operations.prepare import prepare_database
+
+    with err.status("Preparing PostgreSQL"):
+        done = prepare_database(postgres_url())
+    if as_json or any((done.migrations, done.logs, done.genres)):
+        emit([done], as_json)
+    else:
+        err.print("The database is up to date.")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Exit code 1 when something wants mending."""
+    from extensions.operations.doctor import examine
+
+    with err.status("Examining"):
+        findings = examine()
+    emit(findings, as_json)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)

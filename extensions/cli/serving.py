@@ -1,0 +1,83 @@
+"""Commands of the online side: serve, rebuild-online."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from extensions.cli.console import AsJson, emit, err
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        help="Serve features over HTTP: /v1 and all of Feast's own routes.",
+        epilog="Example: `skewless serve --port 6566 --workers 2`",
+    )(serve)
+    app.command(
+        "rebuild-online",
+        help="Refill an empty or lost Redis from the logs, while serving.",
+        epilog="Example: `skewless rebuild-online --view user_watch_stats`",
+    )(rebuild_online)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Loopback unless told otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 6566,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
+    user_service: Annotated[
+        str, typer.Option(help="The feature service of /v1/features/user.")
+    ] = "home_page",
+    rank_service: Annotated[
+        str, typer.Option(help="The feature service of /v1/features/rank.")
+    ] = "ranking",
+    redis_deadline_ms: Annotated[
+        int, typer.Option(help="Redis slower than this is answered with 503.")
+    ] = 50,
+    max_items: Annotated[int, typer.Option(help="Most items of one ranking.")] = 1_000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="SKEWLESS_API_KEY", help="Demanded in X-Api-Key on /v1."),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+) -> None:
+    """Documentation at /docs, readiness at /ready, metrics at /metrics."""
+    from extensions.addresses import REPO_ROOT
+    from extensions.serving.server import run
+    from extensions.serving.settings import Settings
+
+    run(
+        Settings(
+            repo=REPO_ROOT,
+            host=host,
+            port=port,
+            workers=workers,
+            user_service=user_service,
+            rank_service=rank_service,
+            redis_deadline_ms=redis_deadline_ms,
+            max_items=max_items,
+            api_key=api_key,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+        )
+    )
+
+
+def rebuild_online(
+    view: Annotated[str | None, typer.Option("--view", help="One view only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Interrupted, it goes on after its last whole step; newest wins throughout."""
+    from feast import FeatureStore
+
+    from extensions.addresses import REPO_ROOT
+    from extensions.stores.rebuild import rebuild_online as run
+
+    with err.status("Rebuilding") as line:
+        done = run(
+            FeatureStore(str(REPO_ROOT)),
+            view,
+            lambda name, entities: line.update(f"Rebuilding {name}: {entities:,} entities"),
+        )
+    emit(list(done), as_json)

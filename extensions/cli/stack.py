@@ -1,0 +1,169 @@
+"""Commands that run the local stack: up, down, demo."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from extensions.cli.console import AsJson, err
+from extensions.errors import SkewlessError
+
+if TYPE_CHECKING:
+    from extensions.local.stack import Stack
+
+Kafka = Annotated[
+    Literal["tansu", "apache"],
+    typer.Option(help="The broker: a small one in memory, or genuine Apache Kafka (Java, Maven)."),
+]
+
+# A program that dies is started again, but not faster than this, and not for ever.
+RESTART_PAUSE_SECONDS = 2.0
+RESTARTS_PER_PROGRAM = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        help="The whole life of a feature in three minutes; leaves nothing behind.",
+        epilog="Example: `skewless demo --events 200000`",
+    )(demo)
+    app.command(
+        help="Run servers, stream worker, refresh loop and HTTP server until Ctrl-C.",
+        epilog="Examples: `skewless up` · `skewless up --kafka apache`",
+    )(up)
+    app.command(help="Stop what `skewless up` runs.", epilog="Example: `skewless down`")(down)
+
+
+def demo(
+    users: Annotated[int, typer.Option(help="Simulated users.")] = 20_000,
+    items: Annotated[int, typer.Option(help="Simulated items.")] = 5_000,
+    days: Annotated[int, typer.Option(help="Days of history.")] = 60,
+    events: Annotated[int, typer.Option(help="Watch events in that history.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same history.")] = 1,
+    kafka: Kafka = "tansu",
+) -> None:
+    """Start, load, apply, compute, train, serve, stream, stop."""
+    from extensions.cli.demonstration import Demonstration
+
+    Demonstration(users, items, days, events, seed, kafka).run()
+
+
+def up(
+    kafka: Kafka = "tansu",
+    port: Annotated[int, typer.Option(help="Of the HTTP server; 0 takes a free one.")] = 6566,
+) -> None:
+    """Data stays in `.skewless/`; a server whose address is set already is not started."""
+    from extensions.local.stack import Stack
+
+    with Stack(kafka=kafka) as stack:
+        with err.status("Preparing PostgreSQL and Feast's registry"):
+            apply_definitions(stack)
+        programs = Programs(stack, port)
+        _print_addresses(stack, programs.http)
+        try:
+            programs.watch()
+        except KeyboardInterrupt:
+            err.print("Stopping.")
+
+
+def down(as_json: AsJson = False) -> None:
+    """Ends the stack of this repository in good order, from another terminal."""
+    from extensions.addresses import home
+    from extensions.local.stack import stop_running
+
+    pid = stop_running(home())
+    if as_json:
+        print(f'{{"stopped": {"null" if pid is None else pid}}}')  # noqa: T201
+    else:
+        err.print("Nothing is running here." if pid is None else "Stopped.")
+
+
+def apply_definitions(stack: "Stack") -> None:
+    """Bring an (empty) stack to the point where features can be computed and served."""
+    from extensions.operations.prepare import prepare_database
+
+    prepare_database(stack.addresses.postgres)
+    run_feast(stack, "apply")
+
+
+def run_feast(stack: "Stack", *arguments: str) -> None:
+    """Run one of Feast's own commands in the repository, against the stack."""
+    from extensions.addresses import REPO_ROOT
+    from extensions.local.process import run
+
+    run(
+        [_program("feast"), *arguments],
+        f"feast {arguments[0]}",
+        stack.home / f"feast-{arguments[0]}.log",
+        timeout=300,
+        env=stack.environ(),
+        cwd=REPO_ROOT,
+    )
+
+
+class Programs:
+    """The stack's own programs: spawned in order, restarted when one dies."""
+
+    def __init__(self, stack: "Stack", port: int = 0, only: Sequence[str] = ()) -> None:
+        from extensions.local.ports import free_port
+
+        port = port or free_port()
+        self.stack = stack
+        self.http = f"http://127.0.0.1:{port}"
+        skewless = _program("skewless")
+        # The broker in memory forgets its topics when it stops; PostgreSQL keeps their offsets.
+        on_lost = "earliest" if stack.kafka == "tansu" else "stop"
+        self._argv: dict[str, list[str | Path]] = {
+            "ingest": [skewless, "ingest", "--on-lost", on_lost],
+            "refresh": [skewless, "refresh", "--due", "--every", "10"],
+            "serve": [skewless, "serve", "--port", str(port)],
+        }
+        self._restarts = dict.fromkeys(self._argv, 0)
+        for name in only or self._argv:
+            self._spawn(name)
+        stack.publish(http=self.http)
+
+    def _spawn(self, name: str) -> None:
+        self.stack.spawn(self._argv[name], name)
+
+    def watch(self) -> None:
+        """Return never; a dead server ends the stack, a dead program comes back.
+
+        Raises:
+            SkewlessError: a server died, or a program kept dying.
+        """
+        while True:
+            dead = self.stack.wait_any()
+            if dead is None:
+                continue
+            words = dead.last_words() or f"exit code {dead.exit_code}"
+            if dead.name not in self._argv:
+                raise SkewlessError(f"{dead.name} died ({words}); the stack is stopped.")
+            self._restarts[dead.name] += 1
+            if self._restarts[dead.name] > RESTARTS_PER_PROGRAM:
+                raise SkewlessError(
+                    f"`skewless {dead.name}` keeps dying ({words}): run it by itself to see why."
+                )
+            err.print(f"{dead.name} died ({words}); starting it again.")
+            time.sleep(RESTART_PAUSE_SECONDS)
+            self._spawn(dead.name)
+
+
+def _program(name: str) -> Path:
+    """A command of the environment that this Python runs in."""
+    return Path(sys.executable).parent / name
+
+
+def _print_addresses(stack: "Stack", http: str) -> None:
+    """Addresses only: the database's password stays in its file, readable by its owner."""
+    from sqlalchemy import make_url
+
+    where = make_url(stack.addresses.postgres)
+    err.print(f"PostgreSQL  {where.render_as_string(hide_password=True)}")
+    err.print(f"Redis       {stack.addresses.redis}")
+    err.print(f"Kafka       {stack.addresses.kafka}")
+    err.print(f"HTTP        {http}/docs")
+    err.print("Feast's commands work in this folder now. Ctrl-C or `make down` stops all.")

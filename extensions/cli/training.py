@@ -1,0 +1,72 @@
+"""The command that takes training sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from extensions.cli.console import AsJson, emit, err, moment, progress
+from extensions.errors import SkewlessError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        "training-set",
+        help="Join labels to a service's features as they were known at each label's moment.",
+        epilog="Examples: `skewless training-set ranking labels.parquet train.parquet` · "
+        "`skewless training-set --again train.manifest.json again.parquet`",
+    )(training_set)
+
+
+def training_set(
+    first: Annotated[str, typer.Argument(metavar="SERVICE", help="Or OUT, with --again.")],
+    labels: Annotated[
+        str | None, typer.Argument(help="CSV, Parquet, or a SQL query that starts with SELECT.")
+    ] = None,
+    out: Annotated[Path | None, typer.Argument(help="The Parquet file to write.")] = None,
+    known_at: Annotated[
+        str | None, typer.Option("--known-at", help="Only what was published by this ISO time.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Add each view's age and whether it had a row.")
+    ] = False,
+    again: Annotated[
+        Path | None, typer.Option("--again", help="A manifest: take the same set once more.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A manifest beside the file says what it was made of; the file is whole or not there."""
+    from feast import FeatureStore
+
+    from extensions.addresses import REPO_ROOT
+    from extensions.training.labels import read_labels
+    from extensions.training.training_set import take, take_again
+
+    store = FeatureStore(str(REPO_ROOT))
+    with progress("Taking") as report:
+        if again is not None:
+            taken = take_again(store, again, Path(first), progress=report)
+        elif labels is None or out is None:
+            raise SkewlessError(
+                "Give a service, labels and the file to write: "
+                "`skewless training-set ranking labels.parquet train.parquet`.",
+                exit_code=2,
+            )
+        else:
+            taken = take(
+                store,
+                first,
+                read_labels(labels),
+                out,
+                known_at=moment(known_at, "--known-at"),
+                full=full,
+                progress=report,
+            )
+    for warning in taken.manifest.warnings:
+        err.print(f"Warning: {warning}")
+    emit(
+        [{"file": taken.path, "manifest": taken.manifest_path, "rows": taken.manifest.rows,
+          "known_at": taken.manifest.known_at, "sha256": taken.manifest.sha256}],
+        as_json,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What an operator runs: prepare a database, refresh the features, examine the whole."""

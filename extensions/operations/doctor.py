@@ -1,0 +1,158 @@
+"""The doctor: looks at every part the store stands on, and says what to mend."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any
+
+import psycopg
+import redis
+
+from extensions import addresses
+from extensions.asof import Computation, load_computations
+from extensions.asof.log_tables import missing_log_tables
+from extensions.asof.watermarks import read_watermark
+from extensions.database import connect, pending_migrations
+from extensions.errors import SkewlessError
+
+OLDEST_POSTGRES = 150_000
+MOST_CLOCK_SKEW = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing examined; ``advice`` says what to do where it is not ``ok``."""
+
+    what: str
+    ok: bool
+    found: str
+    advice: str | None = None
+
+
+def examine() -> list[Finding]:
+    """Examine everything; what cannot be reached is a finding and ends only its own checks."""
+    findings = [
+        Finding(
+            "packages", True, f"feast {version('feast')}, kafka-python {version('kafka-python')}"
+        )
+    ]
+    for check in (_postgres, _redis, _kafka):
+        findings.extend(_guarded(check))
+    return findings
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except SkewlessError as error:
+        yield Finding(check.__name__.strip("_"), False, "no answer", error.format_message())
+
+
+def _postgres() -> Iterator[Finding]:
+    url = addresses.postgres_url()
+    with connect(url, autocommit=True, name="skewless doctor") as conn:
+        number = conn.info.server_version
+        yield Finding(
+            "postgres",
+            number >= OLDEST_POSTGRES,
+            f"version {number // 10000}.{number % 10000}",
+            None if number >= OLDEST_POSTGRES else "Use PostgreSQL 15 or newer.",
+        )
+        yield _clock(conn)
+        pending = pending_migrations(url)
+        yield Finding(
+            "migrations",
+            not pending,
+            f"{len(pending)} pending" if pending else "all applied",
+            "Run `skewless migrate`." if pending else None,
+        )
+        computations = load_computations(addresses.REPO_ROOT)
+        missing = missing_log_tables(conn, computations.values())
+        yield Finding(
+            "logs",
+            not missing,
+            f"missing: {', '.join(missing)}" if missing else f"{len(computations)} in place",
+            "Run `skewless migrate`." if missing else None,
+        )
+        yield _registry(computations)
+        if not pending:
+            yield from (_watermark(conn, computation) for computation in computations.values())
+
+
+def _clock(conn: psycopg.Connection) -> Finding:
+    before = datetime.now(UTC)
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # a scalar select always returns a row
+    after = datetime.now(UTC)
+    skew = max(before - row[0], row[0] - after, timedelta(0))
+    return Finding(
+        "clock",
+        skew <= MOST_CLOCK_SKEW,
+        f"{skew.total_seconds():.3f} s from the database's",
+        None if skew <= MOST_CLOCK_SKEW else "Run NTP on this machine and the database's.",
+    )
+
+
+def _registry(computations: dict[str, Computation]) -> Finding:
+    # Feast takes seconds to import; who only asks for help does not wait for it.
+    from feast import FeatureStore  # noqa: PLC0415
+
+    store = FeatureStore(str(addresses.REPO_ROOT))
+    applied = {view.name for view in store.list_feature_views()}
+    missing = sorted({c.view for c in computations.values()} - applied)
+    return Finding(
+        "registry",
+        not missing,
+        f"not applied: {', '.join(missing)}" if missing else f"{len(applied)} views applied",
+        "Run `feast apply`." if missing else None,
+    )
+
+
+def _watermark(conn: psycopg.Connection, computation: Computation) -> Finding:
+    mark = read_watermark(conn, computation)
+    name = f"freshness of {computation.name}"
+    if mark is None:
+        return Finding(name, False, "never computed", "Run `skewless refresh`.")
+    lag = datetime.now(UTC) - mark.processed_through
+    fresh = lag <= computation.freshness.budget
+    budget = computation.freshness.budget
+    return Finding(
+        name,
+        fresh,
+        f"{str(lag).partition('.')[0]} behind, of {budget} allowed",
+        None if fresh else "Run `skewless refresh`, or see why `make up` does not.",
+    )
+
+
+def _redis() -> Iterator[Finding]:
+    client = redis.Redis.from_url(addresses.redis_url(), socket_connect_timeout=2, socket_timeout=2)
+    try:
+        info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
+        memory: dict[str, Any] = client.info("memory")  # type: ignore[assignment]
+    except redis.RedisError as error:
+        yield Finding("redis", False, str(error), "Start it, or check SKEWLESS_REDIS_URL.")
+        return
+    finally:
+        client.close()
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    number = info.get("valkey_version") or info.get("redis_version")
+    yield Finding("redis", True, f"{name} {number}, {memory['used_memory'] / 2**20:.0f} MiB used")
+
+
+def _kafka() -> Iterator[Finding]:
+    from kafka import KafkaAdminClient  # noqa: PLC0415
+    from kafka.errors import KafkaError  # noqa: PLC0415
+
+    try:
+        client = KafkaAdminClient(
+            bootstrap_servers=addresses.kafka_bootstrap(), request_timeout_ms=5000
+        )
+        topics = client.list_topics()
+        client.close()
+    except KafkaError as error:
+        yield Finding(
+            "kafka", False, type(error).__name__, "Start it, or check SKEWLESS_KAFKA_BOOTSTRAP."
+        )
+        return
+    yield Finding("kafka", True, f"{len(topics)} topics")

@@ -1,0 +1,51 @@
+"""Preparing a database: migrations, the logs of the declared views, the genres."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from extensions.addresses import REPO_ROOT
+from extensions.asof import load_computations
+from extensions.asof.log_tables import ensure_log_tables
+from extensions.database import connect, migrate
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was pending and is done now."""
+
+    migrations: list[str]
+    logs: list[str]
+    genres: int
+
+
+def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
+    """Bring the database at ``url`` up to what the repository's files declare; idempotent."""
+    migrations = migrate(url)
+    with connect(url, name="skewless migrate") as conn:
+        logs = ensure_log_tables(conn, load_computations(repo_root).values())
+        genres = _record_genres(conn, repo_root / "feature_repo" / "genres.json")
+    return Prepared(migrations, logs, genres)
+
+
+def _record_genres(conn: psycopg.Connection, path: Path) -> int:
+    """Append the embeddings that are new or changed; returns how many.
+
+    A genre's first embedding counts since ever, so that history from before this store can be
+    answered; a changed one counts from now on, so that the past keeps its answers.
+    """
+    declared = json.loads(path.read_text()) if path.is_file() else {}
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO genres (genre, embedding, ingested_at) "
+            "SELECT %(genre)s, %(embedding)s::real[], "
+            "CASE WHEN known.genre IS NULL THEN timestamptz '1970-01-01 00:00:00+00' "
+            "ELSE clock_timestamp() END "
+            "FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT genre, embedding FROM genres "
+            "WHERE genre = %(genre)s ORDER BY ingested_at DESC LIMIT 1) AS known ON TRUE "
+            "WHERE known.embedding IS DISTINCT FROM %(embedding)s::real[]",
+            [{"genre": genre, "embedding": vector} for genre, vector in declared.items()],
+        )
+        return max(cursor.rowcount, 0)

@@ -1,0 +1,113 @@
+"""A refresh from end to end: tick the log, then publish to Redis what the log gained."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+
+import psycopg
+from feast import FeatureStore
+
+from extensions.addresses import REPO_ROOT, postgres_url
+from extensions.asof import Computation, load_computations
+from extensions.asof.clock import settled_now
+from extensions.asof.refresh import tick
+from extensions.asof.schedule import due_tick
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from extensions.stores.publish import publish
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """One view's refresh: rows logged as of ``at`` and rows written to Redis."""
+
+    view: str
+    version: int
+    at: datetime
+    since: datetime | None
+    logged: int
+    published: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refresher:
+    """An open database, the registered computations and, unless offline, the Feast store."""
+
+    conn: psycopg.Connection
+    computations: dict[str, Computation]
+    store: FeatureStore | None
+
+    @classmethod
+    @contextmanager
+    def open(cls, *, online: bool) -> Iterator["Refresher"]:
+        """Connect to what the addresses name; ``online`` False leaves Redis alone."""
+        conn = connect(postgres_url(), autocommit=True, name="skewless refresh")
+        try:
+            computations = load_computations(REPO_ROOT)
+            store = FeatureStore(str(REPO_ROOT)) if online else None
+            yield cls(conn, computations, store)
+        finally:
+            conn.close()
+
+    def choose(self, view: str | None) -> list[Computation]:
+        """The computations of one view, or of all.
+
+        Raises:
+            SkewlessError: there is no such view.
+        """
+        chosen = [c for c in self.computations.values() if view in (None, c.view, c.name)]
+        if not chosen:
+            known = ", ".join(sorted({c.view for c in self.computations.values()}))
+            raise SkewlessError(f"There is no view {view}: known are {known}.", exit_code=2)
+        return chosen
+
+    def refresh(
+        self,
+        computations: Sequence[Computation],
+        at: datetime | None,
+        *,
+        due_only: bool = False,
+        full: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Refreshed]:
+        """Tick and publish each view; with ``due_only``, those whose hour or day has ended.
+
+        Due ticks lie on whole hours and days, where a backfill's lie too.
+
+        Raises:
+            SkewlessError: some views could not be refreshed; the others were.
+        """
+        done, failed = [], []
+        for number, computation in enumerate(computations):
+            when = at
+            if due_only:
+                when = due_tick(self.conn, computation, settled_now(self.conn))
+            if when is not None or not due_only:
+                try:
+                    done.append(self._one(computation, when, full=full))
+                except SkewlessError as error:
+                    failed.append(f"{computation.name}: {error.format_message()}")
+            if progress:
+                progress(number + 1, len(computations))
+        if failed:
+            raise SkewlessError(" ".join(failed))
+        return done
+
+    def _one(self, computation: Computation, at: datetime | None, *, full: bool) -> Refreshed:
+        start = perf_counter()
+        result = tick(self.conn, computation, at, full=full)
+        written = publish(self.store, self.conn, computation) if self.store else 0
+        return Refreshed(
+            computation.view,
+            computation.version,
+            result.at,
+            result.since,
+            result.rows,
+            written,
+            round(perf_counter() - start, 3),
+        )

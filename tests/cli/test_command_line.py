@@ -1,0 +1,155 @@
+"""The command line: help with examples everywhere, mistakes answered in one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from extensions import addresses
+from extensions.cli.app import app
+
+PROGRAM = Path(sys.executable).parent / "skewless"
+NOBODY_LISTENS = "postgresql://user:secret-word@127.0.0.1:1/features"
+
+
+def leaves(group: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every command with the words that call it."""
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SKEWLESS_")}
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_that_names_it(words: tuple[str, ...]) -> None:
+    command = COMMANDS[words]
+    assert command.help  # type: ignore[attr-defined]
+    assert f"`skewless {' '.join(words)}" in command.epilog  # type: ignore[attr-defined]
+
+
+def test_the_commands_that_the_documentation_promises_are_there() -> None:
+    promised = {
+        "demo", "up", "down", "migrate", "doctor", "simulate", "import events", "import items",
+        "refresh", "backfill", "training-set", "serve", "rebuild-online", "ingest", "replay",
+        "status", "dead-letters list", "dead-letters show", "dead-letters replay",
+    }  # fmt: skip
+    assert promised == {" ".join(words) for words in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["migrate"],
+        ["simulate", "--events", "10"],
+        ["backfill", "all", "--from", "2026-01-01", "--to", "2026-01-02"],
+        ["refresh"],
+        ["status"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_missing_server_is_one_sentence_without_the_password(arguments: list[str]) -> None:
+    result = run(
+        *arguments,
+        **{
+            addresses.POSTGRES_VARIABLE: NOBODY_LISTENS,
+            addresses.REDIS_VARIABLE: "redis://127.0.0.1:1/0",
+            addresses.KAFKA_VARIABLE: "127.0.0.1:1",
+        },
+    )
+    assert result.returncode == 1
+    assert "127.0.0.1:1/features does not answer" in result.stderr
+    assert "make up" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "secret-word" not in result.stdout + result.stderr
+
+
+def test_no_address_at_all_says_where_to_put_one(tmp_path: Path) -> None:
+    result = run("migrate", **{addresses.HOME_VARIABLE: str(tmp_path)})
+    assert result.returncode == 1
+    assert addresses.POSTGRES_VARIABLE in result.stderr
+    assert "feature_store.yaml" in result.stderr
+
+
+def test_a_database_without_tables_says_to_migrate(postgres_server: str) -> None:
+    result = run(
+        "backfill", "item_profile", "--from", "2026-01-01", "--to", "2026-01-02",
+        **{addresses.POSTGRES_VARIABLE: postgres_server},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("run `skewless migrate` first.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["backfill", "all", "--from", "yesterday", "--to", "2026-01-02"], "--from must be"),
+        (["import", "events", "no-such-file.csv"], "no-such-file.csv"),
+        (["import", "events", "x.csv", "--map", "watched_at"], "--map takes OURS=THEIRS"),
+        (["simulate", "--users", "0"], "users"),
+        (["training-set", "ranking"], "labels"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistyped_argument_is_one_sentence_and_exit_code_two(
+    arguments: list[str], expected: str, database: str
+) -> None:
+    result = run(
+        *arguments,
+        **{
+            addresses.POSTGRES_VARIABLE: database,
+            addresses.REDIS_VARIABLE: "redis://127.0.0.1:1/0",
+        },
+    )
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_simulate_backfill_and_refresh_report_json(database: str, redis_server: str) -> None:
+    environment = {
+        addresses.POSTGRES_VARIABLE: database,
+        addresses.REDIS_VARIABLE: redis_server,
+    }
+    simulated = run(
+        "simulate", "--users", "50", "--items", "20", "--days", "10", "--events", "2000",
+        "--until", "2026-03-01T00:00:00Z", "--json", **environment,
+    )  # fmt: skip
+    [loaded] = json.loads(simulated.stdout)
+    assert loaded["read"] == loaded["inserted"] + loaded["duplicates"] == 2010
+    assert loaded["inserted"] == 2000
+
+    first = run(
+        "backfill", "all", "--from", "2026-02-26", "--to", "2026-03-01", "--json", **environment
+    )
+    views = json.loads(first.stdout)
+    assert {view["view"] for view in views} >= {"user_watch_stats", "item_stats"}
+    assert all(view["rows"] > 0 for view in views)
+    # The same command again finds nothing left to do.
+    again = run(
+        "backfill", "all", "--from", "2026-02-26", "--to", "2026-03-01", "--json", **environment
+    )
+    assert [view["rows"] for view in json.loads(again.stdout)] == [0] * len(views)
+
+    refreshed = run("refresh", "--no-online", "--json", **environment)
+    assert {view["view"] for view in json.loads(refreshed.stdout)} == {v["view"] for v in views}
