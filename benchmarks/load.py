@@ -1,0 +1,119 @@
+"""A load client: raw sockets, one process of its own, one request in hand per connection.
+
+`python -m benchmarks.load PORT CONNECTIONS SECONDS FILE`: sends the HTTP request in FILE over and
+over, prints JSON: requests, seconds, latencies' p50, p95 and p99 in milliseconds, statuses.
+"""
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one cell measured; milliseconds and requests per second."""
+
+    requests: int
+    rate: float
+    p50: float
+    p95: float
+    p99: float
+    statuses: dict[str, int]
+
+
+def request(method: str, path: str, body: Any = None) -> bytes:
+    """An HTTP/1.1 request."""
+    raw = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(raw)}\r\n"
+    return (head + "content-type: application/json\r\n\r\n").encode() + raw
+
+
+def measure(port: int, connections: int, seconds: float, sent: bytes) -> Load:
+    """Run the client in a process of its own, so that it does not share our interpreter."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(sent)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.load", str(port), str(connections), str(seconds),
+             file.name],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    return Load(**json.loads(done.stdout))
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, sent: bytes, until: float, taken: list[float], seen: Counter[str]) -> None:
+        self._sent, self._until, self._taken, self._seen = sent, until, taken, seen
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self.done = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._at = time.perf_counter()
+        self._transport.write(self._sent)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._buffer[:end].lower()
+        at = head.find(b"content-length:") + 15
+        length = int(head[at : head.find(b"\r\n", at) if b"\r\n" in head[at:] else None])
+        if len(self._buffer) < end + 4 + length:
+            return
+        now = time.perf_counter()
+        self._taken.append(now - self._at)
+        self._seen[head[9:12].decode()] += 1
+        self._buffer = b""
+        if now < self._until:
+            self._send()
+        else:
+            self.done.set_result(None)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if not self.done.done():
+            self._seen["lost"] += 1
+            self.done.set_result(None)
+
+
+async def _run(port: int, connections: int, seconds: float, sent: bytes) -> Load:
+    taken: list[float] = []
+    seen: Counter[str] = Counter()
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    made = [
+        await loop.create_connection(
+            lambda: _Connection(sent, began + seconds, taken, seen), "127.0.0.1", port
+        )
+        for _ in range(connections)
+    ]
+    await asyncio.gather(*(protocol.done for _, protocol in made))
+    took = time.perf_counter() - began
+    ordered = sorted(taken) or [0.0]
+    p50, p95, p99 = (ordered[int(len(ordered) * q)] * 1000 for q in (0.5, 0.95, 0.99))
+    return Load(len(taken), len(taken) / took, p50, p95, p99, dict(seen))
+
+
+if __name__ == "__main__":
+    gc.disable()
+    _, _port, _connections, _seconds, _file = sys.argv
+    found = uvloop.run(
+        _run(int(_port), int(_connections), float(_seconds), Path(_file).read_bytes())
+    )
+    print(json.dumps(found.__dict__))
