@@ -1,5 +1,5 @@
 DROP TABLE genres;
-DROP FUNCTION is_embedding (real []);
+DROP FUNCTION is_embedding(real[]);
 DROP TABLE items;
 DROP FUNCTION ensure_watch_event_partitions(timestamptz, timestamptz);
 DROP TABLE watch_event_ids;

@@ -76,7 +76,7 @@ CREATE INDEX items_by_ingested_at ON items (ingested_at);
 CREATE INDEX items_by_valid_from ON items (valid_from);
 
 -- 32 finite places, none so small or so large that a weighted mean of some could leave float32.
-CREATE FUNCTION is_embedding(embedding real [])
+CREATE FUNCTION is_embedding(embedding real[])
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN cardinality(embedding) = 32 AND array_ndims(embedding) = 1 AND NOT EXISTS (
     SELECT FROM unnest(embedding) AS e (place)
