@@ -38,7 +38,8 @@ def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
     # Feast runs this function from its source text alone: what it needs, it imports.
     from feature_repo.genres import NOWHERE, PLACES  # noqa: PLC0415
 
-    shape = (len(inputs), len(NOWHERE))
+    # No rows have no width to infer; Feast tries vectors of length one when it is applied.
+    shape = (len(inputs), -1 if len(inputs) else 1)
     preferences = np.array(list(inputs["user_genre_preferences"]), np.float32).reshape(shape)
     places = [PLACES.get(genre, NOWHERE) for genre in inputs["item_genre"]]
     genres = np.array(places, np.float32).reshape(shape)
