@@ -23,7 +23,7 @@ down: $(INSTALLED) ## stops what `make up` runs
 	@$(BIN)/skewless down
 
 test: $(INSTALLED) ## all tests, on real servers
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-crash: $(INSTALLED) ## the long crash loop: 200 killed workers
 	$(BIN)/pytest tests/streaming/crash_long.py -s

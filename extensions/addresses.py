@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from sqlalchemy import URL, make_url
 from sqlalchemy.engine import CreateEnginePlugin
 
@@ -21,6 +22,11 @@ POSTGRES_VARIABLE = "SKEWLESS_POSTGRES_URL"
 REDIS_VARIABLE = "SKEWLESS_REDIS_URL"
 KAFKA_VARIABLE = "SKEWLESS_KAFKA_BOOTSTRAP"
 HOME_VARIABLE = "SKEWLESS_HOME"
+VARIABLES = {
+    "postgres": POSTGRES_VARIABLE,
+    "redis": REDIS_VARIABLE,
+    "kafka": KAFKA_VARIABLE,
+}
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,17 +38,17 @@ def home() -> Path:
 
 def postgres_url() -> str:
     """``postgresql://user:password@host:port/database``."""
-    return _find(POSTGRES_VARIABLE, "postgres", "PostgreSQL")
+    return _find("postgres", "PostgreSQL")
 
 
 def redis_url() -> str:
     """``redis://host:port/database``."""
-    return _find(REDIS_VARIABLE, "redis", "Redis")
+    return _find("redis", "Redis")
 
 
 def kafka_bootstrap() -> str:
     """``host:port[,host:port…]``."""
-    return _find(KAFKA_VARIABLE, "kafka", "Kafka")
+    return _find("kafka", "Kafka")
 
 
 def running_stack() -> dict[str, Any] | None:
@@ -55,9 +61,55 @@ def running_stack() -> dict[str, Any] | None:
     return state
 
 
-def _find(variable: str, server: str, name: str) -> str:
-    if value := os.environ.get(variable):
-        return value
+def set_elsewhere(server: str) -> str | None:
+    """The address of ``postgres``, ``redis`` or ``kafka`` that a person wrote down, if any.
+
+    That is feature_store.yaml's, or else the environment's; such a server is never started here.
+    """
+    return _written(server) or os.environ.get(VARIABLES[server]) or None
+
+
+def _written(server: str) -> str | None:
+    path = REPO_ROOT / "feature_store.yaml"
+    if server == "kafka" or not path.is_file():
+        return None
+    settings = yaml.safe_load(os.path.expandvars(path.read_text())) or {}
+    if server == "redis":
+        written = settings.get("online_store", {}).get("connection_string")
+        return redis_url_of(written) if written else None
+    store = settings.get("offline_store", {})
+    if not store.get("host"):
+        return None
+    return URL.create(
+        "postgresql",
+        username=store.get("user"),
+        password=store.get("password"),
+        host=store["host"],
+        port=store.get("port", 5432),
+        database=store.get("database"),
+        query={"sslmode": store["sslmode"]} if "sslmode" in store else {},
+    ).render_as_string(hide_password=False)
+
+
+def redis_url_of(connection_string: str) -> str:
+    """Feast's ``host:port,db=0,password=…`` as a URL; of a cluster, its first node."""
+    parts = connection_string.split(",")
+    options = dict(part.split("=", 1) for part in parts if "=" in part)
+    host, _, port = next(part for part in parts if "=" not in part).partition(":")
+    return URL.create(
+        "rediss" if options.get("ssl") == "true" else "redis",
+        username=options.get("username", "" if "password" in options else None),
+        password=options.get("password"),
+        host=host,
+        port=int(port or 6379),
+        database=options.get("db", "0"),
+    ).render_as_string(hide_password=False)
+
+
+def _find(server: str, name: str) -> str:
+    if found := set_elsewhere(server):
+        return found
+    variable = VARIABLES[server]
     stack = running_stack()
     if stack and stack.get(server):
         return str(stack[server])

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pyarrow as pa
@@ -27,6 +27,7 @@ from extensions.asof.watermarks import (
 )
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.stores.publish import publish as publish_log
 from streaming.faults import Fault, point
 from streaming.metrics import WorkerMetrics
 from streaming.positions import stream_watermark
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 # Beyond this, what changed need not fit into memory: it goes to the log without passing here,
 # and is read back in parts.
 _LARGE = timedelta(minutes=10)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,15 @@ def sweep(
             for rows in logged_values(conn, computation, logged):
                 publisher.publish(view, rows)
 
+        mark = read_watermark(conn, computation)
+        if mark is not None and (mark.published_through or _NEVER) < mark.processed_through:
+            # A backfill's rows, or a refresh's that did not live to publish them: whoever
+            # moves the mark past them must have published them.
+            publish_log(publisher.feast_store, conn, computation)
+
         # 2. One transaction: values as of now, and how far they go.
         partitions = stream_watermark(conn, settings)
         through = settled_now(conn)
-        mark = read_watermark(conn, computation)
         after = logged or (mark.processed_through if mark else None)
         if after is not None and through <= after:
             return None

@@ -5,6 +5,7 @@ from datetime import datetime
 import psycopg
 
 from extensions.database.events import INGEST_LOCK
+from extensions.errors import SkewlessError
 
 
 def settled_now(conn: psycopg.Connection) -> datetime:
@@ -16,18 +17,29 @@ def settled_now(conn: psycopg.Connection) -> datetime:
 
     ``conn`` must be in autocommit, or at the start of a READ COMMITTED transaction, so that its
     next statement sees what was committed by then.
+
+    Raises:
+        SkewlessError: another role stores events, and this one may not see since when.
     """
     row = conn.execute(
         "WITH now AS MATERIALIZED (SELECT clock_timestamp() AS at) "
-        "SELECT least(now.at, (SELECT min(a.xact_start) - interval '1 microsecond' "
+        "SELECT least(now.at, held.earliest), held.hidden FROM now CROSS JOIN LATERAL ("
+        "SELECT min(a.xact_start) - interval '1 microsecond' AS earliest, "
+        "bool_or(a.backend_type IS NULL) AS hidden "
         "FROM pg_locks AS l INNER JOIN pg_stat_activity AS a USING (pid) "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ShareLock' "
         "AND l.classid::bigint = %(lock)s::bigint >> 32 "
         "AND l.objid::bigint = %(lock)s::bigint & 4294967295 "
         "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ")) FROM now",
+        ") AS held",
         {"lock": INGEST_LOCK},
     ).fetchone()
     assert row is not None  # a scalar select always returns a row
-    at: datetime = row[0]
-    return at
+    at, hidden = row
+    if hidden:
+        raise SkewlessError(
+            "Events are being stored by another database role, whose transactions this one "
+            "cannot see: GRANT pg_read_all_stats TO this role."
+        )
+    settled: datetime = at
+    return settled

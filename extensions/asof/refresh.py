@@ -9,7 +9,12 @@ from extensions.asof.clock import settled_now
 from extensions.asof.computation import Computation
 from extensions.asof.engine import log
 from extensions.asof.spine import active, touched
-from extensions.asof.watermarks import advance_processed, alone_on, read_watermark
+from extensions.asof.watermarks import (
+    PATIENCE_SECONDS,
+    advance_processed,
+    alone_on,
+    read_watermark,
+)
 from extensions.errors import SkewlessError
 
 
@@ -42,7 +47,7 @@ def tick(
         SkewlessError: ``at`` lies ahead of what has arrived for certain, another worker is on
             this view, or the computation broke its contract.
     """
-    with alone_on(conn, computation):
+    with alone_on(conn, computation, patience=PATIENCE_SECONDS):
         settled = settled_now(conn)
         at = at or settled
         if at > settled:

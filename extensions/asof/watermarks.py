@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic, sleep
 
 import psycopg
 
@@ -13,9 +14,12 @@ from extensions.errors import SkewlessError
 
 @dataclass(frozen=True)
 class Watermark:
-    """``processed_through``: the log is complete up to here; ``published_through``: Redis too."""
+    """``processed_through``: the log is complete up to here; ``published_through``: Redis too.
 
-    live_from: datetime
+    ``live_from``: the first moment that was computed as it came; None after backfills alone.
+    """
+
+    live_from: datetime | None
     processed_through: datetime
     published_through: datetime | None
 
@@ -30,16 +34,23 @@ def read_watermark(conn: psycopg.Connection, computation: Computation) -> Waterm
     return Watermark(*row) if row else None
 
 
-def advance_processed(conn: psycopg.Connection, computation: Computation, to: datetime) -> None:
+def advance_processed(
+    conn: psycopg.Connection, computation: Computation, to: datetime, *, live: bool = True
+) -> None:
     """Record, in the caller's transaction, that the log holds every change up to ``to``."""
     conn.execute(
         "INSERT INTO watermarks AS w (view_name, version, live_from, processed_through) "
-        "VALUES (%(view)s, %(version)s, %(to)s, %(to)s) "
+        "VALUES (%(view)s, %(version)s, CASE WHEN %(live)s THEN %(to)s::timestamptz END, %(to)s) "
         "ON CONFLICT (view_name, version) DO UPDATE SET "
+        "live_from = coalesce(w.live_from, excluded.live_from), "
         "processed_through = greatest(w.processed_through, excluded.processed_through), "
         "updated_at = clock_timestamp()",
-        {"view": computation.view, "version": computation.version, "to": to},
+        {"view": computation.view, "version": computation.version, "to": to, "live": live},
     )
+
+
+# What a tick or a backfill waits for another one to let go of a view.
+PATIENCE_SECONDS = 10.0
 
 
 def advance_published(conn: psycopg.Connection, computation: Computation, to: datetime) -> None:
@@ -52,21 +63,32 @@ def advance_published(conn: psycopg.Connection, computation: Computation, to: da
 
 
 @contextmanager
-def alone_on(conn: psycopg.Connection, computation: Computation) -> Iterator[None]:
+def alone_on(
+    conn: psycopg.Connection, computation: Computation, *, patience: float = 0.0
+) -> Iterator[None]:
     """Hold the view version for this session; never two at once.
+
+    ``patience``: seconds to wait for who holds it now; a sweep takes it for moments.
 
     Raises:
         SkewlessError: another session holds it.
     """
     key = f"skewless refresh {computation.name}"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    if not (row and row[0]):
+    deadline = monotonic() + patience
+    while not _try_lock(conn, key):
+        if monotonic() < deadline:
+            sleep(0.05)
+            continue
         raise SkewlessError(
-            f"Another refresh or backfill of {computation.name} is running: wait for it, "
-            "or look for it with `skewless doctor`."
+            f"Another refresh or backfill of {computation.name} is running: wait for it, or end it."
         )
     try:
         yield
     finally:
         if not conn.closed:
             conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
+
+
+def _try_lock(conn: psycopg.Connection, key: str) -> bool:
+    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
+    return bool(row and row[0])

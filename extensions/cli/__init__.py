@@ -6,6 +6,7 @@ import warnings
 import psycopg
 
 from extensions.cli.app import app
+from extensions.cli.console import OUTAGES
 from extensions.errors import SkewlessError
 
 
@@ -22,9 +23,9 @@ def main() -> None:
     except psycopg.errors.UndefinedTable as error:
         table = str(error).partition('"')[2].partition('"')[0]
         _fail(f"The table {table} is not there: run `skewless migrate` first.", 1)
-    except psycopg.OperationalError as error:
+    except OUTAGES as error:
         reason = str(error).strip().splitlines()[0]
-        _fail(f"PostgreSQL went away ({reason}): run `skewless doctor`, then try again.", 1)
+        _fail(f"A server failed ({reason}): run `skewless doctor`, then try again.", 1)
 
 
 def _fail(sentence: str, code: int) -> None:

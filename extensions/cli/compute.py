@@ -3,11 +3,9 @@
 import time
 from typing import Annotated
 
-import psycopg
-import redis
 import typer
 
-from extensions.cli.console import AsJson, emit, err, moment, progress
+from extensions.cli.console import OUTAGES, AsJson, emit, err, moment, progress
 from extensions.errors import SkewlessError
 
 View = Annotated[str | None, typer.Option("--view", help="One view only.")]
@@ -67,7 +65,7 @@ def refresh(
                 while True:
                     once(refresher)
                     time.sleep(every)
-        except (SkewlessError, psycopg.Error, redis.RedisError) as error:
+        except (*OUTAGES, SkewlessError) as error:
             err.print(f"refresh: {error}; trying again in {every:g} s", markup=False)
             time.sleep(every)
 
@@ -76,6 +74,9 @@ def backfill(
     view: Annotated[str, typer.Argument(help="The view, or `all`.")],
     start: Annotated[str, typer.Option("--from", help="ISO time; without a zone, UTC.")],
     end: Annotated[str, typer.Option("--to", help="ISO time; without a zone, UTC.")],
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace what backfills wrote before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Resumable: the same command goes on after its last whole day."""
@@ -87,13 +88,15 @@ def backfill(
         raise SkewlessError("A backfill needs --from and --to.", exit_code=2)
     done = []
     with Refresher.open(online=False) as refresher:
-        for computation in refresher.choose(None if view == "all" else view):
+        for computation in refresher.choose(None if view == "all" else view, everything=True):
             with progress(f"Backfilling {computation.view}") as report:
-                result = run(refresher.conn, computation, first, last, progress=report)
+                result = run(refresher.conn, computation, first, last, again=again, progress=report)
             if result.end < last:
                 err.print(
                     f"{computation.name}: stopped at {result.end.isoformat()}, where live values "
                     "begin; what was logged live is never overlaid."
                 )
+            elif result.rows == 0 and result.resumed_from is not None:
+                err.print(f"{computation.name}: done before; after an import, say --again.")
             done.append(result)
     emit(done, as_json)

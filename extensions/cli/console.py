@@ -8,12 +8,19 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import psycopg
 import typer
+from adbc_driver_manager import Error as AdbcError
+from redis import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from extensions.errors import SkewlessError
+
+# What a server that is away, or goes away, makes of a command.
+OUTAGES = (psycopg.Error, AdbcError, SQLAlchemyError, RedisError)
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
 out = Console(width=None if sys.stdout.isatty() else 140)

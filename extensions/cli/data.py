@@ -29,6 +29,13 @@ imports = typer.Typer(
 )
 
 
+# History arrives behind the watermarks of views that were computed before.
+NEXT = (
+    "Next: `skewless backfill all --from … --to …` for training (--again if it was done before), "
+    "`skewless refresh --full` for values online."
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add this family to the command line."""
     app.command(
@@ -76,6 +83,7 @@ def simulate(
     with progress("Loading events") as report:
         result = run(postgres_url(), simulation, progress=report)
     emit([result.events.to_json()], as_json)
+    err.print(NEXT)
 
 
 def import_events(
@@ -100,10 +108,7 @@ def import_events(
             progress=report,
         )
     _report(result, as_json)
-    err.print(
-        "Next: `skewless backfill all --from … --to …` for training, "
-        "`skewless refresh --full` for values online."
-    )
+    err.print(NEXT)
 
 
 def import_items(

@@ -49,12 +49,13 @@ class Demonstration:
         """All steps, then the summary; whatever happens, servers and folder are gone after it."""
         started = time.perf_counter()
         # The demo never touches servers that somebody pointed the project at.
-        for variable in (
-            addresses.POSTGRES_VARIABLE,
-            addresses.REDIS_VARIABLE,
-            addresses.KAFKA_VARIABLE,
-        ):
+        for variable in addresses.VARIABLES.values():
             os.environ.pop(variable, None)
+        if any(addresses.set_elsewhere(server) for server in addresses.VARIABLES):
+            raise SkewlessError(
+                "feature_store.yaml names servers, which a demo must not touch: run it in a "
+                "clone without them."
+            )
         with tempfile.TemporaryDirectory(prefix="skewless-demo-") as folder:
             home = Path(folder)
             os.environ[addresses.HOME_VARIABLE] = folder
@@ -102,7 +103,7 @@ class Demonstration:
         with self._step("backfill", "the last day's log, as if the store had run") as note:
             rows = 0
             with Refresher.open(online=False) as refresher:
-                for computation in refresher.choose(None):
+                for computation in refresher.choose(None, everything=True):
                     with progress(f"Backfilling {computation.view}") as report:
                         rows += backfill(
                             refresher.conn, computation, now - BACKFILLED, now, progress=report

@@ -22,6 +22,7 @@ Kafka = Annotated[
 # A program that dies is started again, but not faster than this, and not for ever.
 RESTART_PAUSE_SECONDS = 2.0
 RESTARTS_PER_PROGRAM = 5
+HEALTHY_SECONDS = 300.0
 
 
 def register(app: typer.Typer) -> None:
@@ -115,18 +116,20 @@ class Programs:
         self.http = f"http://127.0.0.1:{port}"
         skewless = _program("skewless")
         # The broker in memory forgets its topics when it stops; PostgreSQL keeps their offsets.
-        on_lost = "earliest" if stack.kafka == "tansu" else "stop"
+        on_lost = "earliest" if stack.kafka == "tansu" and "kafka" in stack.servers else "stop"
         self._argv: dict[str, list[str | Path]] = {
             "ingest": [skewless, "ingest", "--on-lost", on_lost],
             "refresh": [skewless, "refresh", "--due", "--every", "10"],
             "serve": [skewless, "serve", "--port", str(port)],
         }
         self._restarts = dict.fromkeys(self._argv, 0)
+        self._started: dict[str, float] = {}
         for name in only or self._argv:
             self._spawn(name)
         stack.publish(http=self.http)
 
     def _spawn(self, name: str) -> None:
+        self._started[name] = time.monotonic()
         self.stack.spawn(self._argv[name], name)
 
     def watch(self) -> None:
@@ -142,6 +145,8 @@ class Programs:
             words = dead.last_words() or f"exit code {dead.exit_code}"
             if dead.name not in self._argv:
                 raise SkewlessError(f"{dead.name} died ({words}); the stack is stopped.")
+            if time.monotonic() - self._started[dead.name] > HEALTHY_SECONDS:
+                self._restarts[dead.name] = 0
             self._restarts[dead.name] += 1
             if self._restarts[dead.name] > RESTARTS_PER_PROGRAM:
                 raise SkewlessError(

@@ -1,7 +1,7 @@
 """The numbered files under migrations/, applied by yoyo."""
 
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import yoyo
 from sqlalchemy import make_url
@@ -40,4 +40,5 @@ def _backend(url: str) -> "yoyo.backends.DatabaseBackend":
         credentials += ":" + quote(str(parsed.password), safe="")
     return yoyo.get_backend(
         f"postgresql+psycopg://{credentials}@{parsed.host}:{parsed.port or 5432}/{parsed.database}"
+        + (f"?{urlencode(dict(parsed.query))}" if parsed.query else "")
     )

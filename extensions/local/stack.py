@@ -135,7 +135,7 @@ class Stack:
     def _start(self) -> None:
         ports_file = self.home / "ports.json"
         remembered = read_json(ports_file)
-        to_start = [part for part in self._parts() if not os.environ.get(part.variable)]
+        to_start = [part for part in self._parts() if not addresses.set_elsewhere(part.key)]
         launches: dict[str, Callable[[int], Server]] = {}
         # All are spawned before the first is waited for. Only the main thread may spawn, and
         # waiting in turn takes no longer than the slowest of them.
@@ -150,7 +150,7 @@ class Stack:
         ports = {key: server.port for key, server in self.servers.items()}
         write_json(ports_file, remembered | ports)
         found = {
-            part.key: os.environ.get(part.variable) or self.servers[part.key].url
+            part.key: addresses.set_elsewhere(part.key) or self.servers[part.key].url
             for part in self._parts()
         }
         self.addresses = Addresses(**found)

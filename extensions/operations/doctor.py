@@ -10,7 +10,7 @@ import psycopg
 import redis
 
 from extensions import addresses
-from extensions.asof import Computation, load_computations
+from extensions.asof import Computation, Freshness, load_computations
 from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
@@ -99,8 +99,8 @@ def _registry(computations: dict[str, Computation]) -> Finding:
     from feast import FeatureStore  # noqa: PLC0415
 
     store = FeatureStore(str(addresses.REPO_ROOT))
-    applied = {view.name for view in store.list_feature_views()}
-    missing = sorted({c.view for c in computations.values()} - applied)
+    applied = {f"{view.name}.v{view.current_version_number}" for view in store.list_feature_views()}
+    missing = sorted(computations.keys() - applied)
     return Finding(
         "registry",
         not missing,
@@ -121,8 +121,14 @@ def _watermark(conn: psycopg.Connection, computation: Computation) -> Finding:
         name,
         fresh,
         f"{str(lag).partition('.')[0]} behind, of {budget} allowed",
-        None if fresh else "Run `skewless refresh`, or see why `make up` does not.",
+        None if fresh else _late(computation),
     )
+
+
+def _late(computation: Computation) -> str:
+    if computation.freshness is Freshness.REALTIME:
+        return "See `skewless status`, and that `skewless ingest` runs."
+    return "Run `skewless refresh`, and see why `skewless refresh --due` does not."
 
 
 def _redis() -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from extensions.addresses import REPO_ROOT
 from extensions.asof import load_computations
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
+from extensions.database.events import take_ingest_lock
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def _record_genres(conn: psycopg.Connection, path: Path) -> int:
     A genre's first embedding counts since ever, so that history from before this store can be
     answered; a changed one counts from now on, so that the past keeps its answers.
     """
+    take_ingest_lock(conn)
     declared = json.loads(path.read_text()) if path.is_file() else {}
     with conn.cursor() as cursor:
         cursor.executemany(

@@ -10,7 +10,7 @@ import psycopg
 from feast import FeatureStore
 
 from extensions.addresses import REPO_ROOT, postgres_url
-from extensions.asof import Computation, load_computations
+from extensions.asof import Computation, Freshness, load_computations
 from extensions.asof.clock import settled_now
 from extensions.asof.refresh import tick
 from extensions.asof.schedule import due_tick
@@ -54,13 +54,19 @@ class Refresher:
         finally:
             conn.close()
 
-    def choose(self, view: str | None) -> list[Computation]:
+    def choose(self, view: str | None, *, everything: bool = False) -> list[Computation]:
         """The computations of one view, or of all.
+
+        Where a stream has begun, realtime views are its business: they are left out unless
+        named, or ``everything`` is asked for.
 
         Raises:
             SkewlessError: there is no such view.
         """
         chosen = [c for c in self.computations.values() if view in (None, c.view, c.name)]
+        if view is None and not everything and self._streaming():
+            # Only the stream knows whether what was produced has arrived.
+            chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
         if not chosen:
             known = ", ".join(sorted({c.view for c in self.computations.values()}))
             raise SkewlessError(f"There is no view {view}: known are {known}.", exit_code=2)
@@ -84,19 +90,28 @@ class Refresher:
         """
         done, failed = [], []
         for number, computation in enumerate(computations):
-            when = at
-            if due_only:
-                when = due_tick(self.conn, computation, settled_now(self.conn))
-            if when is not None or not due_only:
-                try:
+            try:
+                if not due_only:
+                    done.append(self._one(computation, at, full=full))
+                elif when := due_tick(self.conn, computation, settled_now(self.conn)):
                     done.append(self._one(computation, when, full=full))
-                except SkewlessError as error:
-                    failed.append(f"{computation.name}: {error.format_message()}")
+                elif self.store:
+                    # What an interrupted round, or a backfill, logged and did not publish.
+                    publish(self.store, self.conn, computation)
+            except SkewlessError as error:
+                failed.append(f"{computation.name}: {error.format_message()}")
+            except (psycopg.DataError, psycopg.ProgrammingError) as error:
+                # The view's own SQL failed on its data; the other views are none the worse.
+                failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")
             if progress:
                 progress(number + 1, len(computations))
         if failed:
             raise SkewlessError(" ".join(failed))
         return done
+
+    def _streaming(self) -> bool:
+        row = self.conn.execute("SELECT EXISTS (SELECT FROM stream_offsets)").fetchone()
+        return bool(row and row[0])
 
     def _one(self, computation: Computation, at: datetime | None, *, full: bool) -> Refreshed:
         start = perf_counter()

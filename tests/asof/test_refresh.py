@@ -185,6 +185,39 @@ def test_an_interrupted_backfill_goes_on_after_its_last_whole_day(
     assert mark.processed_through == now
 
 
+def test_backfills_of_the_past_join_up_and_leave_the_view_unborn(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    now = datetime.now(UTC)
+    for day in range(4):
+        watch(conn, f"d{day}", 1, now - day * DAY - HOUR)
+    # Two changes, of the days 4 to 2 ago.
+    assert backfill(conn, counts, now - 4 * DAY, now - 2 * DAY).rows == 2
+    mark = read_watermark(conn, counts)
+    assert mark is not None
+    assert mark.live_from is None
+    # The next range is not mistaken for live values: its state at the start is there already,
+    # at another moment, and is logged at this one too.
+    assert backfill(conn, counts, now - 2 * DAY, now - timedelta(minutes=1)).rows == 3
+    done = tick(conn, counts, now)
+    assert (done.since, done.rows) == (now - timedelta(minutes=1), 0)
+    mark = read_watermark(conn, counts)
+    assert mark is not None
+    assert mark.live_from == now
+
+
+def test_again_replaces_what_a_backfill_wrote_before_an_import(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    now = datetime.now(UTC)
+    watch(conn, "a", 1, now - 2 * DAY)
+    backfill(conn, counts, now - 3 * DAY, now)
+    watch(conn, "imported later", 1, now - 2 * DAY - HOUR)
+    assert backfill(conn, counts, now - 3 * DAY, now).rows == 0
+    assert backfill(conn, counts, now - 3 * DAY, now, again=True).rows == 2
+    assert logged(conn) == [(1, 1), (1, 2)]
+
+
 def test_a_backfill_never_overlays_what_was_live(
     conn: psycopg.Connection, counts: Computation
 ) -> None:

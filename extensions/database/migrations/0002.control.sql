@@ -2,11 +2,12 @@
 -- depends: 0001.watch-history
 
 -- Per view version: every change up to `processed_through` is in the log, and every row of the
--- log up to `published_through` is online. `live_from` is the first moment it was computed live.
+-- log up to `published_through` is online. `live_from` is the first moment it was computed
+-- live; null while only backfills have written the log.
 CREATE TABLE watermarks (
     view_name text NOT NULL,
     version integer NOT NULL,
-    live_from timestamptz NOT NULL,
+    live_from timestamptz,
     processed_through timestamptz NOT NULL,
     published_through timestamptz,
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),

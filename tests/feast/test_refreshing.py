@@ -1,0 +1,93 @@
+"""A refresh from end to end: whatever was logged reaches Redis, by whoever comes next."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from feast import FeatureStore
+
+from extensions import addresses
+from extensions.asof.backfill import backfill
+from extensions.asof.refresh import tick
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from extensions.operations.refreshing import Refresher
+from tests.feast.conftest import Run
+
+
+def served(store: FeatureStore, feature: str, user_id: int) -> object:
+    row = store.get_online_features(features=[feature], entity_rows=[{"user_id": user_id}])
+    return row.to_dict()[feature.partition(":")[2]][0]
+
+
+def watch(conn: psycopg.Connection, name: str, user_id: int, at: datetime) -> None:
+    conn.execute(
+        "INSERT INTO watch_events "
+        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
+        "VALUES (%s, %s, 7, %s, %s, 120000, 0.5)",
+        [name, user_id, at, at],
+    )
+
+
+def test_what_a_backfill_logged_is_published_by_the_next_round_of_the_loop(
+    store: FeatureStore, environment: dict[str, str]
+) -> None:
+    now = datetime.now(UTC)
+    with Refresher.open(online=True) as refresher:
+        habits = refresher.computations["user_habits.v1"]
+        watch(refresher.conn, "quiet", 61, now - timedelta(days=3))
+        backfill(refresher.conn, habits, now - timedelta(days=5), now)
+        assert refresher.refresh([habits], None, due_only=True) == []
+    assert served(store, "user_habits:user_avg_watch_duration_min", 61) == 2.0
+
+
+def test_a_tick_that_was_not_published_is_published_by_the_next_round(
+    store: FeatureStore, environment: dict[str, str]
+) -> None:
+    with Refresher.open(online=True) as refresher:
+        counts = refresher.computations["user_watch_stats.v1"]
+        watch(refresher.conn, "unpublished", 62, datetime.now(UTC) - timedelta(hours=1))
+        # A process that died between the two: the tick is committed, Redis knows nothing.
+        assert tick(refresher.conn, counts, full=True).rows > 0
+        assert served(store, "user_watch_stats:user_watch_count_7d", 62) == 0
+        refresher.refresh([counts], None, due_only=True)
+    assert served(store, "user_watch_stats:user_watch_count_7d", 62) == 1
+
+
+def test_a_view_whose_sql_fails_does_not_keep_the_others_from_being_refreshed(
+    store: FeatureStore, environment: dict[str, str]
+) -> None:
+    with Refresher.open(online=False) as refresher:
+        good = refresher.computations["user_habits.v1"]
+        watch(refresher.conn, "anyone", 63, datetime.now(UTC) - timedelta(hours=1))
+        broken = replace(
+            refresher.computations["user_watch_stats.v1"],
+            sql="SELECT s.user_id, s.as_of, 1 / 0 AS user_watch_count_7d FROM spine AS s",
+        )
+        before = datetime.now(UTC)
+        with pytest.raises(SkewlessError, match=r"user_watch_stats\.v1: division by zero"):
+            refresher.refresh([broken, good], None, full=True)
+        row = refresher.conn.execute(
+            "SELECT processed_through FROM watermarks WHERE view_name = 'user_habits'"
+        ).fetchone()
+        assert row is not None
+        assert row[0] >= before - timedelta(seconds=5)
+
+
+def test_realtime_views_are_the_streams_business_once_there_is_one(
+    store: FeatureStore, applied: Run, environment: dict[str, str]
+) -> None:
+    with connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn:
+        conn.execute("INSERT INTO stream_offsets VALUES ('group', 'topic', 0, 0)")
+    try:
+        with Refresher.open(online=False) as refresher:
+            names = {c.view for c in refresher.choose(None)}
+            assert "user_habits" in names
+            assert "user_watch_stats" not in names
+            assert [c.view for c in refresher.choose("user_watch_stats")] == ["user_watch_stats"]
+            everything = {c.view for c in refresher.choose(None, everything=True)}
+            assert "user_watch_stats" in everything
+    finally:
+        with connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn:
+            conn.execute("DELETE FROM stream_offsets")
