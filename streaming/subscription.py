@@ -65,8 +65,13 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
             max_poll_interval_ms=int(settings.max_poll_interval * 1000),
             max_poll_records=settings.batch_records,
             reconnect_backoff_max_ms=1_000,
+            # Partitions that are added to the topic are noticed within this time.
+            metadata_max_age_ms=10_000,
             metrics_enabled=False,
         )
+        # A member that joins before it has seen the topic's partitions, and is made the group's
+        # leader, assigns nobody anything, and nothing makes it join again. So it looks first.
+        self.consumer.partitions_for_topic(settings.topic)
         self.consumer.subscribe([settings.topic], listener=self)
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
