@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -20,6 +21,8 @@ from streaming.decode import Message
 from streaming.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
             metadata_max_age_ms=10_000,
             metrics_enabled=False,
         )
-        # A member that joins before it has seen the topic's partitions, and is made the group's
-        # leader, assigns nobody anything, and nothing makes it join again. So it looks first.
+        # A member that leads the group assigns what it knows of; so it looks before it joins.
         self.consumer.partitions_for_topic(settings.topic)
         self.consumer.subscribe([settings.topic], listener=self)
+        self._patience = settings.session_timeout * 1.5
+        self._idle_since = monotonic()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Hold the partitions still, with a position of no meaning, until they are placed."""
@@ -138,6 +142,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
     def poll(self, seconds: float) -> Batch:
         """What has come, at most a batch; waits up to ``seconds`` for the first message."""
         settings = self._settings
+        self._ask_again()
         records = self.consumer.poll(int(seconds * 1000), settings.batch_records)
         found = sum(map(len, records.values()))
         if 0 < found < settings.batch_records and settings.batch_wait > 0:
@@ -157,6 +162,27 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
                     if record.offset >= at.next_offset
                 ]
         return Batch({number: new for number, new in messages.items() if new}, placed)
+
+    def _ask_again(self) -> None:
+        """Join the group anew after a while without any partition, ever more rarely.
+
+        With kafka-python 3.0.12 on a busy machine, a member that is alone in its group sometimes
+        ends up stable and without partitions, and stays so. A spare worker, of which there may
+        be more than partitions, cannot tell this from its own case and asks in vain.
+        """
+        now = monotonic()
+        with self._lock:
+            if self._assigned:
+                self._patience = self._settings.session_timeout * 1.5
+                self._idle_since = now
+                return
+        if now - self._idle_since < self._patience:
+            return
+        logger.warning("No partition for %.0f s: joining the group anew.", self._patience)
+        self._patience = min(self._patience * 2, _LONGEST_PATIENCE_SECONDS)
+        self._idle_since = now
+        self.consumer.unsubscribe()
+        self.consumer.subscribe([self._settings.topic], listener=self)
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Tell Kafka, for its own tools; PostgreSQL's offsets are the ones that count."""
