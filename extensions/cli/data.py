@@ -9,6 +9,8 @@ from extensions.cli.console import AsJson, emit, err, moment, progress
 from extensions.errors import SkewlessError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from extensions.history.importing import ImportResult
 
 Mapping = Annotated[
@@ -94,20 +96,9 @@ def import_events(
     as_json: AsJson = False,
 ) -> None:
     """Rejected rows are written with their reason; read = inserted + duplicates + rejected."""
-    from extensions.addresses import postgres_url
     from extensions.history.importing import import_events as run
-    from extensions.history.mapping import parse_mapping
 
-    with progress("Importing events") as report:
-        result = run(
-            postgres_url(),
-            file,
-            mapping=parse_mapping(mapping or []),
-            delimiter=delimiter,
-            rejected=rejected,
-            progress=report,
-        )
-    _report(result, as_json)
+    _import(run, "Importing events", file, mapping, delimiter, rejected, as_json=as_json)
     err.print(NEXT)
 
 
@@ -119,11 +110,26 @@ def import_items(
     as_json: AsJson = False,
 ) -> None:
     """A row is an item's genre from valid_from on; a correction is one more row."""
-    from extensions.addresses import postgres_url
     from extensions.history.importing import import_items as run
+
+    _import(run, "Importing items", file, mapping, delimiter, rejected, as_json=as_json)
+
+
+def _import(
+    run: "Callable[..., ImportResult]",
+    title: str,
+    file: Path,
+    mapping: list[str] | None,
+    delimiter: str | None,
+    rejected: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Run an import and print its counts; an input of which nothing could be used is an error."""
+    from extensions.addresses import postgres_url
     from extensions.history.mapping import parse_mapping
 
-    with progress("Importing items") as report:
+    with progress(title) as report:
         result = run(
             postgres_url(),
             file,
@@ -132,11 +138,6 @@ def import_items(
             rejected=rejected,
             progress=report,
         )
-    _report(result, as_json)
-
-
-def _report(result: "ImportResult", as_json: bool) -> None:
-    """The counts; an input of which nothing could be used is an error."""
     emit([result.to_json()], as_json)
     if result.read and result.rejected == result.read:
         raise SkewlessError(

@@ -29,17 +29,6 @@ def id_bytes(value: Value) -> bytes:
     return b"%" + bytes(value.SerializeToString(deterministic=True))
 
 
-def python_id_bytes(value: Any) -> bytes:
-    """As `id_bytes`, for an int, str or bytes."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return b"%d" % value
-    if isinstance(value, str):
-        return b"=" + value.encode()
-    if isinstance(value, bytes):
-        return b"~" + value
-    raise TypeError(f"An id is a number, a text or bytes, not {type(value).__name__}.")
-
-
 @dataclass(frozen=True)
 class Place:
     """Where the rows of one view version are kept.
