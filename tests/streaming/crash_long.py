@@ -19,9 +19,9 @@ ROUND = 25
 def test_the_long_crash_loop(request: pytest.FixtureRequest) -> None:
     kills = int(os.environ.get("SKEWLESS_KILLS", "200"))
     seed = int(os.environ.get("SKEWLESS_SEED", random.randrange(1_000_000)))
-    servers = ("postgres_server", "applied_database", "redis_server", "kafka_server")
+    servers = ("postgres_server", "applied_database", "redis_server", "apache_kafka_server")
     for number, _ in enumerate(range(0, kills, ROUND)):
-        made = stream_settings(*map(request.getfixturevalue, servers))
+        made = stream_settings(*map(request.getfixturevalue, servers), session_timeout=1.5)
         settings: Settings = next(made)
         report = crash_loop(settings, seed + number, min(ROUND, kills - number * ROUND))
         print(report)  # noqa: T201
