@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash lint bench lock clean
+.PHONY: help install demo up down test test-crash test-long lint bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +25,12 @@ down: $(INSTALLED) ## stops what `make up` runs
 test: $(INSTALLED) ## all tests, on real servers
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-crash: $(INSTALLED) ## the long crash loop: 200 killed workers
-	$(BIN)/pytest tests/streaming/crash_long.py -s
+test-crash: $(INSTALLED) ## the long loops: 200 killed workers, each server away for a minute
+	$(BIN)/pytest tests/streaming/crash_long.py tests/streaming/outage_long.py -s
+
+test-long: $(INSTALLED) ## more examples for the tests that generate them
+	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \
+		tests/serving/test_bad_input.py tests/serving/test_like_stock.py
 
 lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL
 	$(BIN)/ruff check .

@@ -16,14 +16,12 @@ import pyarrow as pa
 from feast.repo_operations import parse_repo
 
 from benchmarks.report import Row, arguments, publish, timed
+from benchmarks.training_materialize import materialize_log, materialize_users
 from benchmarks.training_setup import (
     FULL,
     INDEX,
     QUICK,
     REPO,
-    SPAN,
-    START,
-    TTL,
     Size,
     Stores,
     asked,
@@ -229,46 +227,6 @@ def demo_history(size: Size, until: datetime) -> Simulation:
     )
 
 
-def materialize(stores: Stores) -> list[Row]:
-    """Feast's own materialize-incremental over our stores and over stock's, by stage."""
-    end = START + SPAN
-    figures = {}
-    for name, store in (("ours", stores.ours), ("stock", stores.stock)):
-        view = store.get_feature_view("sparse")
-        source = view.batch_source
-        assert source is not None
-        offline = store._get_provider().offline_store  # noqa: SLF001
-        pull = (
-            offline.pull_latest_from_table_or_query
-            if name == "ours"
-            else offline.pull_all_from_table_or_query
-        )
-        start = time.perf_counter()
-        read = pull(
-            config=store.config,
-            data_source=source,
-            join_key_columns=["user_id"],
-            feature_name_columns=["seen"],
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-            start_date=end - TTL,
-            end_date=end,
-        ).to_arrow()
-        reading = time.perf_counter() - start
-        start = time.perf_counter()
-        with quiet():
-            store.materialize(end - TTL, end, feature_views=["sparse"])
-        figures[name] = (reading, time.perf_counter() - start, read.num_rows)
-    users = figures["ours"][2]
-    work = f"materialize {users:,} users, one view"
-    return [
-        Row(work, "reading the log", "s", "lower", figures["ours"][0], figures["stock"][0],
-            why=f"ours reads {users:,} rows, stock's way {figures['stock'][2]:,}"),
-        Row(work, "whole command", "s", "lower", figures["ours"][1], figures["stock"][1],
-            why="the rest is Feast's conversion to protobuf and the write to Redis"),
-    ]  # fmt: skip
-
-
 def main() -> None:
     """Start the servers, measure, stop them."""
     args = arguments(__doc__ or "")
@@ -290,8 +248,10 @@ def main() -> None:
         rows = [
             many_labels(stores, size, median, len(labels)),
             limit(stores, labels, size),
-            *materialize(stores),
+            *materialize_log(stores),
         ]
+        for users in size.materialized:
+            rows += materialize_users(log_url, redis.url, folder, users, size)
         service, _ = whole_service(fresh(server.url, "demo"), redis.url, folder / "demo", size)
         publish("training", [dense, wide, service, *rows], args)
 

@@ -16,14 +16,15 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
     PostgreSQLSource,
 )
 from feast.repo_config import RegistryConfig
-from feast.types import Int64
+from feast.types import Float32, Int64
 from sqlalchemy import make_url
 
+from extensions.addresses import connection_string_of
 from extensions.database import migrate
-from extensions.stores.online import connection_string
 from extensions.stores.retrieval_job import SkewlessRetrievalJob
 
 OURS = "extensions.stores.offline.SkewlessPostgresOfflineStore"
+ENGINE = "extensions.stores.batch_engine.SkewlessBatchEngine"
 REPO = Path(__file__).resolve().parent.parent
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SPAN = timedelta(days=60)
@@ -33,7 +34,10 @@ INDEX = "unique index (user_id, event_timestamp DESC, created_timestamp DESC)"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: one log of ``users`` (the demo's number), one of ``many_users``."""
+    """How much is measured: one log of ``users`` (the demo's number), one of ``many_users``.
+
+    ``materialized``: numbers of users whose rows are taken from a log to Redis.
+    """
 
     users: int
     many_users: int
@@ -42,12 +46,14 @@ class Size:
     many_labels: int
     service_labels: int
     events: int
+    materialized: tuple[int, ...]
     runs: int
     stock_runs: int
 
 
-FULL = Size(20_000, 100_000, 5_000_000, 100_000, 1_000_000, 10_000, 1_000_000, 3, 3)
-QUICK = Size(1_000, 5_000, 200_000, 5_000, 50_000, 500, 4_000, 3, 1)
+MATERIALIZED = (100_000, 1_000_000)
+FULL = Size(20_000, 100_000, 5_000_000, 100_000, 1_000_000, 10_000, 1_000_000, MATERIALIZED, 3, 3)
+QUICK = Size(1_000, 5_000, 200_000, 5_000, 50_000, 500, 4_000, (20_000,), 3, 1)
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
 
@@ -69,6 +75,23 @@ def _view(name: str) -> FeatureView:
 
 # The same number of log rows: many of few users, and few of many.
 watched, sparse = _view("watched"), _view("sparse")
+
+
+def habits(users: int) -> FeatureView:
+    """Three features; the newest row of each user is what goes online."""
+    view = _view(f"habits_{users}")
+    return FeatureView(
+        name=view.name,
+        entities=[user],
+        ttl=timedelta(0),
+        schema=[
+            Field(name="user_id", dtype=Int64),
+            Field(name="watched", dtype=Int64),
+            Field(name="minutes", dtype=Float32),
+            Field(name="hour", dtype=Int64),
+        ],
+        source=view.batch_source,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,23 +116,24 @@ def open_stores(url: str, redis: str, folder: Path, objects: list[Any]) -> Store
         "sslmode": "prefer",
     }
 
-    def opened(offline: str, online: str, **options: Any) -> FeatureStore:
+    def opened(offline: str, online: str, engine: str, **options: Any) -> FeatureStore:
         return FeatureStore(
             config=RepoConfig(
                 project="training",
                 provider="local",
                 registry=RegistryConfig(path=str(folder / "registry.db"), cache_ttl_seconds=3600),
                 offline_store={"type": offline, **address, **options},
-                online_store={"type": online, "connection_string": connection_string(redis)},
+                batch_engine={"type": engine},
+                online_store={"type": online, "connection_string": connection_string_of(redis)},
                 entity_key_serialization_version=3,
             )
         )
 
     online = "extensions.stores.online.SkewlessRedisOnlineStore"
     stores = Stores(
-        ours=opened(OURS, online),
-        stock=opened("postgres", "redis"),
-        relaxed=opened(OURS, online, bitemporal=False),
+        ours=opened(OURS, online, ENGINE),
+        stock=opened("postgres", "redis", "local"),
+        relaxed=opened(OURS, online, ENGINE, bitemporal=False),
         url=url,
     )
     with quiet():
@@ -134,6 +158,28 @@ def fill_log(url: str, table: str, users: int, size: Size) -> None:
             "(SELECT %s::timestamptz + g * (%s::interval / %s) AS at "
             "FROM generate_series(1, %s) AS g) AS s",
             [users, START, SPAN, size.log_rows, size.log_rows],
+        )
+        conn.execute(
+            f"CREATE UNIQUE INDEX ON {table} "
+            "(user_id, event_timestamp DESC, created_timestamp DESC)"
+        )
+        conn.execute(f"VACUUM ANALYZE {table}")
+
+
+def fill_habits(url: str, users: int) -> None:
+    """One row of each user, of the last hour, in no order."""
+    table = f"habits_{users}_v1"
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(
+            f"CREATE TABLE {table} (user_id bigint NOT NULL, event_timestamp timestamptz NOT NULL, "
+            "created_timestamp timestamptz NOT NULL, watched bigint, minutes real, hour bigint)"
+        )
+        conn.execute("SELECT setseed(0.5)")
+        conn.execute(
+            f"INSERT INTO {table} SELECT g, at, at + interval '2 seconds', floor(random() * 90), "
+            "random() * 60, floor(random() * 24) FROM (SELECT g, now() - random() * interval "
+            "'1 hour' AS at FROM generate_series(1, %s) AS g ORDER BY random()) AS s",
+            [users],
         )
         conn.execute(
             f"CREATE UNIQUE INDEX ON {table} "

@@ -8,6 +8,7 @@ rule to it as a SQLAlchemy plugin.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,16 +79,26 @@ def _written(server: str) -> str | None:
         written = settings.get("online_store", {}).get("connection_string")
         return redis_url_of(written) if written else None
     store = settings.get("offline_store", {})
-    if not store.get("host"):
-        return None
+    return postgres_url_of(store) if store.get("host") else None
+
+
+def postgres_url_of(store: Mapping[str, Any]) -> str:
+    """The settings of Feast's PostgreSQL store as a URL that libpq reads."""
+    query = {
+        "sslmode": store.get("sslmode"),
+        "sslkey": store.get("sslkey_path"),
+        "sslcert": store.get("sslcert_path"),
+        "sslrootcert": store.get("sslrootcert_path"),
+        "keepalives_idle": store.get("keepalives_idle"),
+    }
     return URL.create(
         "postgresql",
         username=store.get("user"),
         password=store.get("password"),
         host=store["host"],
-        port=store.get("port", 5432),
+        port=int(store.get("port") or 5432),
         database=store.get("database"),
-        query={"sslmode": store["sslmode"]} if "sslmode" in store else {},
+        query={name: str(value) for name, value in query.items() if value is not None},
     ).render_as_string(hide_password=False)
 
 
@@ -104,6 +115,19 @@ def redis_url_of(connection_string: str) -> str:
         port=int(port or 6379),
         database=options.get("db", "0"),
     ).render_as_string(hide_password=False)
+
+
+def connection_string_of(url: str) -> str:
+    """The other way: ``redis://user:password@host:port/db`` as Feast's Redis store reads it."""
+    parsed = make_url(url)
+    parts = [f"{parsed.host}:{parsed.port or 6379}", f"db={parsed.database or 0}"]
+    if parsed.username:
+        parts.append(f"username={parsed.username}")
+    if parsed.password:
+        parts.append(f"password={parsed.password}")
+    if parsed.drivername == "rediss":
+        parts.append("ssl=true")
+    return ",".join(parts)
 
 
 def _find(server: str, name: str) -> str:

@@ -31,6 +31,7 @@ request_context = RequestSource(
         Field(name="continue_watching", dtype=Bool),
     ],
     mode="pandas",
+    version="v1",
     description="Affinity to the genre, closeness to the preferred hour, begun but not finished.",
 )
 def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +41,7 @@ def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
 
     # No rows have no width to infer; Feast tries vectors of length one when it is applied.
     shape = (len(inputs), -1 if len(inputs) else 1)
-    preferences = np.array(list(inputs["user_genre_preferences"]), np.float32).reshape(shape)
+    preferences = np.array(inputs["user_genre_preferences"].tolist(), np.float32).reshape(shape)
     places = [PLACES.get(genre, NOWHERE) for genre in inputs["item_genre"]]
     genres = np.array(places, np.float32).reshape(shape)
     norms = np.linalg.norm(preferences, axis=1) * np.linalg.norm(genres, axis=1)
@@ -60,4 +61,5 @@ def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
             "continue_watching": (progress > np.float32(0.05)) & (progress < np.float32(0.95)),
         },
         index=inputs.index,
+        copy=False,
     )

@@ -7,6 +7,7 @@ stream, training and audit. The tags tell the engine when to ask:
 ``horizon``    events older than this never count; without it, all of history counts
 ``decays``     the value changes as time passes, with no event entering or leaving
 ``reads``      the history sources that the computation reads
+``near``       "true": small and slow, so that each server holds a copy of it
 
 A field's ``default`` (JSON) is what an entity without history has, online and in training.
 ``ttl`` stays unlimited: a quiet user is not a stale user; freshness is watched per view.
@@ -106,6 +107,7 @@ item_stats = FeatureView(
         "horizon": "14 days",
         "decays": "true",
         "reads": "watch_events",
+        "near": "true",
     },
 )
 
@@ -123,7 +125,7 @@ item_profile = FeatureView(
         ),
     ],
     source=item_profile_log,
-    tags={"freshness": "daily", "reads": "items"},
+    tags={"freshness": "daily", "reads": "items", "near": "true"},
 )
 
 user_item_progress = FeatureView(

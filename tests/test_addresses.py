@@ -45,6 +45,8 @@ def test_the_file_wins_over_the_environment_and_that_over_the_stack(
     )
     assert addresses.postgres_url() == "postgresql://u:p%40ss@written:5433/f"
     assert addresses.redis_url() == "rediss://:secret@cache:6380/2"
+    again = addresses.connection_string_of(addresses.redis_url())
+    assert addresses.redis_url_of(again) == addresses.redis_url()
 
 
 def test_a_stack_that_has_died_is_no_address(repository: Path) -> None:

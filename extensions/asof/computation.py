@@ -4,14 +4,15 @@ import contextlib
 import json
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from feast import FeatureView, PushSource
-from feast.entity import Entity
+from feast import FeatureView, OnDemandFeatureView, PushSource
+from feast.data_source import DataSource
 from feast.repo_operations import parse_repo
 from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
@@ -112,36 +113,56 @@ def load_computations(repo_root: Path) -> dict[str, Computation]:
     with contextlib.chdir(repo_root):
         contents = parse_repo(repo_root / DEFINITIONS)
     entities = {entity.name: entity for entity in contents.entities}
-    sources = {
-        source.name: HistorySource(
-            table=source.get_table_query_string().strip('"'),
-            keys=tuple(source.tags["keys"].split(",")),
-            time=source.timestamp_field,
-            arrival=source.created_timestamp_column or source.timestamp_field,
-        )
-        for source in contents.data_sources
-        if "keys" in source.tags
-    }
     found = {}
     for view in contents.feature_views:
         if "freshness" in view.tags:
-            computation = _read(repo_root, view, entities, sources)
+            keys = [
+                (entities[name].join_key, pg_type(from_value_type(entities[name].value_type)))
+                for name in view.entities
+            ]
+            text = computation_sql(repo_root, view)
+            computation = computation_of(view, keys, contents.data_sources, text)
             found[computation.name] = computation
     return dict(sorted(found.items()))
 
 
-def _read(
-    repo_root: Path,
-    view: FeatureView,
-    entities: dict[str, Entity],
-    sources: dict[str, HistorySource],
-) -> Computation:
-    version = view_version(view)
-    path = repo_root / COMPUTATIONS / f"{view.name}.v{version}.sql"
+def computation_sql(repo_root: Path, view: FeatureView) -> str:
+    """The text of the file that belongs to the view's version.
+
+    Raises:
+        SkewlessError: there is no such file.
+    """
+    path = repo_root / COMPUTATIONS / f"{view.name}.v{view_version(view)}.sql"
     if not path.is_file():
         raise SkewlessError(
             f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
         )
+    return path.read_text().strip().removesuffix(";")
+
+
+def computation_of(
+    view: FeatureView,
+    keys: Iterable[tuple[str, str]],
+    data_sources: Iterable[DataSource],
+    text: str,
+) -> Computation:
+    """A view with its SQL text; ``keys``: its join keys and their types in PostgreSQL.
+
+    Raises:
+        SkewlessError: a tag is missing or cannot be read, or the source is not the view's log.
+    """
+    version = view_version(view)
+    owners = list(keys)
+    sources: dict[str, HistorySource] = {}
+    for source in data_sources:
+        if "keys" in source.tags:
+            table: Any = source
+            sources[source.name] = HistorySource(
+                table=table.get_table_query_string().strip('"'),
+                keys=tuple(source.tags["keys"].split(",")),
+                time=source.timestamp_field,
+                arrival=source.created_timestamp_column or source.timestamp_field,
+            )
     batch = view.source.batch_source if isinstance(view.source, PushSource) else view.batch_source
     expected = f"{view.name}_v{version}"
     if batch is None or batch.name != expected:
@@ -149,13 +170,12 @@ def _read(
             f"View {view.name} must read the log {expected}: set its source to log(…) of that "
             "view and version."
         )
-    owners = [entities[name] for name in view.entities]
     return Computation(
         view=view.name,
         version=version,
-        sql=path.read_text().strip().removesuffix(";"),
-        join_keys=tuple(entity.join_key for entity in owners),
-        key_types=tuple(pg_type(from_value_type(entity.value_type)) for entity in owners),
+        sql=text,
+        join_keys=tuple(name for name, _ in owners),
+        key_types=tuple(kind for _, kind in owners),
         features=tuple(
             FeatureColumn(
                 name=field.name, pg_type=pg_type(field.dtype), default=_default(view, field)
@@ -169,7 +189,7 @@ def _read(
     )
 
 
-def view_version(view: FeatureView) -> int:
+def view_version(view: FeatureView | OnDemandFeatureView) -> int:
     """The version that the file names; ``latest`` and nothing count as 1, the first we make."""
     match = re.fullmatch(r"v?(\d+)", str(view.version or ""))
     return int(match.group(1)) if match else 1

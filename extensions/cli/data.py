@@ -113,6 +113,7 @@ def import_items(
     from extensions.history.importing import import_items as run
 
     _import(run, "Importing items", file, mapping, delimiter, rejected, as_json=as_json)
+    err.print(NEXT)
 
 
 def _import(

@@ -1,12 +1,15 @@
 """Connections to PostgreSQL, in UTC, with errors that say what to do."""
 
+from typing import TYPE_CHECKING
+
 import psycopg
-from adbc_driver_manager import Error as AdbcError
-from adbc_driver_postgresql import dbapi
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from extensions.errors import SkewlessError
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql import dbapi
 
 
 def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> psycopg.Connection:
@@ -28,12 +31,16 @@ def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> ps
         raise _unreachable(url, error) from error
 
 
-def connect_arrow(url: str) -> dbapi.Connection:
+def connect_arrow(url: str) -> "dbapi.Connection":
     """Open an ADBC connection: results and uploads are Arrow, moved by binary COPY.
 
     Raises:
         SkewlessError: as `connect`.
     """
+    # Brings pandas along, which takes a second that most connections need not wait for.
+    from adbc_driver_manager import Error as AdbcError  # noqa: PLC0415
+    from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+
     try:
         return dbapi.connect(url)
     except AdbcError as error:

@@ -1,12 +1,15 @@
 """The numbered files under migrations/, applied by yoyo."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-import yoyo
 from sqlalchemy import make_url
 
 from extensions.database.connection import connect
+
+if TYPE_CHECKING:
+    import yoyo
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -30,10 +33,14 @@ def pending_migrations(url: str) -> list[str]:
 
 
 def _migrations() -> "yoyo.migrations.MigrationList":
+    import yoyo  # noqa: PLC0415 - only migrations need it
+
     return yoyo.read_migrations(str(MIGRATIONS))
 
 
 def _backend(url: str) -> "yoyo.backends.DatabaseBackend":
+    import yoyo  # noqa: PLC0415
+
     parsed = make_url(url)
     credentials = quote(parsed.username or "", safe="")
     if parsed.password:

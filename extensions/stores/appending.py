@@ -1,6 +1,7 @@
 """Appending pushed rows to a view's log: all of them or none, and twice is as good as once."""
 
 import uuid
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +12,8 @@ from psycopg import sql
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.arrow_session import ArrowSession, arrow_session
-from extensions.stores.arrow_types import arrow_type
+from extensions.stores.arrow_types import arrow_type, is_text
+from extensions.stores.moments import parsed
 
 
 def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> int:
@@ -35,7 +37,8 @@ def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> in
     if table.num_rows == 0:
         return 0
     in_source = {output: column for column, output in source.field_mapping.items()}
-    table = _typed(feature_view, _in_utc(table)).rename_columns(
+    times = (source.timestamp_field, source.created_timestamp_column)
+    table = _typed(feature_view, _in_utc(_parsed(table, times))).rename_columns(
         [in_source.get(column, column) for column in table.column_names]
     )
     name = f"push_{uuid.uuid4().hex}"
@@ -100,6 +103,24 @@ def _note_late(session: ArrowSession, log: str, rows: str, created: str) -> None
             "SELECT {log}, min({created}) FROM pg_temp.{rows} HAVING min({created}) < now()"
         ).format(log=sql.Literal(log), created=sql.Identifier(created), rows=sql.Identifier(rows))
     )
+
+
+def _parsed(table: pa.Table, times: Sequence[str]) -> pa.Table:
+    """Times that came as text, as JSON brings them over HTTP."""
+    for place, field in enumerate(table.schema):
+        if field.name not in times or not is_text(field.type):
+            continue
+        try:
+            moments = parsed(table.column(place).to_pandas())
+        except (ValueError, TypeError) as error:
+            raise SkewlessError(
+                f"The column {field.name} does not hold times ({error}): write them as "
+                f"2026-01-31T12:00:00Z; none of the {table.num_rows} rows was appended."
+            ) from error
+        table = table.set_column(
+            place, field.name, moments.cast(pa.timestamp("us", "UTC"), safe=False)
+        )
+    return table
 
 
 def _in_utc(table: pa.Table) -> pa.Table:

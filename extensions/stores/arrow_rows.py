@@ -64,6 +64,43 @@ def pack_rows(
         yield _pack(layout, table.slice(at, SLICE), event, created, sections=sections)
 
 
+def columnar(layout: Layout, ids: dict[str, ValueType], schema: pa.Schema) -> bool:
+    """Whether columns of these types mean what Feast makes of them, value by value.
+
+    Where not (a numeric as text, a fraction in an Int64 view), Feast's own conversion decides.
+    """
+    kinds = {field.name: field.type for field in schema}
+    return all(
+        column.name in kinds and _is_as_declared(column, kinds[column.name])
+        for column in (*layout.columns, *(Column.of(*one) for one in ids.items()))
+    )
+
+
+def _is_as_declared(column: Column, kind: pa.DataType) -> bool:
+    if column.kind == "array":
+        return _is_list(kind) and _is_number_of(column, kind.value_type)
+    if column.kind == "scalar":
+        return _is_number_of(column, kind)
+    if column.value_type == ValueType.STRING:
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    if column.kind == "bytes":
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return True  # `_by_messages` is Feast's conversion
+
+
+def _is_number_of(column: Column, kind: pa.DataType) -> bool:
+    if column.value_type in (ValueType.UNIX_TIMESTAMP, ValueType.UNIX_TIMESTAMP_LIST):
+        return bool(pa.types.is_timestamp(kind))
+    fits = {
+        "?": pa.types.is_boolean,
+        "i": pa.types.is_integer,
+        "q": pa.types.is_integer,
+        "f": pa.types.is_floating,
+        "d": pa.types.is_floating,
+    }[column.code]
+    return bool(fits(kind))
+
+
 def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     """One column of ids, as they stand in keys (`extensions.stores.keys`).
 

@@ -1,4 +1,7 @@
-"""Feast's types as Arrow's."""
+"""Feast's types as Arrow's, and PostgreSQL's own types as plain Arrow ones."""
+
+import uuid
+from collections.abc import Collection
 
 import pyarrow as pa
 from feast.types import Bytes, FeastType, from_feast_to_pyarrow_type
@@ -12,3 +15,49 @@ def arrow_type(dtype: FeastType) -> pa.DataType:
 def is_text(data_type: pa.DataType) -> bool:
     """Whether values are text, of either offset width."""
     return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
+
+
+def plain(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
+    """Numerics as doubles, as from Feast's store, or as text in the columns ``exact``.
+
+    JSON and UUIDs are text. Types that Arrow has no name for are left as the driver gives them.
+    """
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if pa.types.is_list(field.type):
+            inner = field.type.value_type
+            if (wanted := _plain_type(inner, exact=field.name in exact)) is not None:
+                column = pa.chunked_array(
+                    [_list(chunk, wanted) for chunk in column.chunks], pa.list_(wanted)
+                )
+                table = table.set_column(place, field.name, column)
+        elif (wanted := _plain_type(field.type, exact=field.name in exact)) is not None:
+            column = pa.chunked_array([_values(chunk, wanted) for chunk in column.chunks], wanted)
+            table = table.set_column(place, field.name, column)
+    return table
+
+
+def _plain_type(kind: pa.DataType, *, exact: bool) -> pa.DataType | None:
+    """What stands for PostgreSQL's own type; None where Arrow's type says it all."""
+    if isinstance(kind, pa.OpaqueType) and pa.types.is_string(kind.storage_type):
+        return pa.float64() if kind.type_name == "numeric" and not exact else pa.string()
+    if isinstance(kind, pa.JsonType | pa.UuidType):
+        return pa.string()
+    return None
+
+
+def _values(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if isinstance(array.type, pa.UuidType):
+        texts = [None if one is None else str(uuid.UUID(bytes=one)) for one in _stored(array)]
+        return pa.array(texts, pa.string())
+    return array.storage.cast(wanted)
+
+
+def _stored(array: pa.Array) -> list[bytes | None]:
+    values: list[bytes | None] = array.storage.to_pylist()
+    return values
+
+
+def _list(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    values = _values(array.values, wanted)
+    return pa.ListArray.from_arrays(array.offsets, values, pa.list_(wanted), mask=array.is_null())

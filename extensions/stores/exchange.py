@@ -158,7 +158,7 @@ def run(client: Any, script: str, keys: Sequence[bytes], arguments: Sequence[Any
 def scan(client: Any, prefix: bytes) -> Iterator[list[bytes]]:
     """The keys that begin with ``prefix``, in parts; the server steps over all others."""
     batch: list[bytes] = []
-    for key in client.scan_iter(_literal(prefix) + b"*", count=KEYS_PER_SCAN):
+    for key in client.scan_iter(literal(prefix) + b"*", count=KEYS_PER_SCAN):
         batch.append(key)
         if len(batch) == ROWS_PER_CALL:
             yield batch
@@ -167,7 +167,7 @@ def scan(client: Any, prefix: bytes) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _literal(prefix: bytes) -> bytes:
+def literal(prefix: bytes) -> bytes:
     """A pattern that matches just these bytes."""
     return re.sub(rb"([\\\[\]*?^])", rb"\\\1", prefix)
 

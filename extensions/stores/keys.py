@@ -14,11 +14,17 @@ from urllib.parse import quote
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from extensions.errors import SkewlessError
+
 _TEXTS = frozenset({"string_val", "uuid_val", "time_uuid_val", "json_val", "decimal_val"})
 
 
 def id_bytes(value: Value) -> bytes:
-    """An id as it stands in a key: ``5``, ``=text``, ``~bytes``, ``%`` and Feast's message."""
+    """An id as it stands in a key: ``5``, ``=text``, ``~bytes``, ``%`` and Feast's message.
+
+    Raises:
+        SkewlessError: the id is null.
+    """
     kind = value.WhichOneof("val")
     if kind in ("int64_val", "int32_val"):
         return b"%d" % getattr(value, kind)
@@ -26,6 +32,8 @@ def id_bytes(value: Value) -> bytes:
         return b"=" + str(getattr(value, kind)).encode()
     if kind == "bytes_val":
         return b"~" + bytes(value.bytes_val)
+    if kind is None:
+        raise SkewlessError("An entity's id is null: give every row its id.")
     return b"%" + bytes(value.SerializeToString(deterministic=True))
 
 

@@ -206,16 +206,21 @@ class Layout:
     def find(self, value: bytes) -> bytes | None:
         """This view's row in an entity's value; None when the entity has none."""
         at, size, tag = 0, len(value), self.tag
-        while at < size:
-            mine = value.startswith(tag, at)
-            length = value[at + 3]
-            at += 4
-            if length == LONG:
-                [length] = LENGTH.unpack_from(value, at)
-                at += LENGTH.size
-            if mine:
-                return value[at : at + length]
-            at += length
+        try:
+            while at < size:
+                mine = value.startswith(tag, at)
+                length = value[at + 3]
+                at += 4
+                if length == LONG:
+                    [length] = LENGTH.unpack_from(value, at)
+                    at += LENGTH.size
+                if mine and at + length <= size:
+                    return value[at : at + length]
+                at += length
+        except (IndexError, struct.error):  # cut short
+            at = -1
+        if at != size:
+            self.refuse()
         return None
 
     def times(self, row: bytes) -> tuple[int, int | None, int]:

@@ -16,6 +16,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from psycopg import sql
 
 from extensions.stores.arrow_session import ArrowSession
+from extensions.stores.latest_rows import latest_rows, sorted_rows
 
 # A role that may not see other roles' transactions in pg_stat_activity assumes that none of
 # them is open longer than this.
@@ -51,7 +52,8 @@ class Source:
 class RowsToPublish:
     """The rows whose event time lies in ``[start, end]`` or that came late.
 
-    ``latest``: only the latest of each entity among them.
+    ``latest``: only the latest of each entity among them. ``exact``: numeric columns that stay
+    text.
     """
 
     project: str
@@ -59,16 +61,17 @@ class RowsToPublish:
     start: datetime
     end: datetime
     latest: bool
+    exact: frozenset[str] = frozenset()
     doing: str = "reading rows to materialize"
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """One piece of one chunk: Feast's writer to the online store looks at the first only."""
+        """The rows, some megabytes at a time, and a note of what was visible after the last."""
         since = self.start
         marked = self.source.created_time is not None and _has_marks(session)
         if marked:
             settled = _settled(session)
             since = self._published_since(session)
-        yield session.table(self._query(since)).combine_chunks()
+        yield from session.pieces(self._query(since, session), self.exact)
         if marked:
             self._note(session, settled)
 
@@ -125,30 +128,25 @@ class RowsToPublish:
                 )
             )
 
-    def _query(self, since: datetime) -> sql.Composed:
+    def _query(self, since: datetime, session: ArrowSession | None = None) -> sql.Composable:
+        """With a ``session`` the cheaper of two statements for the same rows."""
         source = self.source
         event = sql.Identifier("l", source.event_time)
         wanted: sql.Composable = sql.SQL("{} >= {}").format(event, sql.Literal(self.start))
-        order: list[sql.Composable] = [sql.SQL("{} DESC").format(event)]
+        times = [source.event_time]
         if source.created_time is not None:
             created = sql.Identifier("l", source.created_time)
             wanted = sql.SQL("({} OR {} >= {})").format(wanted, created, sql.Literal(since))
-            order.append(sql.SQL("{} DESC").format(created))
-        rows = sql.SQL("{columns} FROM {table} AS l WHERE {event} <= {end} AND {wanted}").format(
-            columns=_columns(source),
-            table=sql.SQL(source.table),
-            event=event,
-            end=sql.Literal(self.end),
-            wanted=wanted,
-        )
+            times.append(source.created_time)
+        wanted = sql.SQL("{} <= {} AND {}").format(event, sql.Literal(self.end), wanted)
+        columns = _columns(source)
         if not self.latest:
-            return sql.SQL("SELECT {}").format(rows)
-        keys: list[sql.Composable] = [sql.Identifier("l", key) for key in source.keys]
-        return sql.SQL("SELECT DISTINCT ON ({}) {} ORDER BY {}").format(
-            sql.SQL(", ").join(keys or [sql.SQL("TRUE")]),
-            rows,
-            sql.SQL(", ").join([*keys, *order]),
-        )
+            return sql.SQL("SELECT {} FROM {} AS l WHERE {}").format(
+                columns, sql.SQL(source.table), wanted
+            )
+        if session is None:
+            return sorted_rows(source.table, source.keys, times, columns, wanted)
+        return latest_rows(session, source.table, source.keys, times, columns, wanted)
 
 
 def all_rows(source: Source, start: datetime | None, end: datetime | None) -> str:

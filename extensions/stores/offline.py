@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLOfflineStore,
     PostgreSQLOfflineStoreConfig,
@@ -17,7 +19,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.utils import compute_non_entity_date_range
 from psycopg import sql
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
 from extensions.database import connect
@@ -27,9 +29,11 @@ from extensions.stores.address import url_of
 from extensions.stores.appending import append
 from extensions.stores.arrow_session import arrow_session
 from extensions.stores.entity_frame import EntityQuery, EntityTable
+from extensions.stores.feature_logging import write_logged_features
 from extensions.stores.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.point_in_time import JoinOptions, view_joins
 from extensions.stores.range_retrieval import range_query
+from extensions.stores.registry import SkewlessSqlRegistry
 from extensions.stores.retrieval_job import (
     PlainQuery,
     PointInTimeQuestion,
@@ -37,7 +41,12 @@ from extensions.stores.retrieval_job import (
     SkewlessRetrievalJob,
 )
 
-__all__ = ["SkewlessPostgresOfflineStore", "SkewlessPostgresOfflineStoreConfig", "url_of"]
+__all__ = [
+    "SkewlessPostgresOfflineStore",
+    "SkewlessPostgresOfflineStoreConfig",
+    "SkewlessSqlRegistry",
+    "url_of",
+]
 
 
 class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
@@ -53,6 +62,12 @@ class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
 
     full: bool = False
     """Return each view's age in seconds and whether a row was found, after its features."""
+
+    connections: PositiveInt = 2
+    """Over how many connections a large join is spread; all see one state of the database."""
+
+    staging_location: str | None = None
+    """Where `to_remote_storage` puts its files: a folder, or a URI that Arrow knows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,6 +149,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                     bitemporal=config.offline_store.bitemporal or filter_by_created_timestamp,
                     full=config.offline_store.full,
                 ),
+                connections=config.offline_store.connections,
             ),
             full_feature_names=full_feature_names,
             on_demand_feature_views=transforms,
@@ -211,6 +227,17 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         rows = append(config, feature_view, table)
         if progress:
             progress(rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,  # noqa: ARG004 - there is one destination
+        registry: BaseRegistry,
+    ) -> None:
+        """Append Feast's logged features to ``served_features``."""
+        write_logged_features(config, data, source, registry)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Refuse a source whose table is not there, in one sentence.

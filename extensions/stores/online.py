@@ -1,5 +1,6 @@
 """The online store: packed rows in Redis, newest wins, declared defaults for who has none."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,8 @@ from feast.utils import (
     make_tzaware,
 )
 from pydantic import model_validator
-from sqlalchemy import make_url
 
-from extensions.addresses import redis_url
+from extensions.addresses import connection_string_of, redis_url
 from extensions.errors import SkewlessError
 from extensions.stores.arrow_rows import ids, pack_rows
 from extensions.stores.defaults import default_values
@@ -48,24 +48,14 @@ class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     def _find_address(cls, values: dict[str, Any]) -> dict[str, Any]:
         if "connection_string" in values:
             return values
-        return {"connection_string": connection_string(redis_url()), **values}
-
-
-def connection_string(url: str) -> str:
-    """``redis://user:password@host:port/db`` in the form that Feast's Redis store reads."""
-    parsed = make_url(url)
-    parts = [f"{parsed.host}:{parsed.port or 6379}", f"db={parsed.database or 0}"]
-    if parsed.username:
-        parts.append(f"username={parsed.username}")
-    if parsed.password:
-        parts.append(f"password={parsed.password}")
-    if parsed.drivername == "rediss":
-        parts.append("ssl=true")
-    return ",".join(parts)
+        return {"connection_string": connection_string_of(redis_url()), **values}
 
 
 class SkewlessRedisOnlineStore(RedisOnlineStore):
     """Feast's Redis connections with another layout; `docs/online-layout.md` has every byte."""
+
+    # Seconds after which an asynchronous read fails; a server sets it (extensions/serving).
+    read_deadline: float | None = None
 
     def online_write_batch(
         self,
@@ -153,7 +143,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     async def _read_features_per_fv_async(self, config: RepoConfig, *request: Any) -> None:
         reads, views = self._collect(config, *request)
         client = await self._get_client_async(config.online_store)
-        _answer(await reads.fetch_async(client), views, *request[3:])
+        async with asyncio.timeout(self.read_deadline):
+            found = await reads.fetch_async(client)
+        _answer(found, views, *request[3:])
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Take out the rows of this version of the view; other views' rows stay."""

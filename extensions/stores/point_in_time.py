@@ -9,7 +9,7 @@ from typing import Any
 from feast import FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.types import FeastType
+from feast.types import Array, Decimal, FeastType, String
 from feast.utils import (
     _get_requested_feature_views_to_features_dict,
     _get_requested_on_demand_feature_views,
@@ -18,10 +18,13 @@ from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import declared_defaults
+from extensions.stores.eras import ServedEra
 
 # The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
 ORDINAL = "_ordinal"
 MOMENT = "_at"
+
+_EXACT = (String, Decimal, Array(String), Array(Decimal))
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature: its column in the source, its name in the result, what a missing entity has."""
+    """A feature: its column in the source, its name in the result, what a missing entity has.
+
+    ``exact``: declared as text or decimal, so that a numeric column keeps its digits.
+    """
 
     column: str
     output: str
     default: str | None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class ViewJoin:
     """What the join must know of one feature view; ``ttl`` None is unlimited.
 
     ``name`` is as the reference has it (``view`` or ``view@vN``); ``label`` leaves the version
-    out where that is unambiguous.
+    out where that is unambiguous. ``eras``: where the reference names no version and the default
+    was another one at times, whose log counts when.
     """
 
     name: str
@@ -59,6 +67,7 @@ class ViewJoin:
     event_time: str
     created_time: str | None
     ttl: timedelta | None
+    eras: tuple[ServedEra, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ def view_joins(
     joins = []
     for view, features in wanted.items():
         join = _view_join(view, features, full_feature_names=full_feature_names)
+        if view.projection.version_tag is None and hasattr(registry, "served_eras"):
+            join = replace(join, eras=registry.served_eras(view.name))
         new = tuple(feature for feature in join.features if feature.output not in there)
         there |= {feature.output for feature in new}
         if new:
@@ -114,6 +125,7 @@ def _view_join(view: FeatureView, features: Sequence[str], *, full_feature_names
     in_source = {output: column for column, output in source.field_mapping.items()}
     name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
     defaults = declared_defaults(view)
+    exact = exact_features(view)
     return ViewJoin(
         name=name,
         label=name,
@@ -133,6 +145,7 @@ def _view_join(view: FeatureView, features: Sequence[str], *, full_feature_names
                 column=in_source.get(feature, feature),
                 output=f"{name}__{feature}" if full_feature_names else feature,
                 default=_text(defaults[feature]) if feature in defaults else None,
+                exact=feature in exact,
             )
             for feature in dict.fromkeys(features)
         ),
@@ -141,6 +154,11 @@ def _view_join(view: FeatureView, features: Sequence[str], *, full_feature_names
         or None,
         ttl=view.ttl or None,
     )
+
+
+def exact_features(view: FeatureView) -> frozenset[str]:
+    """The features that are declared as text or decimals: a double would cost them digits."""
+    return frozenset(field.name for field in view.features if field.dtype in _EXACT)
 
 
 def _text(value: Any) -> str | None:
@@ -216,8 +234,10 @@ def join_query(
     views: Sequence[ViewJoin],
     layouts: Sequence[Layout],
     options: JoinOptions,
+    *,
+    ordered: bool = True,
 ) -> sql.Composed:
-    """One row per label, in the labels' order: ordinal, ``label_columns``, then the features.
+    """One row per label, ``ordered`` as the labels are: ordinal, ``label_columns``, features.
 
     With ``full`` each view's features are followed by ``<view>__age_seconds`` (double, null
     where there is no row) and ``<view>__found`` (boolean).
@@ -228,26 +248,35 @@ def join_query(
     joins = []
     for i, (view, layout) in enumerate(zip(views, layouts, strict=True)):
         alias = f"v{i}"
-        columns += [_value(alias, j, feature) for j, feature in enumerate(view.features)]
+        columns += [_value(alias, j, feature, view) for j, feature in enumerate(view.features)]
         if options.full:
             columns += _details(alias, view)
         joins.append(_lateral(alias, view, layout, places, options))
-    # The labels lie in the order of their keys, which is the order of the logs' indexes; that
-    # halves the time of a large join. Materialized, since the planner would sort them first.
-    return sql.SQL(
-        "WITH joined AS MATERIALIZED (SELECT {columns} FROM {labels} AS e{joins}) "
-        "SELECT * FROM joined ORDER BY {ordinal}"
-    ).format(
-        columns=sql.SQL(", ").join(columns),
-        labels=labels,
-        joins=sql.SQL("").join(joins),
-        ordinal=sql.Identifier(ORDINAL),
+    joined = sql.SQL("SELECT {columns} FROM {labels} AS e{joins}").format(
+        columns=sql.SQL(", ").join(columns), labels=labels, joins=sql.SQL("").join(joins)
     )
+    if not ordered:
+        return joined
+    # Materialized, since the planner would sort the labels first, which lie in key order.
+    return sql.SQL(
+        "WITH joined AS MATERIALIZED ({joined}) SELECT * FROM joined ORDER BY {ordinal}"
+    ).format(joined=joined, ordinal=sql.Identifier(ORDINAL))
 
 
-def _value(alias: str, place: int, feature: Feature) -> sql.Composed:
+def _value(alias: str, place: int, feature: Feature, view: ViewJoin) -> sql.Composed:
     column = sql.Identifier(alias, f"f{place}")
     output = sql.Identifier(feature.output)
+    if view.eras:
+        defaults = [
+            sql.SQL("WHEN {} THEN {}").format(
+                _within(era), sql.Literal(_text(era.defaults[feature.column]))
+            )
+            for era in view.eras
+            if era.table is not None and feature.column in era.defaults
+        ]
+        return sql.SQL("CASE WHEN {} IS NOT NULL THEN {} {} END AS {}").format(
+            sql.Identifier(alias, "at"), column, sql.SQL(" ").join(defaults), output
+        )
     if feature.default is None:
         return sql.SQL("{} AS {}").format(column, output)
     return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END AS {}").format(
@@ -267,6 +296,30 @@ def _details(alias: str, view: ViewJoin) -> list[sql.Composable]:
 
 def _lateral(
     alias: str, view: ViewJoin, layout: Layout, places: dict[str, str], options: JoinOptions
+) -> sql.Composed:
+    """The latest row that was known; of the log of the version that was the default then."""
+    there = [era for era in view.eras if era.table is not None]
+    if there:
+        found = sql.SQL(" UNION ALL ").join(
+            sql.SQL("({})").format(_latest(view, layout, places, options, era)) for era in there
+        )
+    else:
+        found = _latest(view, layout, places, options)
+    return sql.SQL(" LEFT JOIN LATERAL ({}) AS {} ON TRUE").format(found, sql.Identifier(alias))
+
+
+def _within(era: ServedEra) -> sql.Composed:
+    return sql.SQL("e.{} <@ {}::tstzmultirange").format(
+        sql.Identifier(MOMENT), sql.Literal(era.moments)
+    )
+
+
+def _latest(
+    view: ViewJoin,
+    layout: Layout,
+    places: dict[str, str],
+    options: JoinOptions,
+    era: ServedEra | None = None,
 ) -> sql.Composed:
     at = sql.Identifier("e", MOMENT)
     event = sql.Identifier("l", view.event_time)
@@ -293,23 +346,29 @@ def _lateral(
             conditions.append(sql.SQL("{} <= {}").format(created, at))
         if options.known_at is not None:
             conditions.append(sql.SQL("{} <= {}").format(created, sql.Literal(options.known_at)))
-    columns = [sql.Identifier("l", feature.column) for feature in view.features]
+    columns: list[sql.Composable] = [
+        sql.Identifier("l", feature.column)
+        if era is None or feature.column in era.defaults
+        else sql.NULL
+        for feature in view.features
+    ]
+    if era is not None:
+        conditions.append(_within(era))
     if not layout.unique:
         # Rows of one moment that differ: any rule will do, as long as it is one.
         order.append(sql.SQL('ROW({})::text COLLATE "C" DESC').format(sql.SQL(", ").join(columns)))
     return sql.SQL(
-        " LEFT JOIN LATERAL (SELECT {event} AS at, {columns} FROM {source} AS l "
-        "WHERE {conditions} ORDER BY {order} LIMIT 1) AS {alias} ON TRUE"
+        "SELECT {event} AS at, {columns} FROM {source} AS l "
+        "WHERE {conditions} ORDER BY {order} LIMIT 1"
     ).format(
         event=event,
         columns=sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(column, sql.Identifier(f"f{i}"))
             for i, column in enumerate(columns)
         ),
-        source=_source(view),
+        source=_source(view) if era is None else sql.Identifier(str(era.table)),
         conditions=sql.SQL(" AND ").join(conditions),
         order=sql.SQL(", ").join(order),
-        alias=sql.Identifier(alias),
     )
 
 

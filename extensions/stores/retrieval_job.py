@@ -20,6 +20,9 @@ from extensions.errors import SkewlessError
 from extensions.stores.arrow_session import ArrowSession, arrow_session
 from extensions.stores.arrow_types import arrow_type
 from extensions.stores.entity_frame import EntityQuery, EntityTable
+from extensions.stores.export import export
+from extensions.stores.materialization import RowsToPublish
+from extensions.stores.parts import joined_in_parts
 from extensions.stores.point_in_time import (
     ORDINAL,
     JoinOptions,
@@ -53,8 +56,8 @@ class PlainQuery:
     doing: str
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """One piece of one chunk: Feast's writer to the online store looks at the first only."""
-        yield session.table(self.query).combine_chunks()
+        """The rows, some megabytes at a time."""
+        yield from session.pieces(self.query)
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
         """The query itself."""
@@ -63,29 +66,39 @@ class PlainQuery:
 
 @dataclass(frozen=True)
 class PointInTimeQuestion:
-    """Labels and views; the answer has one row per label, in the labels' order."""
+    """Labels and views; the answer has one row per label, in the labels' order.
+
+    ``connections``: over how many a large join is spread.
+    """
 
     labels: EntityTable | EntityQuery
     views: tuple[ViewJoin, ...]
     options: JoinOptions
+    connections: int = 1
     doing: str = "joining features to labels"
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The labels' columns as they came, then the features."""
-        relation = self.labels.prepare(session, join_keys(self.views))
-        reader = session.rows(self._statement(session, relation))
         done = 0
-        for batch in reader:
-            if batch.num_rows:
-                yield self._piece(pa.Table.from_batches([batch]), done)
-                done += batch.num_rows
-        if done == 0:
-            yield self._piece(reader.schema.empty_table(), 0)
+        for answer in self._answers(session):
+            yield self._piece(answer, done)
+            done += answer.num_rows
         if self.labels.count is not None and done != self.labels.count:
             raise SkewlessError(
                 f"The join returned {done} rows for {self.labels.count} labels: a label was "
                 "lost or doubled, so nothing is returned; please report it."
             )
+
+    def _answers(self, session: ArrowSession) -> Iterator[pa.Table]:
+        exact = [f.output for view in self.views for f in view.features if f.exact]
+        if isinstance(self.labels, EntityTable):
+            statement = self._statement(session, self.labels.relation, ordered=False)
+            yield from joined_in_parts(
+                session, self.labels, join_keys(self.views), statement, exact, self.connections
+            )
+        else:
+            relation = self.labels.prepare(session, join_keys(self.views))
+            yield from session.pieces(self._statement(session, relation), exact)
 
     def to_sql(self, session: ArrowSession) -> str:
         """For a query's labels a statement to run as it is; else one over the uploaded labels."""
@@ -95,11 +108,13 @@ class PointInTimeQuestion:
         relation = sql.SQL("({})").format(self.labels.numbered(keys))
         return self._statement(session, relation).as_string(None)
 
-    def _statement(self, session: ArrowSession, relation: sql.Composable) -> sql.Composed:
+    def _statement(
+        self, session: ArrowSession, relation: sql.Composable, *, ordered: bool = True
+    ) -> sql.Composed:
+        keys = join_keys(self.views)
         extra = self.labels.columns if isinstance(self.labels, EntityQuery) else []
-        return join_query(
-            relation, extra, join_keys(self.views), self.views, self._layouts(session), self.options
-        )
+        layouts = self._layouts(session)
+        return join_query(relation, extra, keys, self.views, layouts, self.options, ordered=ordered)
 
     def _layouts(self, session: ArrowSession) -> list[Layout]:
         [row] = session.table(layout_query(self.views)).to_pylist()
@@ -184,6 +199,12 @@ class SkewlessRetrievalJob(RetrievalJob):
         """The same, from the rows that were published by ``moment`` only."""
         return self._other(known_at=moment)
 
+    def keeping_digits(self, columns: frozenset[str]) -> "SkewlessRetrievalJob":
+        """The same, with numerics in these columns as text; other numerics are doubles."""
+        if not isinstance(self.question, RowsToPublish):
+            return self
+        return SkewlessRetrievalJob(self.config, replace(self.question, exact=columns))
+
     def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
         question = self.question
         if not isinstance(question, PointInTimeQuestion):
@@ -230,6 +251,24 @@ class SkewlessRetrievalJob(RetrievalJob):
         with arrow_session(self.config, self.question.doing) as session:
             return self.question.to_sql(session)
 
+    def supports_remote_storage_export(self) -> bool:
+        """Whether the store's settings name a ``staging_location``."""
+        return bool(self.config.offline_store.staging_location)
+
+    def to_remote_storage(self) -> list[str]:
+        """Write the rows as Parquet files to ``staging_location``; returns their URIs, in order.
+
+        Raises:
+            SkewlessError: no location is set, or it cannot be written to.
+        """
+        location = self.config.offline_store.staging_location
+        if not location:
+            raise SkewlessError(
+                "Set staging_location of the offline store in feature_store.yaml to a folder or "
+                "a bucket's URI: the result is written there."
+            )
+        return export(self.to_batches(), location)
+
     def persist(
         self,
         storage: SavedDatasetStorage,
@@ -269,7 +308,9 @@ class SkewlessRetrievalJob(RetrievalJob):
             yield from self.question.pieces(session)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return pa.concat_tables(self._pieces(timeout))
+        table = pa.concat_tables(self._pieces(timeout))
+        # Feast's writer to the online store looks at the first chunk only.
+        return table if isinstance(self.question, PointInTimeQuestion) else table.combine_chunks()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()

@@ -118,7 +118,7 @@ def _take(
             "feature_store.yaml to extensions.stores.offline.SkewlessPostgresOfflineStore."
         )
     if expected is not None:
-        _check_versions(service, expected, _used(job.question))
+        _check_versions(service, expected, _served(job.question))
     known_at = known_at or _settled(store)
     job = job.in_full().as_known_at(known_at)
     question = job.question
@@ -228,6 +228,17 @@ def _used(question: PointInTimeQuestion) -> list[tuple[str, int]]:
         of_log = re.search(r"_v(\d+)$", view.table)
         used.append((name, int(pinned or (of_log.group(1) if of_log else 1))))
     return used
+
+
+def _served(question: PointInTimeQuestion) -> list[tuple[str, int]]:
+    """Each view's versions that the question may use: of one without a version, all served ever."""
+    eras = [
+        (view.name, era.version)
+        for view in question.views
+        for era in view.eras
+        if era.table is not None
+    ]
+    return [*_used(question), *eras]
 
 
 def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedView]:

@@ -8,11 +8,8 @@ import redis
 from feast import RepoConfig
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
-from extensions.stores.online import (
-    SkewlessRedisOnlineStore,
-    SkewlessRedisOnlineStoreConfig,
-    connection_string,
-)
+from extensions.addresses import connection_string_of
+from extensions.stores.online import SkewlessRedisOnlineStore, SkewlessRedisOnlineStoreConfig
 
 
 def config_of(url: str, project: str, *, feast: bool = False, **settings: Any) -> RepoConfig:
@@ -26,7 +23,7 @@ def config_of(url: str, project: str, *, feast: bool = False, **settings: Any) -
             "path": "/dev/null",
             "enable_online_feature_view_versioning": True,
         },
-        online_store=kind(connection_string=connection_string(url), **settings),
+        online_store=kind(connection_string=connection_string_of(url), **settings),
         entity_key_serialization_version=3,
     )
 

@@ -319,4 +319,27 @@ def test_long_rows_beside_short_ones(store, config, size: int) -> None:
     value = store._get_client(config.online_store).get(f"{config.project}:user_id:1")
     buffer, [(at, length), _] = sections([value, None], layouts)
     block = Decoder(layouts[0], {"text": None}).block(buffer, at, length, 0)
-    assert block.columns["text"] == ["z" * size, None]
+    assert list(block.columns["text"]) == ["z" * size, None]
+
+
+def test_values_cut_short_never_show_a_neighbours(store, config) -> None:
+    """Many at a time: what is missing of one is not taken from the next."""
+    stats, habits = view("stats"), view("habits")
+    for user in range(3):
+        for table in (stats, habits):
+            write(store, config, table, (key(user_id=user), 1000 + user, user, user))
+    layouts = [Layout.of(table, versioning=True) for table in (stats, habits)]
+    client = store._get_client(config.online_store)
+    whole = [client.get(f"{config.project}:user_id:{user}") for user in range(3)]
+    counts = [1000, 1001, 1002]
+    for size in range(len(whole[1]) + 1):
+        values = [whole[0], whole[1][:size], whole[2]]
+        rows.refused.clear()
+        buffer, places = sections(values, layouts)
+        for layout, (at, length) in zip(layouts, places, strict=True):
+            block = Decoder(layout, {"count": -1}).block(buffer, at, length, 0)
+            found = block.columns["count"]
+            assert [found[0], found[2]] == [counts[0], counts[2]]
+            assert found[1] == (counts[1] if block.present[1] else -1)
+            single = layout.find(values[1])
+            assert bool(block.present[1]) == (single is not None and single in whole[1])

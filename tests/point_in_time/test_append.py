@@ -61,6 +61,16 @@ def test_a_missing_created_time_is_the_clock(ours: FeatureStore, conn: psycopg.C
     assert recent
 
 
+def test_times_may_be_text_as_http_brings_them(
+    ours: FeatureStore, conn: psycopg.Connection
+) -> None:
+    texts = ["2026-03-01T12:00:00Z", "2026-03-01T17:30:00.000001+05:30", "2026-03-01 12:00:00.5"]
+    append(ours, rows(3, event_timestamp=texts, created_timestamp=[*texts[:2], None]))
+    found = conn.execute("SELECT event_timestamp FROM names_log ORDER BY name").fetchall()
+    later = [NOON.replace(microsecond=micros) for micros in (0, 1, 500_000)]
+    assert [at for (at,) in found] == later
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -68,8 +78,9 @@ def test_a_missing_created_time_is_the_clock(ours: FeatureStore, conn: psycopg.C
         {"rank": pa.array([1, 2**40])},
         {"rank": pa.array([1, 1.5])},
         {"event_timestamp": pa.nulls(2, pa.timestamp("us"))},
+        {"event_timestamp": pa.array(["2026-03-01T12:00:00Z", "yesterday"])},
     ],
-    ids=["no key", "too large", "fraction", "no time"],
+    ids=["no key", "too large", "fraction", "no time", "no date"],
 )
 def test_a_bad_row_refuses_the_whole_batch(
     ours: FeatureStore, conn: psycopg.Connection, bad: dict[str, pa.Array]

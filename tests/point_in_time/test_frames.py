@@ -86,6 +86,25 @@ class TestFrames:
         )
         assert asked(ours, frame)["seen"].to_pylist() == [7, 0, 7, 7]
 
+    def test_a_time_without_a_zone_is_utc_whatever_stands_before_it(
+        self, ours: FeatureStore
+    ) -> None:
+        texts = [
+            "2026-03-01T17:30:00+05:30",
+            "2026-03-01 12:00:00",
+            "2026-03-01T06:59:59.999999-0500",
+            "2026-03-01T11:59:59.999999",
+            "2026-03-01 12:00:00.000000Z",
+            "2026-03-02",
+            "2026-03-01",
+        ]
+        frame = pd.DataFrame({"user_id": 1, "item_id": 23, "event_timestamp": texts})
+        expected = [7, 7, 0, 0, 7, 7, 0]
+        assert asked(ours, frame)["seen"].to_pylist() == expected
+        assert asked(ours, pa.Table.from_pandas(frame))["seen"].to_pylist() == expected
+        turned = frame.iloc[::-1]
+        assert asked(ours, turned)["seen"].to_pylist() == expected[::-1]
+
     @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
     @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Kolkata"])
     def test_arrow_tables(self, ours: FeatureStore, unit: str, zone: str | None) -> None:

@@ -1,6 +1,8 @@
 """What a retrieval job offers: SQL, batches, saved datasets, full answers, frozen knowledge."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import psycopg
@@ -10,8 +12,11 @@ from feast import FeatureStore
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     SavedDatasetPostgreSQLStorage,
 )
+from pyarrow import parquet
 
 from extensions.errors import SkewlessError
+from extensions.stores import parts
+from extensions.stores.export import export
 from tests.point_in_time.views import NAMES, OURS, PAIRS, store_at
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -82,6 +87,19 @@ class TestAnswers:
             job.persist(storage)
         job.persist(storage, allow_overwrite=True)
 
+    def test_files_in_a_staging_location(self, logs: str, registry: str, tmp_path: Path) -> None:
+        store = store_at(logs, registry, OURS, staging_location=str(tmp_path))
+        job = store.get_historical_features(frame(-1, 0.5, 3), PAIRS)
+        assert job.supports_remote_storage_export()
+        assert parquet.read_table(job.to_remote_storage()) == job.to_arrow()
+        assert job.to_remote_storage() != job.to_remote_storage()
+
+    def test_without_a_staging_location_it_says_what_to_set(self, ours: FeatureStore) -> None:
+        job = ours.get_historical_features(frame(3), PAIRS)
+        assert not job.supports_remote_storage_export()
+        with pytest.raises(SkewlessError, match="staging_location"):
+            job.to_remote_storage()
+
     def test_a_range_without_labels(self, ours: FeatureStore) -> None:
         job = ours.get_historical_features(
             features=["pairs:seen"], start_date=NOON, end_date=NOON + HOUR
@@ -108,6 +126,56 @@ def test_batches_are_the_whole_in_order(ours: FeatureStore, conn: psycopg.Connec
     whole = pa.concat_tables(batches)
     assert whole["user_id"].to_pylist() == labels["user_id"].tolist()
     assert whole["seen"].to_pylist() == labels["user_id"].tolist()
+
+
+def test_an_export_is_whole_or_is_not_there(tmp_path: Path) -> None:
+    pieces = [pa.table({"n": range(start, start + 1000)}) for start in (0, 1000, 2000)]
+    files = export(iter(pieces), f"file://{tmp_path}", file_bytes=10_000)
+    assert len(files) == 2
+    read = [parquet.read_table(one.removeprefix("file://"))["n"].to_pylist() for one in files]
+    assert [n for one in read for n in one] == list(range(3000))
+
+    def torn() -> Iterator[pa.Table]:
+        yield pieces[0]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        export(torn(), str(tmp_path / "torn"))
+    assert not list((tmp_path / "torn").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(SkewlessError, match="Cannot write to the staging location"):
+        export(iter(pieces), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("connections", [1, 2, 3])
+def test_parts_are_the_whole_as_of_one_state(
+    logs: str,
+    registry: str,
+    conn: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    connections: int,
+) -> None:
+    conn.execute(
+        "INSERT INTO pairs_v1 SELECT g, 1, %s, %s, g FROM generate_series(0, 29) AS g", [NOON, NOON]
+    )
+    monkeypatch.setattr(parts, "FEWEST", 7)
+    monkeypatch.setattr(parts, "MOST", 11)
+    users = [(i * 13) % 30 for i in range(100)]
+    labels = pd.DataFrame({"user_id": users, "item_id": 1, "event_timestamp": NOON + HOUR})
+    store = store_at(logs, registry, OURS, connections=connections)
+    found = []
+    for piece in store.get_historical_features(labels, ["pairs:seen"]).to_batches():
+        assert 0 < piece.num_rows <= 11
+        if not found:
+            # Of every user, dated back, while later parts are still to be asked about.
+            conn.execute(
+                "INSERT INTO pairs_v1 SELECT g, 1, %s, %s, -1 FROM generate_series(0, 29) AS g",
+                [NOON + HOUR, NOON + HOUR],
+            )
+        found += piece["seen"].to_pylist()
+    assert found == users
+    after = store.get_historical_features(labels, ["pairs:seen"]).to_arrow()
+    assert set(after["seen"].to_pylist()) == {-1}
 
 
 def test_several_views_at_once(ours: FeatureStore, conn: psycopg.Connection) -> None:

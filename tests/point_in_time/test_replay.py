@@ -1,200 +1,393 @@
-"""A stream replayed: training rows of past moments are what was served at those moments."""
+"""A stream replayed: training rows of past moments are what the HTTP API returned then.
+
+One thread writes as production does: steps of the worker (late and repeated events), pushes over
+HTTP, ticks, publishing and Feast's materialization. Another asks for rankings meanwhile and notes
+the database's clock. Of a request during which nothing was being published the training join must
+return every value. A reply that met a publication half-way may hold the row before it or after
+it; which one, the reply says, and the log must hold that very row.
+"""
 
 import contextlib
 import random
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import orjson
 import pandas as pd
+import psycopg
 import pytest
-from feast import FeatureStore, RepoConfig
-from feast.data_source import PushMode
-from feast.repo_config import RegistryConfig
-from feast.repo_operations import parse_repo
+from feast import FeatureStore
 
-from extensions.asof import Computation, Spine, compute
+from extensions.asof import Computation
 from extensions.asof.refresh import tick
-from extensions.database import connect, connect_arrow
-from extensions.database.events import INSERT_BATCH, take_ingest_lock
-from extensions.stores.online import connection_string
-from tests.point_in_time.views import OURS, address
+from extensions.database import connect
+from extensions.serving.settings import Settings as ServingSettings
+from extensions.stores.publish import publish
+from streaming.decode import JsonDecoder, Message
+from streaming.metrics import WorkerMetrics
+from streaming.positions import begin
+from streaming.publish import Publisher
+from streaming.settings import Settings
+from streaming.step import Stepper
+from streaming.store import open_store
+from streaming.subscription import Batch, Placed
+from streaming.views import live_views
+from tests.online.repository import applied, watch
+from tests.serving.conftest import serving
 
-USERS, ITEMS = 12, 8
-ROUNDS, REQUESTS, ROWS = 12, 7, 12
-GENRES = ("drama", "comedy", "horror")
+USERS, ITEMS = 12, 10
+MOMENTS = 1000
+LATE = (0, 0, 1, 60, 86_400 * 6, 86_400 * 8, 86_400 * 40)
+TICKED = ("user_preferences", "user_habits", "item_stats", "item_profile")
+LONGEST = 120.0
 
 
 @dataclass(frozen=True)
 class Served:
+    """A reply and the moment just before it was asked for; ``settled``: nothing was under way."""
+
     at: datetime
-    rows: list[dict[str, int]]
-    answer: dict[str, list[Any]]
+    settled: bool
+    hour: int
+    items: list[int]
+    reply: Mapping[str, Any]
 
 
-@pytest.fixture
-def store(fresh_database: str, redis_server: str, repo_root: Path, tmp_path: Path) -> FeatureStore:
-    """The repository's own views over a fresh database."""
-    with contextlib.chdir(repo_root):
-        contents = parse_repo(repo_root)
-    made = FeatureStore(
-        config=RepoConfig(
-            project="replay",
-            provider="local",
-            registry=RegistryConfig(
-                path=str(tmp_path / "registry.db"),
-                cache_ttl_seconds=600,
-                enable_online_feature_view_versioning=True,
-            ),
-            offline_store={"type": OURS, **address(fresh_database)},
-            online_store={
-                "type": "extensions.stores.online.SkewlessRedisOnlineStore",
-                "connection_string": connection_string(redis_server),
-            },
-            entity_key_serialization_version=3,
-        )
-    )
-    made.apply(
-        [
-            *contents.entities,
-            *contents.data_sources,
-            *contents.feature_views,
-            *contents.on_demand_feature_views,
-            *contents.feature_services,
-        ]
-    )
-    return made
+@dataclass
+class Activity:
+    """What is being published; a reader compares it before and after a request.
+
+    ``settled``: requests during which nothing was.
+    """
+
+    begun: int = 0
+    ended: int = 0
+    settled: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def of(self, kind: str) -> Iterator[None]:
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self.begun += 1
+        yield
+        self.ended += 1
 
 
-class Stream:
-    """Events in, the real-time views pushed, the others ticked and materialized."""
+class Writer:
+    """Everything that writes features, each in its turn."""
 
     def __init__(
-        self, store: FeatureStore, url: str, computations: dict[str, Computation], seed: int
+        self, store: FeatureStore, database: str, url: str, computations: Mapping[str, Computation]
     ) -> None:
-        self.store = store
-        self.url = url
-        self.computations = computations
-        self.random = random.Random(seed)
-        self.conn = connect(url, autocommit=True)
-        self.events = 0
-        vector = [0.0] * 31
-        for i, genre in enumerate(GENRES):
-            self.conn.execute(
-                "INSERT INTO genres (genre, embedding) VALUES (%s, %s)", [genre, [i + 0.1, *vector]]
-            )
-        for item in range(1, ITEMS):
-            self.conn.execute(
-                "INSERT INTO items (item_id, genre, valid_from) VALUES (%s, %s, now())",
-                [item, GENRES[item % 3]],
-            )
+        self.activity = Activity()
+        self.random = random.Random(20)
+        self._store, self._url, self._computations = store, url, computations
+        self._conn = connect(database, autocommit=True)
+        self._settings = Settings(postgres_url=database, kafka_bootstrap="none")
+        self._stepper = Stepper(
+            self._settings,
+            JsonDecoder(self._settings.max_future),
+            NoLetters(),  # type: ignore[arg-type]
+            live_views(self._settings, store),
+            Publisher(store),
+            WorkerMetrics(),
+            commit=lambda _offsets: None,
+        )
+        self._batch_conn = open_store(database, "replay")
+        begin(self._conn, self._settings, 0, 0, None)
+        self._sent: list[bytes] = []
+        self._offset = 0
 
-    def now(self) -> datetime:
-        row = self.conn.execute("SELECT clock_timestamp()").fetchone()
-        assert row is not None
-        at: datetime = row[0]
-        return at
+    def close(self) -> None:
+        self._conn.close()
+        self._batch_conn.close()
 
-    def arrive(self) -> list[tuple[int, int]]:
-        """A few events, some of them days late."""
-        pairs = []
-        with self.conn.transaction():
-            take_ingest_lock(self.conn)
-            for _ in range(self.random.randint(1, 4)):
-                pair = (self.random.randrange(USERS), self.random.randrange(ITEMS))
-                late = timedelta(seconds=self.random.choice([0, 1, 60, 86_400 * 6, 86_400 * 40]))
-                self.events += 1
-                self.conn.execute(
-                    "WITH batch AS (SELECT %s AS event_id, %s::bigint AS user_id, %s::bigint AS "
-                    "item_id, clock_timestamp() - %s AS watched_at, NULL::timestamptz AS "
-                    "ingested_at, %s AS duration_ms, %s::real AS progress, 0 AS arrival), "
-                    + INSERT_BATCH.strip().removeprefix("WITH "),
-                    [
-                        f"e{self.events}",
-                        *pair,
-                        late,
-                        self.random.randrange(10**7),
-                        self.random.random(),
-                    ],
-                )
-                pairs.append(pair)
-        return pairs
+    def run(self, stop: threading.Event) -> None:
+        """In no order, one soon after another or with some requests in between."""
+        slow: list[Callable[[], None]] = [self.tick_and_publish, self.tick_and_materialize]
+        quick = [self.step] * 3 + [self.push]
+        turns = slow + quick * 5
+        for turn in slow + quick:
+            turn()
+        while not stop.is_set():
+            self.random.choice(turns)()
+            more = self.activity.settled + self.random.choice((0, 5, 10, 25))
+            while self.activity.settled < more and not stop.wait(0.001):
+                pass
 
-    def push(self, pairs: list[tuple[int, int]]) -> None:
-        """What the stream does: values of the touched entities as of now, online and logged."""
-        users = sorted({(user,) for user, _ in pairs})
-        for name, keys in (("user_watch_stats", users), ("user_item_progress", sorted(set(pairs)))):
-            computation = self.computations[f"{name}.v1"]
-            at = self.now()
-            with connect_arrow(self.url) as arrow:
-                spine = Spine.of([(*key, at) for key in keys], computation)
-                values = compute(arrow, computation, spine).to_pandas()
-            frame = values.rename(columns={"as_of": "event_timestamp"})
-            frame["created_timestamp"] = pd.Timestamp(self.now())
-            self.store.push(f"{name}_push", frame, to=PushMode.ONLINE_AND_OFFLINE)
-
-    def batch(self) -> None:
-        """The ticks of the other views, and Feast's materialization of what they logged."""
-        names = ["user_preferences", "user_habits", "item_stats", "item_profile"]
-        for name in names:
-            tick(self.conn, self.computations[f"{name}.v1"])
-        self.store.materialize_incremental(self.now(), feature_views=names)
-
-    def request(self) -> Served:
-        rows = [
-            {
-                "user_id": self.random.randrange(USERS + 1),
-                "item_id": self.random.randrange(ITEMS + 1),
-                "request_hour": self.random.randrange(24),
-            }
-            for _ in range(ROWS)
+    def step(self) -> None:
+        """A worker's step: events of now, late ones, and some that came before."""
+        values = [self._event() for _ in range(self.random.randint(1, 6))]
+        if self._sent:
+            values += self.random.sample(self._sent, min(2, len(self._sent)))
+        self._sent += values
+        first = self._offset
+        messages = [
+            Message("t", 0, first + i, int(time.time() * 1000), None, value)
+            for i, value in enumerate(values)
         ]
-        at = self.now()
-        service = self.store.get_feature_service("ranking")
-        return Served(at, rows, self.store.get_online_features(service, rows).to_dict())
+        with self.activity.of("step"):
+            self._stepper.step(self._batch_conn, Batch({0: messages}, {0: Placed(first, 0)}))
+        self._offset += len(values)
+
+    def push(self) -> None:
+        """Through Feast's own route, online and to the log; some dated back."""
+        now = self._clock()
+        back = self.random.choice((0, 0, 3600))
+        rows = {
+            "user_id": [self.random.randrange(USERS)],
+            "user_watch_count_7d": [self.random.randrange(1000, 2000)],
+            "event_timestamp": [(now - timedelta(seconds=back)).isoformat()],
+            "created_timestamp": [now.isoformat()],
+        }
+        body = {"push_source_name": "user_watch_stats_push", "df": rows, "to": "online_and_offline"}
+        with self.activity.of("push"):
+            reply = httpx.post(f"{self._url}/push", json=body, timeout=20)
+            assert reply.status_code == 200, reply.text
+
+    def tick_and_publish(self) -> None:
+        with self.activity.of("publish"):
+            for computation in self._ticked():
+                tick(self._conn, computation)
+                publish(self._store, self._conn, computation)
+            self._wait_for_items()
+
+    def tick_and_materialize(self) -> None:
+        with self.activity.of("materialize"):
+            for computation in self._ticked():
+                tick(self._conn, computation)
+            self._store.materialize_incremental(self._clock(), feature_views=list(TICKED))
+            self._wait_for_items()
+
+    def _wait_for_items(self) -> None:
+        """Copies of items in the server follow a write within a second."""
+        expected = {}
+        for view in ("item_stats", "item_profile"):
+            rows = self._conn.execute(
+                f"SELECT item_id, max(event_timestamp) FROM {view}_v1 GROUP BY item_id"
+            )
+            expected[view] = dict(rows.fetchall())
+        body = {"userId": 1, "itemIds": list(range(ITEMS)), "context": {"requestHour": 1}}
+        deadline = time.monotonic() + 10
+        while True:
+            reply = httpx.post(f"{self._url}/v1/features/rank?include=meta", json=body, timeout=20)
+            meta = reply.raise_for_status().json()["meta"]
+            if all(
+                _moment(meta[view]["asOf"][item]) == at
+                for view, moments in expected.items()
+                for item, at in moments.items()
+                if item < ITEMS
+            ):
+                return
+            assert time.monotonic() < deadline, "the server does not follow the items"
+            time.sleep(0.02)
+
+    def _ticked(self) -> list[Computation]:
+        return [self._computations[f"{view}.v1"] for view in TICKED]
+
+    def _event(self) -> bytes:
+        watched = datetime.now(UTC) - timedelta(seconds=self.random.choice(LATE))
+        return orjson.dumps(
+            {
+                "eventId": f"e{self.random.randrange(10**9)}",
+                "userId": self.random.randrange(USERS),
+                "itemId": self.random.randrange(ITEMS),
+                "watchDurationMin": self.random.random() * 90,
+                "progress": self.random.random(),
+                "watchedAt": watched.isoformat(),
+            }
+        )
+
+    def _clock(self) -> datetime:
+        return clock(self._conn)
 
 
-def replay(stream: Stream) -> list[Served]:
-    answers = []
-    for i in range(ROUNDS):
-        for _ in range(REQUESTS):
-            answers.append(stream.request())
-            if stream.random.random() < 0.5:
-                stream.push(stream.arrive())
-        if i % 3 == 1:
-            stream.batch()
-    return answers
+class NoLetters:
+    """No message of this test is rejected."""
+
+    def send(self, rejected: object) -> None:
+        assert not rejected
+
+
+def clock(conn: psycopg.Connection) -> datetime:
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    at: datetime = row[0]
+    return at
+
+
+def ask(
+    http: httpx.Client, conn: psycopg.Connection, activity: Activity, chance: random.Random
+) -> Served:
+    """A ranking for a random user; one in twenty is nobody's, and some items are no item's."""
+    user = chance.randrange(USERS) if chance.random() < 0.95 else 10**6
+    items = chance.sample(range(ITEMS + 2), chance.randint(1, ITEMS))
+    hour = chance.randrange(24)
+    body = {"userId": user, "itemIds": items, "context": {"requestHour": hour}}
+    begun = activity.begun
+    settled = activity.ended == begun
+    at = clock(conn)
+    reply = http.post("/v1/features/rank?include=meta", json=body)
+    assert reply.status_code == 200, reply.text
+    settled = settled and activity.begun == begun
+    return Served(at, settled, hour, items, reply.json())
+
+
+@pytest.fixture(scope="module")
+def served(
+    database: str, redis_server: str, repo_root: Path, computations: dict[str, Computation]
+) -> Iterator[tuple[FeatureStore, list[Served], Activity]]:
+    """A store, and what its server replied while features were written."""
+    with contextlib.ExitStack() as stack:
+        url = redis_server.rpartition("/")[0] + "/12"
+        store = stack.enter_context(applied(database, url, repo_root))
+        watch(database, USERS, ITEMS, 300, datetime.now(UTC) - timedelta(minutes=5))
+        conn = stack.enter_context(connect(database, autocommit=True))
+        for computation in computations.values():
+            tick(conn, computation)
+            publish(store, conn, computation)
+        server = contextlib.contextmanager(serving)
+        address = stack.enter_context(
+            server(ServingSettings(repo=repo_root, redis_deadline_ms=5_000), store)
+        )
+        writer = Writer(FeatureStore(config=store.config), database, address, computations)
+        stack.callback(writer.close)
+        http = stack.enter_context(httpx.Client(base_url=address, timeout=20))
+        replies: list[Served] = []
+        chance, stop = random.Random(7), threading.Event()
+        failures: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                writer.run(stop)
+            except BaseException as error:  # noqa: BLE001 - shown by the other thread
+                failures.append(error)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        deadline = time.monotonic() + LONGEST
+        try:
+            while writer.activity.settled < MOMENTS and not failures:
+                assert time.monotonic() < deadline, f"{len(replies)} replies in {LONGEST} s"
+                replies.append(one := ask(http, conn, writer.activity, chance))
+                writer.activity.settled += one.settled
+                # Those that meet a publication are many: no need to press it.
+                time.sleep(0.0 if one.settled else chance.random() * 0.05)
+        finally:
+            stop.set()
+            thread.join(timeout=60)
+        if failures:
+            raise failures[0]
+        yield store, replies, writer.activity
 
 
 def test_training_rows_are_what_was_served(
-    store: FeatureStore, fresh_database: str, computations: dict[str, Computation]
+    served: tuple[FeatureStore, list[Served], Activity],
 ) -> None:
-    stream = Stream(store, fresh_database, computations, seed=20)
-    served = replay(stream)
-    random.Random(1).shuffle(served)
-    labels = pd.DataFrame([{**row, "event_timestamp": s.at} for s in served for row in s.rows])
-    assert len(labels) >= 1000
+    store, replies, activity = served
+    assert set(activity.kinds) == {"step", "push", "publish", "materialize"}
+    settled = [one for one in replies if one.settled]
+    random.Random(1).shuffle(settled)
+    labels = pd.DataFrame(
+        [
+            {
+                "user_id": one.reply["userId"],
+                "item_id": item,
+                "request_hour": one.hour,
+                "event_timestamp": one.at,
+            }
+            for one in settled
+            for item in one.items
+        ]
+    )
     service = store.get_feature_service("ranking")
     trained = store.get_historical_features(entity_df=labels, features=service).to_arrow()
-    names = [n for n in served[0].answer if n not in {"user_id", "item_id", "request_hour"}]
+    online = [
+        {**one.reply["userFeatures"], **item["itemFeatures"], **item["interactionFeatures"]}
+        for one in settled
+        for item in one.reply["items"]
+    ]
+    names = [name for name in trained.column_names if name not in labels]
     assert len(names) == 10
+    assert {name for row in online for name in row} == set(names)
     for name in names:
-        online = [value for s in served for value in s.answer[name]]
-        offline = trained[name].to_pylist()
-        assert len(set(map(str, online))) > 1, name
-        if isinstance(online[0], float):
-            # The wire holds float32; Python shows it widened on both sides.
-            online, offline = np.float32(online).tolist(), np.float32(offline).tolist()
-        pairs = zip(online, offline, strict=True)
-        differing = [i for i, (was, is_) in enumerate(pairs) if was != is_]
+        was = _bits([row[name] for row in online], trained[name].type)
+        known = _bits(trained[name].to_pylist(), trained[name].type)
+        assert len(set(map(repr, was))) > 1, f"{name} never changed"
+        differing = [i for i, pair in enumerate(zip(was, known, strict=True)) if pair[0] != pair[1]]
         assert not differing, (name, len(differing), labels.iloc[differing[0]].to_dict())
 
-    # The same labels, dated now, are other rows: the comparison above is not idle.
-    today = store.get_historical_features(
-        entity_df=labels.assign(event_timestamp=stream.now()),
-        features=["user_watch_stats:user_watch_count_7d"],
-    ).to_arrow()
-    assert today["user_watch_count_7d"].to_pylist() != (trained["user_watch_count_7d"].to_pylist())
-    stream.conn.close()
+    # Dated now the same labels are other rows: the comparison above is not idle.
+    now = labels.assign(event_timestamp=datetime.now(UTC))
+    refs = ["user_watch_stats:user_watch_count_7d", "item_stats:item_popularity_score"]
+    today = store.get_historical_features(entity_df=now, features=refs).to_arrow()
+    for ref in refs:
+        name = ref.partition(":")[2]
+        assert today[name].to_pylist() != trained[name].to_pylist()
+
+
+def test_every_reply_names_rows_of_the_log(
+    served: tuple[FeatureStore, list[Served], Activity],
+    database: str,
+    computations: dict[str, Computation],
+) -> None:
+    """Also of requests that met a publication half-way."""
+    _, replies, _ = served
+    assert not all(one.settled for one in replies)
+    views = {c.view: c for c in computations.values() if c.view in replies[0].reply["meta"]}
+    assert len(views) == 6
+    with connect(database) as conn:
+        logs = {view: _log(conn, computation) for view, computation in views.items()}
+    rows = 0
+    for one in replies:
+        for number, item in enumerate(one.reply["items"]):
+            ids = {"user_id": one.reply["userId"], "item_id": item["itemId"]}
+            values = {
+                **one.reply["userFeatures"], **item["itemFeatures"], **item["interactionFeatures"]
+            }  # fmt: skip
+            for view, computation in views.items():
+                as_of = one.reply["meta"][view]["asOf"]
+                as_of = as_of[number] if isinstance(as_of, list) else as_of
+                if as_of is None:
+                    continue
+                key = (*(ids[k] for k in computation.join_keys), _moment(as_of))
+                shown = [values[f.name] for f in computation.features]
+                assert any(_same(shown, row) for row in logs[view][key]), (view, key)
+                rows += 1
+    assert rows > MOMENTS
+
+
+def _log(
+    conn: psycopg.Connection, computation: Computation
+) -> dict[tuple[Any, ...], list[list[Any]]]:
+    names = [*computation.join_keys, "event_timestamp", *(f.name for f in computation.features)]
+    found: dict[tuple[Any, ...], list[list[Any]]] = {}
+    width = len(computation.join_keys) + 1
+    for row in conn.execute(f"SELECT {', '.join(names)} FROM {computation.log_table}"):
+        found.setdefault(tuple(row[:width]), []).append(list(row[width:]))
+    return found
+
+
+def _same(shown: list[Any], row: list[Any]) -> bool:
+    return all(
+        np.array_equal(np.float32(a), np.float32(b)) if isinstance(b, (float, list)) else a == b
+        for a, b in zip(shown, row, strict=True)
+    )
+
+
+def _bits(values: list[Any], kind: Any) -> list[Any]:
+    """Reals as the float32 that they are on both sides, to the bit."""
+    if str(kind) in {"float", "list<item: float>", "list<element: float>"}:
+        return [np.asarray(value, np.float32).tobytes() for value in values]
+    return values
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

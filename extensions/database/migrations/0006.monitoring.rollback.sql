@@ -1,0 +1,10 @@
+DROP TABLE audit_runs;
+DROP TABLE drift_rollbacks;
+DROP TABLE drift_notifications;
+DROP TABLE drift_incidents;
+DROP TABLE drift_runs;
+DROP TABLE drift_floors;
+DROP TABLE drift_bindings;
+DROP TABLE drift_baselines;
+DROP FUNCTION ensure_served_partitions(timestamptz, timestamptz);
+DROP TABLE served_features;

@@ -1,0 +1,2 @@
+DROP FUNCTION follow_registry();
+DROP FUNCTION notify_registry_changed() CASCADE;
