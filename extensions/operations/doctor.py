@@ -15,6 +15,9 @@ from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
 from extensions.errors import SkewlessError
+from extensions.stores.published import has_versions
+from extensions.versions.checking import disagreements
+from extensions.versions.live import live_computations
 
 OLDEST_POSTGRES = 150_000
 MOST_CLOCK_SKEW = timedelta(seconds=1)
@@ -67,7 +70,8 @@ def _postgres() -> Iterator[Finding]:
             f"{len(pending)} pending" if pending else "all applied",
             "Run `skewless migrate`." if pending else None,
         )
-        computations = load_computations(addresses.REPO_ROOT)
+        declared = load_computations(addresses.REPO_ROOT)
+        computations = live_computations(conn, declared)
         missing = missing_log_tables(conn, computations.values())
         yield Finding(
             "logs",
@@ -75,7 +79,8 @@ def _postgres() -> Iterator[Finding]:
             f"missing: {', '.join(missing)}" if missing else f"{len(computations)} in place",
             "Run `skewless migrate`." if missing else None,
         )
-        yield _registry(computations)
+        yield _registry(declared)
+        yield from _versions(conn)
         if not pending:
             yield from (_watermark(conn, computation) for computation in computations.values())
 
@@ -99,14 +104,31 @@ def _registry(computations: dict[str, Computation]) -> Finding:
     from feast import FeatureStore  # noqa: PLC0415
 
     store = FeatureStore(str(addresses.REPO_ROOT))
-    applied = {f"{view.name}.v{view.current_version_number}" for view in store.list_feature_views()}
+    applied = {
+        f"{view.name}.{version['version']}"
+        for view in store.list_feature_views()
+        for version in store.list_feature_view_versions(view.name)
+    }
     missing = sorted(computations.keys() - applied)
     return Finding(
         "registry",
         not missing,
         f"not applied: {', '.join(missing)}" if missing else f"{len(applied)} views applied",
-        "Run `feast apply`." if missing else None,
+        "Run `skewless apply`." if missing else None,
     )
+
+
+def _versions(conn: psycopg.Connection) -> Iterator[Finding]:
+    """Feast's registry, PostgreSQL and Redis agree on every published version."""
+    if not has_versions(conn):
+        return
+    from feast import FeatureStore  # noqa: PLC0415
+
+    found = disagreements(FeatureStore(str(addresses.REPO_ROOT)), conn, addresses.REPO_ROOT)
+    if not found:
+        yield Finding("versions", True, "registry, PostgreSQL and Redis agree")
+    for each in found:
+        yield Finding(f"versions of {each.view}", False, each.what, each.advice)
 
 
 def _watermark(conn: psycopg.Connection, computation: Computation) -> Finding:

@@ -11,6 +11,7 @@ from extensions.asof import load_computations
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
 from extensions.database.events import take_ingest_lock
+from extensions.versions.live import live_computations
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
     """Bring the database at ``url`` up to what the repository's files declare; idempotent."""
     migrations = migrate(url)
     with connect(url, name="skewless migrate") as conn:
-        logs = ensure_log_tables(conn, load_computations(repo_root).values())
+        declared = load_computations(repo_root)
+        logs = ensure_log_tables(conn, {**declared, **live_computations(conn, declared)}.values())
         genres = _record_genres(conn, repo_root / "feature_repo" / "genres.json")
     return Prepared(migrations, logs, genres)
 

@@ -17,6 +17,8 @@ from extensions.asof.schedule import due_tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.publish import publish
+from extensions.versions.live import live_computations
+from extensions.versions.retiring import finish_retired
 
 Progress = Callable[[int, int | None], None]
 
@@ -36,7 +38,7 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Refresher:
-    """An open database, the registered computations and, unless offline, the Feast store."""
+    """An open database, the files' computations and, unless offline, the Feast store."""
 
     conn: psycopg.Connection
     computations: dict[str, Computation]
@@ -55,7 +57,7 @@ class Refresher:
             conn.close()
 
     def choose(self, view: str | None, *, everything: bool = False) -> list[Computation]:
-        """The computations of one view, or of all.
+        """The computations of one view, or of all; of every live version, as of now.
 
         Where a stream has begun, realtime views are its business: they are left out unless
         named, or ``everything`` is asked for.
@@ -63,12 +65,13 @@ class Refresher:
         Raises:
             SkewlessError: there is no such view.
         """
-        chosen = [c for c in self.computations.values() if view in (None, c.view, c.name)]
+        live = live_computations(self.conn, self.computations)
+        chosen = [c for c in live.values() if view in (None, c.view, c.name)]
         if view is None and not everything and self._streaming():
             # Only the stream knows whether what was produced has arrived.
             chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
         if not chosen:
-            known = ", ".join(sorted({c.view for c in self.computations.values()}))
+            known = ", ".join(sorted({c.view for c in live.values()}))
             raise SkewlessError(f"There is no view {view}: known are {known}.", exit_code=2)
         return chosen
 
@@ -89,6 +92,9 @@ class Refresher:
             SkewlessError: some views could not be refreshed; the others were.
         """
         done, failed = [], []
+        if due_only and self.store:
+            # A retired version's log may have been kept until today.
+            finish_retired(self.store, self.conn)
         for number, computation in enumerate(computations):
             try:
                 if not due_only:

@@ -1,0 +1,280 @@
+"""Commands that publish versions: plan, apply, promote, rollback, versions, diff, retire."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from extensions.cli.console import AsJson, emit, err, moment, out, progress
+from extensions.errors import SkewlessError
+
+if TYPE_CHECKING:
+    import psycopg
+    from feast import FeatureStore
+
+ViewName = Annotated[str, typer.Argument(metavar="VIEW")]
+VersionName = Annotated[str, typer.Argument(metavar="vN")]
+Why = Annotated[str | None, typer.Option("--why", help="The reason, for the record.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Although its values are not complete and fresh.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--from", help="ISO time where backfills begin; else where the default's log is."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        help="Show what the files would change, how severe it is, and what it costs.",
+        epilog="Example: `skewless plan --json`",
+    )(plan)
+    app.command(
+        name="apply",
+        help="Carry the plan out: publish new versions beside the old ones and fill them.",
+        epilog="Example: `skewless apply --from 2026-01-01`",
+    )(apply_plan)
+    app.command(
+        help="Make a version the default of its view; servers follow within a second.",
+        epilog='Example: `skewless promote item_stats v2 --why "decays faster"`',
+    )(promote)
+    app.command(
+        help="Take a promotion back: no recomputation, no retraining, no failed request.",
+        epilog="Examples: `skewless rollback item_stats` · `skewless rollback item_stats --to v1`",
+    )(rollback)
+    app.command(
+        help="List versions: state, since when, used by which service, at what cost.",
+        epilog="Example: `skewless versions item_stats --all`",
+    )(versions)
+    app.command(
+        help="Compare two versions' values on the same entities and moments.",
+        epilog="Example: `skewless diff item_stats v1 v2 --sample 10000 --html diff.html`",
+    )(diff)
+    app.command(
+        help="Take a version that nobody uses out of Redis, of the work and of PostgreSQL.",
+        epilog="Example: `skewless retire item_stats v1 --keep-log-days 30`",
+    )(retire)
+
+
+def plan(since: Since = None, as_json: AsJson = False) -> None:
+    """Changes nothing. Exit code 1 when something is refused."""
+    from extensions.addresses import REPO_ROOT
+    from extensions.versions.plan import make_plan
+
+    with _store() as (store, conn), err.status("Planning"):
+        made = make_plan(conn, store.project, REPO_ROOT, since=moment(since, "--from"))
+    rows = [_change(change) for change in made.changes]
+    if as_json:
+        emit([{"changes": rows, "notes": made.notes}], as_json=True)
+    elif rows:
+        emit([{**row, "services": _words(row["services"]), "consumers": _words(row["consumers"])}
+              for row in rows], as_json=False)  # fmt: skip
+        for note in made.notes:
+            err.print(note, markup=False)
+    else:
+        out.print(" ".join(("No changes.", *made.notes)), markup=False, soft_wrap=True)
+    if made.refused:
+        raise typer.Exit(1)
+
+
+def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
+    """Safe to run twice, safe to interrupt: the next run goes on. Nothing is promoted."""
+    from extensions.addresses import REPO_ROOT
+    from extensions.versions.applying import apply
+
+    start = moment(since, "--from")
+    with _store() as (_, conn), progress("Applying") as report:
+        done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
+    if as_json:
+        emit(
+            [{"changes": [_change(c) for c in done.plan.changes], "notes": done.plan.notes,
+              "filled": [f.__dict__ for f in done.filled], "removed": done.removed}],
+            as_json=True,
+        )  # fmt: skip
+        return
+    if not (done.plan.changes or done.filled or done.removed):
+        out.print(" ".join(("No changes.", *done.plan.notes)), markup=False, soft_wrap=True)
+        return
+    for change in done.plan.changes:
+        out.print(f"{_title(change)}: {change.what}", markup=False, soft_wrap=True)
+    emit(list(done.filled), as_json=False)
+    for filled in done.filled:
+        if filled.state == "live":
+            err.print(f"`skewless diff {filled.view} vM v{filled.version}`, then "
+                      f"`skewless promote {filled.view} v{filled.version}`.")  # fmt: skip
+    for what in done.removed:
+        err.print(f"Removed {what}.", markup=False)
+
+
+def promote(
+    view: ViewName, version: VersionName, why: Why = None, force: Force = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """One transaction: who, when and why are recorded with it."""
+    from extensions.versions.moving import promote as move
+
+    number = _number(version)
+    with _connection() as conn:
+        done = move(conn, _project(), view, number, reason=why, force=force)
+    emit([_moved(done)], as_json)
+
+
+def rollback(
+    view: ViewName,
+    to: Annotated[str | None, typer.Option("--to", help="Not the one before, but this.")] = None,
+    why: Why = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """The version before has been computed all along: it is served as if nothing had been."""
+    from extensions.versions.moving import rollback as move
+
+    number = None if to is None else _number(to)
+    with _connection() as conn:
+        done = move(conn, _project(), view, number, reason=why, force=force)
+    emit([_moved(done)], as_json)
+
+
+def versions(
+    view: Annotated[str | None, typer.Argument(metavar="[VIEW]")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Retired ones, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Redis bytes are those of the rows, by a sample of them."""
+    from extensions.versions.overview import overview
+
+    with _store() as (store, conn):
+        found = overview(store, conn, view=view, retired=everything)
+    if as_json:
+        emit(list(found), as_json=True)
+        return
+    emit([{**one.__dict__, "services": _words(one.services)} for one in found], as_json=False)
+
+
+def diff(
+    view: ViewName,
+    first: VersionName,
+    second: VersionName,
+    sample: Annotated[int, typer.Option(help="Entities and moments to compare.")] = 5_000,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a report that opens without a network.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Both are computed anew from history, so that a version needs no log to be compared."""
+    from extensions.addresses import postgres_url
+    from extensions.versions.diff import compare
+    from extensions.versions.diff_report import write_html
+
+    with _store() as (_, conn), err.status("Comparing"):
+        found = compare(conn, postgres_url(), view, _number(first), _number(second), size=sample)
+    if html is not None:
+        write_html(found, html)
+        err.print(f"Report: {html}", markup=False)
+    if as_json:
+        emit([found.summary()], as_json=True)
+        return
+    emit(found.table(), as_json=False)
+    emit(found.largest_table(), as_json=False)
+
+
+def retire(
+    view: ViewName,
+    version: VersionName,
+    keep_log_days: Annotated[
+        float, typer.Option("--keep-log-days", help="Days for which the log stays.")
+    ] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Refuses while a service uses it; nothing of other versions is touched."""
+    from extensions.addresses import REPO_ROOT
+    from extensions.versions.declared import read_declared
+    from extensions.versions.retiring import retire as take_out
+
+    number = _number(version)
+    with _store() as (store, conn), err.status("Retiring"):
+        done = take_out(
+            store, conn, view, number, keep_log_days=keep_log_days,
+            declared=read_declared(REPO_ROOT).number(view),
+        )  # fmt: skip
+    emit([done], as_json)
+
+
+@contextmanager
+def _connection() -> "Iterator[psycopg.Connection]":
+    """A connection in autocommit."""
+    from extensions.addresses import postgres_url
+    from extensions.database import connect
+
+    with connect(postgres_url(), autocommit=True, name="skewless versions") as conn:
+        yield conn
+
+
+def _project() -> str:
+    """The project of feature_store.yaml, without waiting for Feast to be imported."""
+    import os
+
+    import yaml
+
+    from extensions.addresses import REPO_ROOT
+
+    text = (REPO_ROOT / "feature_store.yaml").read_text()
+    return str(yaml.safe_load(os.path.expandvars(text))["project"])
+
+
+@contextmanager
+def _store() -> "Iterator[tuple[FeatureStore, psycopg.Connection]]":
+    """Feast's store, and a connection in autocommit."""
+    from feast import FeatureStore
+
+    from extensions.addresses import REPO_ROOT
+
+    with _connection() as conn:
+        yield FeatureStore(str(REPO_ROOT)), conn
+
+
+def _number(text: str) -> int:
+    match = re.fullmatch(r"v?(\d+)", text)
+    if match is None:
+        raise SkewlessError(f"A version reads like v2, not {text!r}.", exit_code=2)
+    return int(match.group(1))
+
+
+def _title(change: Any) -> str:
+    return change.name if change.version is None else f"{change.name} v{change.version}"
+
+
+def _change(change: Any) -> dict[str, Any]:
+    fill = change.backfill
+    return {
+        "view": change.name,
+        "version": change.version,
+        "severity": change.severity.name.lower(),
+        "what": change.what,
+        "backfill_from": fill and fill.start,
+        "rows": fill and fill.rows,
+        "seconds": fill and fill.seconds,
+        "services": change.services,
+        "consumers": change.consumers,
+    }
+
+
+def _moved(done: Any) -> dict[str, Any]:
+    return {
+        "view": done.view,
+        "from": done.from_version and f"v{done.from_version}",
+        "to": f"v{done.to_version}",
+        "at": done.moved_at,
+        "by": done.moved_by,
+        "why": done.reason,
+        "forced": done.forced,
+        "serving it": _words(done.following),
+    }
+
+
+def _words(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,69 @@
+"""What a backfill will cost: rows and seconds, from the history itself."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import perf_counter
+
+import psycopg
+from psycopg import sql
+
+from extensions.asof import Computation, Spine, active, changes
+from extensions.asof.engine import answers
+from extensions.database.connection import table_exists
+
+DAY = timedelta(days=1)
+SAMPLED_QUESTIONS = 300
+# Counting a day of a large history must not be a job of its own.
+PATIENCE = "15s"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``rows`` and ``seconds`` of a backfill of ``(start, end]``; None: too large to count here."""
+
+    start: datetime
+    end: datetime
+    rows: int | None
+    seconds: float | None
+
+
+def estimate(
+    conn: psycopg.Connection, computation: Computation, start: datetime, end: datetime
+) -> Estimate:
+    """Count the questions of the range's last day, and time some of them. Nothing is written."""
+    if not all(table_exists(conn, source.table) for source in computation.reads):
+        return Estimate(start, end, None, None)
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(PATIENCE)))
+            rows = _count(conn, active(computation, start))
+            if end > start:
+                day = min(DAY, end - start)
+                of_day = _count(conn, changes(computation, end - day, end))
+                rows += round(of_day * ((end - start) / day))
+            return Estimate(
+                start, end, rows, round(rows * _seconds_each(conn, computation, end), 1)
+            )
+    except psycopg.errors.QueryCanceled:
+        return Estimate(start, end, None, None)
+
+
+def _count(conn: psycopg.Connection, spine: Spine) -> int:
+    row = conn.execute(sql.SQL("SELECT count(*) FROM ({}) AS s").format(spine.query)).fetchone()
+    assert row is not None  # an aggregate always returns a row
+    return int(row[0])
+
+
+def _seconds_each(conn: psycopg.Connection, computation: Computation, at: datetime) -> float:
+    some = Spine(
+        sql.SQL("SELECT * FROM ({}) AS s LIMIT {}").format(
+            active(computation, at).query, sql.Literal(SAMPLED_QUESTIONS)
+        )
+    )
+    asked = _count(conn, some)
+    if not asked:
+        return 0.0
+    began = perf_counter()
+    conn.execute(sql.SQL("{} SELECT count(*) FROM answered").format(answers(computation, some)))
+    # Appending to the log and its index costs about as much again.
+    return 2 * (perf_counter() - began) / asked

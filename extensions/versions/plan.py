@@ -1,0 +1,257 @@
+"""The plan: what the files would change, how severe it is, and what it costs. Changes nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from extensions.asof.definition import Definition
+from extensions.database.connection import table_exists
+from extensions.errors import SkewlessError
+from extensions.stores import registry_rows as feast_rows
+from extensions.stores.published import Published, active, has_versions, promotions, published
+from extensions.stores.registry import check_unchanged, is_versioned, number_of
+from extensions.versions.declared import Declared, read_declared
+from extensions.versions.estimate import Estimate, estimate
+from extensions.versions.retiring import readers_of
+
+
+class Severity(IntEnum):
+    """How much a change asks of whoever applies it, in rising order."""
+
+    METADATA = 1  # words only: nothing is computed
+    NEW_VIEW = 2  # becomes the default at once: nobody uses it yet
+    NEW_VERSION = 3  # computed and served beside the default, until it is promoted
+    UNFINISHED = 4  # an apply was cut short: it goes on
+    REMOVED = 5  # out of the files, and of no use to anybody
+    REFUSED = 6  # would change what is published
+
+
+@dataclass(frozen=True)
+class Change:
+    """One view or service. ``backfill``: what must be computed; ``consumers``: transforms."""
+
+    name: str
+    version: int | None
+    severity: Severity
+    what: str
+    backfill: Estimate | None
+    services: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `skewless apply` would do; ``notes`` ask for nothing."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def refused(self) -> tuple[Change, ...]:
+        """What keeps the plan from being carried out."""
+        return tuple(c for c in self.changes if c.severity is Severity.REFUSED)
+
+
+def make_plan(
+    conn: psycopg.Connection,
+    project: str,
+    repo_root: Path,
+    *,
+    since: datetime | None = None,
+    estimates: bool = True,
+) -> Plan:
+    """Compare the files at ``repo_root`` with what is published. ``conn`` is in autocommit.
+
+    ``since``: where backfills begin; else where the log of the default version does.
+
+    Raises:
+        SkewlessError: the files cannot be read, or the database was not migrated.
+    """
+    if not has_versions(conn):
+        raise SkewlessError("The database does not keep versions yet: run `skewless migrate`.")
+    declared = read_declared(repo_root)
+    return _Planner(conn, project, declared, since, estimates=estimates).plan()
+
+
+class _Planner:
+    def __init__(
+        self,
+        conn: psycopg.Connection,
+        project: str,
+        declared: Declared,
+        since: datetime | None,
+        *,
+        estimates: bool,
+    ) -> None:
+        self._conn, self._project, self._declared = conn, project, declared
+        self._since, self._estimates = since, estimates
+        self._known: dict[str, list[Published]] = {}
+        for one in published(conn):
+            self._known.setdefault(one.view_name, []).append(one)
+        applied = table_exists(conn, "feature_services")
+        self._services = list(feast_rows.services(conn, project)) if applied else []
+        self._applied = applied
+
+    def plan(self) -> Plan:
+        changes, notes = [], []
+        for name, definition in self._declared.definitions.items():
+            known = self._known.get(name, [])
+            if change := self._view(definition, known):
+                changes.append(change)
+            if note := self._pointer(name, known):
+                notes.append(note)
+        changes.extend(self._removed())
+        changes.extend(self._service_changes())
+        notes.extend(
+            f'{name} names no version, so Feast changes it in place: give it version="v1".'
+            for name in self._declared.unversioned
+        )
+        return Plan(tuple(changes), tuple(notes))
+
+    def _view(self, definition: Definition, known: list[Published]) -> Change | None:
+        same = next((one for one in known if one.version == definition.version), None)
+        if same is None:
+            default = active(known)
+            if default is None:
+                return self._change(definition, Severity.NEW_VIEW, "new view", fill=True)
+            changed = ", ".join(definition.changed(default.definition)) or "nothing but the number"
+            what = f"new version beside v{default.version} (differs in {changed})"
+            return self._change(definition, Severity.NEW_VERSION, what, fill=True)
+        try:
+            check_unchanged(definition, same, known)
+        except SkewlessError as error:
+            return self._change(definition, Severity.REFUSED, error.format_message())
+        if same.filled_at is None:
+            return self._change(definition, Severity.UNFINISHED, "is not filled yet", fill=True)
+        if self._described_otherwise(definition.view, same):
+            return self._change(definition, Severity.METADATA, "descriptions, tags or owner")
+        return None
+
+    def _pointer(self, name: str, known: list[Published]) -> str | None:
+        default, number = active(known), self._declared.number(name)
+        if default is None or number is None or default.version == number:
+            return None
+        if not any(one.version == number and one.filled_at for one in known):
+            return None
+        last = promotions(self._conn, name)[-1]
+        how = f"{last.kind} by {last.moved_by}, {last.moved_at:%Y-%m-%d %H:%M}"
+        return f"The files name {name} v{number}; v{default.version} is the default ({how})."
+
+    def _described_otherwise(self, name: str, same: Published) -> bool:
+        message = feast_rows.snapshot(self._conn, self._project, name, same.version)
+        if message is None:
+            return True
+        spec = feast_rows.parse(same.kind, message).spec
+        view = self._declared.views[name]
+        fields = {f.name: (f.description, dict(f.tags)) for f in view.features}
+        noted = {f.name: (f.description, dict(f.tags)) for f in spec.features}
+        return (view.description, dict(view.tags or {}), view.owner, fields) != (
+            spec.description, dict(spec.tags), spec.owner, noted,
+        )  # fmt: skip
+
+    def _removed(self) -> list[Change]:
+        found = []
+        for name, known in self._known.items():
+            kept = [one for one in known if one.kept]
+            if kept and name not in self._declared.definitions:
+                versions = ", ".join(f"v{one.version}" for one in kept)
+                found.append(
+                    self._change(
+                        kept[-1].definition,
+                        Severity.REFUSED,
+                        f"is published ({versions}) and has no file: bring the file back, or "
+                        f"`skewless retire {name} vN`",
+                    )
+                )
+        return found
+
+    def _service_changes(self) -> list[Change]:
+        applied = {service.spec.name: service for service in self._services}
+        found = []
+        for name, service in self._declared.services.items():
+            wanted = _asked(service)
+            if name not in applied:
+                found.append(self._service(name, Severity.NEW_VIEW, "new service"))
+            elif wanted != _held(applied[name]):
+                found.append(
+                    self._service(name, Severity.METADATA, "the service names other views")
+                )
+        found.extend(
+            self._service(name, Severity.REMOVED, "the service is removed")
+            for name in applied.keys() - self._declared.services.keys()
+        )
+        return found
+
+    def _service(self, name: str, severity: Severity, what: str) -> Change:
+        return Change(name, None, severity, what, None, (name,), ())
+
+    def _change(
+        self, definition: Definition, severity: Severity, what: str, *, fill: bool = False
+    ) -> Change:
+        view = definition.view
+        backfill = None
+        if fill and self._estimates and definition.kind == "computation":
+            start, end = fill_range(self._conn, definition, self._known.get(view, []), self._since)
+            backfill = estimate(self._conn, definition.computation(), start, end)
+        return Change(
+            name=view,
+            version=definition.version,
+            severity=severity,
+            what=what,
+            backfill=backfill,
+            services=tuple(
+                sorted(
+                    service.spec.name
+                    for service in self._services
+                    if any(p.feature_view_name == view for p in service.spec.features)
+                )
+            ),
+            consumers=tuple(readers_of(self._conn, self._project, view)) if self._applied else (),
+        )
+
+
+def fill_range(
+    conn: psycopg.Connection,
+    definition: Definition,
+    known: list[Published],
+    since: datetime | None,
+) -> tuple[datetime, datetime]:
+    """The range to backfill: as begun, as asked for, or as long as the default's log is."""
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # a scalar select always returns a row
+    now: datetime = row[0]
+    begun = [one.fill_from for one in known if one.version == definition.version and one.fill_from]
+    default = active(known)
+    start = since or (begun[0] if begun else None)
+    if start is None and default is not None and table_exists(conn, default.log_table):
+        oldest = conn.execute(
+            sql.SQL("SELECT min(event_timestamp) FROM {}").format(sql.Identifier(default.log_table))
+        ).fetchone()
+        start = oldest[0] if oldest else None
+    return min(start or now, now), now
+
+
+def _asked(service: Any) -> set[tuple[str, int | None]]:
+    """(view, pinned version) as the file has it; what is given as an object follows, too."""
+    asked: set[tuple[str, int | None]] = set()
+    for one in service._features:  # noqa: SLF001
+        if isinstance(one, str):
+            view, _, rest = one.partition("@")
+            version = rest.partition(":")[0]
+            asked.add((view.partition(":")[0], int(version[1:]) if version else None))
+        else:
+            pinned = None if is_versioned(one) else number_of(one)
+            asked.add((one.name, one.projection.version_tag or pinned))
+    return asked
+
+
+def _held(service: Any) -> set[tuple[str, int | None]]:
+    return {
+        (p.feature_view_name, p.version_tag if p.HasField("version_tag") else None)
+        for p in service.spec.features
+    }

@@ -1,0 +1,88 @@
+"""Two operators at once: one wins, the other gets one clear sentence."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from extensions.stores.published import hold_pointer, promotions
+from extensions.versions import applying
+from extensions.versions.checking import disagreements
+from extensions.versions.moving import promote, rollback
+from tests.versions.conftest import World
+
+
+def at_once(*actions: Callable[[], object]) -> list[str | None]:
+    """Run all at the same moment; each one's sentence, or None where it won."""
+    start = threading.Barrier(len(actions))
+    said: list[str | None] = ["did not run"] * len(actions)
+
+    def run(i: int, action: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            action()
+            said[i] = None
+        except SkewlessError as error:
+            said[i] = error.format_message()
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return said
+
+
+def test_of_two_who_move_one_pointer_one_wins(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    with connect(world.database, autocommit=True) as other:
+        for _ in range(8):
+            moves = len(promotions(world.conn, "item_stats"))
+            said = at_once(
+                lambda: promote(world.conn, "skewless", "item_stats", 2),
+                lambda: promote(other, "skewless", "item_stats", 2),
+            )
+            [sentence] = [one for one in said if one is not None]
+            assert sentence.startswith(
+                ("Another operator is changing item_stats at this moment",
+                 "Another operator has just made v2 the default of item_stats",
+                 "v2 is the default of item_stats already")
+            )  # fmt: skip
+            assert len(promotions(world.conn, "item_stats")) == moves + 1
+            # A second rollback does not undo the first one.
+            at_once(
+                lambda: rollback(world.conn, "skewless", "item_stats"),
+                lambda: rollback(other, "skewless", "item_stats"),
+            )
+            assert world.states("item_stats") == {1: "active", 2: "live"}
+    assert disagreements(world.store(), world.conn) == []
+
+
+def test_who_comes_while_another_is_at_it_is_told_so(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    with connect(world.database) as other:
+        hold_pointer(other, "item_stats", wait=False)
+        with pytest.raises(SkewlessError, match="Another operator is changing item_stats"):
+            promote(world.conn, "skewless", "item_stats", 2)
+        # Other views are nobody's business.
+        with pytest.raises(SkewlessError, match="no version of user_habits to go back to"):
+            rollback(world.conn, "skewless", "user_habits")
+    promote(world.conn, "skewless", "item_stats", 2)
+
+
+def test_one_apply_at_a_time_and_a_rollback_need_not_wait_for_it(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    promote(world.conn, "skewless", "item_stats", 2)
+    with (
+        connect(world.database, autocommit=True) as other,
+        applying._alone(other),
+    ):
+        with pytest.raises(SkewlessError, match=r"Another `skewless apply` is at work \(skewless"):
+            world.apply()
+        rollback(world.conn, "skewless", "item_stats")
+    assert world.apply().filled == ()

@@ -1,0 +1,88 @@
+"""Publishing: staged beside the default, filled whole, promoted and taken back."""
+
+import pytest
+
+from extensions.errors import SkewlessError
+from extensions.operations.prepare import prepare_database
+from extensions.stores.published import promotions
+from extensions.versions.checking import disagreements
+from extensions.versions.moving import promote, rollback
+from extensions.versions.plan import Severity, make_plan
+from tests.versions.conftest import World
+
+COUNT = "user_watch_stats:user_watch_count_7d"
+COUNT_2 = "user_watch_stats@v2:user_watch_count_7d"
+
+
+def plan(world: World):
+    with world.repository.current():
+        return make_plan(world.conn, "skewless", world.root)
+
+
+def test_nothing_to_do_is_no_change(world: World) -> None:
+    made = plan(world)
+    assert made.changes == ()
+    assert made.notes == ()
+    with world.repository.current():
+        assert disagreements(world.store(), world.conn, world.root) == []
+
+
+def test_a_new_version_is_filled_beside_the_default_and_promoted_and_taken_back(
+    world: World,
+) -> None:
+    before = world.online(COUNT, user_id=1)
+    world.repository.second_version("user_watch_stats")
+
+    [change] = plan(world).changes
+    assert change.severity is Severity.NEW_VERSION
+    assert "SQL" in change.what
+    assert change.services == ("home_page", "ranking")
+    assert change.backfill is not None
+    assert change.backfill.rows > 0
+
+    [filled] = world.apply().filled
+    assert (filled.version, filled.state) == (2, "live")
+    assert filled.backfilled > 0
+    assert world.states("user_watch_stats") == {1: "active", 2: "live"}
+    assert world.online(COUNT, user_id=1) == before
+    both = world.online(COUNT_2, user_id=1)
+    assert both["user_watch_count_7d"] < before["user_watch_count_7d"]
+    assert disagreements(world.store(), world.conn) == []
+
+    moved = promote(world.conn, "skewless", "user_watch_stats", 2, reason="shorter is a mistake")
+    assert moved.following == ("home_page", "ranking")
+    assert world.online(COUNT, user_id=1) == both
+    assert world.states("user_watch_stats") == {1: "live", 2: "active"}
+
+    world.refresh()
+    rollback(world.conn, "skewless", "user_watch_stats")
+    assert world.online(COUNT, user_id=1) == before
+    kinds = [(m.kind, m.from_version, m.to_version) for m in
+             promotions(world.conn, "user_watch_stats")]  # fmt: skip
+    assert kinds == [("first", None, 1), ("promote", 1, 2), ("rollback", 2, 1)]
+    assert disagreements(world.store(), world.conn) == []
+    with pytest.raises(SkewlessError, match="no version of user_watch_stats to go back to"):
+        rollback(world.conn, "skewless", "user_watch_stats")
+
+
+def test_feasts_own_apply_stages_and_never_undoes_a_rollback(world: World, capsys) -> None:
+    world.repository.second_version("user_watch_stats")
+    with world.repository.current():
+        prepare_database(world.database, world.root)
+    world.feast_apply()
+    assert world.states("user_watch_stats") == {1: "active", 2: "staged"}
+    assert "v1 stays the default" in capsys.readouterr().err
+    with pytest.raises(SkewlessError, match="not filled yet"):
+        promote(world.conn, "skewless", "user_watch_stats", 2)
+    world.apply()
+    promote(world.conn, "skewless", "user_watch_stats", 2)
+    world.feast_apply()
+    assert world.states("user_watch_stats") == {1: "live", 2: "active"}
+    rollback(world.conn, "skewless", "user_watch_stats")
+    world.feast_apply()
+    assert world.states("user_watch_stats") == {1: "active", 2: "live"}
+    served = world.store().registry.get_feature_view("user_watch_stats", "skewless")
+    assert served.current_version_number == 1
+    assert "No changes" not in plan(world).notes
+    assert "the files name" in plan(world).notes[0].lower()
+    assert disagreements(world.store(), world.conn) == []

@@ -1,0 +1,96 @@
+"""Retire: refused while used; then gone from Redis, from the work and in time from PostgreSQL."""
+
+import pytest
+from psycopg import sql
+
+from extensions.errors import SkewlessError
+from extensions.stores.publish import latest, write_query
+from extensions.stores.published import find, published
+from extensions.versions import retiring
+from extensions.versions.checking import disagreements
+from extensions.versions.live import live_computations
+from extensions.versions.moving import promote
+from extensions.versions.peeking import leftovers
+from extensions.versions.retiring import finish_retired, retire
+from tests.versions.conftest import World
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retiring, "NOTICED_AFTER_SECONDS", 0.0)
+
+
+def logs(world: World) -> set[str]:
+    rows = world.conn.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '_v[0-9]+$'"
+    ).fetchall()
+    return {name for (name,) in rows}
+
+
+@pytest.mark.parametrize("view", ["user_watch_stats", "item_stats"])
+def test_a_retired_version_leaves_nothing_and_touches_nothing_else(world: World, view: str) -> None:
+    world.repository.second_version(view)
+    world.apply()
+    promote(world.conn, "skewless", view, 2)
+    before = world.online("user_watch_stats:user_watch_count_7d",
+                          "user_habits:user_avg_watch_duration_min", user_id=1)  # fmt: skip
+    everything = logs(world)
+    done = retire(world.store(), world.conn, view, 1)
+    assert done.online_removed
+    assert done.log_drops_at is None
+    assert logs(world) == everything - {f"{view}_v1"}
+    assert leftovers(world.store(), find(world.conn, view, 1), 10_000) == 0
+    assert f"{view}.v1" not in live_computations(world.conn, {})
+    assert world.online("user_watch_stats:user_watch_count_7d",
+                        "user_habits:user_avg_watch_duration_min", user_id=1) == before  # fmt: skip
+    assert disagreements(world.store(), world.conn) == []
+    with pytest.raises(SkewlessError, match="was retired and its values are gone"):
+        promote(world.conn, "skewless", view, 1)
+    # Its number is used up.
+    world.repository.name_version(view, 1)
+    with pytest.raises(SkewlessError, match="was retired and its number is used up: make v3"):
+        world.apply()
+
+
+def test_the_log_may_be_kept_for_days(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    promote(world.conn, "skewless", "item_stats", 2)
+    done = retire(world.store(), world.conn, "item_stats", 1, keep_log_days=30)
+    assert done.log_drops_at is not None
+    assert "item_stats_v1" in logs(world)
+    assert disagreements(world.store(), world.conn) == []
+    world.conn.execute("UPDATE view_versions SET drop_log_at = now() WHERE state = 'retired'")
+    assert [d.what for d in disagreements(world.store(), world.conn)] == [
+        "v1 is retired and not all of it is removed"
+    ]
+    assert finish_retired(world.store(), world.conn) == ["the log item_stats_v1"]
+    assert "item_stats_v1" not in logs(world)
+    assert disagreements(world.store(), world.conn) == []
+
+
+def test_what_is_used_stays(world: World) -> None:
+    with pytest.raises(SkewlessError, match=r"item_stats\.v1 is used by ranking"):
+        retire(world.store(), world.conn, "item_stats", 1)
+    world.repository.second_version("item_stats")
+    world.repository.path("services.py").open("a").write(
+        '\nold = FeatureService(name="old", features=["item_stats@v1"])\n'
+    )
+    world.apply()
+    promote(world.conn, "skewless", "item_stats", 2)
+    with pytest.raises(SkewlessError, match=r"item_stats\.v1 is used by old: point it at another"):
+        retire(world.store(), world.conn, "item_stats", 1)
+    assert [one.state for one in published(world.conn, "item_stats")] == ["live", "active"]
+
+
+def test_a_straggler_s_rows_are_found_and_removed(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    promote(world.conn, "skewless", "item_stats", 2)
+    computation = live_computations(world.conn, {})["item_stats.v1"]
+    retire(world.store(), world.conn, "item_stats", 1, keep_log_days=1)
+    one = find(world.conn, "item_stats", 1)
+    write_query(world.store(), retiring.feast_view(one), latest(computation, sql.SQL("true")))
+    assert any("Redis holds rows" in d.what for d in disagreements(world.store(), world.conn))
+    retire(world.store(), world.conn, "item_stats", 1)
+    assert disagreements(world.store(), world.conn) == []
