@@ -20,11 +20,11 @@ from feast.types import from_value_type
 from feast.utils import _convert_arrow_to_proto
 
 from benchmarks.report import Row, arguments, publish
+from extensions.addresses import connection_string_of
 from extensions.local import valkey
 from extensions.stores.online import (
     SkewlessRedisOnlineStore,
     SkewlessRedisOnlineStoreConfig,
-    connection_string,
 )
 
 REPO = Path.cwd()
@@ -97,7 +97,7 @@ def _writer(url: str, *, ours: bool) -> Any:
             "path": "/dev/null",
             "enable_online_feature_view_versioning": True,
         },
-        online_store=kind(connection_string=connection_string(url)),
+        online_store=kind(connection_string=connection_string_of(url)),
         entity_key_serialization_version=3,
     )
     if ours:

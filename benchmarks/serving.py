@@ -2,6 +2,9 @@
 
 `python -m benchmarks.serving [--quick] [--json FILE]`, from the repository. Both sides serve this
 repository's features of the same entities; the limit is a constant reply from our HTTP server.
+"near": workers hold the items' views (the repository's tag); "remote": the same server with
+`near_megabytes=0`. Every pair of cells is measured on replies that were compared first. The
+client is wrk where it is installed (see `benchmarks.load`).
 """
 
 import json
@@ -17,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Load, measure, request
+from benchmarks.load import Load, client, measure, request
 from benchmarks.report import Row, arguments, publish
 from benchmarks.serving_data import Data, fill, stock_environment, stock_repository
 from extensions import addresses
@@ -43,7 +46,8 @@ OURS = """
 import sys
 from pathlib import Path
 from extensions.serving import Settings, run
-run(Settings(repo=Path.cwd(), port=int(sys.argv[1]), redis_deadline_ms=1000))
+run(Settings(repo=Path.cwd(), port=int(sys.argv[1]), redis_deadline_ms=1000,
+             near_megabytes=int(sys.argv[2])))
 """
 USER, ITEMS = 7, 1_000
 PATIENCE = 240.0  # seconds for imports on a busy machine
@@ -65,13 +69,16 @@ def main() -> None:
         stock = stock_repository(REPO, folder / "stock", database.url, stock_url)
         data = Data(users=50, items=ITEMS)
         fill(REPO, stock, data)
-        ports = {name: free_port() for name in ("ours", "stock", "constant")}
-        stack.enter_context(_server([sys.executable, "-c", OURS, str(ports["ours"])], REPO))
+        ports = {name: free_port() for name in ("near", "remote", "stock", "constant")}
+        for name, megabytes in (("near", "64"), ("remote", "0")):
+            mine = [sys.executable, "-c", OURS, str(ports[name]), megabytes]
+            stack.enter_context(_server(mine, REPO))
         stack.enter_context(_server([sys.executable, "-c", CONSTANT, str(ports["constant"])], REPO))
         feast = [str(Path(sys.executable).with_name("feast")), "serve", "-p", str(ports["stock"]),
                  "--no-access-log", "--max-requests", "0"]  # fmt: skip
         stack.enter_context(_server(feast, stock, stock_environment(stock)))
-        _wait(ports["ours"], "/ready")
+        _wait(ports["near"], "/ready")
+        _wait(ports["remote"], "/ready")
         _wait(ports["stock"], "/health")
         _wait(ports["constant"], "/")
         rows = _measured(ports, seconds)
@@ -79,33 +86,52 @@ def main() -> None:
 
 
 def _measured(ports: dict[str, int], seconds: float) -> list[Row]:
+    print(f"client: {client()}")
+    limits = {
+        connections: measure(ports["constant"], connections, seconds, _user(USER))
+        for connections in (1, 8, 32)
+    }
+    rows = _cells(ports, limits, seconds, "one user, 4 features", (1, 8, 32), ("remote",),
+                  _user(USER), _by_feast([USER]))  # fmt: skip
+    for n, connections in ((100, (1, 8, 32)), (500, (1, 8)), (1_000, (1,))):
+        asked = _by_feast([USER] * n, list(range(1, n + 1)))
+        rows += _cells(ports, limits, seconds, f"rank {n}", connections, ("remote", "near"),
+                       _rank(n), asked)  # fmt: skip
+    flat = {
+        n: measure(ports["near"], 1, seconds, _rank(n, layout="columns")) for n in (100, 500, 1_000)
+    }
+    for n, mine in flat.items():
+        against = f"as columns; {mine.p50 / flat[100].p50:.2f} times rank 100's"
+        rows.append(Row(f"rank {n}, near, columns, 1 connection", "p50", "ms", "lower",
+                        mine.p50, limit=limits[1].p50, why=against))  # fmt: skip
+    generic = _by_feast([USER] * 100, list(range(1, 101)))
+    rows += _cells(ports, limits, seconds, "/get-online-features, 100 items", (1, 8),
+                   ("remote", "near"), generic, generic)  # fmt: skip
+    return rows
+
+
+def _cells(
+    ports: dict[str, int],
+    limits: dict[int, Load],
+    seconds: float,
+    name: str,
+    connections: tuple[int, ...],
+    sides: tuple[str, ...],
+    ours: bytes,
+    theirs: bytes,
+) -> list[Row]:
+    """A row per number of connections and way of ours, all against the same stock cell."""
     rows: list[Row] = []
-    work: list[tuple[str, bytes, bytes]] = [
-        ("one user, 4 features", request("GET", f"/v1/features/user/{USER}"), _by_feast([USER])),
-        *(
-            (f"rank {n}", _rank(n), _by_feast([USER] * n, list(range(1, n + 1))))
-            for n in (100, 500, 1_000)
-        ),
-    ]
-    for name, ours, theirs in work:
-        agree = _equal(ports, ours, theirs)
-        for connections in (1, 8, 32):
-            if connections > 1 and name == "rank 1000":
-                continue
-            if connections > 8 and name == "rank 500":
-                continue
-            mine = measure(ports["ours"], connections, seconds, ours)
-            other = measure(ports["stock"], connections, seconds, theirs)
-            limit = measure(ports["constant"], connections, seconds, ours)
+    agree = {side: _equal(ports[side], ports["stock"], ours, theirs) for side in sides}
+    for number in connections:
+        other = measure(ports["stock"], number, seconds, theirs)
+        for side in sides:
+            mine = measure(ports[side], number, seconds, ours)
             for one in (mine, other):
                 assert set(one.statuses) == {"200"}, one.statuses
-            rows += _rows(f"{name}, {connections} connections", mine, other, limit, agree)
-    generic = _by_feast([USER] * 100, list(range(1, 101)))
-    for connections in (1, 8):
-        mine = measure(ports["ours"], connections, seconds, generic)
-        other = measure(ports["stock"], connections, seconds, generic)
-        where = f"/get-online-features, 100 items, {connections} connections"
-        rows += _rows(where, mine, other, None, None)
+            where = f"{name}, {side}" if len(sides) > 1 else name
+            where = f"{where}, {number} connection{'s' * (number > 1)}"
+            rows += _rows(where, mine, other, limits[number], agree[side])
     return rows
 
 
@@ -134,8 +160,17 @@ def _rows(work: str, ours: Load, stock: Load, limit: Load | None, equal: bool | 
     ]
 
 
-def _rank(n: int) -> bytes:
-    body = {"userId": USER, "itemIds": list(range(1, n + 1)), "context": {"requestHour": 21}}
+def _user(number: int) -> bytes:
+    return request("GET", f"/v1/features/user/{number}")
+
+
+def _rank(n: int, **more: Any) -> bytes:
+    body = {
+        "userId": USER,
+        "itemIds": list(range(1, n + 1)),
+        "context": {"requestHour": 21},
+        **more,
+    }
     return request("POST", "/v1/features/rank", body)
 
 
@@ -148,10 +183,17 @@ def _by_feast(users: list[int], items: list[int] | None = None) -> bytes:
     return request("POST", "/get-online-features", body)
 
 
-def _equal(ports: dict[str, int], ours: bytes, theirs: bytes) -> bool:
+def _equal(mine_at: int, stock_at: int, ours: bytes, theirs: bytes) -> bool:
     """Whether both sides serve the same values; Feast prints float32 as float64."""
-    mine, other = _once(ports["ours"], ours), _once(ports["stock"], theirs)
+    mine, other = _once(mine_at, ours), _once(stock_at, theirs)
     columns = dict(zip(other["metadata"]["feature_names"], other["results"], strict=True))
+    if "metadata" in mine:
+        held = dict(zip(mine["metadata"]["feature_names"], mine["results"], strict=True))
+        return set(held) == set(columns) and all(
+            _close(value, right)
+            for name, column in held.items()
+            for value, right in zip(column["values"], columns[name]["values"], strict=True)
+        )
     listed = mine.get("items") or [{"itemFeatures": {}, "interactionFeatures": {}}]
     user = mine.get("userFeatures") or mine["features"]
     for i, item in enumerate(listed):

@@ -17,8 +17,8 @@ from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 from feast.utils import _convert_arrow_to_proto
 
-from extensions.addresses import PostgresAddress
-from extensions.stores.online import SkewlessRedisOnlineStore, connection_string
+from extensions.addresses import PostgresAddress, connection_string_of
+from extensions.stores.online import SkewlessRedisOnlineStore
 
 GENRES = ["drama", "comedy", "thriller", "documentary", "western"]
 
@@ -100,7 +100,7 @@ entity_key_serialization_version: 3
 registry: registry.db
 online_store:
   type: redis
-  connection_string: {connection_string(redis)}
+  connection_string: {connection_string_of(redis)}
 offline_store:
   type: postgres
   host: {address.host}

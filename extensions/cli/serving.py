@@ -35,15 +35,26 @@ def serve(
         int, typer.Option(help="Redis slower than this is answered with 503.")
     ] = 50,
     max_items: Annotated[int, typer.Option(help="Most items of one ranking.")] = 1_000,
+    near_megabytes: Annotated[
+        int, typer.Option(help="Most that a worker holds of one entity's near views; 0: none.")
+    ] = 64,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="SKEWLESS_API_KEY", help="Demanded in X-Api-Key on /v1."),
+        typer.Option(
+            envvar="SKEWLESS_API_KEY",
+            help="Demanded in X-Api-Key; with `auth`, instead of a token on /v1.",
+        ),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Share of requests to log, as SHARE or SERVICE=SHARE; 0.01 by default."),
+    ] = None,
 ) -> None:
     """Documentation at /docs, readiness at /ready, metrics at /metrics."""
     from extensions.addresses import REPO_ROOT
+    from extensions.serving.served_log import log_shares
     from extensions.serving.server import run
     from extensions.serving.settings import Settings
 
@@ -57,9 +68,11 @@ def serve(
             rank_service=rank_service,
             redis_deadline_ms=redis_deadline_ms,
             max_items=max_items,
+            near_megabytes=near_megabytes,
             api_key=api_key,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
+            **log_shares(log or []),
         )
     )
 
@@ -71,13 +84,19 @@ def rebuild_online(
     """Interrupted, it goes on after its last whole step; newest wins throughout."""
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT
+    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.asof import load_computations
+    from extensions.database import connect
     from extensions.stores.rebuild import rebuild_online as run
+    from extensions.versions.live import live_computations
 
+    with connect(postgres_url()) as conn:
+        live = live_computations(conn, load_computations(REPO_ROOT))
     with err.status("Rebuilding") as line:
         done = run(
             FeatureStore(str(REPO_ROOT)),
             view,
             lambda name, entities: line.update(f"Rebuilding {name}: {entities:,} entities"),
+            live.values(),
         )
     emit(list(done), as_json)

@@ -1,5 +1,6 @@
 """What clients send: checked field by field, refused with the field's name."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import orjson
 from feast import ValueType
 
+from extensions.serving.ids import Ids
 from extensions.serving.plan import Plan
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
@@ -39,7 +42,7 @@ class Ranking:
 
     user: Any
     items: list[Any]
-    axes: Mapping[str, list[bytes]]
+    axes: Mapping[str, Ids]
     request: Mapping[str, Any]
     columns: bool
 
@@ -50,7 +53,7 @@ class Batch:
 
     service: str
     entities: Mapping[str, list[Any]]
-    axes: Mapping[str, list[bytes]]
+    axes: Mapping[str, Ids]
     request: Mapping[str, Any]
     columns: bool
     rows: int
@@ -112,13 +115,15 @@ def ranking(body: bytes, plan: Plan, most: int) -> Ranking:
     user, user_id = one_id(_given(read, "userId"), plan.key_types[user_key], "userId")
     items = _list(_given(read, "itemIds"), "itemIds", most)
     kind = plan.key_types[item_key]
-    if kind == ValueType.INT64 and all(type(one) is int for one in items):
-        low, high = (min(items), max(items)) if items else (0, 0)
-        if low >= -(1 << 63) and high < 1 << 63:
-            ids = [b"%d" % one for one in items]
-            return _ranking(read, plan, user, items, {user_key: [user_id], item_key: ids})
-    ids = [one_id(one, kind, f"itemIds[{i}]")[1] for i, one in enumerate(items)]
-    return _ranking(read, plan, user, items, {user_key: [user_id], item_key: ids})
+    ids = None
+    if kind == ValueType.INT64 and set(map(type, items)) == {int}:
+        with contextlib.suppress(OverflowError):  # one does not fit: find out which
+            ids = Ids(items, np.array(items, np.int64))
+    if ids is None:
+        raw = [one_id(one, kind, f"itemIds[{i}]")[1] for i, one in enumerate(items)]
+        ids = Ids(items, None, raw)
+    axes = {user_key: Ids([user], None, [user_id]), item_key: ids}
+    return _ranking(read, plan, user, items, axes)
 
 
 def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
@@ -146,7 +151,8 @@ def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
             entities[name].append(value)
             axes[name].append(raw)
     request, columns = _context(read, plan), _layout(read)
-    return Batch(service, entities, axes, request, columns, len(rows)), plan
+    ids = {name: Ids(entities[name], None, axes[name]) for name in axes}
+    return Batch(service, entities, ids, request, columns, len(rows)), plan
 
 
 def user_and_item(plan: Plan) -> tuple[str, str]:
@@ -160,7 +166,7 @@ def user_and_item(plan: Plan) -> tuple[str, str]:
 
 
 def _ranking(
-    read: dict[str, Any], plan: Plan, user: Any, items: list[Any], axes: dict[str, list[bytes]]
+    read: dict[str, Any], plan: Plan, user: Any, items: list[Any], axes: dict[str, Ids]
 ) -> Ranking:
     return Ranking(user, items, axes, _context(read, plan), _layout(read))
 

@@ -1,77 +1,177 @@
-"""Feast's own application behind ours, and the permission that it would ask for."""
+"""Feast's own application behind ours: its routes, with errors that say whose mistake they are."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, cast
 
-from fastapi import FastAPI, HTTPException, Request
+import pandas as pd
+import psycopg
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from feast import FeatureService, FeatureStore
+from feast import FeatureStore
 from feast.errors import FeastError
 from feast.feature_server import get_app
-from feast.permissions.action import AuthzedAction
-from feast.permissions.security_manager import (
-    assert_permissions,
-    get_security_manager,
-    is_auth_necessary,
-)
+from feast.feature_view_utils import get_feature_view_from_feature_store
 from feast.permissions.server.rest import inject_user_details
-from feast.permissions.server.utils import (
-    ServerType,
-    init_auth_manager,
-    init_security_manager,
-    str_to_auth_manager_type,
-)
-from redis.exceptions import RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
+from redis.retry import Retry
+from sqlalchemy.exc import DBAPIError
 
-from extensions.serving.asking import RefusedError
+from extensions.errors import SkewlessError
+from extensions.serving import openapi
+from extensions.serving.auth import Guard
+from extensions.serving.settings import Settings
+from extensions.stores.publish import online_store
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+# What Feast raises of requests that it cannot make sense of.
+MISTAKES = (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
+# Routes that may take as long as they take: they compute.
+LONG = ("/materialize", "/materialize-incremental")
+# How many times fewer of Feast's requests than of ours may be at work: they are that much slower.
+SLOWER = 8
+# Seconds that a write waits for Redis, twice at most; reads have the server's own deadline.
+WRITE_DEADLINE, CONNECT_DEADLINE = 1.0, 0.5
 
-def feast_app(store: FeatureStore) -> FastAPI:
-    """Feast's routes; what its clients do wrong is answered 4xx instead of 500.
 
-    The registry is refreshed by our watcher, so Feast's own timer is off.
+class Behind:
+    """Feast's application, in which no more than ``most`` requests are at work at a time. ASGI."""
+
+    def __init__(self, app: FastAPI, store: FeatureStore, most: int) -> None:
+        self.app, self._store, self._most = app, store, most
+        self._working = 0
+
+    @contextlib.asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """Between its startup and its shutdown."""
+        async with self.app.router.lifespan_context(self.app):
+            settings = self._store.config.online_store
+            online: Any = online_store(self._store)
+            for client in (
+                online._get_client(settings),  # noqa: SLF001
+                await online._get_client_async(settings),  # noqa: SLF001
+            ):
+                _bound(client)
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope.get("path", "") in LONG:
+            await self.app(scope, receive, send)
+            return
+        if self._working >= self._most:
+            await _busy(scope, receive, send)
+            return
+        self._working += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._working -= 1
+
+
+class RemoteWrites:
+    """The store as Feast's application sees it.
+
+    Feast's remote online store names the times ``event_timestamp`` and ``created``, whatever
+    the view's source calls them; Feast's server would look for the source's names in vain.
     """
-    kind = str_to_auth_manager_type(store.config.auth_config.type)
-    init_security_manager(auth_type=kind, fs=store)
-    init_auth_manager(
-        auth_type=kind, server_type=ServerType.REST, auth_config=store.config.auth_config
-    )
-    app: FastAPI = get_app(store, registry_ttl_sec=0)
-    for mistake in (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError):
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def write_to_online_store(self, feature_view_name: str, df: pd.DataFrame, **more: Any) -> None:
+        """As Feast's, with the times under their names."""
+        view = get_feature_view_from_feature_store(self._store, feature_view_name)
+        if source := getattr(view, "batch_source", None):
+            names = {
+                "event_timestamp": source.timestamp_field,
+                "created": source.created_timestamp_column,
+            }
+            features = {field.name for field in view.features}
+            df = df.rename(
+                columns={
+                    sent: known
+                    for sent, known in names.items()
+                    if known and known not in df and sent in df and sent not in features
+                }
+            )
+        self._store.write_to_online_store(feature_view_name, df=df, **more)
+
+
+def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
+    """Feast's routes. The registry is refreshed by our watcher, so Feast's own timer is off."""
+    app: FastAPI = get_app(cast("FeatureStore", RemoteWrites(store)), registry_ttl_sec=0)
+    app.dependency_overrides[inject_user_details] = guard.inject
+    for mistake in MISTAKES:
         app.add_exception_handler(mistake, _client_error)
-    app.add_exception_handler(RedisError, _unavailable)
+    for away in (RedisError, RedisClusterException, OSError):
+        app.add_exception_handler(away, _redis_error)
+    for one in (psycopg.Error, DBAPIError):
+        app.add_exception_handler(one, _database_error)
     app.add_exception_handler(FeastError, _feast_error)
-    return app
+    app.add_exception_handler(SkewlessError, _client_error)
+    app.add_exception_handler(NotImplementedError, _client_error)
+    app.openapi = lambda: _merged(app, settings)  # type: ignore[method-assign]
+    online_store(store).read_deadline = settings.redis_deadline_ms / 1000
+    return Behind(app, store, max(1, settings.max_waiting // SLOWER))
 
 
-async def permit(scope: Scope, service: FeatureService) -> None:
-    """Demand the same token and permission as Feast's routes, where `auth` is configured.
-
-    Raises:
-        RefusedError: 401 or 403.
-    """
-    if not is_auth_necessary(get_security_manager()):
-        return
-    details: Any = inject_user_details(Request(dict(scope)))
-    try:
-        await anext(details)
-        assert_permissions(resource=service, actions=[AuthzedAction.READ_ONLINE])
-    except HTTPException as error:
-        raise RefusedError(error.status_code, str(error.detail)) from None
-    except FeastError as error:
-        raise RefusedError(403, str(error)) from None
-    except Exception as error:  # a token that cannot be read
-        raise RefusedError(401, "The token is not valid.") from error
-    finally:
-        await details.aclose()
+def _bound(client: Any) -> None:
+    """No thread and no request waits for a Redis that does not answer longer than it must."""
+    if not hasattr(client, "connection_pool"):
+        return  # a cluster's nodes take socket_timeout from the connection string only
+    client.set_retry(Retry(NoBackoff(), 1))
+    limits = client.connection_pool.connection_kwargs
+    limits["socket_timeout"] = limits.get("socket_timeout") or WRITE_DEADLINE
+    limits["socket_connect_timeout"] = limits.get("socket_connect_timeout") or CONNECT_DEADLINE
 
 
-async def _client_error(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": {"message": str(error) or type(error).__name__}}, 422)
+def _merged(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """One document of Feast's routes and ours, for /openapi.json and the page at /docs."""
+    if app.openapi_schema is None:
+        theirs = get_openapi(title="Skewless", version="1", routes=app.routes)
+        for path in openapi.HIDDEN:
+            theirs["paths"].pop(path, None)
+        ours = openapi.document(settings)
+        theirs["openapi"], theirs["info"] = ours["openapi"], ours["info"]
+        theirs["paths"] = {**ours["paths"], **theirs["paths"]}
+        schemas = theirs.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(ours["components"]["schemas"])
+        for name, schemes in ours["components"].items():
+            theirs["components"].setdefault(name, schemes)
+        theirs["tags"] = ours["tags"]
+        for path, operations in theirs["paths"].items():
+            for operation in operations.values():
+                if path not in ours["paths"]:
+                    openapi.complete(path, operation)
+        app.openapi_schema = theirs
+    return app.openapi_schema
+
+
+def _refusal(status: int, message: str) -> JSONResponse:
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse({"error": {"message": message}}, status, headers=headers)
+
+
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    await _refusal(503, "The server is busy.")(scope, receive, send)
+
+
+async def _client_error(request: Request, error: Exception) -> JSONResponse:
+    # The message may hold ids, and stays between the server and who asked.
+    logger.info("Refused a request to %s: %s.", request.url.path, type(error).__name__)
+    return _refusal(422, str(error) or type(error).__name__)
 
 
 async def _feast_error(_: Request, error: Exception) -> JSONResponse:
@@ -80,7 +180,15 @@ async def _feast_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(detail, 422 if status == 500 else status)
 
 
-async def _unavailable(_: Request, __: Exception) -> JSONResponse:
-    return JSONResponse(
-        {"error": {"message": "Redis does not answer."}}, 503, headers={"Retry-After": "1"}
-    )
+async def _redis_error(request: Request, error: Exception) -> JSONResponse:
+    logger.warning("%s: Redis does not answer (%s).", request.url.path, type(error).__name__)
+    return _refusal(503, "Redis does not answer.")
+
+
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    """PostgreSQL away is ours to say; a value that it does not take is the client's."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, (psycopg.DataError, psycopg.IntegrityError)):
+        return _refusal(422, str(cause).splitlines()[0])
+    logger.warning("%s: PostgreSQL failed (%s).", request.url.path, type(cause).__name__)
+    return _refusal(503, "PostgreSQL does not answer.")

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
 from numpy.typing import NDArray
 
+from extensions.serving.columns import Coded, Integers, Values
 from extensions.stores import layout as rows
 from extensions.stores.layout import AnotherLayoutError, Column, Layout
-
-Integers = NDArray[np.int64]
-Values = NDArray[Any] | list[Any]
 
 _NUMPY = {"?": "?", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8", "h": "<i2", "b": "i1"}
 
@@ -42,6 +41,12 @@ class Decoder:
     layout: Layout
     defaults: dict[str, Any]
     ttl: int | None = None
+
+    @cached_property
+    def signature(self) -> str:
+        """Differs where layout or defaults differ."""
+        defaults = {name: str(value) for name, value in self.defaults.items()}
+        return f"{self.layout.view}:{self.layout.columns}:{sorted(defaults.items())}"
 
     def block(self, buffer: bytes, at: Integers, size: Integers, now: int) -> Block:
         """Rows that lie in ``buffer`` at ``at``, of ``size`` bytes each; size 0 has no row."""
@@ -88,12 +93,15 @@ class Decoder:
             return self.defaults, None
         at += fixed.size
         values = {}
-        for column, slot in zip(self.layout.columns, slots, strict=True):
-            if column.kind == "scalar":
-                values[column.name] = np.float32(slot) if column.code == "f" else slot
-            else:
-                values[column.name] = _payload(column, row[at : at + slot])
-                at += slot
+        try:
+            for column, slot in zip(self.layout.columns, slots, strict=True):
+                if column.kind == "scalar":
+                    values[column.name] = np.float32(slot) if column.code == "f" else slot
+                else:
+                    values[column.name] = _payload(column, row[at : at + slot])
+                    at += slot
+        except ValueError:  # cut short within a payload
+            at = -1
         if at != len(row):
             self.layout.refuse()
             return self.defaults, None
@@ -109,6 +117,8 @@ class Decoder:
             default = self.defaults.get(column.name)
             if column.kind == "scalar" and default is not None:
                 filled[column.name] = np.full(n, default, _NUMPY[column.code])
+            elif column.kind == "text":  # its first value is the default, whatever comes
+                filled[column.name] = Coded(np.zeros(n, np.int64), [default])
             else:
                 filled[column.name] = [default] * n
         return filled
@@ -216,8 +226,11 @@ class Decoder:
         old = np.flatnonzero(present & (events < now - self.ttl))
         present[old] = False
         for name in found if len(old) else ():
-            default = self.defaults.get(name)
-            held = found[name] = list(found[name]) if default is None else found[name]
+            default, column = self.defaults.get(name), found[name]
+            if isinstance(column, Coded):
+                column.codes[old] = 0
+                continue
+            held = found[name] = list(column) if default is None else column
             for i in old.tolist():
                 held[i] = default
 
@@ -230,12 +243,19 @@ class Decoder:
             self.layout.refuse()
 
 
+# Behind the last value, so that a header which is cut short can be looked at.
+_BEYOND = bytes(8)
+
+
 def sections(
     values: Sequence[bytes | None], layouts: Sequence[Layout]
 ) -> tuple[bytes, list[tuple[Integers, Integers]]]:
-    """Where each view's row lies in entities' values: the joined bytes, and (at, size) per view."""
+    """Where each view's row lies in entities' values: the joined bytes, and (at, size) per view.
+
+    A value that is cut short ends where it ends: nothing is read of the next entity's.
+    """
     lengths = np.array([0 if value is None else len(value) for value in values], np.int64)
-    buffer = b"".join([value for value in values if value])
+    buffer = b"".join([*[value for value in values if value], _BEYOND])
     ends = np.cumsum(lengths)
     at = ends - lengths
     octets = np.frombuffer(buffer, np.uint8)
@@ -251,14 +271,25 @@ def sections(
             spread = octets[at[long][:, None] + np.arange(4)]
             size[long] = np.ascontiguousarray(spread).view("<u4")[:, 0]
             at = at + np.where(long, 4, 0)
+        fits = at + size <= ends[active]
         for one, (starts, sizes) in zip(tags, found, strict=True):
-            mine = tag == one
+            mine = (tag == one) & fits
             starts[active[mine]] = at[mine]
             sizes[active[mine]] = size[mine]
+        if not fits.all():
+            _say_cut(active[~fits], layouts, found)
         at = at + size
-        more = at < ends[active]
+        more = fits & (at < ends[active])
         active, at = active[more], at[more]
     return buffer, found
+
+
+def _say_cut(
+    members: Integers, layouts: Sequence[Layout], found: list[tuple[Integers, Integers]]
+) -> None:
+    for layout, (_, sizes) in zip(layouts, found, strict=True):
+        for _ in range(int((sizes[members] == 0).sum())):
+            layout.refuse()
 
 
 def fields(values: Sequence[bytes | None]) -> tuple[bytes, Integers, Integers]:
@@ -277,18 +308,12 @@ def default_of(column: Column, declared: str | None) -> Any:
     return value
 
 
-def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> list[Any]:
+def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> Values:
     spans = zip(at.tolist(), (at + size).tolist(), strict=True)
     if column.kind == "text":
-        known: dict[bytes, str] = {}  # few different texts, many entities
-        texts = []
-        for a, b in spans:
-            raw = buffer[a:b]
-            text = known.get(raw)
-            if text is None:
-                text = known[raw] = raw.decode()
-            texts.append(text)
-        return texts
+        known: dict[bytes, int] = {}  # few different texts, many entities
+        codes = [known.setdefault(buffer[a:b], len(known)) for a, b in spans]
+        return Coded(np.array(codes, np.int64), [raw.decode() for raw in known])
     return [_payload(column, buffer[a:b]) for a, b in spans]
 
 
@@ -310,6 +335,14 @@ def _put(
     empty: NDArray[np.bool_] | None,
 ) -> None:
     column = found[name]
+    if isinstance(column, Coded):
+        codes = values.codes + len(column.values)
+        column.values.extend(values.values)
+        if empty is not None:
+            codes[empty] = len(column.values)
+            column.values.append(None)
+        column.codes[members] = codes
+        return
     if empty is not None and empty.any():
         values = [None if no else value for value, no in zip(list(values), empty, strict=True)]
         if not isinstance(column, list):

@@ -1,11 +1,13 @@
 """How far the pipelines have come: watermarks, and the registry's changes, watched from aside.
 
-A thread looks; the event loop only ever reads what it found. Without PostgreSQL serving goes on
-with what is known: a watermark that no longer moves makes its views stale in time, as it must.
+A thread looks, twice a second and when PostgreSQL says that the registry changed; the event loop
+only ever reads what it found. Without PostgreSQL serving goes on with what is known: a watermark
+that no longer moves makes its views stale in time, as it must.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import psycopg
 from feast import FeatureStore
 from numpy.typing import NDArray
+from psycopg import sql
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
@@ -21,6 +24,10 @@ from extensions.serving.plan import Plans, View, compile_plans
 from extensions.stores.address import url_of
 
 logger = logging.getLogger(__name__)
+
+CHANNEL = "skewless_registry"
+# Seconds that stopping may take.
+STOP_WITHIN = 0.5
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Changes in any definition change this; Feast's own timestamps count whole seconds.
@@ -38,6 +45,10 @@ SELECT md5(concat(
 """
 
 
+# How often the registry is read, within one look, for as long as it keeps changing.
+_READS = 5
+
+
 class Freshnesses:
     """The watermarks of all view versions, as of the last look, in microseconds."""
 
@@ -52,12 +63,14 @@ class Freshnesses:
         found: list[str] = np.where(present, np.where(stale, "stale", "fresh"), "default").tolist()
         return found
 
-    def surely_fresh(self, view: View, events: NDArray[np.int64], now: int) -> bool:
-        """Whether a single row is fresh, without numpy's cost for arrays of one."""
-        if view.budget is None:
-            return True
-        through = max(int(events[0]), self.through.get((view.name, view.version), 0))
-        return now - through <= view.budget.total_seconds() * 1e6
+    def all_fresh(self, view: View, now: int) -> bool:
+        """Whether the pipeline is in time, so that no row can be stale."""
+        return now - self.through.get((view.name, view.version), 0) <= view.late_after
+
+    def fresh(self, view: View, event: int, now: int) -> bool:
+        """Whether a row of this time is fresh, without numpy's cost for arrays of one."""
+        through = self.through.get((view.name, view.version), 0)
+        return now - max(event, through) <= view.late_after
 
     def stale(self, view: View, events: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
         """Rows of a pipeline that lags. A row itself shows that it had come so far."""
@@ -100,8 +113,24 @@ class Watcher:
         return (datetime.now(UTC) - self.seen).total_seconds()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period):
-            self._look()
+        while not self._stop.is_set():
+            self._wait()
+            if not self._stop.is_set():
+                self._look()
+
+    def _wait(self) -> None:
+        """Until the registry changes, or the period is over."""
+        until = time.monotonic() + self._period
+        while self._conn is not None and not self._stop.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            try:
+                for _ in self._conn.notifies(timeout=min(left, STOP_WITHIN), stop_after=1):
+                    return
+            except psycopg.Error:
+                break
+        self._stop.wait(max(0.0, until - time.monotonic()))
 
     def _look(self) -> None:
         try:
@@ -118,6 +147,7 @@ class Watcher:
         if self._conn is None:
             self._conn = connect(url_of(self.store.config), autocommit=True, name="skewless serve")
             self._conn.execute("SET statement_timeout = '5s'")
+            self._listen(self._conn)
         rows = self._conn.execute(
             "SELECT view_name, version, processed_through FROM watermarks"
         ).fetchall()
@@ -125,18 +155,38 @@ class Watcher:
             (view, version): int((at - _EPOCH).total_seconds() * 1e6) for view, version, at in rows
         }
 
+    def _listen(self, conn: psycopg.Connection) -> None:
+        """Be told of changes, where this role may ask for it; else polling has to do."""
+        try:
+            conn.execute("SELECT follow_registry()")
+        except psycopg.Error as error:
+            logger.info("Registry changes are found by polling: %s", str(error).splitlines()[0])
+        conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+
     def _registry(self) -> None:
         engine = getattr(self.store.registry, "read_engine", None)
         if engine is None or engine.dialect.name != "postgresql":
             raise SkewlessError(
                 "The registry must be in PostgreSQL for its changes to be followed."
             )
-        with engine.connect() as conn:
-            state = conn.exec_driver_sql(_REGISTRY_STATE).scalar()
+        state = _state_of(engine)
         if state == self._state:
             return
+        for _ in range(_READS):
+            self.store.refresh_registry()  # type: ignore[no-untyped-call]
+            # Feast reads table by table: a plan must be made of one state, so it reads again if
+            # something changed meanwhile.
+            before, state = state, _state_of(engine)
+            if state == before:
+                break
+        else:
+            return
         first, self._state = self._state is None, state
-        self.store.refresh_registry()  # type: ignore[no-untyped-call]
         self.plans = compile_plans(self.store, self.plans.number + (not first))
         if self._changed:
             self._changed(self.plans)
+
+
+def _state_of(engine: Any) -> Any:
+    with engine.connect() as conn:
+        return conn.exec_driver_sql(_REGISTRY_STATE).scalar()

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import hiredis
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 logger = logging.getLogger(__name__)
 
@@ -214,21 +214,27 @@ class ClientLink:
 
     def __init__(self, store: RedisOnlineStore, config: Any, deadline: float) -> None:
         self._store, self._config, self._deadline = store, config, deadline
+        self._prober: asyncio.Task[None] | None = None
         self.connected = False
         self.round_trips = 0
 
     async def start(self) -> None:
         """Make the client; it connects when it is used."""
         self._client = await self._store._get_client_async(self._config)  # noqa: SLF001
+        # The first connection finds the nodes out, and may take longer than a request may.
         with contextlib.suppress(UnavailableError):
-            await self.run([("PING",)])
+            await self._run([("PING",)], RETRY_LONGEST * 2)
+        self._prober = asyncio.create_task(self._probe())
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The replies, in order; in a cluster the keys of an MGET are asked one by one."""
+        return await self._run(commands, self._deadline)
+
+    async def _run(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         self.round_trips += 1
         cluster = self._config.redis_type == RedisType.redis_cluster
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(deadline):
                 if cluster:
                     replies = await self._in_cluster(commands)
                 else:
@@ -236,23 +242,35 @@ class ClientLink:
                         for command in commands:
                             pipe.execute_command(*command)
                         replies = await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, AttributeError, OSError, TimeoutError) as error:
+            # AttributeError: redis-py trips over a node that it is just learning of.
             self.connected = False
-            raise UnavailableError(str(error)) from error
+            raise UnavailableError(f"Redis did not answer: {type(error).__name__}.") from error
         self.connected = True
         return list(replies)
 
     async def _in_cluster(self, commands: Sequence[Command]) -> list[Any]:
-        replies: list[Any] = []
-        for command in commands:
-            if command[0] == "MGET":
-                replies.append(await self._client.mget_nonatomic(command[1:]))
-            else:
-                replies.append(await self._client.execute_command(*command))
-        return replies
+        asked = [
+            self._client.mget_nonatomic(command[1:])
+            if command[0] == "MGET"
+            else self._client.execute_command(*command)
+            for command in commands
+        ]
+        return list(await asyncio.gather(*asked))
+
+    async def _probe(self) -> None:
+        """Find out, also while nobody asks, whether it is away or back (a node, a failover)."""
+        while True:
+            await asyncio.sleep(DEAD_AFTER / 4)
+            # What is away is given more time than a request: to find the new master, or nodes.
+            deadline = self._deadline if self.connected else RETRY_LONGEST
+            with contextlib.suppress(UnavailableError):
+                await self._run([("PING",)], deadline)
 
     async def close(self) -> None:
         """Close the client's connections."""
+        if self._prober:
+            self._prober.cancel()
         await self._client.aclose()
 
 

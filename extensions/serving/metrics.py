@@ -1,6 +1,7 @@
 """What Prometheus is told: latency by route, items, what was missing or stale, round trips."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from prometheus_client import (
@@ -13,6 +14,7 @@ from prometheus_client import (
 )
 
 from extensions.serving.freshness import Freshnesses
+from extensions.serving.near import NearCopies
 from extensions.serving.reading import Rows
 from extensions.stores import layout
 
@@ -53,25 +55,78 @@ class Metrics:
             "skewless_plan_version", "Number of the plan in use.", registry=self.registry,
             multiprocess_mode="min",
         )  # fmt: skip
+        self.near_lag = Gauge(
+            "skewless_near_lag_seconds", "How far a near copy may be behind Redis.", ["entity"],
+            registry=self.registry, multiprocess_mode="max",
+        )  # fmt: skip
+        self.near_rows = Gauge(
+            "skewless_near_rows", "Rows that a near copy holds; 0: its views are read from Redis.",
+            ["entity"], registry=self.registry, multiprocess_mode="min",
+        )  # fmt: skip
+        self.near_bytes = Gauge(
+            "skewless_near_bytes", "Bytes that a near copy takes, in each worker.", ["entity"],
+            registry=self.registry, multiprocess_mode="max",
+        )  # fmt: skip
+        self.near_loads = Counter(
+            "skewless_near_loads", "Whole loads of near copies.", registry=self.registry
+        )
+        # What a server asks of itself to warm up is nobody's request.
+        self.counting = True
         self._refused: dict[str, int] = {}
-        self._trips = 0
+        self._trips = self._loads = 0
+        self._answered: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._children: dict[tuple[str, str], Any] = {}
+
+    def answer(self, route: str, status: int, seconds: float) -> None:
+        """Count one answer."""
+        children = self._answered.get((route, status))
+        if children is None:
+            children = self.seconds.labels(route), self.answers.labels(route, status)
+            self._answered[route, status] = children
+        children[0].observe(seconds)
+        children[1].inc()
+
+    def asked(self, route: str, entities: int) -> None:
+        """Count the entities of one request."""
+        if self.counting:
+            self.items.labels(route).observe(entities)
 
     def count(self, rows: Iterable[Rows], freshnesses: Freshnesses, now: int) -> None:
         """Count the rows that are not simply fresh."""
+        if not self.counting:
+            return
         for one in rows:
-            here = len(one.present)
-            if here == 1 and one.present[0] and freshnesses.surely_fresh(one.view, one.events, now):
+            view = one.view
+            here = len(one.there) if one.inverse is None else len(one.inverse)
+            if here == 1:
+                if not one.there[0]:
+                    self._served(view.name, "default", 1)
+                elif not freshnesses.fresh(view, int(one.at[0]), now):
+                    self._served(view.name, "stale", 1)
                 continue
-            missing = here - int(np.count_nonzero(one.present))
-            if missing:
-                self.values.labels(one.view.name, "default").inc(missing)
-            if missing < here and one.view.budget is not None:
-                late = freshnesses.stale(one.view, one.events, now) & one.present
+            if missing := here - int(np.count_nonzero(one.present)):
+                self._served(view.name, "default", missing)
+            if missing < here and not freshnesses.all_fresh(view, now):
+                late = freshnesses.stale(view, one.events, now) & one.present
                 if stale := int(np.count_nonzero(late)):
-                    self.values.labels(one.view.name, "stale").inc(stale)
+                    self._served(view.name, "stale", stale)
 
-    def follow(self, round_trips: int, plan: int) -> None:
+    def _served(self, view: str, status: str, times: int) -> None:
+        child = self._children.get((view, status))
+        if child is None:
+            child = self._children[view, status] = self.values.labels(view, status)
+        child.inc(times)
+
+    def follow(self, round_trips: int, plan: int, near: NearCopies) -> None:
         """Take over what others count."""
+        for prefix in near.wanted:
+            copy = near.copies.get(prefix)
+            entity = prefix.decode(errors="replace").strip(":").rpartition(":")[2]
+            self.near_lag.labels(entity).set(copy.lag if copy else 0)
+            self.near_rows.labels(entity).set(copy.count - 1 if copy else 0)
+            self.near_bytes.labels(entity).set(copy.size if copy else 0)
+        self.near_loads.inc(near.loads - self._loads)
+        self._loads = near.loads
         self.round_trips.inc(round_trips - self._trips)
         self._trips = round_trips
         self.plan.set(plan)

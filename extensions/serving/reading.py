@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extensions.serving.decoding import Block, Values, fields, sections
+from extensions.serving.columns import Integers, Values, taken
+from extensions.serving.decoding import Block, fields, sections
+from extensions.serving.ids import Ids
 from extensions.serving.link import Command, Link
+from extensions.serving.near import Copy, NearCopies
 from extensions.serving.plan import Plan, View
 
 # A small hash is searched linearly for each field; asked for more than this, it is read whole.
@@ -17,17 +22,50 @@ FEW_FIELDS = 24
 LARGE_HASH = 2_000
 REMEMBERED = 10_000
 
-Axes = Mapping[str, Sequence[bytes]]
+YES, NO = np.array([True]), np.array([False])
+NEVER = np.zeros(1, np.int64)
+
+Axes = Mapping[str, Ids]
+Taker = Callable[[list[Any]], list["Rows"]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
-    """What was found for one view: columns of length 1 or n, who has a row, and as of when."""
+    """What was found for one view: columns of length 1 or n, who has a row, and as of when.
+
+    ``found``, ``there`` and ``at`` hold each row once; ``inverse`` says where row i of the
+    request stands among them, None: as they are. ``copy`` and ``slots``: where the rows were
+    read from memory.
+    """
 
     view: View
-    columns: Mapping[str, Values]
-    present: NDArray[np.bool_]
-    events: NDArray[np.int64]
+    found: Mapping[str, Values]
+    there: NDArray[np.bool_]
+    at: Integers
+    inverse: Integers | None = None
+    copy: Copy | None = None
+    slots: Integers | None = None
+
+    def __post_init__(self) -> None:
+        if self.inverse is None:  # spare each of them a call
+            self.__dict__.update(columns=self.found, present=self.there, events=self.at)
+
+    @cached_property
+    def columns(self) -> Mapping[str, Values]:
+        """The view's features."""
+        assert self.inverse is not None  # else they are here already
+        return {name: taken(column, self.inverse) for name, column in self.found.items()}
+
+    @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """Who has a row."""
+        found: NDArray[np.bool_] = self.there[self.inverse]
+        return found
+
+    @cached_property
+    def events(self) -> Integers:
+        """As-of times in microseconds since 1970, 0 where there is no row."""
+        return self.at[self.inverse]
 
 
 @dataclass
@@ -35,35 +73,84 @@ class Reader:
     """Reads plans through a link; remembers which hashes are too large to be read whole."""
 
     link: Link
+    near: NearCopies | None = None
     large: dict[bytes, None] = field(default_factory=dict)
 
     async def read(self, plan: Plan, axes: Axes, now: int) -> list[Rows]:
-        """The rows of every view. ``axes``: by join key the ids, one (for all rows) or n.
+        """The rows of every view of the plan, in its order.
 
-        ``now``: microseconds since 1970. Raises UnavailableError.
+        ``axes``: by join key the ids, one (for all rows) or n. ``now``: microseconds since
+        1970. What is near is looked up after the round trip, so that nothing comes between it
+        and the reply. Raises UnavailableError.
         """
         keys: list[bytes] = []
         commands: list[Command] = []
-        takers: list[Callable[[list[Any]], list[Rows]]] = []
-        for join_keys, views in _groups(plan):
-            if len(join_keys) == 1:
-                takers.append(_strings(views, axes[join_keys[0]], keys, now))
+        takers: list[Taker] = []
+        for group in plan.groups:
+            if len(group.join_keys) > 1:
+                takers += [self._pairs(view, axes, commands, now) for view in group.views]
+                continue
+            ids = axes[group.join_keys[0]]
+            copy = self.near.copy(group) if self.near is not None and group.near else None
+            if copy is not None:
+                takers.append(_near(copy, group.views, ids, now))
             else:
-                takers += [self._hashes(view, axes, commands, now) for view in views]
+                takers.append(_strings(group.views, ids, keys, now))
         if keys:
-            commands.insert(0, ("MGET", *keys))
-        else:
-            commands.insert(0, ("PING",))
-        replies = await self.link.run(commands)
-        return [rows for taker in takers for rows in taker(replies)]
+            commands.append(("MGET", *keys))
+        replies = await self.link.run(commands) if commands else []
+        rows = [rows for taker in takers for rows in taker(replies)]
+        return rows if plan.in_order else sorted(rows, key=lambda one: plan.place[id(one.view)])
 
-    def _hashes(
-        self, view: View, axes: Axes, commands: list[Command], now: int
-    ) -> Callable[[list[Any]], list[Rows]]:
-        """One command for each leading id; the first command of the request is the MGET."""
+    def _pairs(self, view: View, axes: Axes, commands: list[Command], now: int) -> Taker:
         parts = [axes[name] for name in view.join_keys]
-        n = max(map(len, parts)) if all(parts) else 0
-        spread = [part if len(part) == n else list(part[:1]) * n for part in parts]
+        if len(parts) != 2 or len(parts[0]) != 1 or len(parts[1]) < 2:
+            return self._hashes(view, parts, commands, now)
+        leading, ids = parts
+        key = view.place.prefix + leading[0]
+        whole = len(ids) > FEW_FIELDS and key not in self.large
+        number = len(commands)
+        commands.append(("HGETALL", key) if whole else ("HMGET", key, *ids.raw))
+
+        def take(replies: list[Any]) -> list[Rows]:
+            reply = replies[number]
+            if whole:
+                # redis-py has made a mapping of it, our own link has not.
+                if isinstance(reply, dict):
+                    reply = [one for pair in reply.items() for one in pair]
+                return [self._of_hash(view, key, ids, reply, now)]
+            there = [i for i, row in enumerate(reply) if row is not None]
+            inverse = np.zeros(len(ids), np.int64)
+            inverse[there] = np.arange(1, len(there) + 1)
+            return [_block(view, [None, *[reply[i] for i in there]], inverse, now)]
+
+        return take
+
+    def _of_hash(self, view: View, key: bytes, ids: Ids, reply: list[bytes], now: int) -> Rows:
+        """The rows asked for among all fields and rows of a hash."""
+        names, held = reply[::2], reply[1::2]
+        if len(names) > LARGE_HASH and len(self.large) < REMEMBERED:
+            self.large[key] = None
+        known: dict[Any, int] = dict(zip(names, range(1, len(names) + 1), strict=True))
+        wanted: Sequence[Any] = ids.values
+        if ids.numbers is None:
+            wanted = ids.raw
+        else:
+            try:
+                known = dict(zip(map(int, names), range(1, len(names) + 1), strict=True))
+            except ValueError:
+                wanted = ids.raw
+        where = np.fromiter(map(known.get, wanted, repeat(0)), np.int64, len(ids))
+        used = np.flatnonzero(np.bincount(where, minlength=1))
+        used = used if used[0] == 0 else np.concatenate([[0], used])
+        number = np.zeros(used[-1] + 1, np.int64)
+        number[used] = np.arange(len(used))
+        return _block(view, [None, *[held[i - 1] for i in used[1:].tolist()]], number[where], now)
+
+    def _hashes(self, view: View, parts: Sequence[Ids], commands: list[Command], now: int) -> Taker:
+        """One command for each leading id."""
+        n = max(map(len, parts)) if all(map(len, parts)) else 0
+        spread = [part.raw if len(part) == n else list(part.raw[:1]) * n for part in parts]
         asked: dict[bytes, dict[bytes, int]] = {}
         places: list[tuple[bytes, bytes]] = []
         for ids in zip(*spread, strict=True):
@@ -71,44 +158,32 @@ class Reader:
             assert name is not None  # composite
             asked.setdefault(key, {}).setdefault(name, 0)
             places.append((key, name))
-        numbers: dict[bytes, tuple[int, bool]] = {}
+        numbers: dict[bytes, int] = {}
         for key, names in asked.items():
-            whole = len(names) > FEW_FIELDS and key not in self.large
-            commands.append(("HGETALL", key) if whole else ("HMGET", key, *names))
-            numbers[key] = (len(commands), whole)
+            numbers[key] = len(commands)
+            commands.append(("HMGET", key, *names))
 
         def take(replies: list[Any]) -> list[Rows]:
-            found: dict[bytes, dict[bytes, bytes | None]] = {}
-            for key, names in asked.items():
-                number, whole = numbers[key]
-                reply = replies[number]
-                if whole:
-                    # redis-py has made a mapping of it, our own link has not.
-                    pairs = reply if isinstance(reply, dict) else _mapping(reply)
-                    found[key] = pairs
-                    if len(pairs) > LARGE_HASH and len(self.large) < REMEMBERED:
-                        self.large[key] = None
-                else:
-                    found[key] = dict(zip(names, reply, strict=True))
+            found = {
+                key: dict(zip(names, replies[numbers[key]], strict=True))
+                for key, names in asked.items()
+            }
             rows = [found[key].get(name) for key, name in places]
             if n == 1:
                 return [_one(view, rows[0], now)]
-            buffer, at, size = fields(rows)
-            return [_rows(view, view.decoder.block(buffer, at, size, now), None)]
+            return [_block(view, rows, None, now)]
 
         return take
 
 
-def _strings(
-    views: list[View], ids: Sequence[bytes], keys: list[bytes], now: int
-) -> Callable[[list[Any]], list[Rows]]:
+def _strings(views: Sequence[View], ids: Ids, keys: list[bytes], now: int) -> Taker:
     prefix = views[0].place.prefix
     start = len(keys)
     if len(ids) == 1:
         keys.append(prefix + ids[0])
 
         def take_one(replies: list[Any]) -> list[Rows]:
-            value = replies[0][start]
+            value = replies[-1][start]
             return [
                 _one(view, None if value is None else view.decoder.layout.find(value), now)
                 for view in views
@@ -116,47 +191,43 @@ def _strings(
 
         return take_one
     unique: dict[bytes, int] = {}
-    inverse = [unique.setdefault(one, len(unique)) for one in ids]
+    inverse = [unique.setdefault(one, len(unique)) for one in ids.raw]
     keys += [prefix + one for one in unique]
     again = np.array(inverse, np.int64) if len(unique) < len(ids) else None
 
     def take(replies: list[Any]) -> list[Rows]:
-        values = replies[0][start : start + len(unique)]
+        values = replies[-1][start : start + len(unique)]
         buffer, places = sections(values, [view.decoder.layout for view in views])
         return [
-            _rows(view, view.decoder.block(buffer, at, size, now), again)
+            _of(view, view.decoder.block(buffer, at, size, now), again)
             for view, (at, size) in zip(views, places, strict=True)
         ]
 
     return take
 
 
-def _mapping(flat: list[bytes]) -> dict[bytes, bytes | None]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _near(copy: Copy, views: Sequence[View], ids: Ids, now: int) -> Taker:
+    def take(_: list[Any]) -> list[Rows]:
+        slots = copy.slots(ids)
+        return [
+            Rows(view, *copy.rows(view.decoder, slots, now), None, copy, slots) for view in views
+        ]
+
+    return take
 
 
 def _one(view: View, row: bytes | None, now: int) -> Rows:
     values, event = view.decoder.one(row, now)
-    return Rows(
-        view,
-        {name: [value] for name, value in values.items()},
-        np.array([event is not None]),
-        np.array([event or 0]),
-    )
+    found = {name: [value] for name, value in values.items()}
+    if event is None:
+        return Rows(view, found, NO, NEVER)
+    return Rows(view, found, YES, np.array([event]))
 
 
-def _rows(view: View, block: Block, again: NDArray[np.int64] | None) -> Rows:
-    if again is None:
-        return Rows(view, block.columns, block.present, block.events)
-    columns: dict[str, Values] = {
-        name: column[again] if isinstance(column, np.ndarray) else [column[i] for i in again]
-        for name, column in block.columns.items()
-    }
-    return Rows(view, columns, block.present[again], block.events[again])
+def _block(view: View, rows: Sequence[bytes | None], inverse: Integers | None, now: int) -> Rows:
+    buffer, at, size = fields(rows)
+    return _of(view, view.decoder.block(buffer, at, size, now), inverse)
 
 
-def _groups(plan: Plan) -> list[tuple[tuple[str, ...], list[View]]]:
-    groups: dict[tuple[str, ...], list[View]] = {}
-    for view in plan.views:
-        groups.setdefault(view.join_keys, []).append(view)
-    return list(groups.items())
+def _of(view: View, block: Block, inverse: Integers | None) -> Rows:
+    return Rows(view, block.columns, block.present, block.events, inverse)

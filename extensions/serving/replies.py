@@ -1,8 +1,9 @@
 """Replies: JSON in the published shapes, columns, msgpack and Arrow."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgpack
@@ -11,8 +12,10 @@ import orjson
 import pyarrow as pa
 
 from extensions.serving.asking import RefusedError
-from extensions.serving.decoding import Values
+from extensions.serving.columns import Coded, Groups, Values, codes, grouped, spread, taken
 from extensions.serving.freshness import Freshnesses
+from extensions.serving.ids import Ids
+from extensions.serving.near import NearCopies
 from extensions.serving.plan import Plan
 from extensions.serving.reading import Rows
 
@@ -22,13 +25,46 @@ MSGPACK = b"application/msgpack"
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
-@dataclass(frozen=True)
+# Up to this many rows, finding those that are alike costs more than it saves.
+FEW = 16
+
+
+@dataclass
 class Served:
-    """Rows and what the transforms made of them: all that a reply is written from."""
+    """Rows and what the transforms made of them: all that a reply is written from.
+
+    ``groups``: rows that are alike in all that transforms read and in what is of their own pair
+    of entities; None: each row is its own. ``each``: what was made, once for each group.
+    """
 
     plan: Plan
     rows: Sequence[Rows]
-    made: Mapping[str, Values]
+    each: Mapping[str, Values]
+    groups: Groups | None = None
+
+    @cached_property
+    def made(self) -> Mapping[str, Values]:
+        """What the transforms made, for each row."""
+        if self.groups is None:
+            return self.each
+        return {name: taken(column, self.groups.inverse) for name, column in self.each.items()}
+
+    def user(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
+        """The one row of the views with just these join keys."""
+        found = {}
+        for rows in self.rows:
+            view = rows.view
+            if view.place.join_keys == join_keys:
+                for name, feature in zip(view.names, view.features, strict=True):
+                    found[name] = rows.found[feature][0]
+        return found
+
+    def single(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
+        """As `user`, with what the transforms made."""
+        found = self.user(join_keys)
+        for name, column in self.each.items():
+            found[name] = column[0]
+        return found
 
     def columns(self, join_keys: tuple[str, ...]) -> dict[str, Values]:
         """The returned features of the views with just these join keys, in order."""
@@ -41,22 +77,68 @@ class Served:
 
 
 def serve(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Served:
-    """Run the plan's transforms over the rows."""
-    made: dict[str, Values] = {}
+    """Run the plan's transforms over the rows, once for those that are alike."""
+    if not n:
+        return Served(plan, rows, {name: [] for one in plan.transforms for name in one.features})
+    groups = _groups(plan, rows, request, n) if n > FEW else None
+    each: dict[str, Values] = {}
     if plan.transforms:
-        inputs: dict[str, Values] = {name: [value] for name, value in request.items()}
+        inputs = dict(_request(request, groups))
         for one in rows:
-            inputs.update(one.columns)
+            inputs.update(one.columns if groups is None else _of_groups(plan, one, groups))
+        count = n if groups is None else len(groups.first)
         for transform in plan.transforms:
-            if not n:
-                made.update({name: [] for name in transform.features})
-                continue
             try:
-                made.update(transform.run(inputs, n))
+                each.update(transform.run(inputs, count))
             except Exception as error:  # the user's own code
                 what = f"The transform {transform.name} failed: {type(error).__name__}: {error}"
                 raise RefusedError(409, what) from error
-    return Served(plan, rows, made)
+    return Served(plan, rows, each, groups)
+
+
+def _request(request: Mapping[str, Any], groups: Groups | None) -> Iterator[tuple[str, Values]]:
+    """The request's own fields: a value, or a column."""
+    for name, value in request.items():
+        if not isinstance(value, (list, np.ndarray)):
+            yield name, [value]
+        else:
+            yield name, value if groups is None or len(value) == 1 else taken(value, groups.first)
+
+
+def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Groups | None:
+    parts = []
+    for value in request.values():
+        if isinstance(value, (list, np.ndarray)) and len(value) > 1:
+            part = codes(value)
+            if part is None:
+                return None
+            parts.append(part)
+    for one in rows:
+        if one.inverse is not None and one.view.place.composite:
+            parts.append((one.inverse, len(one.there)))
+            continue
+        names = plan.read.get(id(one.view), ())
+        for name in {*names, *one.view.features} if one.view.place.composite else names:
+            column = one.columns[name]
+            if len(column) == 1:
+                continue
+            part = codes(column)
+            if part is None:
+                return None
+            parts.append(part)
+    return grouped(parts, n)
+
+
+def _of_groups(plan: Plan, rows: Rows, groups: Groups) -> dict[str, Values]:
+    """What transforms read of a view, once for each group."""
+    columns = {}
+    for name in plan.read.get(id(rows.view), ()):
+        column = rows.found[name]
+        if len(rows.there) > 1 or rows.inverse is not None:
+            where = groups.first if rows.inverse is None else rows.inverse[groups.first]
+            column = taken(column, where)
+        columns[name] = column
+    return columns
 
 
 def dumps(value: Any) -> bytes:
@@ -64,48 +146,101 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value, default=_other, option=OPTIONS)
 
 
-def single(columns: Mapping[str, Values]) -> dict[str, Any]:
-    """The one row of columns of length 1."""
-    return {name: column[0] for name, column in columns.items()}
-
-
 def tokens(column: Values, n: int) -> list[bytes]:
     """Each value as JSON; numbers are written all at once and cut apart."""
     if len(column) == 1 and n != 1:
         return [dumps(column[0])] * n
-    if isinstance(column, np.ndarray):
+    if isinstance(column, np.ndarray) and column.dtype != object:
         return orjson.dumps(np.ascontiguousarray(column), option=OPTIONS)[1:-1].split(b",")
-    if n and isinstance(column[0], str):
-        known = {text: dumps(text) for text in set(column)}
-        return [known[text] for text in column]
+    if isinstance(column, Coded):
+        known = {code: dumps(column.values[code]) for code in set(column.codes.tolist())}
+        return [known[code] for code in column.codes.tolist()]
     return [dumps(value) for value in column]
 
 
-def template(parts: Iterable[tuple[str | None, Mapping[str, Values]]], first: str) -> bytes:
-    """A row as text with a place for each value: ``{"first":%b,"part":{"name":%b,…},…}``."""
-    pieces = [_quoted(first) + b":%b"]
-    for name, columns in parts:
-        inner = b",".join(_quoted(one) + b":%b" for one in columns)
-        pieces.append(inner if name is None else _quoted(name) + b":{" + inner + b"}")
-    return b"{" + b",".join(piece for piece in pieces if piece) + b"}"
+def objects(
+    columns: Mapping[str, Values], n: int, before: bytes = b"", after: bytes = b""
+) -> list[bytes]:
+    """Each row as a JSON object, with this text before and after it."""
+    if not columns:
+        return [before + b"{}" + after] * n
+    text = b"{" + b",".join(_quoted(name) + b":%b" for name in columns) + b"}"
+    text = before.replace(b"%", b"%%") + text + after.replace(b"%", b"%%")
+    places = [tokens(column, n) for column in columns.values()]
+    return [text % row for row in zip(*places, strict=True)]
 
 
 def ranked_rows(
-    ids: Sequence[Any], items: Mapping[str, Values], interactions: Mapping[str, Values]
+    served: Served, ids: Ids, item: tuple[str, ...], pair: Container[tuple[str, ...]]
 ) -> bytes:
-    """The items of a ranking as a JSON array."""
+    """The items of a ranking as a JSON array, in the order of ``ids``.
+
+    ``item``: the join keys of what stands under itemFeatures; ``pair``: of what stands, with
+    the transforms' features, under interactionFeatures.
+    """
     n = len(ids)
     if not n:
         return b"[]"
-    text = template([("itemFeatures", items), ("interactionFeatures", interactions)], "itemId")
-    places = [tokens(list(ids) if isinstance(ids[0], str) else _numbers(ids), n)]
-    places += [tokens(column, n) for column in (*items.values(), *interactions.values())]
-    return b"[" + b",".join([text % row for row in zip(*places, strict=True)]) + b"]"
+    first = _item_parts(served, ids, item)
+    columns: dict[str, Values] = {}
+    groups = served.groups
+    for rows in served.rows:
+        if rows.view.join_keys in pair:
+            held = rows.columns if groups is None else _pairs_of_groups(rows, groups)
+            for name, feature in zip(rows.view.names, rows.view.features, strict=True):
+                columns[name] = held[feature]
+    columns |= served.each
+    second = objects(columns, n if groups is None else len(groups.first), after=b"},")
+    pieces: list[bytes] = [b""] * (2 * n)
+    pieces[::2] = first
+    pieces[1::2] = (
+        second if groups is None else list(map(second.__getitem__, groups.inverse.tolist()))
+    )
+    pieces[-1] = pieces[-1][:-1]
+    return b"[" + b"".join(pieces) + b"]"
 
 
-def meta(served: Served, freshnesses: Freshnesses, now: int) -> dict[str, Any]:
-    """Per view: version, as-of time, status and the definition's fingerprint."""
-    found = {}
+def _pairs_of_groups(rows: Rows, groups: Groups) -> dict[str, Values]:
+    where = groups.first if rows.inverse is None else rows.inverse[groups.first]
+    return {name: taken(column, where) for name, column in rows.found.items()}
+
+
+def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
+    """Each item's part of a row; of rows that are near, the one that was written before."""
+    views = [rows for rows in served.rows if rows.view.join_keys == item]
+    copy = views[0].copy if views else None
+    if copy is None or any(rows.copy is not copy or rows.view.decoder.ttl for rows in views):
+        return _written(served, ids, item, len(ids))
+    held = copy.texts(served.plan)
+    slots: Any = views[0].slots
+    found = list(map(held.__getitem__, slots.tolist()))
+    if None not in found:
+        return found  # type: ignore[return-value] # none is None
+    made = _written(served, ids, item, len(ids))
+    kept = 0
+    for slot, text in zip(slots.tolist(), made, strict=True):
+        if slot and held[slot] is None:  # slot 0 is of many ids
+            held[slot] = text
+            kept += 1
+    copy.keeps(kept)
+    return made
+
+
+def _written(served: Served, ids: Ids, item: tuple[str, ...], n: int) -> list[bytes]:
+    columns = served.columns(item)
+    column: Values = ids.numbers if ids.numbers is not None else ids.values
+    names = b",".join(_quoted(one) + b":%b" for one in columns)
+    text = b'{"itemId":%%b,"itemFeatures":{%b},"interactionFeatures":' % names
+    places = [tokens(column, n), *[tokens(one, n) for one in columns.values()]]
+    return [text % row for row in zip(*places, strict=True)]
+
+
+def meta(
+    served: Served, freshnesses: Freshnesses, now: int, near: NearCopies | None = None
+) -> dict[str, Any]:
+    """Per view: version, as-of time, status, the definition's fingerprint, and how it was near."""
+    groups = {id(view): group for group in served.plan.groups for view in group.views}
+    found: dict[str, dict[str, Any]] = {}
     for rows in served.rows:
         status = freshnesses.statuses(rows.view, rows.present, rows.events, now)
         as_of = [
@@ -119,6 +254,8 @@ def meta(served: Served, freshnesses: Freshnesses, now: int) -> dict[str, Any]:
             "status": status[0] if alone else status,
             "fingerprint": rows.view.fingerprint,
         }
+        if near is not None and rows.view.near:
+            found[rows.view.name]["near"] = near.state(groups[id(rows.view)], rows.copy)
     return found
 
 
@@ -132,8 +269,8 @@ def arrow(columns: Mapping[str, Values], n: int, aside: Mapping[str, Any]) -> by
     """An Arrow stream of one batch; what is the same for all rows is in the schema's metadata."""
     arrays, names = [], []
     for name, column in columns.items():
-        spread = [column[0]] * n if len(column) == 1 and n != 1 else column
-        arrays.append(pa.array(spread))
+        held = spread(column, n)
+        arrays.append(pa.array(list(held) if isinstance(held, Coded) else held))
         names.append(name)
     batch = pa.RecordBatch.from_arrays(arrays, names=names)
     batch = batch.replace_schema_metadata({key: dumps(value) for key, value in aside.items()})
@@ -144,10 +281,6 @@ def arrow(columns: Mapping[str, Values], n: int, aside: Mapping[str, Any]) -> by
     return data
 
 
-def _numbers(ids: Sequence[int]) -> Values:
-    return np.array(ids, np.int64)
-
-
 def _quoted(name: str) -> bytes:
     return dumps(name).replace(b"%", b"%%")
 
@@ -155,7 +288,7 @@ def _quoted(name: str) -> bytes:
 def _other(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, (set, frozenset)):
+    if isinstance(value, (set, frozenset, Coded)):
         return list(value)
     return str(value)
 

@@ -33,6 +33,7 @@ def run(settings: Settings) -> None:
     if settings.workers > 1:
         # Read when prometheus_client is imported: figures of all workers are added up there.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="skewless-"))
+    _warn(settings)
     import extensions.serving.application  # noqa: F401, PLC0415 - forked workers share it
 
     listening = _listen(settings)
@@ -42,6 +43,12 @@ def run(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     _supervise(settings, listening)
+
+
+def _warn(settings: Settings) -> None:
+    local = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
+    if not local and settings.tls_certificate is None:
+        logger.warning("Beyond this machine without TLS: put a proxy before it, or give --tls-….")
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -1,6 +1,7 @@
 """What can be set about the server; every limit has a default that is safe."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from extensions.errors import SkewlessError
@@ -14,7 +15,9 @@ class Settings:
     feature services behind ``/v1/features/user/{id}`` and ``/v1/features/rank``.
     ``redis_deadline_ms``: how long a request waits for Redis before it is answered 503.
     ``max_waiting``: requests that one worker has in hand; more are answered 503 at once.
-    ``api_key``: where set, ``/v1`` demands it in the header ``X-Api-Key``.
+    ``api_key``: where set, demanded in the header ``X-Api-Key``; see docs/security.md.
+    ``log_rate``: the share of requests that go to the served log; ``log_rates`` by service.
+    ``near_megabytes``: how much a worker may hold of one entity's near views; 0: none.
     """
 
     repo: Path
@@ -28,14 +31,28 @@ class Settings:
     max_body: int = 1_000_000
     max_waiting: int = 512
     keep_alive: int = 75
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     # How often the registry and the watermarks are looked at.
     poll: float = 0.5
+    log_rate: float = 0.01
+    log_rates: Mapping[str, float] = field(default_factory=dict)
+    near_megabytes: int = 64
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise SkewlessError("A server needs at least one worker: say --workers 1 or more.")
+        if not 0 <= self.port <= 65_535:
+            raise SkewlessError(f"There is no port {self.port}: say --port 6566, for instance.")
+        if self.redis_deadline_ms < 1:
+            raise SkewlessError("Redis needs a deadline: say --redis-deadline-ms 1 or more.")
+        if self.max_items < 1:
+            raise SkewlessError("A ranking has items: say --max-items 1 or more.")
+        if self.api_key == "":
+            raise SkewlessError("The key is empty: give --api-key a text, or leave it out.")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SkewlessError("TLS needs both: give --tls-certificate and --tls-key.")
+        for file in (self.tls_certificate, self.tls_key):
+            if file is not None and not file.is_file():
+                raise SkewlessError(f"There is no file {file}: --tls-… name PEM files.")

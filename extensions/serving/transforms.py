@@ -5,19 +5,18 @@ must agree. So it is run once for each distinct row of inputs, which for a ranki
 of a few genres is a small part of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
 from extensions.errors import SkewlessError
-from extensions.serving.decoding import Values
-
-# Below this, finding distinct rows costs more than it saves.
-FEW = 16
+from extensions.serving import frames
+from extensions.serving.columns import Values
+from extensions.serving.frames import array
 
 _DTYPES = {
     "FLOAT": np.float32,
@@ -37,6 +36,8 @@ class Transform:
     inputs: tuple[tuple[str, str | None], ...]
     features: tuple[str, ...]
     types: tuple[str, ...]
+    # Not empty as long as the function did with columns alone; see frames.Inputs.
+    plain: set[bool] = field(default_factory=lambda: {True}, compare=False)
 
     @classmethod
     def of(cls, view: OnDemandFeatureView, features: tuple[str, ...]) -> "Transform":
@@ -49,6 +50,7 @@ class Transform:
             view.mode not in ("pandas", "python")
             or view.aggregations
             or getattr(view, "singleton", False)
+            or view.write_to_online_store
         ):
             raise SkewlessError(
                 f"The transform {view.name} is of a kind that /v1 does not serve: ask "
@@ -57,96 +59,57 @@ class Transform:
         text = getattr(view.feature_transformation, "udf_string", "") or "__"
         inputs: list[tuple[str, str | None]] = []
         for projection in view.source_feature_view_projections.values():
-            for field in projection.features:
-                long = f"{projection.name}__{field.name}"
-                inputs.append((field.name, long if "__" in text else None))
+            for feature in projection.features:
+                long = f"{projection.name}__{feature.name}"
+                inputs.append((feature.name, long if "__" in text else None))
         for source in view.source_request_sources.values():
-            inputs += [(field.name, None) for field in source.schema]
-        types = {field.name: field.dtype.to_value_type().name for field in view.features}
+            inputs += [(one.name, None) for one in source.schema]
+        types = {one.name: one.dtype.to_value_type().name for one in view.features}
         return cls(view.name, view, tuple(inputs), features, tuple(types[f] for f in features))
 
-    def run(self, columns: dict[str, Values], n: int) -> dict[str, Values]:
+    def run(self, columns: Mapping[str, Values], n: int) -> dict[str, Values]:
         """The features for ``n`` rows; an input of length 1 is the same in every row."""
-        constant: dict[str, Any] = {}
-        varying: dict[str, list[Any]] = {}
-        for name, _ in self.inputs:
-            column = columns[name]
-            if len(column) == 1:
-                constant[name] = _plain(column)[0]
-            else:
-                varying[name] = _plain(column)
-        rows, inverse = n, None
-        if n > FEW and not any(isinstance(c[0], (np.ndarray, list)) for c in varying.values()):
-            seen: dict[tuple[Any, ...], int] = {}
-            inverse = (
-                np.fromiter(
-                    (
-                        seen.setdefault(row, len(seen))
-                        for row in zip(*varying.values(), strict=True)
-                    ),
-                    np.int64,
-                    n,
-                )
-                if varying
-                else np.zeros(n, np.int64)
-            )
-            rows = len(seen) or 1
-            kept = list(zip(*seen, strict=True)) if seen else []
-            varying = {name: list(kept[i]) for i, name in enumerate(varying)}
-        made = self._call({**{k: [v] * rows for k, v in constant.items()}, **varying})
-        found: dict[str, Values] = {}
-        for name, kind in zip(self.features, self.types, strict=True):
-            values = _typed(made[name], kind)
-            if inverse is not None:
-                values = (
-                    values[inverse]
-                    if isinstance(values, np.ndarray)
-                    else [values[i] for i in inverse.tolist()]
-                )
-            found[name] = values
-        return found
-
-    def _call(self, inputs: dict[str, list[Any]]) -> Any:
-        both = {**inputs, **{long: inputs[name] for name, long in self.inputs if long}}
         function: Any = self.view.feature_transformation
         if self.view.mode == "python":
-            return function.transform(
-                {
-                    k: [v.tolist() if isinstance(v, np.ndarray) else v for v in c]
-                    for k, c in both.items()
-                }
-            )
-        return function.udf(pd.DataFrame({name: _series(values) for name, values in both.items()}))
+            inputs: dict[str, Any] = {name: _plain(columns[name], n) for name, _ in self.inputs}
+            inputs |= {long: list(inputs[name]) for name, long in self.inputs if long}
+            given = function.transform(inputs)
+            made = [given[name] for name in self.features]
+        else:
+            made = self._pandas(columns, n)
+        return {
+            name: _typed(values, kind)
+            for name, kind, values in zip(self.features, self.types, made, strict=True)
+        }
+
+    def _pandas(self, columns: Mapping[str, Values], n: int) -> list[NDArray[Any]]:
+        function: Any = self.view.feature_transformation
+        arrays = {name: array(columns[name], n) for name, _ in self.inputs}
+        for name, long in self.inputs:
+            if long:
+                arrays[long] = arrays[name].copy()
+        if self.plain:
+            try:
+                return frames.columns(function.udf(frames.Inputs(arrays, n)), self.features)
+            except Exception:  # noqa: BLE001 - whatever it wants of pandas, it gets below
+                self.plain.clear()
+                return self._pandas(columns, n)
+        return frames.columns(function.udf(frames.frame(arrays)), self.features)
 
 
-def _plain(column: Values) -> list[Any]:
-    """As Feast hands values to a transform: Python's own numbers, so float32 becomes float64."""
-    if isinstance(column, np.ndarray):
-        plain: list[Any] = column.tolist()
-        return plain
-    return [one.item() if isinstance(one, np.generic) else one for one in column]
-
-
-def _series(values: list[Any]) -> Any:
-    first = next((one for one in values if one is not None), None)
-    if isinstance(first, (np.ndarray, list)):
-        held = np.empty(len(values), object)
-        for i, one in enumerate(values):
-            held[i] = one if one is None else np.asarray(one)
-        return held
-    if isinstance(first, str):
-        return np.array(values, object)
-    if first is not None and None in values and not isinstance(first, bool):
-        return np.array([np.nan if one is None else one for one in values], np.float64)
-    return values
+def _plain(column: Values, n: int) -> list[Any]:
+    """Python's own values, so that a float32 becomes a double, as with Feast."""
+    held = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    plain = [one.tolist() if isinstance(one, (np.ndarray, np.generic)) else one for one in held]
+    return plain * n if len(plain) == 1 else plain
 
 
 def _typed(values: Any, kind: str) -> Values:
     """A transform's column in its declared type; nulls keep it a list."""
     plain = values.to_numpy() if hasattr(values, "to_numpy") else values
     if kind in _DTYPES:
-        array: NDArray[Any] = np.asarray(plain)
-        if array.dtype != object:
-            return array.astype(_DTYPES[kind])
-        return [None if one is None else _DTYPES[kind](one) for one in array]
+        made: NDArray[Any] = np.asarray(plain)
+        if made.dtype != object:
+            return made.astype(_DTYPES[kind])
+        return [None if one is None else _DTYPES[kind](one) for one in made]
     return list(plain)

@@ -28,6 +28,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.target, self.open, self.held = port, True, threading.Event()
         self.held.set()
+        self.delay = 0.0
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         self.pairs: list[socket.socket] = []
@@ -49,7 +50,11 @@ class Proxy:
             if not self.open:
                 inner.close()
                 continue
-            outer = socket.create_connection(("127.0.0.1", self.target))
+            try:
+                outer = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                inner.close()
+                continue
             self.pairs += [inner, outer]
             for a, b in ((inner, outer), (outer, inner)):
                 threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
@@ -58,6 +63,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.held.wait()
+                time.sleep(self.delay)
                 sink.sendall(data)
         for one in (source, sink):
             with contextlib.suppress(OSError):

@@ -225,7 +225,7 @@ def test_what_operators_ask(http) -> None:
     assert 'skewless_rows_served_total{status="default",view="item_stats"}' in text
     assert "skewless_plan_version 1.0" in text
     paths = http.get("/v1/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/features/user/{user_id}", "/v1/features/rank", "/v1/features"}
+    assert {"/v1/features/user/{user_id}", "/v1/features/rank", "/v1/features"} < set(paths)
 
 
 @pytest.fixture(scope="module")

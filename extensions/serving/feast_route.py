@@ -1,0 +1,259 @@
+"""Feast's `/get-online-features`, answered from our plans, in just Feast's words.
+
+What is not plainly a list of entities for a service or for references (a renamed view, a type
+that Feast's JSON treats specially, a wrong value, a NaN) is left to Feast's own code behind: it
+gives the answer, or the error.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+from feast import FeatureStore, ValueType
+
+from extensions.serving import replies
+from extensions.serving.asking import RefusedError, one_id
+from extensions.serving.columns import Coded, Values
+from extensions.serving.ids import Ids
+from extensions.serving.plan import Plan, Plans, compile_plan
+from extensions.serving.reading import Reader, Rows
+from extensions.serving.replies import Served
+
+ROUTE = "/get-online-features"
+FIELDS = {"feature_service", "features", "entities", "full_feature_names"}
+REMEMBERED = 256
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
+_REQUEST: dict[ValueType, tuple[type, ...]] = {
+    ValueType.INT64: (int,),
+    ValueType.INT32: (int,),
+    ValueType.DOUBLE: (float, int),
+    ValueType.FLOAT: (float, int),
+    ValueType.STRING: (str,),
+    ValueType.BOOL: (bool,),
+}
+
+_DTYPES = {
+    ValueType.INT64: np.int64,
+    ValueType.INT32: np.int32,
+    ValueType.DOUBLE: np.float64,
+    ValueType.FLOAT: np.float32,
+    ValueType.BOOL: np.bool_,
+}
+
+
+class UnusualError(Exception):
+    """The request is for Feast's own code."""
+
+
+class FeastRoute:
+    """Plans for references, kept as long as the registry does not change."""
+
+    def __init__(self, store: FeatureStore, reader: Reader) -> None:
+        self._store, self._reader = store, reader
+        self._of: Plans | None = None
+        self._plans: dict[tuple[str, ...], Plan | None] = {}
+
+    def plan(self, body: bytes, plans: Plans) -> tuple[Plan, dict[str, Any]]:
+        """The plan that the request asks for, and the request.
+
+        Raises:
+            UnusualError: there is none.
+        """
+        try:
+            read = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise UnusualError from None
+        if not isinstance(read, dict) or not set(read) <= FIELDS:
+            raise UnusualError
+        service, features = read.get("feature_service"), read.get("features") or []
+        if isinstance(service, str) and service and not features:
+            plan = plans.by_service.get(service)
+        elif not service and isinstance(features, list):
+            plan = self._of_references(features, plans)
+        else:
+            raise UnusualError
+        if not isinstance(plan, Plan) or not plan.plain:
+            raise UnusualError
+        return plan, read
+
+    async def answer(
+        self, plan: Plan, read: Mapping[str, Any], now: int
+    ) -> tuple[bytes, Served, int]:
+        """The reply's body, what was served, and the number of rows.
+
+        Raises:
+            UnusualError: this request is for Feast's own code.
+        """
+        asked = _asked(plan, read)
+        rows = await self._reader.read(plan, asked.axes, now)
+        try:
+            served = replies.serve(plan, rows, asked.request, asked.rows)
+        except RefusedError:  # the transform's own error, in Feast's words
+            raise UnusualError from None
+        return _body(asked, served), served, asked.rows
+
+    def _of_references(self, features: list[Any], plans: Plans) -> Plan | None:
+        if self._of is not plans:
+            self._of, self._plans = plans, {}
+        if not features or any(
+            not isinstance(one, str) or one.count(":") != 1 or "@" in one for one in features
+        ):
+            raise UnusualError
+        key = tuple(features)
+        if key not in self._plans:
+            if len(self._plans) >= REMEMBERED:
+                self._plans.pop(next(iter(self._plans)))
+            try:
+                found = compile_plan(self._store, features, plans.number)
+            except Exception:  # noqa: BLE001 - Feast says it in its own words
+                found = None
+            if len(set(key)) < len(key):
+                found = None
+            self._plans[key] = found
+        return self._plans[key]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    entities: Mapping[str, list[Any]]
+    axes: Mapping[str, Ids]
+    request: Mapping[str, Values]
+    rows: int
+    full: bool
+
+
+def _asked(plan: Plan, read: Mapping[str, Any]) -> _Asked:
+    """The request's columns, checked."""
+    entities, full = read.get("entities"), read.get("full_feature_names", False)
+    if not isinstance(entities, dict) or not isinstance(full, bool):
+        raise UnusualError
+    if set(entities) != {*plan.key_types, *plan.request}:
+        raise UnusualError
+    columns = list(entities.values())
+    n = len(columns[0]) if columns and isinstance(columns[0], list) else 0
+    if not n or any(not isinstance(one, list) or len(one) != n for one in columns):
+        raise UnusualError
+    axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
+    request = {name: _given(entities[name], kind) for name, kind in plan.request.items()}
+    return _Asked(
+        {name: entities[name] for name in entities if name in axes}, axes, request, n, full
+    )
+
+
+def _body(asked: _Asked, served: Served) -> bytes:
+    """Feast's response: the entities, each view's features, what the transforms made."""
+    n, full = asked.rows, asked.full
+    always, never = _all(_PRESENT, n), _all(_NO_TIME, n)
+    found = [(name, replies.dumps(ids), always, never) for name, ids in asked.entities.items()]
+    for rows in served.rows:
+        about = _about(rows, n) if rows.view.features else (b"", b"")
+        for feature in rows.view.features:
+            name = f"{rows.view.name}__{feature}" if full else feature
+            found.append((name, _values(rows.columns[feature], n), *about))
+    for transform in served.plan.transforms:
+        for feature in transform.features:
+            name = f"{transform.name}__{feature}" if full else feature
+            found.append((name, _values(served.made[feature], n), always, never))
+    results = [
+        b'{"values":%b,"statuses":%b,"event_timestamps":%b}' % (values, statuses, times)
+        for _, values, statuses, times in found
+    ]
+    names = replies.dumps([name for name, *_ in found])
+    return b'{"results":[%b],"metadata":{"feature_names":%b}}' % (b",".join(results), names)
+
+
+def _ids(values: list[Any], kind: ValueType) -> Ids:
+    """Checked ids; one for all rows where they are the same."""
+    wanted = str if kind == ValueType.STRING else int
+    if set(map(type, values)) != {wanted}:
+        raise UnusualError
+    try:
+        if values.count(values[0]) == len(values):
+            return Ids(values[:1], None, [one_id(values[0], kind, "")[1]])
+        if kind == ValueType.INT64:
+            return Ids(values, np.array(values, np.int64))
+        return Ids(values, None, [one_id(one, kind, "")[1] for one in values])
+    except (RefusedError, OverflowError):
+        raise UnusualError from None
+
+
+def _given(values: list[Any], kind: ValueType) -> Values:
+    """A column of the request's own."""
+    wanted = _REQUEST.get(kind)
+    if wanted is None or not set(map(type, values)) <= set(wanted):
+        raise UnusualError
+    column: Values = values
+    if kind != ValueType.STRING:
+        try:
+            column = np.array(values, _DTYPES[kind])
+        except OverflowError:
+            raise UnusualError from None
+    return column[:1] if values.count(values[0]) == len(values) else column
+
+
+def _about(rows: Rows, n: int) -> tuple[bytes, bytes]:
+    """A view's statuses and times, as JSON."""
+    filled = all(default is not None for default in rows.view.decoder.defaults.values())
+    there, at = rows.there.tolist(), rows.at.tolist()
+    times = [_stamp(event) if held else _NO_TIME for event, held in zip(at, there, strict=True)]
+    statuses = [_PRESENT if held or filled else _NOT_FOUND for held in there]
+    if rows.inverse is not None:
+        where = rows.inverse.tolist()
+        times = list(map(times.__getitem__, where))
+        statuses = list(map(statuses.__getitem__, where))
+    if len(times) == 1:
+        return _all(statuses[0], n), _all(times[0], n)
+    if filled:
+        return _all(_PRESENT, n), b"[" + b",".join(times) + b"]"
+    return b"[" + b",".join(statuses) + b"]", b"[" + b",".join(times) + b"]"
+
+
+def _values(column: Values, n: int) -> bytes:
+    """A column as JSON: float32 as the double that it is, as Feast writes it."""
+    if isinstance(column, np.ndarray) and column.dtype != object and len(column) == n:
+        if column.dtype.kind == "f":
+            if not np.isfinite(column).all():
+                raise UnusualError
+            column = column.astype(np.float64)
+        return replies.dumps(column)
+    if isinstance(column, Coded):
+        return b"[" + b",".join(replies.tokens(column, n)) + b"]"
+    texts = [replies.dumps(_plain(one)) for one in column]
+    return b"[" + b",".join(texts * n if len(texts) == 1 else texts) + b"]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            return value
+        if not np.isfinite(value).all():
+            raise UnusualError
+        return value.astype(np.float64)
+    if isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            raise UnusualError
+        return float(value)
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _all(token: bytes, n: int) -> bytes:
+    return b"[" + b",".join([token] * n) + b"]"
+
+
+@lru_cache(maxsize=4096)
+def _stamp(micros: int) -> bytes:
+    """As protobuf writes a timestamp: no more of a second's digits than it needs, by threes."""
+    seconds, rest = divmod(micros, 1_000_000)
+    whole = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
+    if not rest:
+        return b'"%bZ"' % whole.encode()
+    digits = b"%03d" % (rest // 1000) if rest % 1000 == 0 else b"%06d" % rest
+    return b'"%b.%bZ"' % (whole.encode(), digits)

@@ -1,0 +1,216 @@
+"""The hot routes: a user's features, a ranking, any service; answered from a plan and its rows."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from extensions.serving import asking, replies
+from extensions.serving.asking import RefusedError
+from extensions.serving.auth import Guard
+from extensions.serving.behind import Scope
+from extensions.serving.columns import spread
+from extensions.serving.freshness import Watcher
+from extensions.serving.ids import Ids
+from extensions.serving.metrics import Metrics
+from extensions.serving.near import NearCopies
+from extensions.serving.plan import Plan
+from extensions.serving.reading import Reader
+from extensions.serving.served_log import ServedLog
+from extensions.serving.settings import Settings
+
+USER = "/v1/features/user/"
+RANK = "/v1/features/rank"
+ANY = "/v1/features"
+
+
+class Answer(NamedTuple):
+    """What goes back."""
+
+    status: int
+    kind: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass
+class Hot:
+    """What the routes need. ``logging``: whether answers go to the served log."""
+
+    settings: Settings
+    watcher: Watcher
+    near: NearCopies
+    reader: Reader
+    metrics: Metrics
+    log: ServedLog
+    guard: Guard
+    logging: bool = False
+
+    async def user(
+        self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
+    ) -> Answer:
+        """One user's features."""
+        plan = self.plan(self.settings.user_service)
+        if len(plan.join_keys) != 1:
+            raise RefusedError(404, f"The service {plan.service} is not of one entity.")
+        [(name, kind)] = plan.key_types.items()
+        raw_path = scope.get("raw_path", path.encode()).split(b"?")[0].decode("ascii", "replace")
+        user, raw = asking.user_in_path(raw_path.split(USER, 1)[-1], kind)
+        self.guard.permit(scope, plan.resource)
+        now = time.time_ns() // 1000
+        axes = {name: Ids([user], None, [raw])}
+        rows = await self.reader.read(plan, axes, now)
+        self.metrics.count(rows, self.watcher.freshnesses, now)
+        request = asking_context(plan)
+        served = replies.serve(plan, rows, request, 1)
+        self._log(served, axes, request, 1, now)
+        shape = {"userId": user, "features": served.single((name,))}
+        if scope["query_string"]:
+            shape |= self._extra(scope, served, now)
+        if headers.get(b"accept") == replies.ARROW:
+            columns = {**served.columns((name,)), **served.made}
+            aside = {k: v for k, v in shape.items() if k != "features"}
+            return Answer(200, replies.ARROW, replies.arrow(columns, 1, aside))
+        shape["latencyMs"] = _milliseconds(started)
+        return _written(headers, shape)
+
+    async def rank(
+        self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
+    ) -> Answer:
+        """The items asked for, in their order, with the user's features of each."""
+        plan = self.plan(self.settings.rank_service)
+        asked = asking.ranking(body, plan, self.settings.max_items)
+        self.guard.permit(scope, plan.resource)
+        user_key, item_key = asking.user_and_item(plan)
+        n, now = len(asked.items), time.time_ns() // 1000
+        rows = await self.reader.read(plan, asked.axes, now)
+        self.metrics.asked(RANK, n)
+        self.metrics.count(rows, self.watcher.freshnesses, now)
+        served = replies.serve(plan, rows, asked.request, n)
+        self._log(served, asked.axes, asked.request, n, now)
+        both = {(user_key, item_key), (item_key, user_key)}
+        head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
+        extra = self._extra(scope, served, now)
+        accept = headers.get(b"accept")
+        if asked.columns or accept in (replies.ARROW, replies.MSGPACK):
+            items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
+            mixed = [served.columns(keys) for keys in both]
+            pairs = {k: spread(v, n) for one in (*mixed, served.made) for k, v in one.items()}
+            if accept == replies.ARROW:
+                columns = {"itemId": asked.items, **items, **pairs}
+                return Answer(200, replies.ARROW, replies.arrow(columns, n, {**head, **extra}))
+            shape = {
+                **head,
+                "itemIds": asked.items,
+                "itemFeatures": items,
+                "interactionFeatures": pairs,
+                **extra,
+                "latencyMs": _milliseconds(started),
+            }
+            return _written(headers, shape)
+        listed = replies.ranked_rows(served, asked.axes[item_key], (item_key,), both)
+        whole = replies.dumps(head)[:-1] + b',"items":' + listed
+        if extra:
+            whole += b"," + replies.dumps(extra)[1:-1]
+        return Answer(200, replies.JSON, whole + b',"latencyMs":%.3f}' % _milliseconds(started))
+
+    async def batch(
+        self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
+    ) -> Answer:
+        """Any service, by entity rows."""
+        asked, plan = asking.batch(body, self.plan, self.settings.max_items)
+        self.guard.permit(scope, plan.resource)
+        now, n = time.time_ns() // 1000, asked.rows
+        self.metrics.asked(ANY, n)
+        columns: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        if n:
+            rows = await self.reader.read(plan, asked.axes, now)
+            self.metrics.count(rows, self.watcher.freshnesses, now)
+            served = replies.serve(plan, rows, asked.request, n)
+            self._log(served, asked.axes, asked.request, n, now)
+            for one in rows:
+                for name, feature in zip(one.view.names, one.view.features, strict=True):
+                    columns[name] = spread(one.columns[feature], n)
+            columns |= served.made
+            extra = self._extra(scope, served, now)
+        if headers.get(b"accept") == replies.ARROW:
+            aside = {"service": plan.service, **extra}
+            return Answer(
+                200, replies.ARROW, replies.arrow({**asked.entities, **columns}, n, aside)
+            )
+        shape: dict[str, Any] = {"service": plan.service}
+        if asked.columns:
+            shape |= {"entities": asked.entities, "features": columns}
+        else:
+            names, held = list(columns), [list(column) for column in columns.values()]
+            shape["results"] = [
+                {
+                    "entity": {name: asked.entities[name][i] for name in asked.entities},
+                    "features": {name: held[j][i] for j, name in enumerate(names)},
+                }
+                for i in range(n)
+            ]
+        return _written(headers, {**shape, **extra, "latencyMs": _milliseconds(started)})
+
+    def plan(self, service: str) -> Plan:
+        """The plan of a service.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        found = self.watcher.plans.by_service.get(service)
+        if found is None:
+            raise RefusedError(404, f"There is no feature service {service[:100]}.", "service")
+        if isinstance(found, str):
+            raise RefusedError(409, found, "service")
+        return found
+
+    def _log(
+        self,
+        served: replies.Served,
+        ids: Mapping[str, Sequence[bytes]],
+        request: Mapping[str, Any],
+        n: int,
+        now: int,
+    ) -> None:
+        if n and self.logging:
+            self.log.offer(served, ids, request, n, now, self.watcher.freshnesses.through)
+
+    def _extra(self, scope: Scope, served: replies.Served, now: int) -> dict[str, Any]:
+        """What `?include=meta` adds."""
+        if not scope["query_string"] or not _wants_meta(scope):
+            return {}
+        return {"meta": self._meta(served, now), "plan": served.plan.number}
+
+    def _meta(self, served: replies.Served, now: int) -> dict[str, Any]:
+        return replies.meta(served, self.watcher.freshnesses, now, self.near)
+
+
+def _written(headers: Mapping[bytes, bytes], shape: Mapping[str, Any]) -> Answer:
+    if headers.get(b"accept") == replies.MSGPACK:
+        return Answer(200, replies.MSGPACK, replies.packed(shape))
+    return Answer(200, replies.JSON, replies.dumps(shape))
+
+
+def _wants_meta(scope: Scope) -> bool:
+    query = scope["query_string"]
+    return bool(query) and "meta" in parse_qs(query.decode("ascii", "replace")).get("include", [])
+
+
+def _milliseconds(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def asking_context(plan: Plan) -> dict[str, Any]:
+    """The request fields of a route that sends none."""
+    return asking._context({}, plan)  # noqa: SLF001
+
+
+def refusal(status: int, message: str, field: str | None) -> Answer:
+    """An error as a JSON body that names the field."""
+    named = {} if field is None else {"field": field}
+    error = {**named, "message": message}
+    headers = ((b"retry-after", b"1"),) if status == 503 else ()
+    return Answer(status, replies.JSON, replies.dumps({"error": error}), headers)

@@ -1,0 +1,72 @@
+"""Near copies over a Redis Cluster: keys of many slots, read and followed on each server."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import redis
+
+from extensions.serving.following import Follower
+from extensions.serving.ids import Ids
+from extensions.serving.near import NearCopies
+from extensions.serving.plan import Group, Plan, Plans, compile_plans
+from extensions.stores.keys import field_of
+from tests.online.test_cluster import cluster  # noqa: F401 - a fixture
+from tests.serving.test_near import until
+
+
+def test_loaded_and_followed(cluster: str, feast_store: Any) -> None:  # noqa: F811
+    plans = compile_plans(feast_store, 1)
+    client = redis.Redis.from_url(cluster)
+    group, layout = _item_stats(plans)
+
+    def put(number: int, score: float, at: int) -> None:
+        value: Any = layout.pack({"item_popularity_score": _float(score)}, at, None)
+        client.set(group.prefix + field_of([b"%d" % number]), layout.header(len(value)) + value)
+
+    for number in range(300):
+        put(number, number / 2, 1_000)
+
+    def connect() -> tuple[list[Any], bool]:
+        pool = redis.Redis.from_url(cluster, protocol=3).connection_pool
+        return [pool.make_connection()], True
+
+    async def run() -> None:
+        copies = NearCopies(10**8)
+        copies.want(plans)
+        follower = Follower(copies, connect, asyncio.get_running_loop())
+        follower.start()
+        try:
+            await copies.loaded(10)
+            copy = copies.copy(group)
+            assert copy is not None
+            asked = list(range(301))
+            decoder = group.views[0].decoder
+
+            def scores() -> list[float]:
+                slots = copy.slots(Ids(asked, np.array(asked)))
+                found: Any = copy.rows(decoder, slots, 0)[0]["item_popularity_score"]
+                return list(found)
+
+            assert scores() == [*(number / 2 for number in range(300)), 0.0]
+            put(300, 7.0, 2_000)
+            put(5, 8.0, 2_000)
+            await until(lambda: (scores()[300], scores()[5]) == (7.0, 8.0), 2.0)
+            assert copies.loads == 1
+        finally:
+            await asyncio.to_thread(follower.stop)
+
+    asyncio.run(run())
+
+
+def _item_stats(plans: Plans) -> tuple[Group, Any]:
+    plan = plans.by_service["ranking"]
+    assert isinstance(plan, Plan)
+    group = next(group for group in plan.groups if group.near)
+    return group, group.views[0].decoder.layout
+
+
+def _float(value: float) -> Any:
+    from feast.protos.feast.types.Value_pb2 import Value  # noqa: PLC0415
+
+    return Value(float_val=value)
