@@ -1,6 +1,7 @@
-"""The places between the numbered steps where the crash tests end a worker.
+"""The places between the numbered steps where the tests end a worker, or let it freeze.
 
-Off unless ``SKEWLESS_FAULT`` names a place: ``name`` or ``name:n``, the n-th time it is passed.
+Off unless ``SKEWLESS_FAULT`` names a place: ``name`` or ``name:n``, the n-th time it is passed;
+``name:n:freeze`` stops the process there until somebody lets it go on.
 """
 
 import os
@@ -30,23 +31,23 @@ class Fault(Enum):
     SWEEP_PUBLISHED = "sweep-published"
 
 
-def _armed() -> tuple[str, int]:
-    name, _, count = os.environ.get(VARIABLE, "").partition(":")
-    return name, int(count or 1)
+def _armed() -> tuple[str, int, signal.Signals]:
+    name, count, action, *_ = [*os.environ.get(VARIABLE, "").split(":"), "", ""]
+    return name, int(count or 1), signal.SIGSTOP if action == "freeze" else signal.SIGKILL
 
 
 class _Countdown:
     """How often the armed place may still be passed."""
 
     def __init__(self) -> None:
-        self.name, self.left = _armed()
+        self.name, self.left, self.signal = _armed()
 
     def passed(self, fault: Fault) -> None:
         if fault.value != self.name:
             return
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
 
 
 _countdown = _Countdown()
@@ -59,6 +60,6 @@ def arm_from_environment() -> None:
 
 
 def point(fault: Fault) -> None:
-    """Pass this place; the process ends here, without any farewell, when it is the armed one."""
+    """Pass this place; when it is the armed one, the process ends here, without any farewell."""
     if _countdown.name:
         _countdown.passed(fault)

@@ -13,12 +13,15 @@ from streaming.settings import Settings
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 1, 2.5, 5, 15, 60, 300, 3600)
 _SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 _REMEMBERED = 20_000
-_OBSERVED_PER_STEP = 100
+OBSERVED_PER_STEP = 100
 
 
 @dataclass
 class WorkerMetrics:
-    """Counters of one worker. Freshness: the record's time in Kafka until Redis has answered."""
+    """Counters of one worker. Freshness: the record's time in Kafka until Redis has answered.
+
+    The event's age counts from when it was watched, so it holds what producers took as well.
+    """
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -45,6 +48,10 @@ class WorkerMetrics:
             "skewless_stream_freshness_seconds", "Produced until readable in Redis.",
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
+        self.event_age = Histogram(
+            "skewless_stream_event_age_seconds", "Watched until readable in Redis.",
+            buckets=_SECONDS, registry=self.registry,
+        )  # fmt: skip
         self.lag = Gauge(
             "skewless_stream_lag_records", "Records not read yet.", ["partition"],
             registry=self.registry,
@@ -60,12 +67,17 @@ class WorkerMetrics:
         if settings.metrics_port is not None:
             start_http_server(settings.metrics_port, settings.metrics_host, registry=self.registry)
 
-    def fresh(self, seconds: Sequence[float]) -> None:
-        """Note how old events were when their values could be read; of many, an even sample."""
-        sample = seconds[:: max(1, len(seconds) // _OBSERVED_PER_STEP)]
-        for age in sample:
+    def fresh(self, now: float, produced: Sequence[float], watched: Sequence[float]) -> None:
+        """Note how old events were at ``now``, when their values could be read.
+
+        Unix times in seconds, of an even sample of the events.
+        """
+        ages = [max(0.0, now - at) for at in produced]
+        for age in ages:
             self.freshness.observe(age)
-        self._recent.extend(sample)
+        self._recent.extend(ages)
+        for at in watched:
+            self.event_age.observe(max(0.0, now - at))
 
     def quantile_ms(self, q: float) -> float | None:
         """A quantile of the remembered freshness, in milliseconds."""

@@ -6,7 +6,7 @@ that has lost the partition to another one, and does not know it yet, is found o
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import psycopg
 
@@ -42,6 +42,7 @@ class FencedError(Exception):
     """Another worker has moved a partition that this one took for its own."""
 
 
+_LONGEST_STEP = timedelta(seconds=3)
 _STREAM = "consumer_group = %(group)s AND topic = %(topic)s"
 
 
@@ -100,7 +101,10 @@ def move(conn: psycopg.Connection, settings: Settings, moves: Iterable[Progress]
     ordered = sorted(moves, key=lambda move: move.partition)
     moved = conn.execute(
         "UPDATE stream_offsets AS o SET next_offset = u.next_offset, "
-        "stored_through = clock_timestamp(), updated_at = clock_timestamp() "
+        "stored_through = clock_timestamp(), updated_at = clock_timestamp(), "
+        # Nothing was pending: what is pending from here on arrived since this transaction began.
+        "computed_through = CASE WHEN o.stored_through > o.computed_through "
+        "THEN o.computed_through ELSE greatest(o.computed_through, now()) END "
         "FROM unnest(%(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[]) "
         f"AS u (kafka_partition, expected, next_offset) WHERE {_STREAM} "
         "AND o.kafka_partition = u.kafka_partition AND o.next_offset = u.expected",
@@ -149,6 +153,20 @@ def mark_processed(
             "end": [each.end_offset for each in ordered],
         },
     )
+
+
+def under_way_since(conn: psycopg.Connection) -> datetime | None:
+    """A moment before the arrival of all that steps have stored and are computing now.
+
+    A step that has been at it for longer than `_LONGEST_STEP` does not count: its worker may be
+    gone. None where no step is under way.
+    """
+    row = conn.execute(
+        "SELECT min(computed_through) FROM stream_offsets WHERE stored_through > computed_through "
+        "AND stored_through > clock_timestamp() - %s",
+        [_LONGEST_STEP],
+    ).fetchone()
+    return row[0] if row else None
 
 
 def stream_watermark(conn: psycopg.Connection, settings: Settings) -> datetime | None:

@@ -1,29 +1,42 @@
 """Values to Redis, through Feast's online store; newest wins there."""
 
-from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 from feast import FeatureStore
+from psycopg import sql
 
+from extensions.stores.publish import latest, online_store, write_query
 from streaming.views import LiveView
 
 
-@dataclass(frozen=True)
 class Publisher:
     """Writes rows of a log (`streaming.values.log_values`) as the current values of a view.
 
-    The step and the sweep share it in two threads, as they share the client behind it.
+    Steps and sweeps share it in their threads, as they share the client behind it.
+
+    Raises:
+        SkewlessError: the repository names another online store than ours.
     """
 
-    feast_store: FeatureStore
+    def __init__(self, feast_store: FeatureStore) -> None:
+        self.feast_store = feast_store
+        self._online = online_store(feast_store)
 
     def publish(self, view: LiveView, rows: pa.Table) -> None:
-        """Return when Redis has answered for every row; a row that is not newer changes nothing."""
-        if rows.num_rows == 0:
-            return
-        provider = self.feast_store._get_provider()  # noqa: SLF001 - Feast has no public way
-        write_arrow = getattr(getattr(provider, "online_store", None), "write_arrow", None)
-        if write_arrow is not None:
-            write_arrow(self.feast_store.config, view.feature_view, rows)
-        else:
-            provider.ingest_df(view.feature_view, rows.to_pandas())
+        """Return when Redis has answered for every row; a row that is not newer changes nothing.
+
+        Raises:
+            SkewlessError: a row does not fit the view as it is registered.
+        """
+        if rows.num_rows:
+            self._online.write_arrow(self.feast_store.config, view.feature_view, rows)
+
+    def publish_logged(self, view: LiveView, since: datetime) -> int:
+        """Each entity's newest row of the log from ``since`` on; returns how many were newer.
+
+        Raises:
+            SkewlessError: as `publish`.
+        """
+        rows = sql.SQL("event_timestamp >= {}").format(sql.Literal(since))
+        return write_query(self.feast_store, view.feature_view, latest(view.computation, rows))

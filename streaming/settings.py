@@ -36,8 +36,11 @@ class Settings:
     on_lost: OnLost = "stop"
 
     # A step takes what has come, at most `batch_records`, and waits at most `batch_wait` for more.
+    # After a full one it takes twice as many, up to `catch_up_records`: a step's own costs, and
+    # an entity that comes in it twice, count once.
     batch_records: int = 2_000
     batch_wait: float = 0.01
+    catch_up_records: int = 10_000
 
     max_message_bytes: int = 64 * 1024
     max_future: float = 300.0

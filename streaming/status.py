@@ -32,6 +32,7 @@ class WorkerStatus:
     duplicates: int
     dead_letters: int
     steps: int
+    records_per_step: float | None
     retries: int
     freshness_p50_ms: float | None
     freshness_p99_ms: float | None
@@ -69,7 +70,9 @@ _PARTITIONS = (
 _WORKERS = (
     "SELECT worker, partitions, "
     + _BEHIND.format("seen_at")
-    + " AS seconds_since_seen, events, duplicates, dead_letters, steps, retries, "
+    + " AS seconds_since_seen, events, duplicates, dead_letters, steps, "
+    "round((events + duplicates + dead_letters) / nullif(steps, 0)::numeric, 1)::float8 "
+    "AS records_per_step, retries, "
     "freshness_p50_ms, freshness_p99_ms FROM stream_workers "
     "WHERE consumer_group = %s AND topic = %s ORDER BY worker"
 )

@@ -7,7 +7,9 @@ it had committed without having computed it is *pending* and computed by `recove
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -19,13 +21,14 @@ from extensions.errors import SkewlessError
 from streaming.dead_letters import DeadLetterWriter
 from streaming.decode import Decoder, Message, Reason, RejectedError, WatchEvent
 from streaming.faults import Fault, point
-from streaming.metrics import WorkerMetrics
+from streaming.metrics import OBSERVED_PER_STEP, WorkerMetrics
 from streaming.positions import Position, Progress, mark_processed
 from streaming.publish import Publisher
+from streaming.refusals import note_refused
 from streaming.settings import Settings
 from streaming.store import ensure_months, months_of, store
 from streaming.subscription import Batch
-from streaming.values import arrivals, log_values, moment_after
+from streaming.values import arrivals, entities, log_values, moment_after
 from streaming.views import LiveView
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Stepper:
     commit: Callable[[dict[int, int]], None]
 
     def __post_init__(self) -> None:
+        self._beside = ThreadPoolExecutor(1, "publisher")
         self._months: set[datetime] = set()
 
     def step(self, conn: psycopg.Connection, batch: Batch) -> dict[int, int]:
@@ -95,7 +99,7 @@ class Stepper:
         self.commit(offsets)
         point(Fault.KAFKA_COMMITTED)
 
-        self._count(batch, messages, rejected, stored, time.monotonic() - began)
+        self._count(batch, events, messages, rejected, stored, time.monotonic() - began)
         return offsets
 
     def recover(self, conn: psycopg.Connection, position: Position) -> None:
@@ -143,29 +147,65 @@ class Stepper:
             self._months |= missing
 
     def _compute(self, conn: psycopg.Connection, moment: datetime, spine_of: SpineOf) -> None:
-        """Log and publish every view; one that fails is left to the sweep and stops no other."""
-        done: list[tuple[LiveView, pa.Table]] = []
-        for view in self.views:
-            if view.follows_events and (spine := spine_of(view, moment)) is not None:
+        """Log and publish every view; one that fails is left to the sweep and stops no other.
+
+        A view's rows go to Redis while PostgreSQL computes the next view. No write is under way
+        any more when this returns or raises.
+        """
+        waiting: tuple[LiveView, pa.Table] | None = None
+        under_way: list[tuple[LiveView, Future[None]]] = []
+        try:
+            for view in self.views:
+                if not view.follows_events or (spine := spine_of(view, moment)) is None:
+                    continue
+                if waiting is not None:
+                    under_way.append((waiting[0], self._beside.submit(self._publish, *waiting)))
+                    waiting = None
                 with guarded(self.metrics, view):
-                    done.append((view, log_values(conn, view.computation, spine)))
-        point(Fault.VALUES_LOGGED)
-        for view, rows in done:
-            with guarded(self.metrics, view):
-                self.publisher.publish(view, rows)
-                self.metrics.values.labels(view.computation.name).inc(rows.num_rows)
+                    waiting = view, log_values(conn, view.computation, spine)
+            point(Fault.VALUES_LOGGED)
+            if waiting is not None:
+                with self._refusable(conn, waiting[0], moment):
+                    self._publish(*waiting)
+        finally:
+            wait([future for _, future in under_way])
+        for view, future in under_way:
+            with self._refusable(conn, view, moment):
+                future.result()
         point(Fault.VALUES_PUBLISHED)
+
+    def _publish(self, view: LiveView, rows: pa.Table) -> None:
+        self.publisher.publish(view, rows)
+        self.metrics.values.labels(view.computation.name).inc(rows.num_rows)
+
+    @contextmanager
+    def _refusable(
+        self, conn: psycopg.Connection, view: LiveView, moment: datetime
+    ) -> Iterator[None]:
+        """Rows that the online store refuses are in the log: the sweep must try them again."""
+        with guarded(self.metrics, view):
+            try:
+                yield
+            except SkewlessError:
+                note_refused(conn, view.computation, moment)
+                raise
 
     def _count(
         self,
         batch: Batch,
+        events: Sequence[WatchEvent],
         messages: Sequence[Message],
         rejected: Sequence[tuple[Message, RejectedError]],
         stored: int,
         seconds: float,
     ) -> None:
-        metrics, now_ms = self.metrics, time.time() * 1000
-        metrics.fresh([max(0.0, now_ms - m.timestamp_ms) / 1000 for m in messages])
+        metrics = self.metrics
+        sample = slice(None, None, max(1, len(events) // OBSERVED_PER_STEP))
+        metrics.fresh(
+            time.time(),
+            [message.timestamp_ms / 1000 for message in messages[sample]],
+            [event.watched_at.timestamp() for event in events[sample]],
+        )
         metrics.events.inc(stored)
         metrics.duplicates.inc(len(messages) - stored)
         for _, error in rejected:
@@ -197,8 +237,8 @@ class guarded:  # noqa: N801 - reads as a verb
 
 def _touched(view: LiveView, events: Sequence[WatchEvent], moment: datetime) -> Spine | None:
     """The entities that the events name, as of ``moment``."""
-    rows = [(*keys, moment) for keys in view.entities(events)]
-    return Spine.of(rows, view.computation) if rows else None
+    named = view.entities(events)
+    return entities(view.computation, named, moment) if named else None
 
 
 def _moves(batch: Batch) -> list[Progress]:

@@ -4,13 +4,27 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pyarrow as pa
 
 from extensions.database import connect
 from extensions.database.events import INSERT_BATCH, take_ingest_lock
+from extensions.history.binary_copy import copy_batch
 from streaming.decode import WatchEvent
 from streaming.faults import Fault, point
 from streaming.positions import Progress, move
 from streaming.settings import Settings
+
+_SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("user_id", pa.int64()),
+        ("item_id", pa.int64()),
+        ("watched_at", pa.timestamp("us", tz="UTC")),
+        ("duration_ms", pa.int32()),
+        ("progress", pa.float32()),
+        ("arrival", pa.int64()),
+    ]
+)
 
 # Months further back have no partition of their own; their rows wait in the default one.
 OLDEST_PARTITION = timedelta(days=3 * 366)
@@ -42,20 +56,20 @@ def store(
         stored = 0
         if events:
             take_ingest_lock(conn)
-            with (
-                conn.cursor() as cursor,
-                cursor.copy(
-                    "COPY batch (event_id, user_id, item_id, watched_at, duration_ms, progress, "
-                    "arrival) FROM STDIN"
-                ) as copy,
-            ):
-                for arrival, event in enumerate(events):
-                    copy.write_row((*event, arrival))
+            copy_batch(conn, "batch", _columns(events), _SCHEMA.names)
             stored = conn.execute(INSERT_BATCH).rowcount
             point(Fault.EVENTS_COPIED)
         move(conn, settings, moves)
         point(Fault.OFFSETS_WRITTEN)
     return stored
+
+
+def _columns(events: Sequence[WatchEvent]) -> pa.RecordBatch:
+    columns = [*zip(*events, strict=True), range(len(events))]
+    return pa.record_batch(
+        [pa.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)],
+        schema=_SCHEMA,
+    )
 
 
 def months_of(events: Sequence[WatchEvent], now: datetime) -> set[datetime]:

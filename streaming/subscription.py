@@ -139,16 +139,14 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
         """Stay in the group without reading: everything is paused."""
         self.consumer.poll(timeout_ms=int(seconds * 1000), max_records=1)
 
-    def poll(self, seconds: float) -> Batch:
-        """What has come, at most a batch; waits up to ``seconds`` for the first message."""
+    def poll(self, seconds: float, limit: int) -> Batch:
+        """What has come, at most ``limit``; waits up to ``seconds`` for the first message."""
         settings = self._settings
         self._ask_again()
-        records = self.consumer.poll(int(seconds * 1000), settings.batch_records)
+        records = self.consumer.poll(int(seconds * 1000), limit)
         found = sum(map(len, records.values()))
-        if 0 < found < settings.batch_records and settings.batch_wait > 0:
-            more = self.consumer.poll(
-                int(settings.batch_wait * 1000), settings.batch_records - found
-            )
+        if 0 < found < limit and settings.batch_wait > 0:
+            more = self.consumer.poll(int(settings.batch_wait * 1000), limit - found)
             for partition, rest in more.items():
                 records.setdefault(partition, []).extend(rest)
         placed = self.placed()

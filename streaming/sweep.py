@@ -30,8 +30,9 @@ from extensions.errors import SkewlessError
 from extensions.stores.publish import publish as publish_log
 from streaming.faults import Fault, point
 from streaming.metrics import WorkerMetrics
-from streaming.positions import stream_watermark
+from streaming.positions import stream_watermark, under_way_since
 from streaming.publish import Publisher
+from streaming.refusals import publish_refused
 from streaming.settings import Settings
 from streaming.step import guarded
 from streaming.values import log_values, logged_values, unanswered
@@ -66,9 +67,13 @@ def sweep(
             stack.enter_context(alone_on(conn, computation))
         except SkewlessError:
             return None
+        # Read before anything else: what a step had logged and could not publish was noted
+        # before the step moved these.
+        partitions = stream_watermark(conn, settings)
         logged, published = _marks(conn, computation)
 
-        # 1. What an earlier sweep logged and did not live to publish.
+        # 1. What an earlier sweep logged and did not live to publish, and what was refused.
+        publish_refused(conn, view, publisher)
         if logged is not None and (published is None or published < logged):
             for rows in logged_values(conn, computation, logged):
                 publisher.publish(view, rows)
@@ -80,8 +85,9 @@ def sweep(
             publish_log(publisher.feast_store, conn, computation)
 
         # 2. One transaction: values as of now, and how far they go.
-        partitions = stream_watermark(conn, settings)
         through = settled_now(conn)
+        # What a step is computing is not computed here too.
+        through = min(through, under_way_since(conn) or through)
         after = logged or (mark.processed_through if mark else None)
         if after is not None and through <= after:
             return None

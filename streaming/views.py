@@ -1,17 +1,26 @@
 """The views that follow the stream: every live version whose freshness is realtime."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
+from typing import overload
 
+import psycopg
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 
 from extensions.asof import Computation, Freshness, load_computations
+from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.stores.published import has_versions
+from extensions.versions.live import live_computations
 from streaming.decode import WatchEvent
 from streaming.settings import Settings
 
 EVENTS = "watch_events"
+# How soon a running worker computes what was published, and leaves alone what was retired.
+LOOK_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,17 +45,69 @@ class LiveView:
         return {tuple(event[i] for i in at) for event in events}  # type: ignore[misc]
 
 
-def live_views(settings: Settings, feast_store: FeatureStore) -> list[LiveView]:
-    """The realtime views of the repository, with the registry's view of the same version.
+class LiveViews(Sequence[LiveView]):
+    """The live realtime views, as of a second ago at most; for the step and the sweep at once."""
+
+    def __init__(self, settings: Settings, feast_store: FeatureStore) -> None:
+        self._url, self._store = settings.postgres_url, feast_store
+        self._declared = load_computations(settings.repo_root)
+        self._guard = threading.Lock()
+        self._conn: psycopg.Connection | None = None
+        self._versions: list[tuple[str, int]] | None = None
+        self._views: list[LiveView] = []
+        self._look()
+        self._looked = monotonic()
+
+    def __iter__(self) -> Iterator[LiveView]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    @overload
+    def __getitem__(self, index: int) -> LiveView: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LiveView]: ...
+    def __getitem__(self, index: int | slice) -> LiveView | list[LiveView]:
+        return self._current()[index]
+
+    def _current(self) -> list[LiveView]:
+        with self._guard:
+            if monotonic() - self._looked >= LOOK_EVERY_SECONDS:
+                self._looked = monotonic()
+                try:
+                    self._look()
+                except (psycopg.Error, SkewlessError):
+                    # Those known so far; an outage is for the step and the sweep to deal with.
+                    self._conn = None
+            return self._views
+
+    def _look(self) -> None:
+        if self._conn is None or self._conn.closed:
+            self._conn = connect(self._url, autocommit=True, name="skewless ingest: versions")
+        versions: list[tuple[str, int]] = []
+        if has_versions(self._conn):
+            versions = self._conn.execute(
+                "SELECT view_name, version FROM view_versions "
+                "WHERE kind = 'computation' AND state <> 'retired' ORDER BY view_name, version"
+            ).fetchall()
+        if versions == self._versions:
+            return
+        self._views = [
+            LiveView(computation, _registered(self._store, computation))
+            for computation in live_computations(self._conn, self._declared).values()
+            if computation.freshness is Freshness.REALTIME
+        ]
+        self._versions = versions
+
+
+def live_views(settings: Settings, feast_store: FeatureStore) -> Sequence[LiveView]:
+    """The realtime views that are live, with the registry's view of the same version.
 
     Raises:
         SkewlessError: a view is not in the registry.
     """
-    return [
-        LiveView(computation, _registered(feast_store, computation))
-        for computation in load_computations(settings.repo_root).values()
-        if computation.freshness is Freshness.REALTIME
-    ]
+    return LiveViews(settings, feast_store)
 
 
 def _registered(feast_store: FeatureStore, computation: Computation) -> FeatureView:

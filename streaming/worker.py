@@ -77,6 +77,7 @@ class Worker:
         self._letters = DeadLetterWriter(settings)
         self._conn: psycopg.Connection | None = None
         self._refused: dict[TopicPartition, int] = {}
+        self._limit = settings.batch_records
 
     def run(self, stopping: threading.Event) -> None:
         """Poll and step until ``stopping``; wait out what is away."""
@@ -115,7 +116,7 @@ class Worker:
         for partition in self._subscription.unplaced():
             self._place(conn, partition)
         try:
-            batch = self._subscription.poll(_POLL_SECONDS)
+            batch = self._subscription.poll(_POLL_SECONDS, self._limit)
         except OffsetOutOfRangeError as error:
             # Kafka's answer to an offset before its log's start or behind its end.
             [self._refused] = error.args or ({},)
@@ -123,6 +124,7 @@ class Worker:
             return
         if batch.messages:
             self._subscription.moved(self._stepper.step(conn, batch))
+        self._limit = _next_limit(self.settings, self._limit, batch.size)
         now = monotonic()
         if now >= self._idle_at:
             self._look_around(conn)
@@ -236,6 +238,13 @@ class Worker:
         if self._conn is not None and not self._conn.closed:
             self.metrics.forget(self._conn, self.settings)
             self._conn.close()
+
+
+def _next_limit(settings: Settings, limit: int, taken: int) -> int:
+    """How many messages the next step may take: more while steps come back full."""
+    if taken < settings.batch_records:
+        return settings.batch_records
+    return max(settings.batch_records, min(2 * limit, settings.catch_up_records))
 
 
 def _lost(position: Position, held: Bounds, *, refused: bool) -> str | None:

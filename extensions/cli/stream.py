@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         help="Partitions, workers and realtime views: how far, how far behind.",
         epilog="Example: `skewless status --json`",
     )(status)
-    letters.command("list", epilog="Example: `skewless dead-letters list --reason bad-progress`")(
+    letters.command("list", epilog="Example: `skewless dead-letters list --reason out-of-range`")(
         list_letters
     )
     letters.command("show", epilog="Example: `skewless dead-letters show watch-events/0/42`")(
@@ -55,7 +55,12 @@ def ingest(
         Literal["stop", "earliest"],
         typer.Option(help="When Kafka no longer holds the next offset."),
     ] = "stop",
-    batch_records: Annotated[int, typer.Option(help="Most events of one step.")] = 2_000,
+    batch_records: Annotated[
+        int, typer.Option(help="Most events of a step, while the worker keeps up.")
+    ] = 2_000,
+    catch_up_records: Annotated[
+        int, typer.Option(help="Most events of a step, while it is behind.")
+    ] = 10_000,
     batch_wait: Annotated[float, typer.Option(help="Seconds a step waits for more.")] = 0.01,
     max_future: Annotated[
         float, typer.Option(help="Seconds an event may lie in the future.")
@@ -74,6 +79,7 @@ def ingest(
             group=group,
             on_lost=on_lost,
             batch_records=batch_records,
+            catch_up_records=catch_up_records,
             batch_wait=batch_wait,
             max_future=max_future,
             metrics_port=metrics_port,

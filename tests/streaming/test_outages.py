@@ -1,67 +1,34 @@
-"""Servers that go away under load and come back: nothing lost, nothing double, values true."""
+"""Servers that go away under load and come back; `make test-crash` has the minute-long form."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
-from extensions.local import valkey
 from streaming.settings import Settings
 from streaming.status import status
+from streaming.subscription import Placed, Subscription
+from streaming.topics import ensure_topics
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.load import Producer
+from tests.streaming.outages import Killed, connections_cut, under_load
+from tests.streaming.test_worker import event, send
 from tests.streaming.truth import Reader, Stream
 
 AWAY = 4.0
 
 
-@contextmanager
-def database_away(server: str, url: str) -> Iterator[None]:
-    """Every connection is cut and none is let in, as when the server restarts."""
-    name = url.rpartition("/")[2]
-    allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
-        try:
-            yield
-        finally:
-            conn.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
-
-
-def test_postgres_away_and_back(settings: Settings, fleet: Fleet, postgres_server: str) -> None:
-    stream = Stream(settings)
-    worker = fleet.start()
-    wait_until(stream.at_rest, 30, "a worker has every partition")
-    producer = Producer(settings, seed=3)
-    producer.start()
-    time.sleep(1)
-    for _ in range(2):
-        with database_away(postgres_server, settings.postgres_url):
-            time.sleep(AWAY / 2)
-        time.sleep(1)
-    load = producer.stop()
-    wait_until(
-        lambda: stream.stored() == len(load.events) and stream.at_rest(), 40, "all is stored"
-    )
-    assert worker.is_alive()
-    wait_until(lambda: status(settings).workers[0].retries > 0, 10, "it says that it had to wait")
-    stream.assert_events(load)
-    stream.assert_dead_letters(load)
-    stream.assert_logged()
+def test_postgres_away_and_back(settings: Settings, postgres_server: str) -> None:
+    cut = [connections_cut(postgres_server, settings.postgres_url) for _ in range(2)]
+    under_load(settings, [*cut], AWAY / 2)
 
 
 def test_redis_away_and_back(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = valkey.start(tmp_path)
-    monkeypatch.setenv("SKEWLESS_REDIS_URL", server.url)
+    redis = Killed("redis", tmp_path)
+    monkeypatch.setenv("SKEWLESS_REDIS_URL", redis.server.url)
     stream = Stream(settings)
     try:
         with Fleet(settings) as fleet:
@@ -70,13 +37,12 @@ def test_redis_away_and_back(
             producer, reader = Producer(settings, seed=4), Reader(stream)
             producer.start()
             time.sleep(1)
-            server.stop()
-            behind = time.monotonic()
-            time.sleep(AWAY)
-            [view, *_] = status(settings).views
-            # The watermark stands still: what it covers is readable, always.
-            assert view.behind_seconds > 0.5 * (time.monotonic() - behind)
-            server = valkey.start(tmp_path, server.port)
+            with redis.away():
+                behind = time.monotonic()
+                time.sleep(AWAY)
+                [view, *_] = status(settings).views
+                # The watermark stands still: what it covers is readable, always.
+                assert view.behind_seconds > 0.5 * (time.monotonic() - behind)
             reader.start()
             load = producer.stop()
             wait_until(stream.at_rest, 40, "at rest")
@@ -88,4 +54,66 @@ def test_redis_away_and_back(
         stream.assert_events(load)
         stream.assert_logged()
     finally:
-        server.stop()
+        redis.server.stop()
+
+
+def test_while_a_server_is_away_the_partitions_are_paused(settings: Settings) -> None:
+    """Nothing is fetched into memory, and the member stays in its group."""
+    ensure_topics(settings)
+    subscription = Subscription(settings)
+    try:
+        wait_until(lambda: _assigned(subscription), 30, "assigned")
+        partitions = subscription.unplaced()
+        assert set(subscription.consumer.paused()) == set(partitions)
+        send(settings, [event(1, eventId=f"{number}") for number in range(30)])
+        for partition in partitions:
+            subscription.place(partition, Placed(0, 0))
+        assert not subscription.consumer.paused()
+        got = wait_until(lambda: subscription.poll(0.2, 10).messages, 20, "messages")
+        assert sum(map(len, got.values())) <= 10
+
+        subscription.unplace()
+        send(settings, [event(1, eventId=f"later-{number}") for number in range(30)])
+        until = time.monotonic() + 3 * settings.session_timeout
+        positions = {p: subscription.consumer.position(p) for p in partitions}
+        while time.monotonic() < until:
+            subscription.keep_alive(0.1)
+        assert set(subscription.consumer.paused()) == set(partitions)
+        assert {p: subscription.consumer.position(p) for p in partitions} == positions
+        assert subscription.unplaced() == sorted(partitions)  # still this member's
+
+        for partition in partitions:
+            subscription.place(partition, Placed(0, 0))
+        seen: dict[int, int] = {}
+        wait_until(lambda: _read(subscription, seen) == 60, 20, "all of them, from the beginning")
+    finally:
+        subscription.close()
+
+
+def test_an_idle_topics_watermark_moves_on(settings: Settings) -> None:
+    stream = Stream(settings)
+    with Fleet(settings) as fleet:
+        worker = fleet.start()
+        wait_until(stream.at_rest, 30, "a worker has every partition")
+        first = status(settings)
+        time.sleep(2)
+        second = status(settings)
+        assert fleet.stop(worker) == 0
+    for now, then in zip(second.partitions, first.partitions, strict=True):
+        assert now.next_offset == then.next_offset == 0
+        assert now.processed_through is not None
+        assert then.processed_through is not None
+        assert now.processed_through - then.processed_through > timedelta(seconds=1)
+    for view, before in zip(second.views, first.views, strict=True):
+        assert view.processed_through - before.processed_through > timedelta(seconds=1)
+
+
+def _assigned(subscription: Subscription) -> bool:
+    subscription.keep_alive(0.1)
+    return bool(subscription.unplaced())
+
+
+def _read(subscription: Subscription, seen: dict[int, int]) -> int:
+    for number, messages in subscription.poll(0.2, 100).messages.items():
+        seen[number] = messages[-1].offset + 1
+    return sum(seen.values())
