@@ -1,0 +1,382 @@
+"""Commands that watch: drift baseline, check, calibrate, watch, report; audit."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from extensions.cli.console import OUTAGES, AsJson, emit, err, moment
+from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
+from extensions.errors import SkewlessError
+
+if TYPE_CHECKING:
+    from monitoring.records import Run
+    from monitoring.watching import Response
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+drift = typer.Typer(
+    help="Compare what is served with what models were trained on.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Rollback = Annotated[
+    list[str] | None,
+    typer.Option("--rollback", help="A view that may be rolled back by verdict; repeatable."),
+]
+After = Annotated[int, typer.Option(help="Critical windows in a row before a rollback.")]
+RollbackCommand = Annotated[
+    str | None,
+    typer.Option(help="A program that rolls back instead of `skewless rollback`; {view}."),
+]
+MetricsFile = Annotated[
+    Path | None, typer.Option(help="Write Prometheus metrics here, for a textfile collector.")
+]
+Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
+Window = Annotated[str, typer.Option("--window", help="Length, as in 30m, 1h, 1d.")]
+Least = Annotated[int, typer.Option("--least-rows", help="Fewer rows say nothing.")]
+EXIT_ERROR = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    drift.command(
+        "baseline",
+        help="Keep a training set's distributions as the baseline of its service.",
+        epilog="Example: `skewless drift baseline ranking --training-set train.manifest.json`",
+    )(baseline)
+    drift.command(
+        "check",
+        help="Compare the last whole window with the baseline. Exit code 0 ok (or too few rows), "
+        "1 warning, 2 critical, 3 error.",
+        epilog="Examples: `skewless drift check` · `skewless drift check ranking --window 1h` · "
+        "`skewless drift check ranking --from 2026-01-01T00:00Z --to 2026-01-01T06:00Z`",
+    )(check)
+    drift.command(
+        "calibrate",
+        help="Replay past windows and propose floors above their ordinary variation.",
+        epilog="Example: `skewless drift calibrate ranking --since 7d --write`",
+    )(calibrate)
+    drift.command(
+        "watch",
+        help="Check every window as it ends, alert, and keep the served log short.",
+        epilog="Example: `skewless drift watch --window 1h --rollback item_profile`",
+    )(watch)
+    drift.command(
+        "report",
+        help="Write one HTML file: distributions, statistics over time, verdicts.",
+        epilog="Example: `skewless drift report --out drift.html`",
+    )(report)
+    app.add_typer(drift, name="drift")
+    app.command(
+        "audit",
+        help="Compare served values with the training join and with a recomputation. Exit code 2 "
+        "if a difference has no explanation.",
+        epilog="Examples: `skewless audit` · `skewless audit --since 1d --sample 1000`",
+    )(audit)
+
+
+def baseline(
+    service: Annotated[str, typer.Argument(help="The feature service.")],
+    training_set: Annotated[
+        Path, typer.Option("--training-set", help="The manifest; the Parquet lies beside it.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """From now on the service is compared with it; older baselines are kept."""
+    from feast import FeatureStore
+
+    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.database import connect
+    from monitoring.baseline import take_baseline
+    from monitoring.records import bind
+
+    with err.status("Reading the training set"):
+        found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
+    with connect(postgres_url(), autocommit=True) as conn:
+        identity = bind(conn, found)
+    emit(
+        [
+            {
+                "service": service,
+                "baseline": identity[:12],
+                "rows": found.rows,
+                "features": len(found.features),
+                "versions": ", ".join(f"{k} v{v}" for k, v in found.versions.items()),
+                "left_out": ", ".join(found.left_out) or None,
+            }
+        ],
+        as_json,
+    )
+
+
+def check(
+    services: Services = None,
+    window: Window = "1h",
+    start: Annotated[str | None, typer.Option("--from", help="ISO time.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="ISO time.")] = None,
+    least_rows: Least = 500,
+    again: Annotated[
+        bool, typer.Option("--again", help="Compare once more; nothing follows from it.")
+    ] = False,
+    rollback: Rollback = None,
+    after: After = 2,
+    rollback_command: RollbackCommand = None,
+    metrics_file: MetricsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """A window is compared once; asked again, the recorded verdict is shown."""
+    from extensions.addresses import postgres_url
+    from monitoring.drift import check as look
+    from monitoring.metrics import write_file
+    from monitoring.watching import check_and_react
+
+    url = postgres_url()
+    response = _response(least_rows, rollback, after, rollback_command)
+    runs = []
+    with _errors_are(EXIT_ERROR), err.status("Checking"):
+        for one in _windows(url, services, window, start, end):
+            if again:
+                runs.append(look(url, one, least_rows=least_rows, again=True))
+                continue
+            reaction = check_and_react(url, one, response)
+            say(reaction)
+            runs.append(reaction.run)
+        if metrics_file is not None:
+            write_file(url, metrics_file)
+    show(runs, as_json=as_json)
+    exit_with(runs)
+
+
+def calibrate(
+    service: Annotated[str, typer.Argument(help="The feature service.")],
+    window: Window = "1h",
+    since: Annotated[str, typer.Option(help="How far back, as in 7d.")] = "7d",
+    least_rows: Least = 500,
+    write: Annotated[bool, typer.Option("--write", help="Use the raised floors.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is replayed counts as ordinary: choose a span without incidents."""
+    from extensions.addresses import postgres_url
+    from extensions.database import connect
+    from monitoring.calibration import calibrate as run
+    from monitoring.records import set_floors
+
+    url, now = postgres_url(), datetime.now(UTC)
+    with err.status("Replaying"):
+        found = run(
+            url, service, length_of(window), now - length_of(since), now, least_rows=least_rows
+        )
+    show_calibration(found, as_json=as_json)
+    if write:
+        with connect(url, autocommit=True) as conn:
+            set_floors(conn, service, found.floors)
+        err.print(f"{len(found.floors)} floors of {service} are raised.")
+    elif found.floors:
+        err.print(f"{len(found.floors)} floors would be raised: say --write.")
+
+
+def watch(
+    services: Services = None,
+    window: Window = "1h",
+    least_rows: Least = 500,
+    rollback: Rollback = None,
+    after: After = 2,
+    rollback_command: RollbackCommand = None,
+    keep: Annotated[str, typer.Option(help="How long the served log is kept.")] = "14d",
+    every: Annotated[float, typer.Option(help="Seconds between looks at the clock.")] = 30.0,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics on this port.")
+    ] = None,
+    metrics_file: MetricsFile = None,
+) -> None:
+    """Runs until stopped; a server that is away for a while does not end it."""
+    from extensions.addresses import postgres_url
+    from extensions.database import connect
+    from extensions.stores.served_table import prune
+    from monitoring.metrics import MonitoringCollector, write_file
+    from monitoring.watching import check_and_react, due
+
+    url = postgres_url()
+    response = _response(least_rows, rollback, after, rollback_command)
+    length, kept = length_of(window), length_of(keep)
+    if metrics_port is not None:
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        registry = CollectorRegistry()
+        registry.register(MonitoringCollector(url))
+        start_http_server(metrics_port, registry=registry)
+    while True:
+        try:
+            for one in due(url, services, length):
+                reaction = check_and_react(url, one, response)
+                show([reaction.run], as_json=False)
+                say(reaction)
+            with connect(url, autocommit=True) as conn:
+                prune(conn, datetime.now(UTC) - kept)
+            if metrics_file is not None:
+                write_file(url, metrics_file)
+        except (*OUTAGES, SkewlessError) as error:
+            err.print(f"drift watch: {error}; trying again in {every:g} s", markup=False)
+        time.sleep(every)
+
+
+def report(
+    services: Services = None,
+    out: Annotated[Path, typer.Option(help="Where the file goes.")] = Path("drift.html"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Great Expectations' own results instead, as JSON.")
+    ] = False,
+) -> None:
+    """Opens without a network; nothing in it is fetched from anywhere."""
+    import json
+
+    from extensions.addresses import postgres_url
+    from extensions.database import connect
+    from monitoring.records import bound_services, recent_runs
+    from monitoring.report import report as page
+
+    with connect(postgres_url(), autocommit=True) as conn:
+        named = services or bound_services(conn)
+        if as_json:
+            runs = [run for one in named for run in recent_runs(conn, one, 1, details=True)]
+            print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
+            return
+        out.write_text(page(conn, named))
+    err.print(f"Written: {out}", markup=False)
+
+
+def audit(
+    since: Annotated[str, typer.Option(help="How far back, as in 1h; or an ISO time.")] = "1h",
+    sample: Annotated[
+        int | None, typer.Option(help="So many requests of each service; all by default.")
+    ] = None,
+    service: Annotated[list[str] | None, typer.Option(help="Only these services.")] = None,
+    metrics_file: MetricsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Each difference has a name: lag, late, version; what has none is a bug."""
+    from feast import FeatureStore
+
+    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.asof import load_computations
+    from extensions.database import connect
+    from extensions.versions.live import live_computations
+    from monitoring.audit import audit as run
+    from monitoring.audit import record
+    from monitoring.metrics import write_file
+
+    until = datetime.now(UTC)
+    begin = moment(since, "--since") if "-" in since else until - length_of(since)
+    assert begin is not None  # the option has a value
+    url = postgres_url()
+    with err.status("Auditing"), connect(url, autocommit=True) as conn:
+        computations = live_computations(conn, load_computations(REPO_ROOT))
+        found = run(
+            FeatureStore(str(REPO_ROOT)), computations, begin, until, sample=sample,
+            services=service,
+        )  # fmt: skip
+        record(conn, found)
+        if metrics_file is not None:
+            write_file(url, metrics_file)
+    show_audit(found, as_json=as_json)
+    if found.bugs:
+        raise typer.Exit(2)
+
+
+def exit_with(runs: "list[Run]") -> None:
+    """The gravest verdict's exit code."""
+    from monitoring.verdicts import EXIT_CODES
+
+    code = max((EXIT_CODES[run.verdict] for run in runs), default=0)
+    if code:
+        raise typer.Exit(code)
+
+
+def length_of(text: str) -> timedelta:
+    """``30m``, ``1h``, ``2d``.
+
+    Raises:
+        SkewlessError: it is none.
+    """
+    match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
+    if not match or int(match.group(1)) == 0:
+        raise SkewlessError(
+            f"A length of time reads like 30m, 1h or 2d, not {text!r}.", exit_code=EXIT_ERROR
+        )
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match.group(2)]
+    return timedelta(**{unit: int(match.group(1))})
+
+
+@contextmanager
+def _errors_are(code: int) -> Iterator[None]:
+    """A failure to check must not look like a warning to who reads the exit code."""
+    try:
+        yield
+    except SkewlessError as error:
+        raise SkewlessError(error.message, exit_code=code) from error
+    except OUTAGES as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SkewlessError(
+            f"A server failed ({reason}): run `skewless doctor`.", exit_code=code
+        ) from error
+
+
+def _response(
+    least_rows: int, views: list[str] | None, after: int, program: str | None
+) -> "Response":
+    from monitoring.channels import channels
+    from monitoring.rollback import Policy, command
+    from monitoring.watching import Response
+
+    roll_back = command(program) if program else _roll_back
+    return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
+
+
+def _roll_back(view: str, reason: str, _evidence: Any) -> str:
+    """`skewless rollback VIEW`, in this process."""
+    from feast import FeatureStore
+
+    from extensions.addresses import REPO_ROOT
+    from extensions.database import connect
+    from extensions.stores.address import url_of
+    from extensions.versions.moving import rollback
+
+    store = FeatureStore(str(REPO_ROOT))
+    with connect(url_of(store.config), autocommit=True) as conn:
+        moved = rollback(conn, store.project, view, reason=reason, by="skewless drift")
+    return f"v{moved.from_version} -> v{moved.to_version}"
+
+
+def _windows(
+    url: str, services: list[str] | None, length: str, start: str | None, end: str | None
+) -> list[Any]:
+    from extensions.database import connect
+    from monitoring.records import bound_services
+    from monitoring.window import Window as Span
+    from monitoring.window import whole_windows
+
+    with connect(url) as conn:
+        named = services or bound_services(conn)
+    if not named:
+        raise SkewlessError(
+            "No service has a baseline: run `skewless drift baseline` first.", exit_code=EXIT_ERROR
+        )
+    first, last = moment(start, "--from"), moment(end, "--to")
+    if (first is None) != (last is None):
+        raise SkewlessError("Give both --from and --to, or neither.", exit_code=EXIT_ERROR)
+    if first is not None and last is not None:
+        if first >= last:
+            raise SkewlessError("--from must be earlier than --to.", exit_code=EXIT_ERROR)
+        return [Span(service, first, last) for service in named]
+    now = datetime.now(UTC)
+    return [
+        one for service in named for one in whole_windows(service, length_of(length), None, now)
+    ]

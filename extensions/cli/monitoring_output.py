@@ -1,0 +1,149 @@
+"""What drift checks, calibrations and audits print."""
+
+from typing import TYPE_CHECKING, Any
+
+from extensions.cli.console import emit, err
+from extensions.cli.console import out as console
+
+if TYPE_CHECKING:
+    from monitoring.audit import AuditReport
+    from monitoring.calibration import Calibration
+    from monitoring.records import Run
+    from monitoring.watching import Reaction
+
+
+def show(runs: "list[Run]", *, as_json: bool) -> None:
+    """Runs as JSON, or a line for each and their findings."""
+    if as_json:
+        emit([_whole(run) for run in runs], as_json=True)
+        return
+    emit(
+        [
+            {
+                "service": run.service,
+                "from": run.window_start,
+                "to": run.window_end,
+                "requests": run.requests,
+                "verdict": run.verdict,
+                "look_at": ", ".join(dict.fromkeys(f.feature for f in _bad(run))) or None,
+            }
+            for run in runs
+        ],
+        as_json=False,
+    )
+    for run in runs:
+        if run.error:
+            err.print(f"{run.service}: {run.error}", markup=False)
+        emit(
+            [
+                {
+                    "feature": one.feature,
+                    "statistic": one.statistic,
+                    "effect": f"{one.effect:.3g}",
+                    "by_chance": f"{one.p:.1g}",
+                    "warning_at": f"{one.warning:.3g}",
+                    "critical_at": f"{one.critical:.3g}",
+                    "verdict": one.verdict,
+                }
+                for one in _bad(run)
+            ],
+            as_json=False,
+        )
+
+
+def say(reaction: "Reaction") -> None:
+    """What followed from a verdict, and what failed."""
+    for one in reaction.deliveries:
+        if one.error:
+            err.print(f"The {one.channel} channel failed: {one.error}.", markup=False)
+    for done in reaction.rolled_back:
+        what = done.outcome or f"failed: {done.error}"
+        err.print(f"Rollback of {done.view} by verdict: {what}", markup=False)
+
+
+def _range(one: Any) -> dict[str, Any]:
+    def between(pair: tuple[float, float] | None) -> str | None:
+        return None if pair is None else f"{pair[0]:.4g} to {pair[1]:.4g}"
+
+    return {
+        "feature": one.feature,
+        "mean": between(one.mean),
+        "sd": between(one.sd),
+        "minimum": one.minimum,
+        "maximum": one.maximum,
+        "top": ", ".join(f"{name} {share:.0%}" for name, share in (one.top or {}).items()) or None,
+    }
+
+
+def show_audit(found: "AuditReport", *, as_json: bool) -> None:
+    """Each feature, the unexplained cases, the sum."""
+    if as_json:
+        emit([found], as_json=True)
+        return
+    emit(
+        [
+            {
+                "feature": one.feature,
+                "compared": one.compared,
+                "equal": one.equal,
+                "lag": one.lag,
+                "late": one.late,
+                "version": one.version,
+                "bug": one.bug,
+            }
+            for one in found.features
+        ],
+        as_json=False,
+    )
+    for one in found.features:
+        for case in one.worst:
+            if case["class"] == "bug":
+                console.print(f"{one.feature}: {case}", markup=False, soft_wrap=True)
+    for sentence in found.left_out:
+        err.print(sentence, markup=False)
+    err.print(
+        f"{found.requests:,} requests, {found.compared:,} values compared, "
+        f"{found.equal:,} equal, {found.bugs:,} unexplained.",
+        markup=False,
+    )
+
+
+def _whole(run: "Run") -> dict[str, Any]:
+    return {
+        "service": run.service,
+        "from": run.window_start,
+        "to": run.window_end,
+        "baseline": run.baseline_id,
+        "requests": run.requests,
+        "verdict": run.verdict,
+        "error": run.error,
+        "findings": [one.to_json() for one in run.findings],
+    }
+
+
+def _bad(run: "Run") -> list[Any]:
+    return [one for one in run.findings if one.verdict in ("warning", "critical")]
+
+
+def show_calibration(found: "Calibration", *, as_json: bool) -> None:
+    """Proposals and ranges."""
+    if as_json:
+        emit([found], as_json=True)
+    else:
+        emit(
+            [
+                {
+                    "feature": one.feature,
+                    "statistic": one.statistic,
+                    "median": f"{one.median:.3g}",
+                    "largest": f"{one.largest:.3g}",
+                    "warning_at": f"{one.floor.warning:.3g}",
+                    "proposed": f"{one.proposed.warning:.3g} / {one.proposed.critical:.3g}"
+                    if one.raised
+                    else None,
+                }
+                for one in found.proposals
+            ],
+            as_json=False,
+        )
+        emit([_range(one) for one in found.ranges], as_json=False)

@@ -1,0 +1,361 @@
+"""The skew audit: what was served, against the training join and against a recomputation.
+
+The expected number of differences is zero, and each one has a name:
+
+``lag``      a later value had been logged when the request was served, but was not online yet
+``late``     the training join finds a row that was not there when the request was served:
+             published afterwards, or dated back (a backfill, a push of old rows)
+``version``  within a minute of a promotion the server still answered with the version before
+``bug``      anything else, and whatever the recomputation does not give again bit for bit
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from feast import FeatureStore
+from numpy.typing import NDArray
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from extensions.asof import Computation
+from extensions.database import connect, connect_arrow
+from extensions.database.connection import table_exists
+from extensions.stores import served_table
+from extensions.stores.address import url_of
+from extensions.stores.served_table import TABLE, column_name
+from monitoring import audit_sides
+from monitoring.audit_classes import BUG, CLASSES, EQUAL, VERSION, Compared, classify
+from monitoring.audit_sides import Slice
+from monitoring.baseline import Feature, features_of
+
+REQUESTS_PER_SLICE = 2_000
+WORST = 5
+# How long after a promotion a server may still answer with the version before.
+FOLLOWING = timedelta(seconds=60)
+
+
+@dataclass
+class FeatureReport:
+    """What was compared of one feature. ``worst``: cases with all that a replay needs."""
+
+    feature: str
+    compared: int = 0
+    equal: int = 0
+    lag: int = 0
+    late: int = 0
+    version: int = 0
+    bug: int = 0
+    longest_lag_seconds: float = 0.0
+    worst: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, other: Compared) -> None:
+        """Count one slice's values."""
+        self.compared += len(other.classes)
+        for name, number in zip(CLASSES, range(len(CLASSES)), strict=True):
+            count = int((other.classes == number).sum())
+            setattr(self, name, getattr(self, name) + count)
+        lags = other.behind[other.classes == CLASSES.index("lag")]
+        if len(lags):
+            self.longest_lag_seconds = max(self.longest_lag_seconds, float(lags.max()))
+        self.worst += other.cases(WORST)
+        # Bugs first; of the others the longest behind.
+        self.worst.sort(key=lambda one: (one["class"] != "bug", -one["behind_seconds"]))
+        del self.worst[WORST:]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """All that an audit found; ``left_out``: what it could not compare, and why."""
+
+    since: datetime
+    until: datetime
+    requests: int
+    features: tuple[FeatureReport, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def compared(self) -> int:
+        """Served values that were compared."""
+        return sum(one.compared for one in self.features)
+
+    @property
+    def equal(self) -> int:
+        """Those without any difference."""
+        return sum(one.equal for one in self.features)
+
+    @property
+    def bugs(self) -> int:
+        """Those that nothing explains."""
+        return sum(one.bug for one in self.features)
+
+
+def audit(
+    store: FeatureStore,
+    computations: Mapping[str, Computation],
+    since: datetime,
+    until: datetime,
+    *,
+    sample: int | None = None,
+    services: Sequence[str] | None = None,
+) -> AuditReport:
+    """Compare the values served in ``[since, until)``; ``sample`` requests of each service.
+
+    ``computations`` by ``view.vN``: what values are recomputed with. The sample are those with
+    the lowest hashes, so that a larger one holds every smaller one.
+
+    Raises:
+        SkewlessError: the database failed.
+    """
+    url = url_of(store.config)
+    reports: dict[str, FeatureReport] = {}
+    left_out: dict[str, None] = {}
+    requests = 0
+    with connect(url, autocommit=True, name="skewless audit") as conn:
+        for service in services or _logged_services(conn, since, until):
+            for part in _slices(conn, store, service, since, until, sample, left_out):
+                requests += part.requests
+                work = _Work(store, conn, url, computations, part.slice, part.current)
+                for label, compared in work.run(left_out):
+                    reports.setdefault(label, FeatureReport(label)).add(compared)
+    found = tuple(reports[label] for label in sorted(reports))
+    return AuditReport(since, until, requests, found, tuple(left_out))
+
+
+def record(conn: psycopg.Connection, report: AuditReport) -> None:
+    """Keep what an audit found."""
+    content = [_plain(asdict(one)) for one in report.features]
+    conn.execute(
+        "INSERT INTO audit_runs (since, until, compared, equal, bugs, report) "
+        "VALUES (%s, %s, %s, %s, %s, %s)",
+        [
+            report.since,
+            report.until,
+            report.compared,
+            report.equal,
+            report.bugs,
+            Jsonb({"features": content, "left_out": list(report.left_out)}),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    slice: Slice
+    requests: int
+    current: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One slice's comparison."""
+
+    store: FeatureStore
+    conn: psycopg.Connection
+    url: str
+    computations: Mapping[str, Computation]
+    part: Slice
+    current: bool
+
+    def run(self, left_out: dict[str, None]) -> Iterator[tuple[str, Compared]]:
+        """The classes of every feature's values."""
+        part = self.part
+        answer = audit_sides.joined(
+            self.store, part, part.versions, transforms=self.current and bool(part.request)
+        )
+        by_view: dict[str, NDArray[np.int8]] = {}
+        for view, version in part.versions.items():
+            own = [one for one in part.features if one.view == view]
+            computation = self.computations.get(f"{view}.v{version}")
+            again = None
+            if computation is None:
+                left_out[f"{view} v{version} has no computation: it was not recomputed."] = None
+            else:
+                with connect_arrow(self.url) as arrow:
+                    again = audit_sides.recomputed(arrow, part, computation)
+            compared = classify(self.conn, answer, again, view, version, own, computation)
+            for label, pointed in self._pointed(view, version, own).items():
+                compared[label] = pointed.over(compared[label])
+            worst = np.zeros(answer.num_rows, np.int8)
+            for label, one in compared.items():
+                worst[one.rows] = np.maximum(worst[one.rows], one.classes)
+                yield label, one
+            by_view[view] = _spread(answer, worst)
+        for made in part.features:
+            if made.version:
+                continue
+            if made.name not in answer.column_names:
+                left_out[
+                    f"{made.label} of other versions than the current ones was not compared."
+                ] = None
+                continue
+            sources = _sources(self.store, made.view)
+            inputs = [by_view[view] for view in sources if view in by_view]
+            yield made.label, Compared.of_transform(answer, made, inputs)
+
+    def _pointed(self, view: str, version: int, own: Sequence[Feature]) -> dict[str, Compared]:
+        """Rows that were served just after the pointer moved on: against where it pointed."""
+        found: dict[str, Compared] = {}
+        for move_at, to_version, until in _moves(self.conn, view):
+            if to_version == version:
+                continue
+            start = max(move_at, self.part.start)
+            end = min(move_at + FOLLOWING, until or self.part.end, self.part.end)
+            if start >= end:
+                continue
+            part = replace(
+                self.part, start=start, end=end, features=tuple(own),
+                versions=self.part.versions, request=(),
+            )  # fmt: skip
+            other = {**self.part.versions, view: to_version}
+            answer = audit_sides.joined(self.store, part, other, transforms=False)
+            for one in own:
+                compared = Compared.of_pointer(answer, one, to_version)
+                held = found.get(one.label)
+                found[one.label] = compared if held is None else held.and_also(compared)
+        return found
+
+
+def _slices(
+    conn: psycopg.Connection,
+    store: FeatureStore,
+    service: str,
+    since: datetime,
+    until: datetime,
+    sample: int | None,
+    left_out: dict[str, None],
+) -> Iterator[_Part]:
+    """Cut a service's requests by the versions they were answered with, and by time."""
+    present = served_table.present_columns(conn)
+    features, columns = [], {}
+    declared = features_of(store, service)
+    for one in declared:
+        column = served_table.resolve(present, column_name(one.view, one.name), one.type)
+        if column is None:
+            left_out[f"{one.label} was never logged."] = None
+            continue
+        features.append(one)
+        columns[one.label] = column
+    if len({one.name for one in features}) < len(features):
+        left_out[f"{service} has two features of one name: it was not audited."] = None
+        return
+    views = list(dict.fromkeys(one.view for one in features if one.version))
+    if not views:
+        return
+    below = _bound(conn, service, since, until, sample)
+    now = {one.view: one.version for one in declared if one.version}
+    versions = [column_name(view, "version") for view in views]
+    rows = conn.execute(
+        sql.SQL(
+            "SELECT ARRAY[{versions}]::integer[], array_agg(served_at ORDER BY served_at) FROM {} "
+            "WHERE service = %s AND row_number = 0 AND source = 'http' AND served_at >= %s "
+            "AND served_at < %s AND request_id <= %s GROUP BY 1"
+        ).format(
+            sql.Identifier(TABLE),
+            versions=sql.SQL(", ").join(map(sql.Identifier, versions)),
+        ),
+        [service, since, until, below],
+    ).fetchall()
+    keys = tuple(dict.fromkeys(key for one in features for key in one.keys))
+    request = tuple(
+        name.removeprefix("request__")
+        for name in present
+        if name.startswith("request__") and any(not one.version for one in features)
+    )
+    for numbers, moments in rows:
+        held = {view: n for view, n in zip(views, numbers, strict=True) if n is not None}
+        own = tuple(one for one in features if not one.version or one.view in held)
+        if not held:
+            continue
+        current = all(held.get(view) == number for view, number in now.items() if view in held)
+        for start, end, count in _cuts(moments, until):
+            part = Slice(service, start, end, below, held, own, columns, keys, request)
+            yield _Part(part, count, current)
+
+
+def _cuts(moments: Sequence[datetime], until: datetime) -> Iterator[tuple[datetime, datetime, int]]:
+    """Spans of some thousand requests; requests of one moment stay together."""
+    at = 0
+    while at < len(moments):
+        to = min(at + REQUESTS_PER_SLICE, len(moments))
+        while to < len(moments) and moments[to] == moments[to - 1]:
+            to += 1
+        yield moments[at], moments[to] if to < len(moments) else until, to - at
+        at = to
+
+
+def _bound(
+    conn: psycopg.Connection, service: str, since: datetime, until: datetime, sample: int | None
+) -> int:
+    """The largest request id of the sample."""
+    if sample is None:
+        return (1 << 63) - 1
+    row = conn.execute(
+        sql.SQL(
+            "SELECT max(request_id) FROM (SELECT request_id FROM {} WHERE service = %s "
+            "AND row_number = 0 AND served_at >= %s AND served_at < %s "
+            "ORDER BY request_id LIMIT %s) AS lowest"
+        ).format(sql.Identifier(TABLE)),
+        [service, since, until, sample],
+    ).fetchone()
+    return int(row[0]) if row and row[0] is not None else -(1 << 63)
+
+
+def _logged_services(conn: psycopg.Connection, since: datetime, until: datetime) -> list[str]:
+    rows = conn.execute(
+        sql.SQL(
+            "SELECT DISTINCT service FROM {} WHERE served_at >= %s AND served_at < %s "
+            "AND row_number = 0 ORDER BY service"
+        ).format(sql.Identifier(TABLE)),
+        [since, until],
+    ).fetchall()
+    return [service for (service,) in rows]
+
+
+def _moves(conn: psycopg.Connection, view: str) -> list[tuple[datetime, int, datetime | None]]:
+    """When a view's pointer moved, where to, and until when it stayed there."""
+    if not table_exists(conn, "promotions"):
+        return []
+    rows = conn.execute(
+        "SELECT moved_at, to_version, lead(moved_at) OVER (ORDER BY moved_at) FROM promotions "
+        "WHERE view_name = %s AND kind <> 'first' ORDER BY moved_at",
+        [view],
+    ).fetchall()
+    return [(at, version, until) for at, version, until in rows]
+
+
+def _sources(store: FeatureStore, transform: str) -> list[str]:
+    view = store.registry.get_on_demand_feature_view(transform, store.project)
+    return [one.name for one in view.source_feature_view_projections.values()]
+
+
+def _spread(answer: pa.Table, classes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """A view that an answer carries once counts for all of its rows."""
+    requests = answer["request_id"].to_numpy()
+    _, inverse = np.unique(requests, return_inverse=True)
+    rows = np.bincount(inverse)
+    worst = np.zeros(len(rows), np.int8)
+    np.maximum.at(worst, inverse, classes)
+    once = answer["row_number"].to_numpy() == 0
+    single = np.zeros(len(rows), np.bool_)
+    single[inverse[once & (classes > 0)]] = True
+    return np.where(single[inverse], worst[inverse], classes)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+__all__ = ["BUG", "EQUAL", "VERSION", "AuditReport", "FeatureReport", "audit", "record"]

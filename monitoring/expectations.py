@@ -1,0 +1,379 @@
+"""The drift suite as Great Expectations classes: measured where the rows are, judged by one rule.
+
+Counts and moments come from Great Expectations' own metrics, so that they run in PostgreSQL, in
+pandas or in Spark; only arrays need metrics of their own (monitoring/array_metrics.py). Import
+this module only where a check runs: Great Expectations takes seconds and hundreds of megabytes.
+
+Each result's ``details`` holds ``findings`` (see `monitoring.verdicts.Finding`) and ``live``,
+the distribution that was found. ``success`` is False for a warning and for a critical verdict.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+import numpy as np
+from great_expectations.expectations.expectation import BatchExpectation, ColumnAggregateExpectation
+from great_expectations.validator.metric_configuration import MetricConfiguration
+
+from monitoring import array_metrics, statistics
+from monitoring.verdicts import (
+    INSUFFICIENT,
+    OK,
+    WARNING,
+    Finding,
+    Floor,
+    Statistic,
+    at_least,
+    worst,
+)
+
+__all__ = [
+    "ExpectAnchorsToPointAlike",
+    "ExpectCategoriesLikeBaseline",
+    "ExpectEmbeddingLikeBaseline",
+    "ExpectFewStaleRows",
+    "ExpectNumbersLikeBaseline",
+    "ExpectShareLikeBaseline",
+    "ExpectUsualVolume",
+]
+
+_HISTOGRAM = "column.histogram"
+_COUNTS = "column.value_counts"
+_MEAN = "column.mean"
+_SD = "column.standard_deviation"
+_NULLS = "column_values.null.count"
+_ROWS = "table.row_count"
+
+
+class _Compared(ColumnAggregateExpectation):
+    """What the expectations below share: the baseline's content, floors, certainty, least rows."""
+
+    feature: str
+    baseline: dict[str, Any]
+    floors: dict[str, Any]
+    alpha: float
+    least_rows: int
+
+    success_keys: ClassVar[tuple[str, ...]] = (
+        "feature", "baseline", "floors", "alpha", "least_rows",
+    )  # fmt: skip
+    metric_dependencies: ClassVar[tuple[str, ...]] = ()
+
+    def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the metrics must be told, by metric."""
+        return {}
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
+        """The comparisons; there are enough rows for them."""
+        raise NotImplementedError
+
+    def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """The distribution that was found, as plain numbers."""
+        raise NotImplementedError
+
+    def get_validation_dependencies(
+        self, execution_engine: Any = None, runtime_configuration: Any = None
+    ) -> Any:
+        """Great Expectations asks which metrics to compute."""
+        dependencies = super().get_validation_dependencies(execution_engine, runtime_configuration)
+        told = self.metric_values()
+        domain = self.get_domain_kwargs()
+        for name in (*self.metric_dependencies, _ROWS):
+            dependencies.set_metric_configuration(
+                name,
+                MetricConfiguration(
+                    metric_name=name,
+                    metric_domain_kwargs=_table_of(domain) if name == _ROWS else domain,
+                    metric_value_kwargs=dict(told.get(name, {})) or None,
+                ),
+            )
+        return dependencies
+
+    def get_domain_kwargs(self) -> dict[str, Any]:
+        """The column, in the batch that is validated."""
+        found = self._get_domain_kwargs()
+        return dict(found)
+
+    def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        rows = int(metrics[_ROWS])
+        findings = _judge(
+            self.feature,
+            self.statistics(metrics, rows) if rows >= self.least_rows else None,
+            self.floors,
+            self.alpha,
+            rows,
+        )
+        return _result(findings, rows, self.live(metrics, rows) if rows else {})
+
+
+class ExpectNumbersLikeBaseline(_Compared):
+    """Bins, mean, spread and nulls of a number."""
+
+    expectation_type: ClassVar[str] = "expect_numbers_like_baseline"
+    metric_dependencies = (_HISTOGRAM, _MEAN, _SD, _NULLS)
+
+    def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
+        """Great Expectations wants bins as a tuple, open at both ends."""
+        return {_HISTOGRAM: {"bins": (-np.inf, *self.baseline["edges"], np.inf)}}
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
+        """Nulls are counted among all rows, the rest among values."""
+        base, nulls = self.baseline, int(metrics[_NULLS])
+        found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
+        n, m = rows - nulls, base["values"]
+        if n < 2 or m < 2:
+            return found
+        live = _numbers(metrics, n, base)
+        return [
+            statistics.psi(live["counts"], base["weights"], m, self.alpha),
+            statistics.mean_shift(live["mean"], n, base["mean"], base["sd"], m, self.alpha),
+            statistics.sd_shift(live["sd"], n, base["sd"], base["kurtosis"], m, self.alpha),
+            *found,
+        ]
+
+    def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """Counts by bin, and moments."""
+        nulls = int(metrics[_NULLS])
+        if rows == nulls:
+            return {"nulls": nulls}
+        return {**_numbers(metrics, rows - nulls, self.baseline), "nulls": nulls}
+
+
+class ExpectCategoriesLikeBaseline(_Compared):
+    """Frequencies, categories that the training set never had, and nulls."""
+
+    expectation_type: ClassVar[str] = "expect_categories_like_baseline"
+    metric_dependencies = (_COUNTS, _NULLS)
+
+    def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
+        """In no order: the database need not sort."""
+        return {_COUNTS: {"sort": "none"}}
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
+        """A share of ``other`` categories in the baseline is not news."""
+        base, nulls = self.baseline, int(metrics[_NULLS])
+        counts = _categories(metrics)
+        found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
+        n, m = sum(counts.values()), base["values"]
+        if not n or not m:
+            return found
+        known = {name: count for name, count in counts.items() if name in base["frequencies"]}
+        unseen = n - sum(known.values())
+        frequencies = (
+            {**base["frequencies"], "": base["other"]}
+            if base["other"]
+            else dict(base["frequencies"])
+        )
+        merged = {**known, "": unseen} if unseen or base["other"] else known
+        return [
+            statistics.js_distance(merged, frequencies, m, self.alpha),
+            statistics.share_shift("unseen", unseen, n, base["other"], m),
+            *found,
+        ]
+
+    def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
+        """The most frequent categories, and how many rows the others have."""
+        counts = _categories(metrics)
+        most = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:100])
+        return {
+            "counts": most,
+            "other": sum(counts.values()) - sum(most.values()),
+            "nulls": int(metrics[_NULLS]),
+        }
+
+
+class ExpectEmbeddingLikeBaseline(_Compared):
+    """Mean and spread of each dimension, and nulls."""
+
+    expectation_type: ClassVar[str] = "expect_embedding_like_baseline"
+    metric_dependencies = (array_metrics.MOMENTS, _NULLS)
+
+    def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
+        """The number of dimensions is the baseline's."""
+        return {array_metrics.MOMENTS: {"dimensions": len(self.baseline["means"])}}
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
+        """``alpha`` holds for one dimension; the family counts them all."""
+        base, nulls = self.baseline, int(metrics[_NULLS])
+        found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
+        n, m = rows - nulls, base["values"]
+        if n < 2 or m < 2:
+            return found
+        moments = metrics[array_metrics.MOMENTS]
+        shifts = statistics.dimension_shifts(
+            np.asarray(moments["means"], float),
+            np.asarray(moments["sds"], float),
+            n,
+            np.asarray(base["means"]),
+            np.asarray(base["sds"]),
+            np.asarray(base["kurtoses"]),
+            m,
+            self.alpha,
+        )
+        return [*shifts, *found]
+
+    def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
+        """Moments by dimension."""
+        return {**metrics[array_metrics.MOMENTS], "nulls": int(metrics[_NULLS])}
+
+
+class ExpectAnchorsToPointAlike(_Compared):
+    """Some entities' vectors now, beside their own in the training set.
+
+    A rotation of a whole space leaves every distribution as it was; these see it. Each row of
+    the batch is ``place`` (of the anchor in the baseline) and the vector.
+    """
+
+    expectation_type: ClassVar[str] = "expect_anchors_to_point_alike"
+    metric_dependencies = (array_metrics.VECTORS,)
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:  # noqa: ARG002
+        """Anchors that have no vector now are not compared."""
+        floor = self.floors["anchors"]["warning"]
+        live, then = self._pairs(metrics)
+        return [statistics.lost_anchors(live, then, floor)] if len(live) else []
+
+    def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
+        """How far each anchor has turned."""
+        live, then = self._pairs(metrics)
+        if not len(live):
+            return {}
+        norms = np.linalg.norm(live, axis=1) * np.linalg.norm(then, axis=1)
+        cosines = np.divide(
+            (live * then).sum(axis=1), norms, out=np.zeros(len(live)), where=norms > 0
+        )
+        return {"cosines": [float(one) for one in cosines]}
+
+    def _pairs(self, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
+        anchors = self.baseline["anchors"]
+        found = [
+            (vector, anchors[place]["vector"])
+            for place, vector in metrics[array_metrics.VECTORS]
+            if vector is not None and len(vector) == len(anchors[place]["vector"])
+        ]
+        if not found:
+            return np.empty((0, 0)), np.empty((0, 0))
+        return np.asarray([a for a, _ in found], float), np.asarray([b for _, b in found], float)
+
+
+class ExpectShareLikeBaseline(_Compared):
+    """A column of 0 and 1 (is the row a default?): its share, against the training set's."""
+
+    expectation_type: ClassVar[str] = "expect_share_like_baseline"
+    metric_dependencies = (_MEAN,)
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
+        """Exact, for shares near 0 and 1 too."""
+        return [
+            statistics.share_shift(
+                self.baseline["statistic"],
+                _ones(metrics, rows),
+                rows,
+                self.baseline["share"],
+                self.baseline["rows"],
+            )
+        ]
+
+    def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """The share."""
+        return {"share": _ones(metrics, rows) / rows}
+
+
+class ExpectFewStaleRows(ExpectShareLikeBaseline):
+    """A column of 0 and 1 (was the row stale when it was served?)."""
+
+    expectation_type: ClassVar[str] = "expect_few_stale_rows"
+
+    def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
+        """Beyond what is tolerated at all."""
+        tolerated = self.floors["stale"]["warning"]
+        return [statistics.excess("stale", _ones(metrics, rows), rows, tolerated)]
+
+
+class ExpectUsualVolume(BatchExpectation):
+    """As many requests as a window of this length usually has."""
+
+    expectation_type: ClassVar[str] = "expect_usual_volume"
+    feature: str
+    usual: float
+    floors: dict[str, Any]
+    alpha: float
+
+    metric_dependencies = (_ROWS,)
+    success_keys: ClassVar[tuple[str, ...]] = ("feature", "usual", "floors", "alpha")
+    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
+
+    def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        rows = int(metrics[_ROWS])
+        found = [statistics.missing_volume(rows, self.usual)]
+        findings = _judge(self.feature, found, self.floors, self.alpha, rows)
+        return _result(findings, rows, {"usual": self.usual})
+
+
+def _judge(
+    feature: str,
+    found: Sequence[Statistic] | None,
+    floors: Mapping[str, Mapping[str, float]],
+    alpha: float,
+    rows: int,
+) -> list[Finding]:
+    if found is None:
+        return [Finding(feature, "rows", float(rows), 1.0, 0.0, 0.0, INSUFFICIENT)]
+    findings = []
+    for one in found:
+        floor = Floor(**floors[one.name])
+        findings.append(
+            Finding(
+                feature=feature,
+                statistic=one.name,
+                effect=float(one.effect),
+                p=float(one.p),
+                warning=floor.warning,
+                critical=floor.critical,
+                verdict=one.judge(floor, alpha),
+                limit=None if one.limit is None else float(one.limit),
+            )
+        )
+    return findings
+
+
+def _result(findings: Sequence[Finding], rows: int, live: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = worst(one.verdict for one in findings)
+    gravest = max(findings, key=lambda one: one.effect, default=None)
+    return {
+        "success": bool(not at_least(verdict, WARNING)),
+        "result": {
+            "observed_value": verdict if findings else OK,
+            "details": {
+                "verdict": verdict,
+                "rows": rows,
+                "findings": [one.to_json() for one in findings],
+                "live": dict(live),
+                "largest": gravest.statistic if gravest else None,
+            },
+        },
+    }
+
+
+def _numbers(metrics: Mapping[str, Any], n: int, base: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        # With no edge there is one bin, which needs no counting.
+        "counts": [int(c or 0) for c in metrics[_HISTOGRAM]] if base["edges"] else [n],
+        "mean": float(metrics[_MEAN]),
+        "sd": float(metrics[_SD] or 0.0),
+    }
+
+
+def _categories(metrics: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in metrics[_COUNTS].items()}
+
+
+def _ones(metrics: Mapping[str, Any], rows: int) -> int:
+    return round(float(metrics[_MEAN]) * rows)
+
+
+def _table_of(domain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in domain.items() if name != "column"}

@@ -1,0 +1,186 @@
+"""The suite of one service: what its baseline asks for, and how certain each must be."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+import great_expectations as gx
+from great_expectations.core.batch import Batch
+from great_expectations.core.expectation_validation_result import (
+    ExpectationSuiteValidationResult,
+)
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.core import ExpectColumnToExist
+from great_expectations.expectations.expectation import Expectation
+
+from monitoring.baseline import CATEGORICAL, EMBEDDING, NUMERIC, Baseline, FeatureBaseline
+from monitoring.expectations import (
+    ExpectAnchorsToPointAlike,
+    ExpectCategoriesLikeBaseline,
+    ExpectEmbeddingLikeBaseline,
+    ExpectFewStaleRows,
+    ExpectNumbersLikeBaseline,
+    ExpectShareLikeBaseline,
+    ExpectUsualVolume,
+)
+from monitoring.verdicts import FAMILY_ALPHA, FLOORS, LEAST_ROWS, Floor
+
+# The columns beside the features in the relation that a view's expectations read.
+IS_DEFAULT, IS_STALE = "is_default", "is_stale"
+# An anchor suite needs fewer rows than a distribution: it compares entities with themselves.
+LEAST_ANCHORS = 10
+
+# It would tell of every temporary folder.
+logging.getLogger("great_expectations").setLevel(logging.ERROR)
+
+_CLASSES = {
+    NUMERIC: ExpectNumbersLikeBaseline,
+    CATEGORICAL: ExpectCategoriesLikeBaseline,
+    EMBEDDING: ExpectEmbeddingLikeBaseline,
+}
+
+Floors = Mapping[tuple[str, str], Floor]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a service is judged. ``floors``: calibrated ones, by (feature, statistic)."""
+
+    alpha: float
+    floors: Floors
+    least_rows: int = LEAST_ROWS
+
+    @classmethod
+    def of(
+        cls,
+        baseline: Baseline,
+        floors: Floors | None = None,
+        *,
+        least_rows: int = LEAST_ROWS,
+        family_alpha: float = FAMILY_ALPHA,
+    ) -> "Rules":
+        """Share the family's chance of a false alarm equally (Bonferroni)."""
+        return cls(family_alpha / comparisons(baseline), floors or {}, least_rows)
+
+    def floors_of(self, feature: str) -> dict[str, dict[str, float]]:
+        """A feature's floors: its calibrated ones before the general ones."""
+        return {
+            name: asdict(self.floors.get((feature, name), floor)) for name, floor in FLOORS.items()
+        }
+
+
+def comparisons(baseline: Baseline) -> int:
+    """How many statistics one check looks at; an embedding's count once for each dimension."""
+    count = 1  # volume
+    views = {one.feature.view for one in baseline.features if one.feature.version}
+    count += 2 * len(views)  # defaults, stale
+    for one in baseline.features:
+        if one.feature.kind == NUMERIC:
+            count += 4
+        elif one.feature.kind == CATEGORICAL:
+            count += 3
+        else:
+            count += 2 * len(one.content["means"]) + 2
+    return count
+
+
+def expectations_of(
+    baseline: Baseline, view: str, rules: Rules, present: set[str]
+) -> list[Expectation]:
+    """What is expected of one view's rows. ``present``: the relation's columns."""
+    found: list[Expectation] = []
+    own = [one for one in baseline.features if one.feature.view == view]
+    for one in own:
+        found.append(
+            ExpectColumnToExist(column=one.feature.name, meta={"feature": one.feature.label})
+        )
+        if one.feature.name in present:
+            made = _CLASSES[str(one.feature.kind)]
+            found.append(made(column=one.feature.name, **_common(one, rules)))
+    rate = next((one.default_rate for one in own if one.default_rate is not None), None)
+    shared: dict[str, Any] = {"alpha": rules.alpha, "least_rows": rules.least_rows, "feature": view}
+    shared["floors"] = rules.floors_of(view)
+    if rate is not None and IS_DEFAULT in present:
+        share = {"statistic": "defaults", "share": rate, "rows": own[0].rows}
+        found.append(ExpectShareLikeBaseline(column=IS_DEFAULT, baseline=share, **shared))
+    if IS_STALE in present:
+        found.append(ExpectFewStaleRows(column=IS_STALE, baseline={}, **shared))
+    return found
+
+
+def anchors_of(one: FeatureBaseline, rules: Rules) -> Expectation:
+    """What is expected of an embedding's anchors."""
+    common = {**_common(one, rules), "least_rows": min(LEAST_ANCHORS, rules.least_rows)}
+    return ExpectAnchorsToPointAlike(column=one.feature.name, **common)
+
+
+def volume_of(service: str, usual: float, rules: Rules) -> Expectation:
+    """What is expected of the number of requests."""
+    return ExpectUsualVolume(
+        feature=service, usual=usual, floors=rules.floors_of(service), alpha=rules.alpha
+    )
+
+
+class Measuring:
+    """Great Expectations over relations of one database, or over data frames."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._context = gx.get_context(mode="ephemeral")
+        self._context.variables.progress_bars = ProgressBarsConfig(
+            globally=False, metric_calculations=False
+        )
+        self._number = 0
+        if url is None:
+            self._source: Any = self._context.data_sources.add_pandas("frames")
+        else:
+            # Great Expectations substitutes what follows a dollar sign.
+            text = url.replace("postgresql://", "postgresql+psycopg://", 1).replace("$", r"\$")
+            self._source = self._context.data_sources.add_postgres("live", connection_string=text)
+
+    def of_relation(self, relation: str) -> Batch:
+        """A table or a view."""
+        asset = self._source.add_table_asset(self._name(), table_name=relation)
+        batch: Batch = asset.add_batch_definition_whole_table("all").get_batch()
+        return batch
+
+    def of_frame(self, frame: Any) -> Batch:
+        """A pandas frame."""
+        asset = self._source.add_dataframe_asset(self._name())
+        definition = asset.add_batch_definition_whole_dataframe("all")
+        batch: Batch = definition.get_batch({"dataframe": frame})
+        return batch
+
+    def validate(
+        self, batch: Batch, expectations: list[Expectation]
+    ) -> ExpectationSuiteValidationResult:
+        """Measure and judge; an expectation that raises says so in its ``exception_info``."""
+        suite = gx.ExpectationSuite(self._name(), expectations=expectations)
+        result: ExpectationSuiteValidationResult = batch.validate(suite)
+        return result
+
+    def close(self) -> None:
+        """Let go of the database."""
+        engine = getattr(self._source, "_engine", None)
+        if engine is not None:
+            engine.dispose()
+
+    def _name(self) -> str:
+        self._number += 1
+        return f"drift_{self._number}"
+
+
+def _common(one: FeatureBaseline, rules: Rules) -> dict[str, Any]:
+    content = {
+        **one.content, "rows": one.rows, "null_rate": one.null_rate, "values": one.values,
+    }  # fmt: skip
+    return {
+        "feature": one.feature.label,
+        "baseline": content,
+        "floors": rules.floors_of(one.feature.label),
+        "alpha": rules.alpha,
+        "least_rows": rules.least_rows,
+    }

@@ -1,0 +1,266 @@
+"""The formulas against scipy and simulation, and one class on two engines."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+
+from benchmarks import drift_platform as platform
+from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
+from extensions.database import connect
+from monitoring import records, statistics
+from monitoring.baseline import EMBEDDING, baseline_of, bin_edges, numeric_content
+from monitoring.drift import _as_json, read_results
+from monitoring.suite import (
+    IS_DEFAULT,
+    IS_STALE,
+    Measuring,
+    Rules,
+    anchors_of,
+    comparisons,
+    expectations_of,
+)
+from monitoring.verdicts import CRITICAL, OK, WARNING, Floor, Statistic
+from monitoring.window import Window, relations
+
+ALPHA = 5e-5
+
+
+@pytest.fixture(scope="module")
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def test_psi_is_the_sum_over_bins(rng: np.random.Generator) -> None:
+    weights = np.array([0.1, 0.2, 0.3, 0.4])
+    counts = rng.multinomial(5_000, [0.15, 0.2, 0.3, 0.35])
+    found = statistics.psi(counts.tolist(), weights.tolist(), 10_000, ALPHA)
+    q = counts / counts.sum()
+    # The half count added to each bin is worth less than a thousandth here.
+    assert found.effect == pytest.approx(
+        stats.entropy(q, weights) + stats.entropy(weights, q), rel=2e-2
+    )
+    assert statistics.psi([7], [1.0], 10, ALPHA).p == 1
+
+
+def test_js_distance_is_scipys(rng: np.random.Generator) -> None:
+    names = list("abcdef")
+    p, q = rng.dirichlet(np.ones(6)), rng.multinomial(4_000, rng.dirichlet(np.ones(6)))
+    found = statistics.js_distance(
+        dict(zip(names, q.tolist(), strict=True)), dict(zip(names, p, strict=True)), 9_000, ALPHA
+    )
+    assert found.effect == pytest.approx(jensenshannon(p, q / q.sum(), base=2), rel=1e-9)
+    # A category on one side only counts.
+    apart = statistics.js_distance({"x": 10}, {"y": 1.0}, 10, ALPHA)
+    assert apart.effect == pytest.approx(1.0)
+
+
+def test_a_share_is_fishers_exact_test() -> None:
+    for live, n, before, m in ((5, 200, 0, 10_000), (40, 1000, 300, 10_000), (0, 500, 800, 9_000)):
+        found = statistics.share_shift("nulls", live, n, before / m, m)
+        less = stats.fisher_exact([[live, n - live], [before, m - before]], "less").pvalue
+        more = stats.fisher_exact([[live, n - live], [before, m - before]], "greater").pvalue
+        assert found.p == pytest.approx(min(1, 2 * min(less, more)), rel=1e-6)
+        assert found.effect == pytest.approx(abs(live / n - before / m))
+
+
+def test_mean_and_spread_follow_their_normal_laws() -> None:
+    found = statistics.mean_shift(10.5, 400, 10.0, 2.0, 10_000, ALPHA)
+    z = 0.5 / (2 * math.sqrt(1 / 400 + 1 / 10_000))
+    assert found.p == pytest.approx(2 * stats.norm.sf(z))
+    assert found.effect == pytest.approx(0.05)
+    assert found.limit is not None
+    assert statistics.mean_shift(
+        10 + found.limit * 10, 400, 10.0, 2.0, 10_000, ALPHA
+    ).p == pytest.approx(ALPHA)
+    # A feature around zero is measured by its spread.
+    assert statistics.mean_shift(0.1, 400, 0.0, 2.0, 10_000, ALPHA).effect == pytest.approx(0.1)
+    # A constant that changes is certain; one that stays is nothing.
+    assert statistics.mean_shift(1.1, 400, 1.0, 0.0, 10_000, ALPHA).p == 0
+    assert statistics.mean_shift(1.0, 400, 1.0, 0.0, 10_000, ALPHA).p == 1
+    assert statistics.sd_shift(3.0, 1000, 2.0, 3.0, 10_000, ALPHA).effect == pytest.approx(0.5)
+    assert statistics.sd_shift(0.0, 1000, 2.0, 3.0, 10_000, ALPHA).p < 1e-12
+
+
+@pytest.mark.parametrize("n", [500, 2_000])
+def test_chance_is_what_it_says(n: int) -> None:
+    """Under no change the p-values of each statistic fall below 1 % about 1 % of the time."""
+    rng = np.random.default_rng(n)
+    m, runs, level = 10_000, 1_500, 0.01
+    below = dict.fromkeys(("psi", "mean", "sd", "js"), 0)
+    for _ in range(runs):
+        base, live = rng.gamma(4, 1, m), rng.gamma(4, 1, n)
+        content = numeric_content(base)
+        counts = np.histogram(live, [-np.inf, *content["edges"], np.inf])[0].tolist()
+        genres = rng.multinomial(n, [0.4, 0.3, 0.2, 0.1])
+        before = rng.multinomial(m, [0.4, 0.3, 0.2, 0.1]) / m
+        for found in (
+            statistics.psi(counts, content["weights"], m, ALPHA),
+            statistics.mean_shift(live.mean(), n, content["mean"], content["sd"], m, ALPHA),
+            statistics.sd_shift(live.std(ddof=1), n, content["sd"], content["kurtosis"], m, ALPHA),
+            statistics.js_distance(
+                dict(zip("abcd", genres.tolist(), strict=True)),
+                dict(zip("abcd", before, strict=True)),
+                m,
+                ALPHA,
+            ),
+        ):
+            below[found.name] += found.p < level
+    for name, count in below.items():
+        # Five standard deviations of a binomial, and the laws are asymptotic.
+        assert count / runs < level + 5 * math.sqrt(level / runs) + 0.005, (name, count)
+        assert count / runs > 0.002, (name, count)
+
+
+def test_certain_and_large_or_nothing() -> None:
+    floor = Floor(0.1, 0.2)
+    assert Statistic("psi", 0.5, 1e-3).judge(floor, 1e-4) == OK  # by chance
+    assert Statistic("psi", 0.05, 1e-9).judge(floor, 1e-4) == OK  # too small to matter
+    assert Statistic("psi", 0.15, 1e-9).judge(floor, 1e-4) == WARNING
+    assert Statistic("psi", 0.25, 1e-9).judge(floor, 1e-4) == CRITICAL
+
+
+def test_edges_lie_between_values_and_bins_are_filled(rng: np.random.Generator) -> None:
+    for values in (
+        rng.normal(size=5_000),
+        rng.poisson(3, 5_000).astype(float),
+        np.where(rng.random(5_000) < 0.6, 0.0, rng.gamma(2, 5, 5_000)),
+        np.array([1.0, 2.0] * 50),
+    ):
+        edges = bin_edges(values)
+        assert edges == sorted(set(edges))
+        assert not set(edges) & set(values.tolist())
+        shares = np.histogram(values, [-np.inf, *edges, np.inf])[0] / len(values)
+        assert shares.min() >= 0.02 - 1e-9
+        assert len(edges) <= 9
+    assert bin_edges(np.ones(100)) == []
+
+
+def test_an_embeddings_moments_and_anchors(rng: np.random.Generator) -> None:
+    columns = platform.draw(STATIONARY, 3_000, rng)
+    [taste] = [f for f in platform.FEATURES if f.kind == EMBEDDING]
+    base = baseline_of(SERVICE, {}, "", platform.table_of(columns), [taste], {})
+    content = base.features[0].content
+    vectors = columns["taste"].astype(np.float64)
+    np.testing.assert_allclose(content["means"], vectors.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(content["sds"], vectors.std(axis=0, ddof=1), rtol=1e-9)
+    np.testing.assert_allclose(
+        content["kurtoses"], stats.kurtosis(vectors, axis=0, fisher=False), rtol=1e-9
+    )
+    assert len(content["anchors"]) == 50
+    for anchor in content["anchors"]:
+        [user] = anchor["keys"]
+        np.testing.assert_array_equal(
+            np.float32(anchor["vector"]), platform.tastes(np.array([user]), STATIONARY)[0]
+        )
+
+
+@pytest.mark.parametrize("world", ["stationary", "sd x 1.5", "nulls 0 -> 5 %"])
+def test_pandas_and_postgresql_give_the_same_numbers(fresh_database: str, world: str) -> None:
+    drawn = {"stationary": STATIONARY, **DRIFTS}[world]
+    base = platform.baseline()
+    rules = Rules.of(base)
+    window = Window(SERVICE, START, START + HOUR)
+    with connect(fresh_database, autocommit=True) as conn:
+        platform.serve(conn, fresh_database, drawn, 1_500, 0, seed=5)
+        platform.log_tastes(conn, drawn, 0)
+        in_database, in_pandas = Measuring(fresh_database), Measuring()
+        with relations(conn, base, window) as found:
+            for view, relation in found.views.items():
+                asked = expectations_of(base, view, rules, set(relation.columns))
+                one = in_database.validate(in_database.of_relation(relation.name), asked)
+                frame = _frame(conn, relation.name)
+                assert len(frame) == 1_500
+                other = in_pandas.validate(in_pandas.of_frame(frame), asked)
+                _same(one, other)
+                for result, expected in zip(_as_json(one), asked, strict=True):
+                    _against_numpy(result, expected, frame)
+            [(label, relation)] = found.anchors.items()
+            [feature] = [f for f in base.features if f.feature.label == label]
+            asked = [anchors_of(feature, rules)]
+            one = in_database.validate(in_database.of_relation(relation.name), asked)
+            other = in_pandas.validate(in_pandas.of_frame(_frame(conn, relation.name)), asked)
+            _same(one, other)
+        in_database.close()
+
+
+def _frame(conn: psycopg.Connection, relation: str) -> pd.DataFrame:
+    cursor = conn.execute(f"SELECT * FROM {relation}")
+    assert cursor.description is not None
+    frame = pd.DataFrame(cursor.fetchall(), columns=[c.name for c in cursor.description])
+    for name in frame.columns:
+        if name not in ("genre", "taste", "request_id", "place"):
+            frame[name] = frame[name].astype(np.float64)
+    if "taste" in frame:  # the driver reads reals from their shortest text
+        frame["taste"] = [np.float32(vector).astype(np.float64) for vector in frame["taste"]]
+    return frame
+
+
+def _same(one: Any, other: Any) -> None:
+    for a, b in zip(_as_json(one), _as_json(other), strict=True):
+        assert a["success"] == b["success"]
+        left, right = a["result"].get("details"), b["result"].get("details")
+        if left is None:
+            continue
+        for f, g in zip(left["findings"], right["findings"], strict=True):
+            assert (f["statistic"], f["verdict"]) == (g["statistic"], g["verdict"])
+            assert f["effect"] == pytest.approx(g["effect"], rel=1e-9, abs=1e-12)
+            assert f["p"] == pytest.approx(g["p"], rel=1e-6, abs=1e-300)
+        assert left["live"].keys() == right["live"].keys()
+        if "counts" in left["live"]:
+            assert left["live"]["counts"] == right["live"]["counts"]
+    assert read_results(_as_json(one))[1] == []
+
+
+def _against_numpy(result: dict[str, Any], expected: Any, frame: pd.DataFrame) -> None:
+    """The measured side of each expectation, recomputed from the rows."""
+    details = result["result"].get("details")
+    if details is None:
+        return
+    live, column = details["live"], frame[expected.column]
+    held = column.dropna()
+    assert live.get("nulls", 0) == column.isna().sum()
+    if "mean" in live:
+        values = held.to_numpy()
+        assert live["mean"] == pytest.approx(values.mean(), rel=1e-9)
+        assert live["sd"] == pytest.approx(values.std(ddof=1), rel=1e-9)
+        edges = [-np.inf, *expected.baseline["edges"], np.inf]
+        assert live["counts"] == np.histogram(values, edges)[0].tolist()
+    elif "means" in live:
+        vectors = np.array(held.tolist(), np.float64)
+        np.testing.assert_allclose(live["means"], vectors.mean(axis=0), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(live["sds"], vectors.std(axis=0, ddof=1), rtol=1e-6)
+    elif "share" in live:
+        assert live["share"] == pytest.approx(held.mean())
+    else:
+        assert live["counts"] == held.value_counts().to_dict()
+
+
+def test_certainty_is_shared_by_all_comparisons() -> None:
+    base = platform.baseline()
+    # 5 numbers x 4, 1 category x 3, 32 dimensions x 2 + 2, defaults and stale of 3 views, volume.
+    assert comparisons(base) == 5 * 4 + 3 + 66 + 6 + 1
+    assert Rules.of(base).alpha == pytest.approx(0.005 / 96)
+    floors = {("v:f", "psi"): Floor(0.4, 0.8)}
+    assert Rules.of(base, floors).floors_of("v:f")["psi"] == asdict(Floor(0.4, 0.8))
+    assert Rules.of(base, floors).floors_of("v:g")["psi"] == asdict(Floor(0.1, 0.2))
+
+
+def test_a_baseline_is_its_content(fresh_database: str) -> None:
+    with connect(fresh_database, autocommit=True) as conn:
+        base = platform.baseline()
+        first = records.bind(conn, base)
+        assert records.bind(conn, platform.baseline()) == first
+        second = records.bind(conn, platform.baseline(seed=2))
+        assert second != first
+        identity, read = records.bound_baseline(conn, SERVICE)
+        assert (identity, read.identity) == (second, second)
+        row = conn.execute("SELECT count(*) FROM drift_baselines").fetchone()
+        assert row == (2,)  # kept for ever
+        assert (IS_DEFAULT, IS_STALE) == ("is_default", "is_stale")
