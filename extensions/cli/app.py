@@ -6,7 +6,17 @@ and a mistyped option answer at once.
 
 import typer
 
-from extensions.cli import compute, data, repository, serving, stack, stream, training
+from extensions.cli import (
+    compute,
+    data,
+    monitoring,
+    repository,
+    serving,
+    stack,
+    stream,
+    training,
+    versions,
+)
 
 app = typer.Typer(
     name="skewless",
@@ -16,5 +26,5 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for family in (stack, repository, data, compute, training, serving, stream):
+for family in (stack, repository, data, compute, training, serving, stream, monitoring, versions):
     family.register(app)
