@@ -9,6 +9,7 @@ place when it is imported, which happens when `feature_store.yaml` names our sto
 """
 
 import copy
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from feast import FeatureService, FeatureView, OnDemandFeatureView, StreamFeatur
 from feast.base_feature_view import BaseFeatureView
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.sql import SqlRegistry
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 
 from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
@@ -35,6 +37,17 @@ from extensions.stores.published import Kind, Published
 
 class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
+
+    def proto(self) -> RegistryProto:
+        """All of the registry, as of now.
+
+        Feast keeps what it parsed by the message's address in memory and its version id, which a
+        SQL registry leaves empty: a later message at the address of one that was let go would be
+        taken for it, and a pointer that moved not be seen.
+        """
+        message: RegistryProto = super().proto()
+        message.version_id = str(uuid.uuid4())
+        return message
 
     def apply_feature_view(
         self,
