@@ -5,6 +5,7 @@ sought. Listeners run on the client's own thread, which also sends heartbeats, s
 """
 
 import logging
+import random
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
         # A member that leads the group assigns what it knows of; so it looks before it joins.
         self.consumer.partitions_for_topic(settings.topic)
         self.consumer.subscribe([settings.topic], listener=self)
-        self._patience = settings.session_timeout * 1.5
+        self._patience = self._first_patience()
         self._idle_since = monotonic()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -166,21 +167,27 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
 
         With kafka-python 3.0.12 on a busy machine, a member that is alone in its group sometimes
         ends up stable and without partitions, and stays so. A spare worker, of which there may
-        be more than partitions, cannot tell this from its own case and asks in vain.
+        be more than partitions, cannot tell this from its own case and asks in vain. How long a
+        worker waits is drawn by lot: two that left and joined at the same moments would undo each
+        other's group every time.
         """
         now = monotonic()
         with self._lock:
             if self._assigned:
-                self._patience = self._settings.session_timeout * 1.5
+                self._patience = self._first_patience()
                 self._idle_since = now
                 return
         if now - self._idle_since < self._patience:
             return
         logger.warning("No partition for %.0f s: joining the group anew.", self._patience)
-        self._patience = min(self._patience * 2, _LONGEST_PATIENCE_SECONDS)
+        longer = self._patience * random.uniform(1.5, 3)  # noqa: S311 (no secret)
+        self._patience = min(longer, _LONGEST_PATIENCE_SECONDS)
         self._idle_since = now
         self.consumer.unsubscribe()
         self.consumer.subscribe([self._settings.topic], listener=self)
+
+    def _first_patience(self) -> float:
+        return self._settings.session_timeout * random.uniform(1.5, 2.5)  # noqa: S311 (no secret)
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Tell Kafka, for its own tools; PostgreSQL's offsets are the ones that count."""

@@ -51,6 +51,28 @@ def test_the_late_step_of_a_worker_past_its_session_changes_nothing(
     stream.assert_logged()
 
 
+def test_a_worker_frozen_at_rest_comes_back_to_a_group_that_went_on(genuine: Settings) -> None:
+    stream = Stream(genuine)
+    with Fleet(genuine) as fleet:
+        frozen = fleet.start()
+        wait_until(stream.at_rest, 40, "a worker has every partition")
+        send(genuine, [event(4) for _ in range(20)])
+        wait_until(lambda: stream.stored() == 20 and stream.at_rest(), 20, "it works")
+        assert frozen.pid is not None
+        os.kill(frozen.pid, signal.SIGSTOP)
+        send(genuine, [event(4) for _ in range(20)])
+        fleet.start()
+        wait_until(lambda: stream.stored() == 40, 30, "another takes over")
+        os.kill(frozen.pid, signal.SIGCONT)
+        send(genuine, [event(4) for _ in range(20)])
+        wait_until(lambda: stream.stored() == 60, 30, "both go on")
+        time.sleep(1)
+        assert stream.stored() == 60
+        assert frozen.is_alive()
+        wait_until(stream.at_rest, 20, "at rest")
+        stream.assert_logged()
+
+
 def _retries(settings: Settings, worker: str) -> int:
     return sum(row.retries for row in status(settings).workers if row.worker == worker)
 

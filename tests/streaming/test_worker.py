@@ -2,8 +2,6 @@
 
 import os
 import random
-import signal
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -197,24 +195,3 @@ def test_a_hundred_thousand_mutated_messages_are_all_accounted_for(
     assert {letter.value for letter in letters} <= set(values)
     assert stream.stored() == status(settings).workers[0].events
     assert worker.retries == 0
-
-
-def test_a_frozen_worker_is_fenced_off(
-    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int]
-) -> None:
-    frozen = fleet.start()
-    wait_until(stream.at_rest, 30, "a worker has every partition")
-    send(settings, [event(4) for _ in range(20)])
-    wait_until(lambda: count(4) == 20, 20, "it works")
-    assert frozen.pid is not None
-    os.kill(frozen.pid, signal.SIGSTOP)
-    send(settings, [event(4) for _ in range(20)])
-    fleet.start()
-    wait_until(lambda: count(4) == 40, 30, "another takes over")
-    os.kill(frozen.pid, signal.SIGCONT)
-    send(settings, [event(4) for _ in range(20)])
-    wait_until(lambda: count(4) == 60, 30, "both go on")
-    time.sleep(1)
-    assert stream.stored() == 60
-    assert frozen.is_alive()
-    stream.assert_logged()
