@@ -23,7 +23,7 @@ LOOK = {
     "unseen": "categories that the model never saw: look at the source's latest import",
     "nulls": "missing values: look at the computation and at the source's completeness",
     "defaults": "entities without a row: look at the refresh, and at who asks",
-    "stale": "a pipeline that lags: `skewless stream status`, `skewless refresh --due`",
+    "stale": "a pipeline that lags: `skewless status`, `skewless refresh --due`",
     "dimension_mean": "a dimension that moved: another model or encoder made the vectors",
     "dimension_sd": "a dimension that died or grew: look at the encoder's output",
     "anchors": "known entities point elsewhere: the embedding space was replaced",

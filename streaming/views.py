@@ -8,11 +8,11 @@ from typing import overload
 
 import psycopg
 from feast import FeatureStore, FeatureView
-from feast.errors import FeastObjectNotFoundException
 
 from extensions.asof import Computation, Freshness, load_computations
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.stores.publish import registered
 from extensions.stores.published import has_versions
 from extensions.versions.live import live_computations
 from streaming.decode import WatchEvent
@@ -94,7 +94,7 @@ class LiveViews(Sequence[LiveView]):
         if versions == self._versions:
             return
         self._views = [
-            LiveView(computation, _registered(self._store, computation))
+            LiveView(computation, registered(self._store, computation))
             for computation in live_computations(self._conn, self._declared).values()
             if computation.freshness is Freshness.REALTIME
         ]
@@ -108,17 +108,3 @@ def live_views(settings: Settings, feast_store: FeatureStore) -> Sequence[LiveVi
         SkewlessError: a view is not in the registry.
     """
     return LiveViews(settings, feast_store)
-
-
-def _registered(feast_store: FeatureStore, computation: Computation) -> FeatureView:
-    registry, project = feast_store.registry, feast_store.project
-    try:
-        found = registry.get_feature_view_by_version(computation.view, project, computation.version)
-    except FeastObjectNotFoundException:
-        found = None
-    if not isinstance(found, FeatureView):
-        raise SkewlessError(
-            f"View {computation.view} v{computation.version} is not in the registry: "
-            "run `feast apply`."
-        )
-    return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from feast import FeatureView, OnDemandFeatureView, PushSource
 from feast.data_source import DataSource
+from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
 from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
@@ -105,13 +106,23 @@ def load_computations(repo_root: Path) -> dict[str, Computation]:
         SkewlessError: a view lacks its SQL file or a tag, a tag cannot be read, or a
             computation's file belongs to no view.
     """
+    return computations_in(read_repository(repo_root), repo_root)
+
+
+def read_repository(repo_root: Path) -> RepoContents:
+    """All that the Feast repository at ``repo_root`` defines."""
     repo_root = repo_root.resolve()
     if str(repo_root) not in sys.path:
         sys.path.append(str(repo_root))
     # Feast lists every file below the folder that it is given, an environment's thousands
     # included; definitions stand in one.
     with contextlib.chdir(repo_root):
-        contents = parse_repo(repo_root / DEFINITIONS)
+        return parse_repo(repo_root / DEFINITIONS)
+
+
+def computations_in(contents: RepoContents, repo_root: Path) -> dict[str, Computation]:
+    """As `load_computations`, of a repository that has been read."""
+    repo_root = repo_root.resolve()
     entities = {entity.name: entity for entity in contents.entities}
     found = {}
     for view in contents.feature_views:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import redis
+from feast import FeatureStore
 
 from extensions import addresses
 from extensions.asof import Computation, Freshness, load_computations
@@ -79,8 +80,9 @@ def _postgres() -> Iterator[Finding]:
             f"missing: {', '.join(missing)}" if missing else f"{len(computations)} in place",
             "Run `skewless migrate`." if missing else None,
         )
-        yield _registry(declared)
-        yield from _versions(conn)
+        store = FeatureStore(str(addresses.REPO_ROOT))
+        yield _registry(store, declared)
+        yield from _versions(store, conn)
         if not pending:
             yield from (_watermark(conn, computation) for computation in computations.values())
 
@@ -99,11 +101,7 @@ def _clock(conn: psycopg.Connection) -> Finding:
     )
 
 
-def _registry(computations: dict[str, Computation]) -> Finding:
-    # Feast takes seconds to import; who only asks for help does not wait for it.
-    from feast import FeatureStore  # noqa: PLC0415
-
-    store = FeatureStore(str(addresses.REPO_ROOT))
+def _registry(store: FeatureStore, computations: dict[str, Computation]) -> Finding:
     applied = {
         f"{view.name}.{version['version']}"
         for view in store.list_feature_views()
@@ -118,13 +116,11 @@ def _registry(computations: dict[str, Computation]) -> Finding:
     )
 
 
-def _versions(conn: psycopg.Connection) -> Iterator[Finding]:
+def _versions(store: FeatureStore, conn: psycopg.Connection) -> Iterator[Finding]:
     """Feast's registry, PostgreSQL and Redis agree on every published version."""
     if not has_versions(conn):
         return
-    from feast import FeatureStore  # noqa: PLC0415
-
-    found = disagreements(FeatureStore(str(addresses.REPO_ROOT)), conn, addresses.REPO_ROOT)
+    found = disagreements(store, conn, addresses.REPO_ROOT)
     if not found:
         yield Finding("versions", True, "registry, PostgreSQL and Redis agree")
     for each in found:

@@ -74,10 +74,8 @@ class Freshnesses:
 
     def stale(self, view: View, events: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
         """Rows of a pipeline that lags. A row itself shows that it had come so far."""
-        if view.budget is None:
-            return np.zeros(len(events), np.bool_)
         through = np.maximum(events, self.through.get((view.name, view.version), 0))
-        result: NDArray[np.bool_] = now - through > view.budget.total_seconds() * 1e6
+        result: NDArray[np.bool_] = now - through > view.late_after
         return result
 
 

@@ -26,7 +26,7 @@ from prometheus_client import Counter as Metric
 
 from extensions.database import connect, connect_arrow
 from extensions.errors import SkewlessError
-from extensions.serving.columns import Values
+from extensions.serving.columns import Values, spread
 from extensions.serving.ids import Ids
 from extensions.serving.plan import Plan
 from extensions.serving.replies import Served
@@ -283,7 +283,7 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
         columns[name] = [
             one
             for entry in batch
-            for one in _spread([_id(raw, kind) for raw in entry.ids[name]], entry.rows)
+            for one in spread([_id(raw, kind) for raw in entry.ids[name]], entry.rows)
         ]
     for name, kind in plan.request.items():
         column = column_name("request", name)
@@ -368,10 +368,6 @@ def _joined(parts: Sequence[Values]) -> Any:
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
     return [one for part in parts for one in part]
-
-
-def _spread(values: list[Any], n: int) -> list[Any]:
-    return values * n if len(values) == 1 and n != 1 else values
 
 
 def _id(raw: bytes, kind: ValueType) -> Any:

@@ -14,6 +14,7 @@ from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.address import url_of
+from extensions.stores.latest_rows import sorted_rows
 from extensions.stores.online import SkewlessRedisOnlineStore
 
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
@@ -72,18 +73,11 @@ def latest(
     computation: Computation, condition: sql.Composable, limit: int | None = None
 ) -> sql.Composed:
     """Each entity's newest row of the log among those that the condition admits, by key."""
-    keys = identifiers(computation.join_keys)
-    return sql.SQL(
-        "SELECT DISTINCT ON ({keys}) {keys}, event_timestamp, created_timestamp, {features} "
-        "FROM {log} WHERE {condition} "
-        "ORDER BY {keys}, event_timestamp DESC, created_timestamp DESC LIMIT {limit}"
-    ).format(
-        keys=keys,
-        features=identifiers([feature.name for feature in computation.features]),
-        log=sql.Identifier(computation.log_table),
-        condition=condition,
-        limit=sql.Literal(limit),
-    )
+    keys, times = computation.join_keys, ("event_timestamp", "created_timestamp")
+    columns = [*keys, *times, *(feature.name for feature in computation.features)]
+    log = sql.Identifier(computation.log_table).as_string(None)
+    rows = sorted_rows(log, keys, times, identifiers(columns, "l"), condition)
+    return sql.SQL("{} LIMIT {}").format(rows, sql.Literal(limit))
 
 
 def write_query(store: FeatureStore, view: FeatureView, query: sql.Composed) -> int:

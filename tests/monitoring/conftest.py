@@ -12,12 +12,10 @@ import pytest
 from feast import FeatureStore
 
 from extensions.asof import Computation
-from extensions.asof.refresh import tick
 from extensions.database import connect
 from extensions.serving.settings import Settings
-from extensions.stores.publish import publish
 from tests.online.repository import applied, watch
-from tests.serving.conftest import serving
+from tests.serving.conftest import bring_online, serving
 
 NOW = datetime.now(UTC)
 
@@ -33,10 +31,7 @@ def feast_store(
 ) -> Iterator[FeatureStore]:
     with applied(database, redis_url, repo_root) as store:
         watch(database, users=40, items=60, events=1500, at=NOW - timedelta(minutes=5))
-        with connect(database, autocommit=True) as conn:
-            for computation in computations.values():
-                assert tick(conn, computation).rows
-                assert publish(store, conn, computation)
+        bring_online(store, database, computations)
         yield store
 
 

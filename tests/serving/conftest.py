@@ -34,11 +34,16 @@ def feast_store(
 ) -> Iterator[FeatureStore]:
     with applied(database, redis_url, repo_root) as store:
         watch(database, users=20, items=60, events=900, at=NOW - timedelta(minutes=5))
-        with connect(database, autocommit=True) as conn:
-            for computation in computations.values():
-                assert tick(conn, computation).rows
-                assert publish(store, conn, computation)
+        bring_online(store, database, computations)
         yield store
+
+
+def bring_online(store: FeatureStore, database: str, computations: dict[str, Computation]) -> None:
+    """Compute every view as of now, and publish it."""
+    with connect(database, autocommit=True) as conn:
+        for computation in computations.values():
+            assert tick(conn, computation).rows
+            assert publish(store, conn, computation)
 
 
 def serving(settings: Settings, store: FeatureStore) -> Iterator[str]:
