@@ -62,10 +62,13 @@ def frame(arrays: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
 
 def columns(made: pd.DataFrame, names: Sequence[str]) -> list[NDArray[Any]]:
     """A frame's columns."""
-    try:
-        manager = made._mgr  # noqa: SLF001 - a series for each costs more than all the rest
-        return [np.asarray(manager.iget_values(made.columns.get_loc(name))) for name in names]
-    except (AttributeError, TypeError):
+    try:  # a series for each, or a look-up by name, costs more than all the rest
+        manager = made._mgr  # noqa: SLF001
+        places = dict(zip(made.columns.tolist(), range(made.shape[1]), strict=True))
+        if len(places) < made.shape[1]:
+            raise TypeError  # a name that came twice: pandas says what it means
+        return [np.asarray(manager.iget_values(places[name])) for name in names]
+    except (AttributeError, KeyError, TypeError):
         return [made[name].to_numpy() for name in names]
 
 

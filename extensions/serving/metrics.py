@@ -75,6 +75,7 @@ class Metrics:
         self._refused: dict[str, int] = {}
         self._trips = self._loads = 0
         self._answered: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._asked: dict[str, Any] = {}
         self._children: dict[tuple[str, str], Any] = {}
 
     def answer(self, route: str, status: int, seconds: float) -> None:
@@ -89,7 +90,10 @@ class Metrics:
     def asked(self, route: str, entities: int) -> None:
         """Count the entities of one request."""
         if self.counting:
-            self.items.labels(route).observe(entities)
+            child = self._asked.get(route)
+            if child is None:
+                child = self._asked[route] = self.items.labels(route)
+            child.observe(entities)
 
     def count(self, rows: Iterable[Rows], freshnesses: Freshnesses, now: int) -> None:
         """Count the rows that are not simply fresh."""

@@ -20,6 +20,7 @@ from extensions.serving.columns import Coded, Integers, Values
 from extensions.serving.decoding import Block, Decoder, sections
 from extensions.serving.ids import Ids
 from extensions.serving.plan import Group, Plan, Plans
+from extensions.serving.slots import Slots
 
 # A copy that may lag further behind Redis than this is not read from.
 MOST_LAG = 1.0
@@ -72,9 +73,8 @@ class Copy:
         self.wanted, self.generation = wanted, generation
         self.sequence, self.exact_at = 0, 0.0
         self.count = 1
-        self._known = np.empty(0, np.int64)
-        self._slot_of = np.empty(0, np.int64)
-        self._fresh: dict[Any, int] = {}
+        self._numbers = Slots()
+        self._named: dict[bytes, int] = {}
         self._room = 1024
         self._views = {
             name: _View(decoder, self._room) for name, decoder in wanted.decoders.items()
@@ -90,7 +90,7 @@ class Copy:
     @property
     def size(self) -> int:
         """Bytes, but for the pieces of replies."""
-        index = self._known.nbytes * 2 + len(self._fresh) * 130
+        index = self._numbers.size + len(self._named) * 130
         return index + sum(view.size for view in self._views.values())
 
     def decode(
@@ -128,19 +128,9 @@ class Copy:
     def slots(self, ids: Ids) -> Integers:
         """Where the ids' rows are; 0 where there is none."""
         if not self.wanted.numbers:
-            return np.array([self._fresh.get(one, 0) for one in ids.raw], np.int64)
+            return np.array([self._named.get(one, 0) for one in ids.raw], np.int64)
         numbers = ids.numbers
-        if numbers is None:
-            numbers = np.array(ids.values, np.int64)
-        slots = np.zeros(len(numbers), np.int64)
-        if len(self._known):
-            at = np.searchsorted(self._known, numbers)
-            at[at == len(self._known)] = 0
-            slots = np.where(self._known[at] == numbers, self._slot_of[at], 0)
-        if self._fresh:
-            for i in np.flatnonzero(slots == 0).tolist():
-                slots[i] = self._fresh.get(ids.values[i], 0)
-        return slots
+        return self._numbers.find(np.array(ids.values, np.int64) if numbers is None else numbers)
 
     def rows(
         self, decoder: Decoder, slots: Integers, now: int
@@ -165,21 +155,15 @@ class Copy:
         self._kept += more
 
     def _add(self, ids: list[Any]) -> None:
-        self._fresh.update(zip(ids, range(self.count, self.count + len(ids)), strict=True))
+        if self.wanted.numbers:
+            self._numbers.add(ids, self.count)
+        else:
+            self._named.update(zip(ids, range(self.count, self.count + len(ids)), strict=True))
         self.count += len(ids)
         while self.count > self._room:
             self._room *= 2
             for view in self._views.values():
                 view.grow(self._room)
-        if self.wanted.numbers and len(self._fresh) > 512 + len(self._known) // 8:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Take the ids that came since into the sorted ones."""
-        ids = np.concatenate([self._known, np.array(list(self._fresh), np.int64)])
-        slots = np.concatenate([self._slot_of, np.array(list(self._fresh.values()), np.int64)])
-        order = np.argsort(ids, kind="stable")
-        self._known, self._slot_of, self._fresh = ids[order], slots[order], {}
 
     def fits(self, key: bytes) -> bool:
         """Whether the key is of an id of this entity's type."""
