@@ -143,9 +143,11 @@ class Application:
             elif not self.guard.open:
                 return again, False
             now = time.time_ns() // 1000
-            text, served, n = await self.as_feast.answer(plan, asked, now)
-            self.metrics.asked(feast_route.ROUTE, n)
+            text, served, read = await self.as_feast.answer(plan, asked, now)
+            self.metrics.asked(feast_route.ROUTE, read.rows)
             self.metrics.count(served.rows, self.watcher.freshnesses, now)
+            if plan.service:  # references alone belong to no service's sample
+                self.hot.log_served(served, read.axes, read.request, read.rows, now)
             answer = Answer(200, replies.JSON, text)
         except (feast_route.UnusualError, RefusedError):
             return again, False

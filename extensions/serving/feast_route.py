@@ -85,8 +85,8 @@ class FeastRoute:
 
     async def answer(
         self, plan: Plan, read: Mapping[str, Any], now: int
-    ) -> tuple[bytes, Served, int]:
-        """The reply's body, what was served, and the number of rows.
+    ) -> tuple[bytes, Served, "Asked"]:
+        """The reply's body, what was served, and what had been asked.
 
         Raises:
             UnusualError: this request is for Feast's own code.
@@ -97,7 +97,7 @@ class FeastRoute:
             served = replies.serve(plan, rows, asked.request, asked.rows)
         except RefusedError:  # the transform's own error, in Feast's words
             raise UnusualError from None
-        return _body(asked, served), served, asked.rows
+        return _body(asked, served), served, asked
 
     def _of_references(self, features: list[Any], plans: Plans) -> Plan | None:
         if self._of is not plans:
@@ -121,7 +121,9 @@ class FeastRoute:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """A request's columns, checked. ``full``: features are named with their view."""
+
     entities: Mapping[str, list[Any]]
     axes: Mapping[str, Ids]
     request: Mapping[str, Values]
@@ -129,7 +131,7 @@ class _Asked:
     full: bool
 
 
-def _asked(plan: Plan, read: Mapping[str, Any]) -> _Asked:
+def _asked(plan: Plan, read: Mapping[str, Any]) -> Asked:
     """The request's columns, checked."""
     entities, full = read.get("entities"), read.get("full_feature_names", False)
     if not isinstance(entities, dict) or not isinstance(full, bool):
@@ -142,12 +144,12 @@ def _asked(plan: Plan, read: Mapping[str, Any]) -> _Asked:
         raise UnusualError
     axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
     request = {name: _given(entities[name], kind) for name, kind in plan.request.items()}
-    return _Asked(
+    return Asked(
         {name: entities[name] for name in entities if name in axes}, axes, request, n, full
     )
 
 
-def _body(asked: _Asked, served: Served) -> bytes:
+def _body(asked: Asked, served: Served) -> bytes:
     """Feast's response: the entities, each view's features, what the transforms made."""
     n, full = asked.rows, asked.full
     always, never = _all(_PRESENT, n), _all(_NO_TIME, n)

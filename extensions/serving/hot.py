@@ -64,7 +64,7 @@ class Hot:
         self.metrics.count(rows, self.watcher.freshnesses, now)
         request = asking_context(plan)
         served = replies.serve(plan, rows, request, 1)
-        self._log(served, axes, request, 1, now)
+        self.log_served(served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
         if scope["query_string"]:
             shape |= self._extra(scope, served, now)
@@ -88,7 +88,7 @@ class Hot:
         self.metrics.asked(RANK, n)
         self.metrics.count(rows, self.watcher.freshnesses, now)
         served = replies.serve(plan, rows, asked.request, n)
-        self._log(served, asked.axes, asked.request, n, now)
+        self.log_served(served, asked.axes, asked.request, n, now)
         both = {(user_key, item_key), (item_key, user_key)}
         head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
         extra = self._extra(scope, served, now)
@@ -129,7 +129,7 @@ class Hot:
             rows = await self.reader.read(plan, asked.axes, now)
             self.metrics.count(rows, self.watcher.freshnesses, now)
             served = replies.serve(plan, rows, asked.request, n)
-            self._log(served, asked.axes, asked.request, n, now)
+            self.log_served(served, asked.axes, asked.request, n, now)
             for one in rows:
                 for name, feature in zip(one.view.names, one.view.features, strict=True):
                     columns[name] = spread(one.columns[feature], n)
@@ -167,7 +167,7 @@ class Hot:
             raise RefusedError(409, found, "service")
         return found
 
-    def _log(
+    def log_served(
         self,
         served: replies.Served,
         ids: Mapping[str, Sequence[bytes]],
@@ -175,6 +175,7 @@ class Hot:
         n: int,
         now: int,
     ) -> None:
+        """Offer an answer to the served log; what the warm-up asks is not for it."""
         if n and self.logging:
             self.log.offer(served, ids, request, n, now, self.watcher.freshnesses.through)
 

@@ -116,7 +116,8 @@ class ServedLog:
     ) -> None:
         """Take the answer if it is in the sample; never blocks, never raises.
 
-        ``ids``: by join key as they stand in keys. ``now``: microseconds since 1970, as of when
+        ``ids``: by join key as they stand in keys. ``request``: the request's own fields, a value
+        or a column. ``now``: microseconds since 1970, as of when
         rows were read. ``through``: the watermarks as they are known now.
         """
         plan = served.plan
@@ -288,7 +289,9 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
     for name, kind in plan.request.items():
         column = column_name("request", name)
         types[column] = from_value_type(kind)
-        columns[column] = [one for entry in batch for one in [entry.request.get(name)] * entry.rows]
+        columns[column] = [
+            one for entry in batch for one in _given(entry.request.get(name), entry.rows)
+        ]
     for place, view in enumerate(plan.views):
         parts = [entry.served.rows[place] for entry in batch]
         if not view.features:
@@ -368,6 +371,11 @@ def _joined(parts: Sequence[Values]) -> Any:
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
     return [one for part in parts for one in part]
+
+
+def _given(value: Any, n: int) -> Values:
+    """A field of the request for ``n`` rows, of which it gave one value or each row's."""
+    return spread(value, n) if isinstance(value, (list, np.ndarray)) else [value] * n
 
 
 def _id(raw: bytes, kind: ValueType) -> Any:

@@ -75,6 +75,30 @@ def test_what_was_served_is_logged_bit_for_bit(
     assert bits(mean) == bits(served["user_avg_watch_duration_min"])
 
 
+def test_feasts_own_route_is_logged_too(http: httpx.Client, conn: psycopg.Connection) -> None:
+    before = logged(conn)
+    entities = {"user_id": [7, 7, 8], "item_id": [3, 900, 3], "request_hour": [9, 10, 11]}
+    body = {"feature_service": "ranking", "entities": entities}
+    answer = http.post("/get-online-features", json=body).json()
+    one = {"features": ["user_habits:user_preferred_hour"], "entities": {"user_id": [7]}}
+    assert http.post("/get-online-features", json=one).status_code == 200
+    wait_for(lambda: logged(conn) >= before + 3)
+    time.sleep(0.5)
+    assert logged(conn) == before + 3  # references belong to no service
+
+    held = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+    rows = conn.execute(
+        "SELECT user_id, item_id, request__request_hour, item_stats__item_popularity_score, "
+        "ranking_signals__hour_closeness, item_stats__as_of IS NOT NULL, row_number "
+        "FROM served_features WHERE service = 'ranking' ORDER BY served_at DESC, row_number LIMIT 3"
+    ).fetchall()
+    assert [row[:3] for row in rows] == list(zip(*entities.values(), strict=True))
+    assert [row[5] for row in rows] == [True, False, True]
+    for place, name in ((3, "item_popularity_score"), (4, "hour_closeness")):
+        served = [bits(one) for one in held[name]["values"]]
+        assert [bits(row[place]) for row in rows] == served
+
+
 def bits(value: float) -> bytes:
     return struct.pack("<f", value)
 
