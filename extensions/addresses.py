@@ -102,6 +102,10 @@ def postgres_url_of(store: Mapping[str, Any]) -> str:
     ).render_as_string(hide_password=False)
 
 
+# Options that have a place of their own in a URL; others, such as ssl_ca_certs, are its query.
+_IN_URL = frozenset({"ssl", "username", "password", "db"})
+
+
 def redis_url_of(connection_string: str) -> str:
     """Feast's ``host:port,db=0,password=…`` as a URL; of a cluster, its first node."""
     parts = connection_string.split(",")
@@ -114,6 +118,7 @@ def redis_url_of(connection_string: str) -> str:
         host=host,
         port=int(port or 6379),
         database=options.get("db", "0"),
+        query={name: value for name, value in options.items() if name not in _IN_URL},
     ).render_as_string(hide_password=False)
 
 
@@ -127,6 +132,7 @@ def connection_string_of(url: str) -> str:
         parts.append(f"password={parsed.password}")
     if parsed.drivername == "rediss":
         parts.append("ssl=true")
+    parts += [f"{name}={value}" for name, value in parsed.query.items()]
     return ",".join(parts)
 
 

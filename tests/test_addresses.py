@@ -48,6 +48,12 @@ def test_the_file_wins_over_the_environment_and_that_over_the_stack(
     again = addresses.connection_string_of(addresses.redis_url())
     assert addresses.redis_url_of(again) == addresses.redis_url()
 
+    url = "rediss://:secret@cache:6380/2?ssl_ca_certs=/etc/ca.pem"
+    assert addresses.connection_string_of(url).split(",")[-1] == "ssl_ca_certs=/etc/ca.pem"
+    assert addresses.redis_url_of(addresses.connection_string_of(url)) == url.replace(
+        "/etc/ca.pem", "%2Fetc%2Fca.pem"
+    )
+
 
 def test_a_stack_that_has_died_is_no_address(repository: Path) -> None:
     (repository / ".skewless").mkdir()

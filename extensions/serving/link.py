@@ -8,14 +8,17 @@ connection, or with too much outstanding on it, a request is refused immediately
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import hiredis
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from redis.exceptions import RedisClusterException, RedisError
+
+from extensions.errors import SkewlessError
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class PipelinedLink(asyncio.Protocol):
     def __init__(self, connection_string: str, deadline: float) -> None:
         nodes, self._options = RedisOnlineStore._parse_connection_string(connection_string)  # noqa: SLF001
         self._host, self._port = nodes[0]["host"], int(nodes[0]["port"])
+        self._tls = _tls(self._options)
         self._deadline = deadline
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Waiting] = deque()
@@ -186,11 +190,8 @@ class PipelinedLink(asyncio.Protocol):
                 return
 
     async def _connect(self) -> None:
-        secure = bool(self._options.get("ssl"))
         async with asyncio.timeout(RETRY_LONGEST * 2):
-            await self._loop.create_connection(
-                lambda: self, self._host, self._port, ssl=secure or None
-            )
+            await self._loop.create_connection(lambda: self, self._host, self._port, ssl=self._tls)
             greeting: list[Command] = []
             if password := self._options.get("password"):
                 user = self._options.get("username")
@@ -279,6 +280,28 @@ def link_to(store: RedisOnlineStore, config: Any, deadline: float) -> Link:
     if config.redis_type == RedisType.redis:
         return PipelinedLink(config.connection_string, deadline)
     return ClientLink(store, config, deadline)
+
+
+def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """As redis-py reads its options; None: over TCP.
+
+    Raises:
+        SkewlessError: a file is not there, or not what it should be.
+    """
+    if not options.get("ssl"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if certificate := options.get("ssl_certfile"):
+            context.load_cert_chain(certificate, options.get("ssl_keyfile"))
+    except OSError as error:
+        raise SkewlessError(
+            f"Redis's TLS files cannot be read ({error.strerror or error}): see ssl_ca_certs, "
+            "ssl_certfile and ssl_keyfile in its connection string."
+        ) from error
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _settle(waiting: _Waiting) -> None:
