@@ -23,7 +23,7 @@ down: $(INSTALLED) ## stops what `make up` runs
 	@$(BIN)/skewless down
 
 test: $(INSTALLED) ## all tests, on real servers
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-crash: $(INSTALLED) ## the long loops: 200 killed workers, each server away for a minute
 	$(BIN)/pytest tests/streaming/crash_long.py tests/streaming/outage_long.py -s
@@ -47,9 +47,11 @@ bench: $(INSTALLED) ## all benchmarks, and docs/benchmarks.md from their results
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet uv
 
+# Compiled here, since some machines tell Python to write no bytecode: there each of the many
+# processes that the demo and the tests start would compile Feast again, for ten seconds.
 $(INSTALLED): $(LOCK) pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing .venv
-	$(UV) pip sync --quiet --require-hashes $(LOCK)
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes $(LOCK)
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -1,18 +1,19 @@
 """Servers and databases for the tests: real ones, started once, stopped with the session."""
 
+import functools
 import os
-import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
+from feast import repo_operations
 
 from extensions.asof import Computation, load_computations
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
 from extensions.local import apache_kafka, postgres, tansu, valkey
+from tests.databases import copied, create
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,10 +22,37 @@ os.environ["FEAST_USAGE"] = "False"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers, files of few tests come first: those start whole programs.
+
+    One that takes a minute and begins last is waited for by all other workers.
+    """
+    if hasattr(config, "workerinput"):
+        tests_in = Counter(item.path for item in items)
+        items.sort(key=lambda item: tests_in[item.path])
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """The Feast repository that is tested."""
     return REPO_ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_listed_once() -> Iterator[None]:
+    """Feast's list of the repository's files is made once, not anew at each apply.
+
+    Feast looks at every file below the folder, an environment's thousands included, for seconds.
+    """
+    list_files = repo_operations.get_repo_files
+    listed = functools.cache(lambda: tuple(list_files(REPO_ROOT)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            repo_operations,
+            "get_repo_files",
+            lambda root: list(listed()) if root.resolve() == REPO_ROOT else list_files(root),
+        )
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +73,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def template_database(postgres_server: str, computations: dict[str, Computation]) -> str:
     """The name of a migrated database with empty logs, to copy from."""
     name = "template_migrated"
-    url = _create(postgres_server, name)
+    url = create(postgres_server, name)
     migrate(url)
     with connect(url) as conn:
         ensure_log_tables(conn, computations.values())
@@ -55,13 +83,15 @@ def template_database(postgres_server: str, computations: dict[str, Computation]
 @pytest.fixture(scope="module")
 def database(postgres_server: str, template_database: str) -> Iterator[str]:
     """The URL of a fresh, migrated database with empty logs, for one test module."""
-    yield from copy_database(postgres_server, template_database)
+    with copied(postgres_server, template_database) as url:
+        yield url
 
 
 @pytest.fixture
 def fresh_database(postgres_server: str, template_database: str) -> Iterator[str]:
     """As `database`, for one test."""
-    yield from copy_database(postgres_server, template_database)
+    with copied(postgres_server, template_database) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -88,20 +118,3 @@ def apache_kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     server = apache_kafka.start(tmp_path_factory.mktemp("kafka"))
     yield server.url
     server.stop()
-
-
-def copy_database(server: str, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    yield _create(server, name, template)
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def _create(server: str, name: str, template: str = "template1") -> str:
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-    return server.rpartition("/")[0] + "/" + name

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 
 import psycopg
 
@@ -10,14 +11,14 @@ from extensions.cli.console import OUTAGES
 from extensions.errors import SkewlessError
 
 
-def main() -> None:
+def main(command: Callable[[], object] = app) -> None:
     """Run the command line; a person's mistake is one sentence, never a traceback."""
     if not sys.warnoptions:
         # Feast switches warnings about its dependencies on when it is imported; they are for
         # its developers, and would stand between a person and the answer.
         warnings.showwarning = lambda *_args, **_more: None
     try:
-        app()
+        command()
     except SkewlessError as error:
         _fail(error.format_message(), error.exit_code)
     except psycopg.errors.UndefinedTable as error:

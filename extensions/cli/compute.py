@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from extensions.cli.console import OUTAGES, AsJson, emit, err, moment, progress
+from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
 
 View = Annotated[str | None, typer.Option("--view", help="One view only.")]
@@ -42,9 +43,10 @@ def refresh(
     as_json: AsJson = False,
 ) -> None:
     """Safe to run twice, safe to interrupt, never two at once on one view."""
-    from extensions.operations.refreshing import Refresher
-
     when = moment(at, "--at")
+    if every is None:
+        answering_postgres("watermarks")
+    from extensions.operations.refreshing import Refresher
 
     def once(refresher: Refresher) -> None:
         with progress("Refreshing") as report:
@@ -80,12 +82,13 @@ def backfill(
     as_json: AsJson = False,
 ) -> None:
     """Resumable: the same command goes on after its last whole day."""
-    from extensions.asof.backfill import backfill as run
-    from extensions.operations.refreshing import Refresher
-
     first, last = moment(start, "--from"), moment(end, "--to")
     if first is None or last is None:
         raise SkewlessError("A backfill needs --from and --to.", exit_code=2)
+    answering_postgres("watermarks")
+    from extensions.asof.backfill import backfill as run
+    from extensions.operations.refreshing import Refresher
+
     done = []
     with Refresher.open(online=False) as refresher:
         for computation in refresher.choose(None if view == "all" else view, everything=True):

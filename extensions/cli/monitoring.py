@@ -13,6 +13,7 @@ import typer
 
 from extensions.cli.console import OUTAGES, AsJson, emit, err, moment
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
+from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
 
 if TYPE_CHECKING:
@@ -91,16 +92,17 @@ def baseline(
     as_json: AsJson = False,
 ) -> None:
     """From now on the service is compared with it; older baselines are kept."""
+    url = answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.addresses import REPO_ROOT
     from extensions.database import connect
     from monitoring.baseline import take_baseline
     from monitoring.records import bind
 
     with err.status("Reading the training set"):
         found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
-    with connect(postgres_url(), autocommit=True) as conn:
+    with connect(url, autocommit=True) as conn:
         identity = bind(conn, found)
     emit(
         [
@@ -133,12 +135,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """A window is compared once; asked again, the recorded verdict is shown."""
-    from extensions.addresses import postgres_url
+    with _errors_are(EXIT_ERROR):
+        url = answering_postgres()
     from monitoring.drift import check as look
     from monitoring.metrics import write_file
     from monitoring.watching import check_and_react
 
-    url = postgres_url()
     response = _response(least_rows, rollback, after, rollback_command)
     runs = []
     with _errors_are(EXIT_ERROR), err.status("Checking"):
@@ -164,16 +166,14 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """What is replayed counts as ordinary: choose a span without incidents."""
-    from extensions.addresses import postgres_url
+    length, span = length_of(window), length_of(since)
+    url, now = answering_postgres(), datetime.now(UTC)
     from extensions.database import connect
     from monitoring.calibration import calibrate as run
     from monitoring.records import set_floors
 
-    url, now = postgres_url(), datetime.now(UTC)
     with err.status("Replaying"):
-        found = run(
-            url, service, length_of(window), now - length_of(since), now, least_rows=least_rows
-        )
+        found = run(url, service, length, now - span, now, least_rows=least_rows)
     show_calibration(found, as_json=as_json)
     if write:
         with connect(url, autocommit=True) as conn:
@@ -199,14 +199,15 @@ def watch(
 ) -> None:
     """Runs until stopped; a server that is away for a while does not end it."""
     from extensions.addresses import postgres_url
+
+    url = postgres_url()
+    length, kept = length_of(window), length_of(keep)
     from extensions.database import connect
     from extensions.stores.served_table import prune
     from monitoring.metrics import MonitoringCollector, write_file
     from monitoring.watching import check_and_react, due
 
-    url = postgres_url()
     response = _response(least_rows, rollback, after, rollback_command)
-    length, kept = length_of(window), length_of(keep)
     if metrics_port is not None:
         from prometheus_client import CollectorRegistry, start_http_server
 
@@ -238,12 +239,12 @@ def report(
     """Opens without a network; nothing in it is fetched from anywhere."""
     import json
 
-    from extensions.addresses import postgres_url
+    url = answering_postgres()
     from extensions.database import connect
     from monitoring.records import bound_services, recent_runs
     from monitoring.report import report as page
 
-    with connect(postgres_url(), autocommit=True) as conn:
+    with connect(url, autocommit=True) as conn:
         named = services or bound_services(conn)
         if as_json:
             runs = [run for one in named for run in recent_runs(conn, one, 1, details=True)]
@@ -263,9 +264,13 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Each difference has a name: lag, late, version; what has none is a bug."""
+    until = datetime.now(UTC)
+    begin = moment(since, "--since") if "-" in since else until - length_of(since)
+    assert begin is not None  # the option has a value
+    url = answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.addresses import REPO_ROOT
     from extensions.asof import load_computations
     from extensions.database import connect
     from extensions.versions.live import live_computations
@@ -273,10 +278,6 @@ def audit(
     from monitoring.audit import record
     from monitoring.metrics import write_file
 
-    until = datetime.now(UTC)
-    begin = moment(since, "--since") if "-" in since else until - length_of(since)
-    assert begin is not None  # the option has a value
-    url = postgres_url()
     with err.status("Auditing"), connect(url, autocommit=True) as conn:
         computations = live_computations(conn, load_computations(REPO_ROOT))
         found = run(

@@ -3,6 +3,7 @@
 import typer
 
 from extensions.cli.console import AsJson, emit, err
+from extensions.cli.servers import answering_postgres
 
 
 def register(app: typer.Typer) -> None:
@@ -18,11 +19,11 @@ def register(app: typer.Typer) -> None:
 
 def migrate(as_json: AsJson = False) -> None:
     """Apply pending migrations, make missing logs, record genres that changed."""
-    from extensions.addresses import postgres_url
+    url = answering_postgres()
     from extensions.operations.prepare import prepare_database
 
     with err.status("Preparing PostgreSQL"):
-        done = prepare_database(postgres_url())
+        done = prepare_database(url)
     if as_json or any((done.migrations, done.logs, done.genres)):
         emit([done], as_json)
     else:

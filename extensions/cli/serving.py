@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from extensions.cli.console import AsJson, emit, err
+from extensions.cli.servers import answering_postgres
 
 
 def register(app: typer.Typer) -> None:
@@ -82,15 +83,16 @@ def rebuild_online(
     as_json: AsJson = False,
 ) -> None:
     """Interrupted, it goes on after its last whole step; newest wins throughout."""
+    url = answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.addresses import REPO_ROOT
     from extensions.asof import load_computations
     from extensions.database import connect
     from extensions.stores.rebuild import rebuild_online as run
     from extensions.versions.live import live_computations
 
-    with connect(postgres_url()) as conn:
+    with connect(url) as conn:
         live = live_computations(conn, load_computations(REPO_ROOT))
     with err.status("Rebuilding") as line:
         done = run(

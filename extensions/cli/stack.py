@@ -84,25 +84,20 @@ def down(as_json: AsJson = False) -> None:
 
 def apply_definitions(stack: "Stack") -> None:
     """Bring an (empty) stack to the point where features can be computed and served."""
-    from extensions.operations.prepare import prepare_database
-
-    prepare_database(stack.addresses.postgres)
-    run_feast(stack, "apply")
+    _run(stack, "preparation", [sys.executable, "-m", "extensions.cli.preparation"])
 
 
 def run_feast(stack: "Stack", *arguments: str) -> None:
     """Run one of Feast's own commands in the repository, against the stack."""
+    _run(stack, f"feast {arguments[0]}", [_program("feast"), *arguments])
+
+
+def _run(stack: "Stack", name: str, argv: Sequence[str | Path]) -> None:
     from extensions.addresses import REPO_ROOT
     from extensions.local.process import run
 
-    run(
-        [_program("feast"), *arguments],
-        f"feast {arguments[0]}",
-        stack.home / f"feast-{arguments[0]}.log",
-        timeout=300,
-        env=stack.environ(),
-        cwd=REPO_ROOT,
-    )
+    log = stack.home / f"{name.replace(' ', '-')}.log"
+    run(argv, name, log, timeout=300, env=stack.environ(), cwd=REPO_ROOT)
 
 
 class Programs:

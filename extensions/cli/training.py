@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment, progress
+from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
 
 
@@ -37,6 +38,14 @@ def training_set(
     as_json: AsJson = False,
 ) -> None:
     """A manifest beside the file says what it was made of; the file is whole or not there."""
+    known = moment(known_at, "--known-at")
+    if again is None and (labels is None or out is None):
+        raise SkewlessError(
+            "Give a service, labels and the file to write: "
+            "`skewless training-set ranking labels.parquet train.parquet`.",
+            exit_code=2,
+        )
+    answering_postgres()
     from feast import FeatureStore
 
     from extensions.addresses import REPO_ROOT
@@ -47,21 +56,11 @@ def training_set(
     with progress("Taking") as report:
         if again is not None:
             taken = take_again(store, again, Path(first), progress=report)
-        elif labels is None or out is None:
-            raise SkewlessError(
-                "Give a service, labels and the file to write: "
-                "`skewless training-set ranking labels.parquet train.parquet`.",
-                exit_code=2,
-            )
         else:
+            assert labels is not None
+            assert out is not None
             taken = take(
-                store,
-                first,
-                read_labels(labels),
-                out,
-                known_at=moment(known_at, "--known-at"),
-                full=full,
-                progress=report,
+                store, first, read_labels(labels), out, known_at=known, full=full, progress=report
             )
     for warning in taken.manifest.warnings:
         err.print(f"Warning: {warning}")

@@ -63,10 +63,12 @@ def register(app: typer.Typer) -> None:
 def plan(since: Since = None, as_json: AsJson = False) -> None:
     """Changes nothing. Exit code 1 when something is refused."""
     from extensions.addresses import REPO_ROOT
-    from extensions.versions.plan import make_plan
 
+    start = moment(since, "--from")
     with _store() as (store, conn), err.status("Planning"):
-        made = make_plan(conn, store.project, REPO_ROOT, since=moment(since, "--from"))
+        from extensions.versions.plan import make_plan
+
+        made = make_plan(conn, store.project, REPO_ROOT, since=start)
     rows = [_change(change) for change in made.changes]
     if as_json:
         emit([{"changes": rows, "notes": made.notes}], as_json=True)
@@ -84,10 +86,11 @@ def plan(since: Since = None, as_json: AsJson = False) -> None:
 def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
     """Safe to run twice, safe to interrupt: the next run goes on. Nothing is promoted."""
     from extensions.addresses import REPO_ROOT
-    from extensions.versions.applying import apply
 
     start = moment(since, "--from")
     with _store() as (_, conn), progress("Applying") as report:
+        from extensions.versions.applying import apply
+
         done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
     if as_json:
         emit(
@@ -145,9 +148,9 @@ def versions(
     as_json: AsJson = False,
 ) -> None:
     """Redis bytes are those of the rows, by a sample of them."""
-    from extensions.versions.overview import overview
-
     with _store() as (store, conn):
+        from extensions.versions.overview import overview
+
         found = overview(store, conn, view=view, retired=everything)
     if as_json:
         emit(list(found), as_json=True)
@@ -167,12 +170,15 @@ def diff(
 ) -> None:
     """Both are computed anew from history, so that a version needs no log to be compared."""
     from extensions.addresses import postgres_url
-    from extensions.versions.diff import compare
-    from extensions.versions.diff_report import write_html
 
+    numbers = _number(first), _number(second)
     with _store() as (_, conn), err.status("Comparing"):
-        found = compare(conn, postgres_url(), view, _number(first), _number(second), size=sample)
+        from extensions.versions.diff import compare
+
+        found = compare(conn, postgres_url(), view, *numbers, size=sample)
     if html is not None:
+        from extensions.versions.diff_report import write_html
+
         write_html(found, html)
         err.print(f"Report: {html}", markup=False)
     if as_json:
@@ -192,11 +198,12 @@ def retire(
 ) -> None:
     """Refuses while a service uses it; nothing of other versions is touched."""
     from extensions.addresses import REPO_ROOT
-    from extensions.versions.declared import read_declared
-    from extensions.versions.retiring import retire as take_out
 
     number = _number(version)
     with _store() as (store, conn), err.status("Retiring"):
+        from extensions.versions.declared import read_declared
+        from extensions.versions.retiring import retire as take_out
+
         done = take_out(
             store, conn, view, number, keep_log_days=keep_log_days,
             declared=read_declared(REPO_ROOT).number(view),
@@ -228,12 +235,15 @@ def _project() -> str:
 
 @contextmanager
 def _store() -> "Iterator[tuple[FeatureStore, psycopg.Connection]]":
-    """Feast's store, and a connection in autocommit."""
-    from feast import FeatureStore
+    """Feast's store, and a connection in autocommit.
 
-    from extensions.addresses import REPO_ROOT
-
+    It is made before Feast is imported: who mistyped an address need not wait for that.
+    """
     with _connection() as conn:
+        from feast import FeatureStore
+
+        from extensions.addresses import REPO_ROOT
+
         yield FeatureStore(str(REPO_ROOT)), conn
 
 

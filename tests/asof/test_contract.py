@@ -20,7 +20,7 @@ from tests.asof.drawing import drawn_by
 from tests.asof.edge_cases import EDGE_CASES
 from tests.asof.histories import Case
 from tests.asof.loading import load
-from tests.conftest import copy_database
+from tests.databases import copied
 from tests.oracle.answers import bits
 from tests.oracle.records import History
 
@@ -37,7 +37,8 @@ def history() -> History:
 @pytest.fixture(scope="module")
 def other_database(postgres_server: str, template_database: str) -> Iterator[str]:
     """Beside the one with the dense history: for whatever a test loads."""
-    yield from copy_database(postgres_server, template_database)
+    with copied(postgres_server, template_database) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

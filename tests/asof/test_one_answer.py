@@ -20,7 +20,7 @@ from tests.asof.dense import NOW, dense_history
 from tests.asof.loading import load
 from tests.asof.paths import PATHS, Schedules, logged, schedule
 from tests.asof.test_contract import REGISTERED
-from tests.conftest import copy_database
+from tests.databases import copied
 from tests.oracle.answers import VIEWS, Answer, agrees, bits, brief
 from tests.oracle.features import Keys
 from tests.oracle.records import History
@@ -66,7 +66,8 @@ def path_database(
     template_database: str,
 ) -> Iterator[str]:
     """A fresh database for each path."""
-    yield from copy_database(postgres_server, template_database)
+    with copied(postgres_server, template_database) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

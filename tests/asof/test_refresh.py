@@ -131,8 +131,12 @@ def test_an_open_ingest_transaction_holds_the_settled_moment_back(
 
 
 def test_two_at_once_on_one_view_cannot_be(
-    conn: psycopg.Connection, fresh_database: str, computations: dict[str, Computation]
+    conn: psycopg.Connection,
+    fresh_database: str,
+    computations: dict[str, Computation],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("extensions.asof.refresh.PATIENCE_SECONDS", 0.2)
     counts, habits = computations["user_watch_stats.v1"], computations["user_habits.v1"]
     with connect(fresh_database, autocommit=True) as other, alone_on(other, counts):
         with pytest.raises(SkewlessError, match=r"refresh or backfill of user_watch_stats\.v1"):

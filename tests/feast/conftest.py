@@ -53,8 +53,8 @@ def feast(environment: dict[str, str], repo_root: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def applied(environment: dict[str, str], feast: Run) -> Run:
-    """The same, after `feast apply` on a prepared database with a little history."""
+def prepared(environment: dict[str, str]) -> None:
+    """A prepared database with a little history, of which Feast knows nothing yet."""
     prepare_database(environment[addresses.POSTGRES_VARIABLE])
     with connect(environment[addresses.POSTGRES_VARIABLE]) as conn:
         conn.execute(
@@ -69,6 +69,11 @@ def applied(environment: dict[str, str], feast: Run) -> Run:
             "%(now)s::timestamptz - n * interval '1 hour' AS t FROM generate_series(1, 5) AS n) x",
             {"now": NOW},
         )
+
+
+@pytest.fixture(scope="module")
+def applied(prepared: None, feast: Run) -> Run:
+    """Runs a Feast command after `feast apply`."""
     feast("apply")
     return feast
 

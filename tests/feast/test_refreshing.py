@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 from feast import FeatureStore
+from feast.repo_config import load_repo_config
+from feast.repo_operations import apply_total
 
 from extensions import addresses
 from extensions.asof.backfill import backfill
@@ -13,7 +16,15 @@ from extensions.asof.refresh import tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.operations.refreshing import Refresher
-from tests.feast.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def applied(prepared: None, repo_root: Path) -> None:
+    """As `feast apply` does; that the command does it is tested next door."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repo_root)
+        config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
+        apply_total(config, repo_root, skip_source_validation=False)
 
 
 def served(store: FeatureStore, feature: str, user_id: int) -> object:
@@ -76,7 +87,7 @@ def test_a_view_whose_sql_fails_does_not_keep_the_others_from_being_refreshed(
 
 
 def test_realtime_views_are_the_streams_business_once_there_is_one(
-    store: FeatureStore, applied: Run, environment: dict[str, str]
+    store: FeatureStore, environment: dict[str, str]
 ) -> None:
     with connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn:
         conn.execute("INSERT INTO stream_offsets VALUES ('group', 'topic', 0, 0)")

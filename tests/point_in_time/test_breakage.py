@@ -15,6 +15,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 )
 
 from extensions.errors import SkewlessError
+from tests.databases import cut
 from tests.point_in_time.views import PAIRS
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -46,13 +47,6 @@ def labels(count: int = 200_000) -> pd.DataFrame:
     return pd.DataFrame({"user_id": range(count), "item_id": 1, "event_timestamp": NOON})
 
 
-def break_connections(conn: psycopg.Connection) -> None:
-    conn.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-
-
 def test_a_killed_client_leaves_no_table(
     logs: str, registry: str, conn: psycopg.Connection
 ) -> None:
@@ -74,7 +68,7 @@ def test_a_killed_client_leaves_no_table(
 def test_a_lost_connection_is_one_clear_error(ours: FeatureStore, conn: psycopg.Connection) -> None:
     batches = ours.get_historical_features(labels(), PAIRS).to_batches()
     next(batches)
-    break_connections(conn)
+    cut(conn, conn.info.dbname)
     with pytest.raises(SkewlessError, match="connection broke while joining features to labels"):
         list(batches)
     assert left_behind(conn) == []
@@ -89,7 +83,7 @@ def test_a_dataset_appears_whole_or_not_at_all(
     def broken(self: object, timeout: float | None = None) -> object:
         for i, piece in enumerate(whole(self, timeout)):  # type: ignore[arg-type]
             if i == 1:
-                break_connections(conn)
+                cut(conn, conn.info.dbname)
             yield piece
 
     monkeypatch.setattr(type(job), "to_batches", broken)

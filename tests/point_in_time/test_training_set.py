@@ -16,7 +16,7 @@ from feast.types import Float32, Int64
 from extensions.errors import SkewlessError
 from extensions.training import read_labels, read_manifest, take, take_again
 from extensions.training.digest import ContentDigest
-from tests.point_in_time.test_breakage import break_connections
+from tests.databases import cut
 from tests.point_in_time.views import OBJECTS, OURS, names, pairs, store_at
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -178,7 +178,7 @@ class TestTrainingSets:
                 "both",
                 read_labels(tmp_path / "many.parquet"),
                 out,
-                progress=lambda _done, _total: break_connections(conn),
+                progress=lambda _done, _total: cut(conn, conn.info.dbname),
             )
         assert [path.name for path in tmp_path.iterdir()] == ["many.parquet"]
 

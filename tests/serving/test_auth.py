@@ -18,8 +18,10 @@ from feast.permissions.policy import RoleBasedPolicy
 from feast.permissions.security_manager import no_security_manager
 
 from extensions.serving.settings import Settings
+from tests.databases import cut
 from tests.serving.conftest import serving
 from tests.serving.issuer import Issuer
+from tests.serving.redis_nodes import until
 
 HOME, RANK = "/v1/features/user/1", "/v1/features/rank"
 RANKING = {"userId": 1, "itemIds": [1, 2]}
@@ -178,9 +180,7 @@ def test_postgres_away_changes_no_permission(http, issuer, database, postgres_se
     name = database.rpartition("/")[2]
     with psycopg.connect(postgres_server, autocommit=True) as conn:
         conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
+        cut(conn, name)
         time.sleep(0.5)
         assert http.get(HOME, headers=reader).status_code == 200
         assert http.get(HOME, headers=ranker).status_code == 403
@@ -214,11 +214,3 @@ def test_an_issuer_that_hangs_holds_up_nobody_who_is_known(http, issuer, monkeyp
         issuer.answering.set()
         asking.join(10)
     assert http.get(HOME, headers=unknown).status_code == 200
-
-
-def until(condition: Any, seconds: float = 5) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
-    return time.monotonic() - began

@@ -19,6 +19,7 @@ from feast import FeatureService, FeatureStore
 from extensions.serving.freshness import Freshnesses
 from extensions.serving.plan import Plan, compile_plans
 from extensions.serving.settings import Settings
+from tests.databases import cut
 from tests.serving.conftest import serving
 
 
@@ -183,9 +184,7 @@ def test_serving_goes_on_without_postgres(
     name = database.rpartition("/")[2]
     with psycopg.connect(postgres_server, autocommit=True) as conn:
         conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
+        cut(conn, name)
         time.sleep(0.6)
         assert ask(http) == 200
         ready = http.get("/ready").json()

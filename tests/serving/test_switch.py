@@ -1,10 +1,8 @@
 """A change of the registry: seen by notification, whole, by every reply one plan."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
@@ -13,6 +11,7 @@ from feast import FeatureService, FeatureStore
 
 from extensions.serving.settings import Settings
 from tests.serving.conftest import serving
+from tests.serving.redis_nodes import until
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,6 @@ def apply(store: FeatureStore, features: list[str]) -> None:
 def ask(http: httpx.Client) -> httpx.Response:
     asked = {"service": "switching", "entities": [{"user_id": 1}]}
     return http.post("/v1/features?include=meta", json=asked)
-
-
-def until(condition: Any, seconds: float = 5.0) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 ONE, BOTH = ["user_preferred_hour"], ["user_avg_watch_duration_min", "user_preferred_hour"]

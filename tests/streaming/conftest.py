@@ -10,9 +10,9 @@ import pytest
 import redis
 from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
-from psycopg import sql
 
 from streaming.settings import Settings
+from tests.databases import create, cut, drop
 from tests.streaming.fleet import Fleet
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
@@ -22,14 +22,12 @@ REPO_ROOT = Path(__file__).resolve().parents[2]
 def applied_database(postgres_server: str, template_database: str, redis_server: str) -> str:
     """The name of a database with the registry filled, to copy from."""
     name = "template_applied"
-    url = _create(postgres_server, name, template_database)
+    url = create(postgres_server, name, template_database)
     with Addresses(url, redis_server):
         config = load_repo_config(REPO_ROOT, REPO_ROOT / "feature_store.yaml")
         apply_total(config, REPO_ROOT, skip_source_validation=False)
     with psycopg.connect(postgres_server, autocommit=True) as conn:
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
+        cut(conn, name)
     return name
 
 
@@ -68,7 +66,7 @@ def stream_settings(
 ) -> Iterator[Settings]:
     """As the fixture `settings`, for a broker of the caller's choice."""
     name = f"stream_{uuid.uuid4().hex[:12]}"
-    url = _create(postgres_server, name, applied)
+    url = create(postgres_server, name, applied)
     redis.Redis.from_url(redis_server).flushall()
     values = {"session_timeout": 1.0, "sweep_every": 0.5, "idle_every": 0.3, "report_every": 0.5}
     with Addresses(url, redis_server):
@@ -80,7 +78,7 @@ def stream_settings(
             **{**values, **changes},  # type: ignore[arg-type]
         )
     with psycopg.connect(postgres_server, autocommit=True) as conn:
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        drop(conn, name)
 
 
 class Addresses:
@@ -99,13 +97,3 @@ class Addresses:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _create(server: str, name: str, template: str) -> str:
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-    return server.rpartition("/")[0] + "/" + name

@@ -13,6 +13,7 @@ from extensions.local import apache_kafka, postgres, valkey
 from extensions.local.server import Server
 from streaming.settings import Settings
 from streaming.status import status
+from tests.databases import cut
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.load import Load, Producer
 from tests.streaming.truth import Stream
@@ -30,9 +31,7 @@ def connections_cut(server: str, url: str) -> Iterator[None]:
     allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
     with psycopg.connect(server, autocommit=True) as conn:
         conn.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
+        cut(conn, name)
         try:
             yield
         finally:

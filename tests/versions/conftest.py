@@ -13,7 +13,6 @@ import redis
 from feast import FeatureStore
 from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
-from psycopg import sql
 
 from extensions import addresses
 from extensions.asof.refresh import tick
@@ -22,6 +21,7 @@ from extensions.stores.publish import publish
 from extensions.stores.rebuild import rebuild_online
 from extensions.versions.applying import Applied, apply
 from extensions.versions.live import live_computations
+from tests.databases import create, cut, drop
 from tests.online.repository import watch
 from tests.versions.repositories import Repository
 
@@ -94,9 +94,7 @@ def published_database(
             apply(world.conn, repository.root, since=NOW - HISTORY)
         world.conn.close()
     with psycopg.connect(postgres_server, autocommit=True) as conn:
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
+        cut(conn, name)
     return name
 
 
@@ -122,15 +120,4 @@ def world(
     yield world
     world.conn.close()
     with psycopg.connect(postgres_server, autocommit=True) as conn:
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def create(server: str, name: str, template: str) -> str:
-    """A copy of a database; returns its URL."""
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-    return server.rpartition("/")[0] + "/" + name
+        drop(conn, name)
