@@ -2,15 +2,20 @@
 
 import http.client
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import psutil  # type: ignore[import-untyped]
+
 # A reply's versions: (of the user's view, of the items' view).
 State = tuple[int, int]
 PATIENCE = 5.0
+# Seconds until every worker listens and has taken a connection.
+STARTED_WITHIN = 120.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class Connection:
 
     replies: list[Reply] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    # Of the client's end; None while there is no connection.
+    port: int | None = None
+    renew: threading.Event = field(default_factory=threading.Event)
 
     @property
     def last(self) -> State | None:
@@ -64,7 +72,7 @@ class Switch:
 
 
 class Load:
-    """Ranks until it is left; connections are spread over the server's workers by the kernel."""
+    """Ranks until it is left. ``pause``: seconds between an answer and the next question."""
 
     def __init__(self, port: int, asked: Asked, connections: int, pause: float = 0.002) -> None:
         self._port, self._asked, self._pause = port, asked, pause
@@ -87,6 +95,34 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=10)
+
+    def cover(self, server: int) -> list[int]:
+        """Connect anew until each worker of the process ``server`` has a connection of ours.
+
+        The kernel gives a connection to whichever worker takes it first, and one that starts
+        later has none. Returns how many each worker has.
+        """
+        deadline = time.monotonic() + STARTED_WITHIN
+        while True:
+            held = self._held(server)
+            if held and min(held) > 0 and sum(held) == len(self.connections):
+                return held
+            assert time.monotonic() < deadline, f"connections by worker: {held}"
+            if sum(held) == len(self.connections):
+                for each in random.sample(self.connections, len(self.connections) // 2):
+                    each.renew.set()
+            time.sleep(0.3)
+
+    def _held(self, server: int) -> list[int]:
+        ours = {each.port for each in self.connections}
+        return [
+            sum(
+                1
+                for one in worker.net_connections("tcp")
+                if one.raddr and one.laddr.port == self._port and one.raddr.port in ours
+            )
+            for worker in psutil.Process(server).children()
+        ]
 
     def switch(self, move: Callable[[], Any], to: State) -> Switch:
         """Move a pointer, and wait until every connection has been answered by the new one."""
@@ -128,6 +164,10 @@ class Load:
     def _run(self, mine: Connection) -> None:
         client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
         while not self._stop.is_set():
+            if mine.renew.is_set():
+                mine.renew.clear()
+                client.close()
+                mine.port = None
             asked = time.monotonic()
             try:
                 client.request(
@@ -136,6 +176,7 @@ class Load:
                 )  # fmt: skip
                 answer = client.getresponse()
                 body = answer.read()
+                mine.port = client.sock.getsockname()[1] if client.sock else None
                 if answer.status != 200:
                     mine.failures.append(f"{answer.status} {body[:200]!r}")
                     continue

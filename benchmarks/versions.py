@@ -1,9 +1,9 @@
 """Switching versions under load, and a rollback beside stock Feast's.
 
 `python -m benchmarks.versions [--quick] [--json FILE]`, from the repository. Rankings of 100 items
-run on eight connections over two workers while two views are promoted and rolled back; every reply
-is compared with what the versions that it names serve. In stock Feast a rollback is: edit the
-source, `feast apply`, recompute, `feast materialize`.
+run on eight connections over two workers, each of which has some, while two views are promoted and
+rolled back; every reply is compared with what the versions that it names serve. In stock Feast a
+rollback is: edit the source, `feast apply`, recompute, `feast materialize`.
 """
 
 import json
@@ -22,18 +22,31 @@ import numpy as np
 import psycopg
 
 from benchmarks.report import Row, arguments, publish
-from benchmarks.serving_data import stock_environment
 from benchmarks.switching import Load, State, Switch
-from benchmarks.versions_setup import ITEMS, SCORE, Ours, Stock, history, server
+from benchmarks.versions_setup import (
+    ITEMS,
+    REPO,
+    SCORE,
+    Ours,
+    Stock,
+    history,
+    running,
+    until_ready,
+)
 from extensions import addresses
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect
 from extensions.local import postgres, valkey
 from extensions.local.ports import free_port
+from extensions.operations.prepare import prepare_database
 from extensions.stores.published import published
 from extensions.versions.moving import promote, rollback
 
 CONNECTIONS, WORKERS = 8, 2
+# During a rollback from the command line both sides are asked some 50 times a second.
+ASKING, BETWEEN = 4, 0.08
+# Seconds; stock's server reads its registry again every two.
+READ_AGAIN = 2.5
 SERVE = """
 import sys
 from pathlib import Path
@@ -74,27 +87,29 @@ def main() -> None:
         os.environ[addresses.REDIS_VARIABLE] = cache.url
         conn = stack.enter_context(connect(database.url, autocommit=True))
         ours = Ours(folder / "ours", database.url)
-        ours.publish_first(conn)
+        prepare_database(database.url, REPO)
         history(conn, users, items, events)
-        conn.execute("DELETE FROM backfills")
-        conn.execute("UPDATE watermarks SET processed_through = '1970-01-01+00', "
-                     "published_through = NULL, live_from = NULL")  # fmt: skip
         ours.publish_first(conn)
         filled = ours.publish_second(conn)
         rows = [_fill_row(conn, filled)]
-        port = free_port()
+        stock = Stock(folder / "stock", database.url, cache.url.rpartition("/")[0] + "/1")
+        port, other = free_port(), free_port()
         argv = [sys.executable, "-c", SERVE, str(port), str(WORKERS)]
-        with server(argv, ours.root, port, "/ready"):
-            rows += _switching(conn, ours, port, switches)
-            mine = [_our_rollback(conn, ours, port) for _ in range(rollbacks)]
-        theirs = _stock_rollbacks(folder, database.url, cache.url, rollbacks)
+        with stock.serving(2, other) as stock_is_ready:
+            with running(argv, ours.root) as server:
+                until_ready(server, port, "/ready")
+                # Nothing else is at work while answers are timed.
+                stock_is_ready()
+                rows += _switching(conn, ours, port, server.pid, switches)
+                mine = [_our_rollback(conn, ours, port, server.pid) for _ in range(rollbacks)]
+            theirs = [_stock_rollback(stock, other, again=i > 0) for i in range(rollbacks)]
         rows.append(
             Row(
                 "roll item_stats back", "command to the last old answer", "s", "lower",
                 statistics.median(mine), statistics.median(theirs), runs=rollbacks,
                 spread=(min(mine), max(mine)), equal=True,
-                why="both from the start of the command's process; stock edits, applies and "
-                "materializes 1 view",
+                why="both from the start of the command's process, asked about 50 times a second; "
+                "stock edits, applies and materializes 1 view",
             )
         )  # fmt: skip
     publish("versions", rows, args)
@@ -110,17 +125,21 @@ def _fill_row(conn: psycopg.Connection, seconds: float) -> Row:
                why=f"{counted:,} rows of log")  # fmt: skip
 
 
-def _switching(conn: psycopg.Connection, ours: Ours, port: int, switches: int) -> list[Row]:
+def _switching(
+    conn: psycopg.Connection, ours: Ours, port: int, server: int, switches: int
+) -> list[Row]:
     """Promote and roll back under load."""
     done: list[Switch] = []
     with Load(port, ours.asked(), CONNECTIONS) as load:
         load.until((1, 1))
+        held = load.cover(server)
         for i in range(switches):
             forward, view, to = MOVES[i % len(MOVES)]
             done.append(load.switch(lambda f=forward, v=view: _move(conn, v, forward=f), to))  # type: ignore[misc]
         for i in range(switches, switches + (-switches) % len(MOVES)):
             forward, view, to = MOVES[i % len(MOVES)]
             load.switch(lambda f=forward, v=view: _move(conn, v, forward=f), to)  # type: ignore[misc]
+    assert len(held) == WORKERS
     seen = [seconds * 1000 for switch in done for seconds in switch.seen]
     work = f"{switches} switches, {CONNECTIONS} connections, {WORKERS} workers"
     if load.failed:
@@ -132,7 +151,8 @@ def _switching(conn: psycopg.Connection, ours: Ours, port: int, switches: int) -
         Row(work, "mixed answers", "answers", "lower", float(load.mixed), equal=not load.mixed,
             why="a value that is not of the version named"),
         Row(work, "commit to the first new answer, p50", "ms", "lower",
-            float(np.percentile(seen, 50)), runs=len(seen), spread=(min(seen), max(seen))),
+            float(np.percentile(seen, 50)), runs=len(seen), spread=(min(seen), max(seen)),
+            why="on every connection; by worker " + " and ".join(map(str, held))),
         Row(work, "commit to the first new answer, p99", "ms", "lower",
             float(np.percentile(seen, 99)), runs=len(seen)),
         Row(work, "commit to the last old answer, p99", "ms", "lower",
@@ -147,11 +167,12 @@ def _move(conn: psycopg.Connection, view: str, *, forward: bool) -> None:
         rollback(conn, "skewless", view)
 
 
-def _our_rollback(conn: psycopg.Connection, ours: Ours, port: int) -> float:
+def _our_rollback(conn: psycopg.Connection, ours: Ours, port: int, server: int) -> float:
     """Seconds from the start of `skewless rollback` to the last old answer."""
     promote(conn, "skewless", "item_stats", 2)
-    with Load(port, ours.asked(), CONNECTIONS) as load:
+    with Load(port, ours.asked(), ASKING, BETWEEN) as load:
         load.until((1, 2))
+        load.cover(server)
         began = time.monotonic()
         subprocess.run(
             [sys.executable, "-c", COMMAND, "rollback", "item_stats"],
@@ -169,19 +190,11 @@ def _our_rollback(conn: psycopg.Connection, ours: Ours, port: int) -> float:
     return last - began
 
 
-def _stock_rollbacks(folder: Path, database: str, redis: str, runs: int) -> list[float]:
+def _stock_rollback(stock: Stock, port: int, *, again: bool) -> float:
     """The same with stock Feast: seconds from the first command to the last old answer."""
-    stock = Stock(folder / "stock", database, redis.rpartition("/")[0] + "/1")
-    stock.feast("apply", "--skip-source-validation")
-    port = free_port()
-    program = str(Path(sys.executable).with_name("feast"))
-    argv = [program, "serve", "-p", str(port), "--no-access-log", "--max-requests", "0"]
-    with server(argv, stock.root, port, "/health", stock_environment(stock.root)):
-        return [_stock_rollback(stock, port) for _ in range(runs)]
-
-
-def _stock_rollback(stock: Stock, port: int) -> float:
-    stock.point_at(2)
+    if again:
+        stock.point_at(2)
+        time.sleep(READ_AGAIN)
     old = _stock_scores(port)
     last, stop = [time.monotonic()], threading.Event()
 
@@ -195,7 +208,7 @@ def _stock_rollback(stock: Stock, port: int) -> float:
     asking.start()
     began = time.monotonic()
     stock.point_at(1)
-    time.sleep(2.5)  # its registry is read again every two seconds
+    time.sleep(READ_AGAIN)
     stop.set()
     asking.join(10)
     assert _stock_scores(port) != old, "stock serves the new version still"

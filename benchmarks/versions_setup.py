@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from feast import FeatureStore
 from benchmarks.serving_data import stock_environment, stock_repository
 from benchmarks.switching import Asked
 from extensions.database import connect
-from extensions.operations.prepare import prepare_database
 from extensions.versions.applying import apply
 from extensions.versions.declared import forget_modules
 
@@ -64,7 +63,6 @@ class Ours:
 
     def publish_first(self, conn: psycopg.Connection) -> None:
         """The first versions, with three days of log."""
-        prepare_database(self.url, REPO)
         with self._current():
             apply(conn, self.root, since=datetime.now(UTC) - HISTORY)
 
@@ -123,6 +121,24 @@ class Ours:
             forget_modules()
 
 
+# Definitions, values and server in one process, which imports Feast once: it is not measured.
+STOCK = """
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from feast import FeatureStore
+from feast.cli.cli import cli
+from feast.repo_config import load_repo_config
+from feast.repo_operations import apply_total
+root = Path.cwd()
+config = load_repo_config(root, root / "feature_store.yaml")
+apply_total(config, root, skip_source_validation=True)
+now = datetime.now(UTC)
+FeatureStore(config=config).materialize(now - timedelta(minutes=5), now, ["item_stats"])
+cli(["serve", "-p", sys.argv[1], "--no-access-log", "--max-requests", "0"])
+"""
+
+
 class Stock:
     """Stock Feast: one unversioned view, whose source is one log or the other."""
 
@@ -130,13 +146,27 @@ class Stock:
         self.root = stock_repository(REPO, folder, postgres, redis)
         self.url = postgres
 
+    @contextlib.contextmanager
+    def serving(self, version: int, port: int) -> Iterator[Callable[[], None]]:
+        """A server of a version's values; yields a function that waits for its first answer."""
+        self._point_at(version)
+        argv = [sys.executable, "-c", STOCK, str(port)]
+        with running(argv, self.root, stock_environment(self.root)) as process:
+            yield lambda: until_ready(process, port, "/health")
+
     def point_at(self, version: int) -> None:
         """What an operator types: edit the source, apply, recompute, materialize."""
+        self._point_at(version)
+        self._feast("apply", "--skip-source-validation")
+        start = (datetime.now(UTC) - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%S")
+        end = (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
+        self._feast("materialize", start, end, "--views", "item_stats")
+
+    def _point_at(self, version: int) -> None:
         path = self.root / "feature_repo" / "sources.py"
         path.write_text(
             re.sub(r'log\("item_stats", \d\)', f'log("item_stats", {version})', path.read_text())
         )
-        self.feast("apply", "--skip-source-validation")
         with connect(self.url, autocommit=True) as conn:
             # Feast's store drops a row that is not newer than the one there, so values that are
             # to come back must be computed again; here the latest ones count as computed now.
@@ -145,11 +175,8 @@ class Stock:
                 f"now(), {SCORE} FROM item_stats_v{version} "
                 "ORDER BY item_id, event_timestamp DESC, created_timestamp DESC"
             )
-        start = (datetime.now(UTC) - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%S")
-        end = (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
-        self.feast("materialize", start, end, "--views", "item_stats")
 
-    def feast(self, *words: str) -> None:
+    def _feast(self, *words: str) -> None:
         """One of Feast's commands."""
         program = str(Path(sys.executable).with_name("feast"))
         done = subprocess.run(
@@ -160,23 +187,27 @@ class Stock:
 
 
 @contextlib.contextmanager
-def server(
-    argv: list[str], folder: Path, port: int, path: str, environment: dict[str, str] | None = None
-) -> Iterator[None]:
-    """A server, once it answers ``path``."""
+def running(
+    argv: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, for as long as the block lasts."""
     process = subprocess.Popen(
         argv, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 240
-        while not _answers(port, path):
-            assert process.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.1)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def until_ready(process: subprocess.Popen[bytes], port: int, path: str) -> None:
+    """Wait until a server answers ``path``."""
+    deadline = time.monotonic() + 240
+    while not _answers(port, path):
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "the server does not answer"
+        time.sleep(0.1)
 
 
 def _answers(port: int, path: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from extensions.database.connection import table_exists
-from extensions.stores.published import Era, eras, promotions, published
+from extensions.stores.published import Era, Kind, Published, eras, promotions, published
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,51 @@ class ServedEra:
     defaults: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class TransformEra:
+    """A transform's version and the moments at which it was the default, as above.
+
+    ``feast_proto``: Feast's view as it was published, its function included.
+    """
+
+    version: int
+    moments: str
+    feast_proto: bytes
+
+
 def served_eras(conn: psycopg.Connection, view: str) -> tuple[ServedEra, ...]:
     """The eras of a view, one for each version; empty where there has only been one version."""
-    found: dict[int, list[Era]] = {}
-    for era in eras(promotions(conn, view)):
-        found.setdefault(era.version, []).append(era)
-    if len(found) < 2:
-        return ()
-    known = {one.version: one for one in published(conn, view)}
     served = []
-    for version, times in sorted(found.items()):
-        one = known.get(version)
-        if one is None or one.kind == "transform":
-            return ()
+    for one, times in _versions(conn, view, "computation"):
         there = one.log_dropped_at is None and table_exists(conn, one.log_table)
         served.append(
             ServedEra(
-                version,
+                one.version,
                 one.log_table if there else None,
                 multirange(times),
                 {feature["name"]: feature["default"] for feature in one.content["features"]},
             )
         )
     return tuple(served)
+
+
+def transform_eras(conn: psycopg.Connection, name: str) -> tuple[TransformEra, ...]:
+    """The eras of a transform, of retired versions too; empty where there has only been one."""
+    return tuple(
+        TransformEra(one.version, multirange(times), one.feast_proto)
+        for one, times in _versions(conn, name, "transform")
+    )
+
+
+def _versions(conn: psycopg.Connection, view: str, kind: Kind) -> list[tuple[Published, list[Era]]]:
+    """The versions that were the default at some time, if there are two and all of this kind."""
+    found: dict[int, list[Era]] = {}
+    for era in eras(promotions(conn, view)):
+        found.setdefault(era.version, []).append(era)
+    known = {one.version: one for one in published(conn, view) if one.kind == kind}
+    if len(found) < 2 or not found.keys() <= known.keys():
+        return []
+    return [(known[version], times) for version, times in sorted(found.items())]
 
 
 def multirange(times: Sequence[Era]) -> str:

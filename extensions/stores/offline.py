@@ -40,6 +40,7 @@ from extensions.stores.retrieval_job import (
     SkewlessMetadata,
     SkewlessRetrievalJob,
 )
+from extensions.stores.served_transforms import ServedTransform, by_moment
 
 __all__ = [
     "SkewlessPostgresOfflineStore",
@@ -134,25 +135,33 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             )
         labels = _labels(config, entity_df)
         _check_request_data(transforms, labels)
+        served, views = by_moment(
+            transforms,
+            view_joins(
+                feature_refs,
+                feature_views,
+                registry,
+                project,
+                full_feature_names=full_feature_names,
+            ),
+            registry,
+            project,
+            full_feature_names=full_feature_names,
+        )
         return SkewlessRetrievalJob(
             config,
             PointInTimeQuestion(
                 labels=labels,
-                views=view_joins(
-                    feature_refs,
-                    feature_views,
-                    registry,
-                    project,
-                    full_feature_names=full_feature_names,
-                ),
+                views=views,
                 options=JoinOptions(
                     bitemporal=config.offline_store.bitemporal or filter_by_created_timestamp,
                     full=config.offline_store.full,
                 ),
+                beside=tuple(one.chosen() for one in served if isinstance(one, ServedTransform)),
                 connections=config.offline_store.connections,
             ),
             full_feature_names=full_feature_names,
-            on_demand_feature_views=transforms,
+            on_demand_feature_views=served,
             metadata=SkewlessMetadata(
                 feature_refs,
                 [name for name in labels.columns if name != labels.timestamp_column],

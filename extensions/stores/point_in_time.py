@@ -103,13 +103,18 @@ def view_joins(
     there: set[str] = set()
     joins = []
     for view, features in wanted.items():
-        join = _view_join(view, features, full_feature_names=full_feature_names)
+        join = view_join(view, features, full_feature_names=full_feature_names)
         if view.projection.version_tag is None and hasattr(registry, "served_eras"):
             join = replace(join, eras=registry.served_eras(view.name))
         new = tuple(feature for feature in join.features if feature.output not in there)
         there |= {feature.output for feature in new}
         if new:
             joins.append(replace(join, features=new))
+    return labelled(joins)
+
+
+def labelled(joins: Sequence[ViewJoin]) -> tuple[ViewJoin, ...]:
+    """The joins with their labels: without the version where that is unambiguous."""
     bare = Counter(join.name.partition("@")[0] for join in joins)
     return tuple(
         replace(join, label=name if bare[name] == 1 else join.name)
@@ -118,7 +123,12 @@ def view_joins(
     )
 
 
-def _view_join(view: FeatureView, features: Sequence[str], *, full_feature_names: bool) -> ViewJoin:
+def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names: bool) -> ViewJoin:
+    """One view, its reference as its projection has it.
+
+    Raises:
+        SkewlessError: it has no batch source.
+    """
     source = view.batch_source
     if source is None:
         raise SkewlessError(f"View {view.name} has no batch source to read training data from.")
@@ -235,12 +245,14 @@ def join_query(
     layouts: Sequence[Layout],
     options: JoinOptions,
     *,
+    beside: Sequence[sql.Composable] = (),
     ordered: bool = True,
 ) -> sql.Composed:
     """One row per label, ``ordered`` as the labels are: ordinal, ``label_columns``, features.
 
-    With ``full`` each view's features are followed by ``<view>__age_seconds`` (double, null
-    where there is no row) and ``<view>__found`` (boolean).
+    ``beside``: further columns, said of the label ``e``, which come last. With ``full`` each view's
+    features are followed by ``<view>__age_seconds`` (double, null where there is no row) and
+    ``<view>__found`` (boolean).
     """
     places = {key.label_column: f"key_{i}" for i, key in enumerate(keys)}
     columns: list[sql.Composable] = [sql.Identifier("e", ORDINAL)]
@@ -252,6 +264,7 @@ def join_query(
         if options.full:
             columns += _details(alias, view)
         joins.append(_lateral(alias, view, layout, places, options))
+    columns += beside
     joined = sql.SQL("SELECT {columns} FROM {labels} AS e{joins}").format(
         columns=sql.SQL(", ").join(columns), labels=labels, joins=sql.SQL("").join(joins)
     )
@@ -269,7 +282,7 @@ def _value(alias: str, place: int, feature: Feature, view: ViewJoin) -> sql.Comp
     if view.eras:
         defaults = [
             sql.SQL("WHEN {} THEN {}").format(
-                _within(era), sql.Literal(_text(era.defaults[feature.column]))
+                within(era.moments), sql.Literal(_text(era.defaults[feature.column]))
             )
             for era in view.eras
             if era.table is not None and feature.column in era.defaults
@@ -308,9 +321,10 @@ def _lateral(
     return sql.SQL(" LEFT JOIN LATERAL ({}) AS {} ON TRUE").format(found, sql.Identifier(alias))
 
 
-def _within(era: ServedEra) -> sql.Composed:
+def within(moments: str) -> sql.Composed:
+    """Whether the label's moment is in a tstzmultirange."""
     return sql.SQL("e.{} <@ {}::tstzmultirange").format(
-        sql.Identifier(MOMENT), sql.Literal(era.moments)
+        sql.Identifier(MOMENT), sql.Literal(moments)
     )
 
 
@@ -353,7 +367,7 @@ def _latest(
         for feature in view.features
     ]
     if era is not None:
-        conditions.append(_within(era))
+        conditions.append(within(era.moments))
     if not layout.unique:
         # Rows of one moment that differ: any rule will do, as long as it is one.
         order.append(sql.SQL('ROW({})::text COLLATE "C" DESC').format(sql.SQL(", ").join(columns)))

@@ -31,7 +31,7 @@ from extensions.asof.definition import Definition
 from extensions.errors import SkewlessError
 from extensions.stores import published as rows
 from extensions.stores import registry_rows as feast_rows
-from extensions.stores.eras import ServedEra, served_eras
+from extensions.stores.eras import ServedEra, TransformEra, served_eras, transform_eras
 from extensions.stores.published import Kind, Published
 
 
@@ -157,6 +157,13 @@ class SkewlessSqlRegistry(SqlRegistry):
             return ()
         with self._rows() as conn:
             return served_eras(conn, view)
+
+    def transform_eras(self, name: str) -> tuple[TransformEra, ...]:
+        """Which version of a transform was the default when; empty where there was only one."""
+        if not self._here():
+            return ()
+        with self._rows() as conn:
+            return transform_eras(conn, name)
 
     def definition(self, view: Any, project: str, known: list[Published]) -> Definition:
         """The definition of a view as its file has it.

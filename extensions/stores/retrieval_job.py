@@ -1,6 +1,6 @@
 """What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from extensions.stores.point_in_time import (
     join_query,
     layout_query,
 )
+from extensions.stores.served_transforms import ServedTransform
 
 
 class Question(Protocol):
@@ -68,12 +69,14 @@ class PlainQuery:
 class PointInTimeQuestion:
     """Labels and views; the answer has one row per label, in the labels' order.
 
-    ``connections``: over how many a large join is spread.
+    ``beside``: further columns of the answer, for transforms. ``connections``: over how many a
+    large join is spread.
     """
 
     labels: EntityTable | EntityQuery
     views: tuple[ViewJoin, ...]
     options: JoinOptions
+    beside: tuple[sql.Composable, ...] = ()
     connections: int = 1
     doing: str = "joining features to labels"
 
@@ -114,7 +117,16 @@ class PointInTimeQuestion:
         keys = join_keys(self.views)
         extra = self.labels.columns if isinstance(self.labels, EntityQuery) else []
         layouts = self._layouts(session)
-        return join_query(relation, extra, keys, self.views, layouts, self.options, ordered=ordered)
+        return join_query(
+            relation,
+            extra,
+            keys,
+            self.views,
+            layouts,
+            self.options,
+            beside=self.beside,
+            ordered=ordered,
+        )
 
     def _layouts(self, session: ArrowSession) -> list[Layout]:
         [row] = session.table(layout_query(self.views)).to_pylist()
@@ -167,13 +179,13 @@ class SkewlessRetrievalJob(RetrievalJob):
         question: Question,
         *,
         full_feature_names: bool = False,
-        on_demand_feature_views: list[OnDemandFeatureView] | None = None,
+        on_demand_feature_views: Sequence[OnDemandFeatureView | ServedTransform] | None = None,
         metadata: RetrievalMetadata | None = None,
     ) -> None:
         self.config = config
         self.question = question
         self._full_feature_names = full_feature_names
-        self._on_demand_feature_views = on_demand_feature_views or []
+        self._on_demand_feature_views: list[Any] = list(on_demand_feature_views or [])
         self._metadata = metadata
 
     @property
@@ -185,6 +197,11 @@ class SkewlessRetrievalJob(RetrievalJob):
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
         """The transforms that run on the joined rows."""
         return self._on_demand_feature_views
+
+    @property
+    def served_transforms(self) -> list[ServedTransform]:
+        """Those that are chosen by each label's moment."""
+        return [one for one in self._on_demand_feature_views if isinstance(one, ServedTransform)]
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
@@ -232,11 +249,12 @@ class SkewlessRetrievalJob(RetrievalJob):
     ) -> pa.Table:
         """All rows; transforms have their declared types (float32 stays float32)."""
         table = super().to_arrow(validation_reference=validation_reference, timeout=timeout)
-        return self._declared(table)
+        hidden = {name for one in self.served_transforms for name in one.hidden}
+        return self._declared(table.drop_columns([n for n in table.column_names if n in hidden]))
 
     def _declared(self, table: pa.Table) -> pa.Table:
         for view in self._on_demand_feature_views:
-            used = view.projection.name_to_use()  # type: ignore[no-untyped-call]
+            used = view.projection.name_to_use()
             for declared in view.features:
                 name = f"{used}__{declared.name}" if self._full_feature_names else declared.name
                 place = table.schema.get_field_index(name)

@@ -23,12 +23,27 @@ class Column:
 
 @dataclass(frozen=True)
 class ViewUsed:
-    """One view: its version, its log, and the share of labels for which the log had no row."""
+    """One version of a view: its log, the share of its labels for which the log had no row.
+
+    A view without a version in the service has an entry for each version that was served at the
+    moment of some label. ``table`` None: that version's log is gone, and its values are null.
+    ``labels``: how many got this version; None in manifests of before versions were told apart.
+    """
 
     view: str
     version: int
-    table: str
+    table: str | None
     default_rate: float
+    labels: int | None = None
+
+
+@dataclass(frozen=True)
+class TransformUsed:
+    """One version of a transform (None: it names none), and how many labels got it."""
+
+    transform: str
+    version: int | None
+    labels: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class Manifest:
     warnings: tuple[str, ...]
     sha256: str
     format: int = FORMAT
+    transforms: tuple[TransformUsed, ...] = ()
 
     def to_json(self) -> str:
         """As the file beside the Parquet holds it."""
@@ -92,6 +108,7 @@ def read_manifest(path: Path) -> Manifest:
                 **content,
                 "labels": LabelsUsed(**content["labels"]),
                 "views": tuple(ViewUsed(**view) for view in content["views"]),
+                "transforms": tuple(TransformUsed(**one) for one in content.get("transforms", ())),
                 "columns": tuple(Column(**column) for column in content["columns"]),
                 "warnings": tuple(content["warnings"]),
                 "format": {FORMAT: FORMAT}[content["format"]],

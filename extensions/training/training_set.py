@@ -4,31 +4,35 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pyarrow.parquet as pq
 from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 from psycopg import sql
+from psycopg.pq import Format
+from psycopg.types.multirange import Multirange
 
 from extensions.errors import SkewlessError
 from extensions.stores.arrow_session import arrow_session
 from extensions.stores.materialization import SETTLED
 from extensions.stores.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
+from extensions.stores.served_transforms import ServedTransform
 from extensions.training.labels import Labels, read_labels
 from extensions.training.manifest import (
     LabelsUsed,
     Manifest,
-    ViewUsed,
     manifest_path,
     read_manifest,
 )
-from extensions.training.tally import Tally, WatchedView
+from extensions.training.tally import Span, Tally, WatchedTransform, WatchedVersion
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
 Progress = Callable[[int, int | None], None]
+_TSTZMULTIRANGE = psycopg.adapters.types["tstzmultirange"].oid
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,19 @@ def _take(
             "feature_store.yaml to extensions.stores.offline.SkewlessPostgresOfflineStore."
         )
     if expected is not None:
-        _check_versions(service, expected, _served(job.question))
+        _check_versions(service, expected, _versions(job.question))
     known_at = known_at or _settled(store)
     job = job.in_full().as_known_at(known_at)
     question = job.question
     assert isinstance(question, PointInTimeQuestion)
     total = question.labels.count
-    tally = Tally(question.labels.timestamp_column, _watched(store, question), known_at, full=full)
+    tally = Tally(
+        question.labels.timestamp_column,
+        _watched(store, question),
+        known_at,
+        transforms=_transforms(job),
+        full=full,
+    )
     with _whole_file(out) as partial:
         _write(job, tally, partial, progress, total)
         manifest = _manifest(store, service, labels, out, tally, question)
@@ -193,10 +203,8 @@ def _manifest(
         first_label=tally.first.isoformat() if tally.first else None,
         last_label=tally.last.isoformat() if tally.last else None,
         labels=LabelsUsed(path=path, sql=labels.sql, sha256=labels.sha256),
-        views=tuple(
-            ViewUsed(name, version, view.table, default_rate=rates[view.label])
-            for view, (name, version) in zip(question.views, _used(question), strict=True)
-        ),
+        views=tally.used(),
+        transforms=tally.transforms(),
         columns=tally.columns(
             {
                 feature.output: rates[view.label]
@@ -210,47 +218,87 @@ def _manifest(
     )
 
 
-def _check_versions(service: str, expected: Manifest, used: list[tuple[str, int]]) -> None:
-    changed = [view for view in expected.views if (view.view, view.version) not in used]
-    if changed:
-        were = ", ".join(f"{view.view} was v{view.version}" for view in changed)
+def _check_versions(service: str, expected: Manifest, there: list[WatchedVersion]) -> None:
+    logs = {(one.view, one.version) for one in there if one.table is not None}
+    lost = [
+        one
+        for one in expected.views
+        if one.table is not None and (one.view, one.version) not in logs
+    ]
+    if lost:
+        were = ", ".join(f"{one.view} v{one.version}" for one in lost)
         raise SkewlessError(
-            f"The service {service} does not use the manifest's versions any more ({were}): "
-            "roll back, or take a new training set."
+            f"The service {service} does not use the manifest's versions any more, or their logs "
+            f"are gone ({were}): let the service follow the pointer, or take a new training set."
         )
 
 
-def _used(question: PointInTimeQuestion) -> list[tuple[str, int]]:
-    """Each view's name and version: the one that is pinned, or else that of its log."""
-    used = []
+def _versions(question: PointInTimeQuestion) -> list[WatchedVersion]:
+    """The versions that labels may get: the one that is named, or all that were ever served.
+
+    By view, in the order of the question; the default is the last one of its view.
+    """
+    found = []
     for view in question.views:
         name, _, pinned = view.name.partition("@v")
         of_log = re.search(r"_v(\d+)$", view.table)
-        used.append((name, int(pinned or (of_log.group(1) if of_log else 1))))
-    return used
+        number = int(pinned or (of_log.group(1) if of_log else 1))
+        if not view.eras:
+            found.append(WatchedVersion(name, view.label, number, view.table))
+            continue
+        found += [
+            WatchedVersion(name, view.label, era.version, era.table, _spans(era.moments))
+            for era in sorted(view.eras, key=lambda era: (era.version == number, era.version))
+        ]
+    return found
 
 
-def _served(question: PointInTimeQuestion) -> list[tuple[str, int]]:
-    """Each view's versions that the question may use: of one without a version, all served ever."""
-    eras = [
-        (view.name, era.version)
-        for view in question.views
-        for era in view.eras
-        if era.table is not None
-    ]
-    return [*_used(question), *eras]
+def _transforms(job: SkewlessRetrievalJob) -> list[WatchedTransform]:
+    """The transforms that may run: the one that is named, or all that were ever served."""
+    found = []
+    for transform in job.on_demand_feature_views:
+        if isinstance(transform, ServedTransform):
+            found += [
+                WatchedTransform(transform.name, one.version, _spans(one.moments))
+                for one in transform.versions
+            ]
+        else:
+            version = transform.projection.version_tag or transform.current_version_number
+            found.append(WatchedTransform(transform.name, version or None))
+    return found
 
 
-def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedView]:
-    """The views with the moments up to which their logs are complete; None where none is noted."""
+def _spans(multirange: str) -> tuple[Span, ...]:
+    """The spans of a tstzmultirange in PostgreSQL's text form, in UTC."""
+    loader = psycopg.adapters.get_loader(_TSTZMULTIRANGE, Format.TEXT)
+    assert loader is not None  # psycopg knows PostgreSQL's own types
+    ranges: Multirange[datetime] = loader(_TSTZMULTIRANGE).load(multirange.encode())
+    return tuple((one.lower, one.upper) for one in ranges)
+
+
+def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedVersion]:
+    """The versions, with the moments up to which their logs are complete where that is noted."""
+    through: dict[str, datetime] = {}
+    retired: set[tuple[str, int]] = set()
     with arrow_session(store.config, "reading watermarks") as session:
-        if not session.table("SELECT WHERE to_regclass('watermarks') IS NOT NULL").num_rows:
-            return [WatchedView(view.label, None) for view in question.views]
-        marks = session.table(
-            "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
-        ).to_pylist()
-    through = {mark["log"]: mark["processed_through"] for mark in marks}
-    return [WatchedView(view.label, through.get(view.table)) for view in question.views]
+        if session.table("SELECT WHERE to_regclass('watermarks') IS NOT NULL").num_rows:
+            marks = session.table(
+                "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
+            ).to_pylist()
+            through = {mark["log"]: mark["processed_through"] for mark in marks}
+        if session.table("SELECT WHERE to_regclass('view_versions') IS NOT NULL").num_rows:
+            gone = session.table(
+                "SELECT view_name, version FROM view_versions WHERE state = 'retired'"
+            ).to_pylist()
+            retired = {(one["view_name"], one["version"]) for one in gone}
+    return [
+        replace(
+            one,
+            processed_through=through.get(str(one.table)),
+            complete=(one.view, one.version) in retired,
+        )
+        for one in _versions(question)
+    ]
 
 
 def _settled(store: FeatureStore) -> datetime:

@@ -14,20 +14,21 @@ from pathlib import Path
 import psycopg
 from feast import FeatureStore
 from feast.errors import FeastError
-from feast.repo_config import load_repo_config
-from feast.repo_operations import apply_total, parse_repo
+from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
-from extensions.asof.computation import DEFINITIONS
+from extensions.asof.computation import read_repository
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
-from extensions.asof.watermarks import read_watermark
 from extensions.errors import SkewlessError
+from extensions.stores import registry_rows as feast_rows
 from extensions.stores.publish import publish
 from extensions.stores.published import Published, hold_pointer, operator, published
 from extensions.versions.declared import read_declared
 from extensions.versions.faults import Fault, point
-from extensions.versions.plan import Plan, Severity, fill_range, make_plan
+from extensions.versions.live import live_computations
+from extensions.versions.plan import Plan, Severity, complete, fill_range, make_plan
 from extensions.versions.retiring import finish_retired
 
 Progress = Callable[[str, int, int], None]
@@ -77,12 +78,17 @@ def apply(
 
         # 1. The logs, which Feast looks for before it registers their views.
         declared = read_declared(repo_root)
-        logs = [d.computation() for d in declared.definitions.values() if d.kind == "computation"]
+        logs = {
+            d.name: d.computation()
+            for d in declared.definitions.values()
+            if d.kind == "computation"
+        }
         with conn.transaction():
-            ensure_log_tables(conn, logs)
+            ensure_log_tables(conn, {**logs, **live_computations(conn, logs)}.values())
         point(Fault.APPLY_LOGS_MADE)
 
         # 2. Feast's registry, and with it what is published: staged, beside the default.
+        _restore(config, conn)
         _feast_apply(repo_root, first=any(c.severity is Severity.NEW_VIEW for c in plan.changes))
         point(Fault.APPLY_PUBLISHED)
 
@@ -91,7 +97,7 @@ def apply(
         filled = [
             _fill(store, conn, one, since, progress)
             for one in published(conn)
-            if one.kept and one.kind == "computation" and not _complete(conn, one)
+            if not complete(conn, one)
         ]
 
         # 4. What an earlier retire did not live to remove, or had to keep until today.
@@ -99,11 +105,33 @@ def apply(
     return Applied(plan, tuple(filled), tuple(removed))
 
 
-def _complete(conn: psycopg.Connection, one: Published) -> bool:
-    if one.filled_at is None:
-        return False
-    mark = read_watermark(conn, one.definition.computation())
-    return mark is not None and mark.published_through is not None
+def _restore(config: RepoConfig, conn: psycopg.Connection) -> None:
+    """Give Feast what it lacks of published versions, whether or not a file still names them.
+
+    So a registry that is new, or lost rows, has the versions that services name.
+    """
+    if not any(one.kept for one in published(conn)):
+        return
+    # Reading the registry makes Feast's tables, and the project's row.
+    FeatureStore(config=config).registry.list_projects()
+    for view in sorted({one.view_name for one in published(conn)}):
+        with conn.transaction():
+            hold_pointer(conn, view, wait=True)
+            for one in published(conn, view):
+                if not one.kept:
+                    continue
+                message = feast_rows.snapshot(conn, config.project, view, one.version)
+                if message is None:
+                    proto = feast_rows.stamped(
+                        one.kind, one.feast_proto, config.project, one.version
+                    )
+                    message = proto.SerializeToString()
+                    feast_rows.write_snapshot(
+                        conn, config.project, one.kind, view, one.version, message
+                    )
+                row = feast_rows.default(conn, config.project, one.kind, view)
+                if one.state == "active" and row is None:
+                    feast_rows.write_default(conn, config.project, one.kind, view, message)
 
 
 def _fill(
@@ -161,7 +189,7 @@ def _feast_apply(repo_root: Path, *, first: bool) -> None:
     try:
         with contextlib.chdir(repo_root), contextlib.redirect_stdout(io.StringIO()):
             if first:
-                contents = parse_repo(repo_root / DEFINITIONS)
+                contents = read_repository(repo_root)
                 FeatureStore(config=config).apply(
                     [
                         *contents.projects,

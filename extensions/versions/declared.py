@@ -1,6 +1,5 @@
 """What the files declare: each view's definition, its description, and the services."""
 
-import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from feast import FeatureService, OnDemandFeatureView
-from feast.repo_operations import parse_repo
 
-from extensions.asof import load_computations
-from extensions.asof.computation import DEFINITIONS
+from extensions.asof.computation import DEFINITIONS, computations_in, read_repository
 from extensions.asof.definition import Definition
 from extensions.stores.registry import is_versioned, number_of
 
@@ -39,9 +36,8 @@ def read_declared(repo_root: Path) -> Declared:
     Raises:
         SkewlessError: a view lacks its version, its SQL or a tag.
     """
-    computations = load_computations(repo_root)
-    with contextlib.chdir(repo_root):
-        contents = parse_repo(repo_root.resolve() / DEFINITIONS)
+    contents = read_repository(repo_root)
+    computations = computations_in(contents, repo_root)
     views: dict[str, Any] = {
         view.name: view
         for view in (*contents.feature_views, *contents.on_demand_feature_views)

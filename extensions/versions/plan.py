@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.definition import Definition
+from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
 from extensions.stores import registry_rows as feast_rows
@@ -105,6 +106,12 @@ class _Planner:
                 changes.append(change)
             if note := self._pointer(name, known):
                 notes.append(note)
+        changes.extend(
+            self._unfinished(one)
+            for name, known in self._known.items()
+            for one in known
+            if one.version != self._declared.number(name) and not complete(self._conn, one)
+        )
         changes.extend(self._removed())
         changes.extend(self._service_changes())
         notes.extend(
@@ -126,11 +133,14 @@ class _Planner:
             check_unchanged(definition, same, known)
         except SkewlessError as error:
             return self._change(definition, Severity.REFUSED, error.format_message())
-        if same.filled_at is None:
-            return self._change(definition, Severity.UNFINISHED, "is not filled yet", fill=True)
+        if not complete(self._conn, same):
+            return self._unfinished(same)
         if self._described_otherwise(definition.view, same):
             return self._change(definition, Severity.METADATA, "descriptions, tags or owner")
         return None
+
+    def _unfinished(self, one: Published) -> Change:
+        return self._change(one.definition, Severity.UNFINISHED, "is not filled yet", fill=True)
 
     def _pointer(self, name: str, known: list[Published]) -> str | None:
         default, number = active(known), self._declared.number(name)
@@ -143,7 +153,11 @@ class _Planner:
         return f"The files name {name} v{number}; v{default.version} is the default ({how})."
 
     def _described_otherwise(self, name: str, same: Published) -> bool:
-        message = feast_rows.snapshot(self._conn, self._project, name, same.version)
+        message = (
+            feast_rows.snapshot(self._conn, self._project, name, same.version)
+            if self._applied
+            else None
+        )
         if message is None:
             return True
         spec = feast_rows.parse(same.kind, message).spec
@@ -213,6 +227,16 @@ class _Planner:
             ),
             consumers=tuple(readers_of(self._conn, self._project, view)) if self._applied else (),
         )
+
+
+def complete(conn: psycopg.Connection, one: Published) -> bool:
+    """Whether a version has all the values that it is to have: backfilled, computed, online."""
+    if not one.kept or one.kind == "transform":
+        return True
+    if one.filled_at is None or not table_exists(conn, one.log_table):
+        return False
+    mark = read_watermark(conn, one.definition.computation())
+    return mark is not None and mark.published_through is not None
 
 
 def fill_range(

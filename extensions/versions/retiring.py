@@ -129,15 +129,21 @@ def users_of(conn: psycopg.Connection, project: str, one: Published) -> list[str
 
 
 def readers_of(conn: psycopg.Connection, project: str, view: str) -> list[str]:
-    """The transforms that read the default version of a view."""
-    return sorted(
+    """The transforms that read a view: in their default version, or in one that is kept."""
+    defaults = {
         transform.spec.name
         for transform in feast_rows.transforms(conn, project)
         if any(
             source.feature_view_projection.feature_view_name == view
             for source in transform.spec.sources.values()
         )
-    )
+    }
+    kept = {
+        one.view_name
+        for one in published(conn)
+        if one.kind == "transform" and one.kept and view in one.content["reads"]
+    }
+    return sorted(defaults | kept)
 
 
 def feast_view(one: Published) -> FeatureView:
@@ -171,7 +177,8 @@ def _check(
         )
     if readers := readers_of(conn, project, one.view_name):
         raise SkewlessError(
-            f"{one.view_name} is read by the transform {readers[0]}: change that first."
+            f"{one.view_name} is read by the transform {readers[0]}: change that first, and "
+            "retire the versions of it that read the view."
         )
 
 

@@ -3,9 +3,10 @@
 import pytest
 from psycopg import sql
 
+from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.publish import latest, write_query
-from extensions.stores.published import find, published
+from extensions.stores.published import find, hold_pointer, published
 from extensions.versions import retiring
 from extensions.versions.checking import disagreements
 from extensions.versions.live import live_computations
@@ -81,6 +82,50 @@ def test_what_is_used_stays(world: World) -> None:
     with pytest.raises(SkewlessError, match=r"item_stats\.v1 is used by old: point it at another"):
         retire(world.store(), world.conn, "item_stats", 1)
     assert [one.state for one in published(world.conn, "item_stats")] == ["live", "active"]
+
+
+WITHOUT_VIEWS = '''
+
+@on_demand_feature_view(
+    sources=[request_context],
+    schema=[Field(name="hour_closeness", dtype=Float32)],
+    mode="pandas",
+    version="v2",
+)
+def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
+    """Of the request alone."""
+    return pd.DataFrame({"hour_closeness": inputs["request_hour"].astype("float32")})
+'''
+
+
+def test_what_an_older_transform_reads_stays(world: World) -> None:
+    """It is served to who names it, though the default does not read the view any more."""
+    path = world.repository.path("transforms.py")
+    text = path.read_text()
+    path.write_text(text[: text.index("\n\n@on_demand_feature_view(")] + WITHOUT_VIEWS)
+    world.repository.path("services.py").write_text(
+        "from feast import FeatureService\n"
+        'old = FeatureService(name="old", features=["ranking_signals@v1"])\n'
+    )
+    world.apply()
+    promote(world.conn, "skewless", "ranking_signals", 2)
+    with pytest.raises(SkewlessError, match=r"user_habits is read by the transform ranking_signa"):
+        retire(world.store(), world.conn, "user_habits", 1)
+    world.repository.path("services.py").write_text("")
+    world.apply()
+    retire(world.store(), world.conn, "ranking_signals", 1)
+    retire(world.store(), world.conn, "user_habits", 1)
+    assert world.states("user_habits") == {1: "retired"}
+
+
+def test_who_retires_while_another_moves_the_pointer_is_told_so(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    with connect(world.database) as other:
+        hold_pointer(other, "item_stats", wait=False)
+        with pytest.raises(SkewlessError, match="Another operator is changing item_stats"):
+            retire(world.store(), world.conn, "item_stats", 2)
+    assert world.states("item_stats") == {1: "active", 2: "live"}
 
 
 def test_a_straggler_s_rows_are_found_and_removed(world: World) -> None:
