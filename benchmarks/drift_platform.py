@@ -53,6 +53,8 @@ class World:
 
 
 STATIONARY = World()
+# How far each user's own vector moves from week to week while the population stays what it is.
+WOBBLE = 0.3
 DRIFTS = {
     "mean +10 %": replace(STATIONARY, score_mean=11.0),
     "count +25 %": replace(STATIONARY, count_factor=1.25),
@@ -88,13 +90,28 @@ def draw(world: World, n: int, rng: np.random.Generator) -> dict[str, Any]:
 
 def tastes(users: Any, world: World) -> Any:
     """Each user's own vector, isotropic over users: (n, dimensions), float32."""
-    vectors = _TASTES[users]
+    return shaped(_TASTES[users], world)
+
+
+def shaped(vectors: Any, world: World) -> Any:
+    """What a world's encoder makes of vectors."""
     if world.rotation:
         vectors = vectors @ _ROTATION
     if world.dead_dimension is not None:
         vectors = vectors.copy()
         vectors[:, world.dead_dimension] = 0
     return vectors.astype(np.float32)
+
+
+def moved(vectors: Any, rng: np.random.Generator) -> Any:
+    """The same entities' vectors some weeks later: each a little elsewhere, all spread alike."""
+    steps = rng.normal(size=vectors.shape)
+    return np.sqrt(1 - WOBBLE**2) * vectors + WOBBLE * steps
+
+
+def flags(world: World, n: int, rng: np.random.Generator) -> dict[str, tuple[Any, Any]]:
+    """By view: which of ``n`` rows are defaults, and which are stale."""
+    return {view: (rng.random(n) < world.defaults, rng.random(n) < world.stale) for view in VIEWS}
 
 
 _RNG = np.random.default_rng(7)
@@ -150,11 +167,10 @@ def serve(
         "item_id": pa.array(columns["item_id"]),
     }
     types: dict[str, FeastType] = {"user_id": Int64, "item_id": Int64}
-    for view in VIEWS:
-        default = rng.random(n) < world.defaults
+    for view, (default, stale) in flags(world, n, rng).items():
         held[f"{view}__version"] = pa.array(np.ones(n, np.int32))
         held[f"{view}__as_of"] = pa.array(moments, pa.timestamp("us", "UTC"), mask=default)
-        held[f"{view}__stale"] = pa.array(rng.random(n) < world.stale)
+        held[f"{view}__stale"] = pa.array(stale)
         types |= {
             f"{view}__version": Int32, f"{view}__as_of": UnixTimestamp, f"{view}__stale": Bool,
         }  # fmt: skip
@@ -195,7 +211,7 @@ def many_features(rows: int = 10_000) -> tuple[Baseline, list[Feature]]:
 
 
 def serve_many(conn: psycopg.Connection, url: str, features: list[Feature], rows: int) -> Window:
-    """Log ``rows`` requests of the wide service in one hour."""
+    """Log ``rows`` requests of the wide service in one hour; one feature of it drifts."""
     views = list(dict.fromkeys(f.view for f in features))
     types: dict[str, FeastType] = {f"{f.view}__{f.name}": f.type for f in features}
     for view in views:
@@ -218,7 +234,7 @@ def serve_many(conn: psycopg.Connection, url: str, features: list[Feature], rows
             held[f"{view}__version"] = pa.array(np.ones(n, np.int32))
             held[f"{view}__as_of"] = pa.array(moments, pa.timestamp("us", "UTC"))
             held[f"{view}__stale"] = pa.array(np.zeros(n, np.bool_))
-        table = _table(features, _many(features, n, rng))
+        table = _table(features, _many(features, n, rng, DRIFTS["sd x 1.5"]))
         for f in features:
             held[f"{f.view}__{f.name}"] = table[f.name]
         with connect_arrow(url) as arrow:
@@ -230,11 +246,15 @@ _NUMBERS = [
     f for f in FEATURES if f.name in ("count", "mean_minutes", "hour", "popularity", "score")
 ]
 _OTHERS = [f for f in FEATURES if f.name in ("genre", "taste")]
+# Of every third feature, from the second on, this is the only one whose spread can change.
+WIDE_DRIFTS = "wide_1:score_4"
 _MANY = (_NUMBERS * 3)[:14] + [_OTHERS[1]] * 5 + [_OTHERS[0]]
 
 
-def _many(features: list[Feature], n: int, rng: np.random.Generator) -> dict[str, Any]:
-    drawn = [draw(STATIONARY, n, rng) for _ in range(3)]
+def _many(
+    features: list[Feature], n: int, rng: np.random.Generator, second: World = STATIONARY
+) -> dict[str, Any]:
+    drawn = [draw(world, n, rng) for world in (STATIONARY, second, STATIONARY)]
     return {f.name: drawn[place % 3][f.name.rpartition("_")[0]] for place, f in enumerate(features)}
 
 

@@ -12,11 +12,12 @@ The expected number of differences is zero, and each one has a name:
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
 import pyarrow as pa
+from adbc_driver_postgresql import dbapi
 from feast import FeatureStore
 from numpy.typing import NDArray
 from psycopg import sql
@@ -115,11 +116,11 @@ def audit(
     reports: dict[str, FeatureReport] = {}
     left_out: dict[str, None] = {}
     requests = 0
-    with connect(url, autocommit=True, name="skewless audit") as conn:
+    with connect(url, autocommit=True, name="skewless audit") as conn, connect_arrow(url) as arrow:
         for service in services or _logged_services(conn, since, until):
             for part in _slices(conn, store, service, since, until, sample, left_out):
-                requests += part.requests
-                work = _Work(store, conn, url, computations, part.slice, part.current)
+                requests += len(part.requests)
+                work = _Work(store, conn, arrow, computations, part)
                 for label, compared in work.run(left_out):
                     reports.setdefault(label, FeatureReport(label)).add(compared)
     found = tuple(reports[label] for label in sorted(reports))
@@ -143,11 +144,12 @@ def record(conn: psycopg.Connection, report: AuditReport) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    slice: Slice
-    requests: int
-    current: bool
+class _Move(NamedTuple):
+    """A view's pointer moved ``at`` a moment and stayed there ``until`` another one."""
+
+    at: datetime
+    version: int
+    until: datetime | None
 
 
 @dataclass(frozen=True)
@@ -156,17 +158,14 @@ class _Work:
 
     store: FeatureStore
     conn: psycopg.Connection
-    url: str
+    arrow: dbapi.Connection
     computations: Mapping[str, Computation]
     part: Slice
-    current: bool
 
     def run(self, left_out: dict[str, None]) -> Iterator[tuple[str, Compared]]:
         """The classes of every feature's values."""
         part = self.part
-        answer = audit_sides.joined(
-            self.store, part, part.versions, transforms=self.current and bool(part.request)
-        )
+        answer = audit_sides.joined(self.store, part, part.versions, transforms=True)
         by_view: dict[str, NDArray[np.int8]] = {}
         for view, version in part.versions.items():
             own = [one for one in part.features if one.view == view]
@@ -175,8 +174,7 @@ class _Work:
             if computation is None:
                 left_out[f"{view} v{version} has no computation: it was not recomputed."] = None
             else:
-                with connect_arrow(self.url) as arrow:
-                    again = audit_sides.recomputed(arrow, part, computation)
+                again = audit_sides.recomputed(self.arrow, part, computation)
             compared = classify(self.conn, answer, again, view, version, own, computation)
             for label, pointed in self._pointed(view, version, own).items():
                 compared[label] = pointed.over(compared[label])
@@ -186,35 +184,26 @@ class _Work:
                 yield label, one
             by_view[view] = _spread(answer, worst)
         for made in part.features:
-            if made.version:
-                continue
-            if made.name not in answer.column_names:
-                left_out[
-                    f"{made.label} of other versions than the current ones was not compared."
-                ] = None
-                continue
-            sources = _sources(self.store, made.view)
-            inputs = [by_view[view] for view in sources if view in by_view]
-            yield made.label, Compared.of_transform(answer, made, inputs)
+            if not made.version:
+                sources = _sources(self.store, made.view)
+                inputs = [by_view[view] for view in sources if view in by_view]
+                yield made.label, Compared.of_transform(answer, made, inputs)
 
     def _pointed(self, view: str, version: int, own: Sequence[Feature]) -> dict[str, Compared]:
         """Rows that were served just after the pointer moved on: against where it pointed."""
         found: dict[str, Compared] = {}
-        for move_at, to_version, until in _moves(self.conn, view):
-            if to_version == version:
+        for move in _moves(self.conn, view):
+            if move.version == version:
                 continue
-            start = max(move_at, self.part.start)
-            end = min(move_at + FOLLOWING, until or self.part.end, self.part.end)
+            start = max(move.at, self.part.start)
+            end = min(move.at + FOLLOWING, move.until or self.part.end, self.part.end)
             if start >= end:
                 continue
-            part = replace(
-                self.part, start=start, end=end, features=tuple(own),
-                versions=self.part.versions, request=(),
-            )  # fmt: skip
-            other = {**self.part.versions, view: to_version}
+            part = replace(self.part, start=start, end=end, features=tuple(own), request=())
+            other = {**self.part.versions, view: move.version}
             answer = audit_sides.joined(self.store, part, other, transforms=False)
             for one in own:
-                compared = Compared.of_pointer(answer, one, to_version)
+                compared = Compared.of_pointer(answer, one, move.version)
                 held = found.get(one.label)
                 found[one.label] = compared if held is None else held.and_also(compared)
         return found
@@ -228,7 +217,7 @@ def _slices(
     until: datetime,
     sample: int | None,
     left_out: dict[str, None],
-) -> Iterator[_Part]:
+) -> Iterator[Slice]:
     """Cut a service's requests by the versions they were answered with, and by time."""
     present = served_table.present_columns(conn)
     features, columns = [], {}
@@ -247,15 +236,16 @@ def _slices(
     if not views:
         return
     below = _bound(conn, service, since, until, sample)
-    now = {one.view: one.version for one in declared if one.version}
     versions = [column_name(view, "version") for view in views]
     rows = conn.execute(
         sql.SQL(
-            "SELECT ARRAY[{versions}]::integer[], array_agg(served_at ORDER BY served_at) FROM {} "
+            "SELECT ARRAY[{versions}]::integer[], "
+            "array_agg(served_at ORDER BY served_at, request_id), "
+            "array_agg(request_id ORDER BY served_at, request_id) FROM {table} "
             "WHERE service = %s AND row_number = 0 AND source = 'http' AND served_at >= %s "
             "AND served_at < %s AND request_id <= %s GROUP BY 1"
         ).format(
-            sql.Identifier(TABLE),
+            table=sql.Identifier(TABLE),
             versions=sql.SQL(", ").join(map(sql.Identifier, versions)),
         ),
         [service, since, until, below],
@@ -266,25 +256,45 @@ def _slices(
         for name in present
         if name.startswith("request__") and any(not one.version for one in features)
     )
-    for numbers, moments in rows:
+    made = {one.view: _moves(conn, one.view) for one in features if not one.version}
+    for numbers, moments, requests in rows:
         held = {view: n for view, n in zip(views, numbers, strict=True) if n is not None}
-        own = tuple(one for one in features if not one.version or one.view in held)
         if not held:
             continue
-        current = all(held.get(view) == number for view, number in now.items() if view in held)
-        for start, end, count in _cuts(moments, until):
-            part = Slice(service, start, end, below, held, own, columns, keys, request)
-            yield _Part(part, count, current)
+        for start, end, place in _cuts(moments, until):
+            own = tuple(_own(features, held, made, start, left_out))
+            ids = tuple(requests[place])
+            yield Slice(service, start, end, ids, held, own, columns, keys, request)
 
 
-def _cuts(moments: Sequence[datetime], until: datetime) -> Iterator[tuple[datetime, datetime, int]]:
-    """Spans of some thousand requests; requests of one moment stay together."""
+def _own(
+    features: Sequence[Feature],
+    held: Mapping[str, int],
+    moves: Mapping[str, Sequence[_Move]],
+    start: datetime,
+    left_out: dict[str, None],
+) -> Iterator[Feature]:
+    """What can be compared of requests from ``start`` on that were answered with ``held``."""
+    for one in features:
+        if one.version:
+            if one.view in held:
+                yield one
+        elif all(move.at + FOLLOWING <= start for move in moves[one.view]):
+            yield one
+        else:  # a row does not say which version of a transform made it
+            left_out[f"{one.label} was compared from a minute after its last move on."] = None
+
+
+def _cuts(
+    moments: Sequence[datetime], until: datetime
+) -> Iterator[tuple[datetime, datetime, slice]]:
+    """Spans of some thousand requests, and their places; requests of one moment stay together."""
     at = 0
     while at < len(moments):
         to = min(at + REQUESTS_PER_SLICE, len(moments))
         while to < len(moments) and moments[to] == moments[to - 1]:
             to += 1
-        yield moments[at], moments[to] if to < len(moments) else until, to - at
+        yield moments[at], moments[to] if to < len(moments) else until, slice(at, to)
         at = to
 
 
@@ -316,8 +326,8 @@ def _logged_services(conn: psycopg.Connection, since: datetime, until: datetime)
     return [service for (service,) in rows]
 
 
-def _moves(conn: psycopg.Connection, view: str) -> list[tuple[datetime, int, datetime | None]]:
-    """When a view's pointer moved, where to, and until when it stayed there."""
+def _moves(conn: psycopg.Connection, view: str) -> list[_Move]:
+    """All moves of a view's pointer, the first version's apart."""
     if not table_exists(conn, "promotions"):
         return []
     rows = conn.execute(
@@ -325,7 +335,7 @@ def _moves(conn: psycopg.Connection, view: str) -> list[tuple[datetime, int, dat
         "WHERE view_name = %s AND kind <> 'first' ORDER BY moved_at",
         [view],
     ).fetchall()
-    return [(at, version, until) for at, version, until in rows]
+    return [_Move(*row) for row in rows]
 
 
 def _sources(store: FeatureStore, transform: str) -> list[str]:

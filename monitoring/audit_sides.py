@@ -29,14 +29,13 @@ ROW = ("request_id", "row_number")
 class Slice:
     """Rows of requests that were answered with the same versions, in a span of time.
 
-    ``columns``: the served log's column of each feature, by its label. ``sources``: of each
-    transform, the views that it reads.
+    ``requests``: their ids. ``columns``: the served log's column of each feature, by its label.
     """
 
     service: str
     start: datetime
     end: datetime
-    below: int
+    requests: tuple[int, ...]
     versions: Mapping[str, int]
     features: tuple[Feature, ...]
     columns: Mapping[str, str]
@@ -45,28 +44,19 @@ class Slice:
 
     def rows(self, columns: Sequence[sql.Composable], condition: str = "TRUE") -> sql.Composed:
         """SELECT the columns of the slice's rows, prefixed ``f``; ``condition`` about them."""
-        same: sql.Composable = sql.SQL(" AND ").join(
-            [
-                sql.SQL("r.{} = {}").format(
-                    sql.Identifier(column_name(view, "version")), sql.Literal(version)
-                )
-                for view, version in self.versions.items()
-            ]
-        )
+        # Named one by one, since a plan for a join of the log with itself needs statistics, and
+        # of the last hour there may be none.
         return sql.SQL(
-            "SELECT {columns} FROM {table} AS f INNER JOIN (SELECT r.service, r.request_id, "
-            "r.served_at FROM {table} AS r WHERE r.service = {service} AND r.row_number = 0 "
-            "AND r.source = 'http' AND r.served_at >= {start} AND r.served_at < {end} "
-            "AND r.request_id <= {below} AND {same}) AS r USING (service, request_id, served_at) "
-            "WHERE f.served_at >= {start} AND f.served_at < {end} AND {condition}"
+            "SELECT {columns} FROM {table} AS f WHERE f.service = {service} "
+            "AND f.served_at >= {start} AND f.served_at < {end} AND f.source = 'http' "
+            "AND f.request_id = ANY({requests}::bigint[]) AND {condition}"
         ).format(
             columns=sql.SQL(", ").join(columns),
             table=sql.Identifier(TABLE),
             service=sql.Literal(self.service),
             start=sql.Literal(self.start),
             end=sql.Literal(self.end),
-            below=sql.Literal(self.below),
-            same=same,
+            requests=sql.Literal(list(self.requests)),
             condition=sql.SQL(condition),
         )
 

@@ -193,13 +193,13 @@ def baseline_of(
         if feature.kind is None or feature.name not in table.column_names:
             left_out.append(feature.label)
             continue
-        column = table[feature.name]
-        nulls = _missing(column)
+        column = _with_nulls(table[feature.name])
+        table = table.set_column(table.column_names.index(feature.name), feature.name, column)
         kept.append(
             FeatureBaseline(
                 feature=feature,
                 rows=table.num_rows,
-                null_rate=nulls / table.num_rows,
+                null_rate=column.null_count / table.num_rows,
                 default_rate=default_rates.get(feature.name),
                 content=_content(feature, table),
             )
@@ -280,8 +280,7 @@ def embedding_content(vectors: NDArray[np.float64], keys: list[tuple[Any, ...]])
 def _content(feature: Feature, table: pa.Table) -> dict[str, Any]:
     column = table[feature.name]
     if feature.kind == NUMERIC:
-        values = column.cast(pa.float64()).drop_null().to_numpy()
-        return numeric_content(values[np.isfinite(values)])
+        return numeric_content(column.cast(pa.float64()).drop_null().to_numpy())
     if feature.kind == CATEGORICAL:
         pairs = column.drop_null().value_counts().to_pylist()
         counts = sorted(
@@ -324,12 +323,18 @@ def _kurtosis(values: NDArray[np.float64]) -> float:
     return float((centred**4).mean() / spread**2) if spread > 0 else 3.0
 
 
-def _missing(column: pa.ChunkedArray) -> int:
-    """Nulls, and NaN where there can be any: the check counts both."""
-    nulls = column.null_count
-    if pa.types.is_floating(column.type):
-        nulls += int(pc.sum(pc.is_nan(column)).as_py() or 0)
-    return int(nulls)
+def _with_nulls(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """NaN and infinities, in numbers and in vectors, as nulls: the check counts all three."""
+    kind = column.type
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        lists = column.combine_chunks()
+        finite = pc.fill_null(pc.is_finite(pc.list_flatten(lists)), fill_value=False)
+        whole = np.ones(len(lists), np.bool_)
+        whole[pc.list_parent_indices(lists).filter(pc.invert(finite)).to_numpy()] = False
+        return pa.chunked_array([pc.if_else(pa.array(whole), lists, pa.scalar(None, kind))])
+    return column
 
 
 def _declared(view: Any) -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+from extensions.versions.diff_report import bar
+
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 130, 8, 22
 
 
@@ -17,12 +19,9 @@ def bars(names: Sequence[str], baseline: Sequence[float], live: Sequence[float])
         x = LEFT + place * step
         for share, width, kind in ((was, 0.8, "was"), (now, 0.4, "now")):
             height = (HEIGHT - BOTTOM - 6) * share / top
-            parts.append(
-                f'<rect class="{kind}" x="{x + step * (1 - width) / 2:.1f}" '
-                f'y="{HEIGHT - BOTTOM - height:.1f}" width="{step * width:.1f}" '
-                f'height="{height:.1f}"><title>{escape(name)}: {_kind(kind)} '
-                f"{share:.2%}</title></rect>"
-            )
+            corner = (x + step * (1 - width) / 2, HEIGHT - BOTTOM - height)
+            tip = f"{name}: {_kind(kind)} {share:.2%}"
+            parts.append(bar(corner, (step * width, height), f'class="{kind}"', tip))
         if len(names) <= 12:
             parts.append(
                 f'<text x="{x + step / 2:.1f}" y="{HEIGHT - 8}" text-anchor="middle">'
@@ -63,8 +62,7 @@ def line(values: Sequence[float | None], warning: float, critical: float) -> str
 def strip(verdicts: Sequence[tuple[str, str]]) -> str:
     """One box per window, coloured by verdict; ``(verdict, when)``."""
     boxes = [
-        f'<rect class="{escape(verdict)}" x="{LEFT + place * 12}" y="2" width="10" height="14">'
-        f"<title>{escape(when)}: {escape(verdict)}</title></rect>"
+        bar((LEFT + place * 12, 2), (10, 14), f'class="{verdict}"', f"{when}: {verdict}")
         for place, (verdict, when) in enumerate(verdicts)
     ]
     width = 2 * LEFT + 12 * len(verdicts)

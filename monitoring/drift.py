@@ -61,13 +61,13 @@ def _measured(
         requests = count_requests(conn, window)
         enough = requests >= least_rows
         results = measure(conn, url, window, baseline, least_rows, anchors=enough)
+        findings, errors = read_results(results, enough=enough)
     except Exception as error:  # whatever it is, it is no drift
         logger.exception("The drift check of %s failed.", window.service)
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return Run(
             window.service, window.start, window.end, baseline_id, ERROR, requests, (), reason
         )
-    findings, errors = read_results(results, enough=enough)
     return Run(
         service=window.service,
         window_start=window.start,
@@ -102,15 +102,15 @@ def measure(
             for view, rows in found.views.items():
                 asked = suite.expectations_of(baseline, view, rules, set(rows.columns))
                 batch = measuring.of_relation(rows.name)
-                results += _as_json(measuring.validate(batch, asked))
+                results += as_json(measuring.validate(batch, asked))
             for one in baseline.features:
                 if anchors and (relation := found.anchors.get(one.feature.label)) is not None:
                     batch = measuring.of_relation(relation.name)
-                    results += _as_json(measuring.validate(batch, [suite.anchors_of(one, rules)]))
+                    results += as_json(measuring.validate(batch, [suite.anchors_of(one, rules)]))
             if usual is not None:
                 batch = measuring.of_relation(found.requests.name)
                 asked = [suite.volume_of(window.service, usual, rules)]
-                results += _as_json(measuring.validate(batch, asked))
+                results += as_json(measuring.validate(batch, asked))
     finally:
         measuring.close()
     return results
@@ -151,7 +151,7 @@ def _rank(finding: Finding) -> int:
     return ["ok", "insufficient", "warning", "critical"].index(finding.verdict)
 
 
-def _as_json(result: Any) -> list[dict[str, Any]]:
+def as_json(result: Any) -> list[dict[str, Any]]:
     """Without the baseline, which is kept once, and without numbers that JSON cannot hold."""
     found = []
     for one in result.to_json_dict()["results"]:

@@ -40,12 +40,12 @@ __all__ = [
     "ExpectUsualVolume",
 ]
 
-_HISTOGRAM = "column.histogram"
-_COUNTS = "column.value_counts"
-_MEAN = "column.mean"
-_SD = "column.standard_deviation"
-_NULLS = "column_values.null.count"
-_ROWS = "table.row_count"
+HISTOGRAM = "column.histogram"
+COUNTS = "column.value_counts"
+MEAN = "column.mean"
+SD = "column.standard_deviation"
+NULLS = "column_values.null.count"
+ROWS = "table.row_count"
 
 
 class _Compared(ColumnAggregateExpectation):
@@ -81,12 +81,12 @@ class _Compared(ColumnAggregateExpectation):
         dependencies = super().get_validation_dependencies(execution_engine, runtime_configuration)
         told = self.metric_values()
         domain = self.get_domain_kwargs()
-        for name in (*self.metric_dependencies, _ROWS):
+        for name in (*self.metric_dependencies, ROWS):
             dependencies.set_metric_configuration(
                 name,
                 MetricConfiguration(
                     metric_name=name,
-                    metric_domain_kwargs=_table_of(domain) if name == _ROWS else domain,
+                    metric_domain_kwargs=_table_of(domain) if name == ROWS else domain,
                     metric_value_kwargs=dict(told.get(name, {})) or None,
                 ),
             )
@@ -97,31 +97,30 @@ class _Compared(ColumnAggregateExpectation):
         found = self._get_domain_kwargs()
         return dict(found)
 
+    def judged(self, metrics: Mapping[str, Any]) -> list[Finding]:
+        """The verdicts on what was measured, wherever that was."""
+        rows = int(metrics[ROWS])
+        found = self.statistics(metrics, rows) if rows >= self.least_rows else None
+        return _judge(self.feature, found, self.floors, self.alpha, rows)
+
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        rows = int(metrics[_ROWS])
-        findings = _judge(
-            self.feature,
-            self.statistics(metrics, rows) if rows >= self.least_rows else None,
-            self.floors,
-            self.alpha,
-            rows,
-        )
-        return _result(findings, rows, self.live(metrics, rows) if rows else {})
+        rows = int(metrics[ROWS])
+        return _result(self.judged(metrics), rows, self.live(metrics, rows) if rows else {})
 
 
 class ExpectNumbersLikeBaseline(_Compared):
     """Bins, mean, spread and nulls of a number."""
 
     expectation_type: ClassVar[str] = "expect_numbers_like_baseline"
-    metric_dependencies = (_HISTOGRAM, _MEAN, _SD, _NULLS)
+    metric_dependencies = (HISTOGRAM, MEAN, SD, NULLS)
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
         """Great Expectations wants bins as a tuple, open at both ends."""
-        return {_HISTOGRAM: {"bins": (-np.inf, *self.baseline["edges"], np.inf)}}
+        return {HISTOGRAM: {"bins": (-np.inf, *self.baseline["edges"], np.inf)}}
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Nulls are counted among all rows, the rest among values."""
-        base, nulls = self.baseline, int(metrics[_NULLS])
+        base, nulls = self.baseline, int(metrics[NULLS])
         found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2:
@@ -136,7 +135,7 @@ class ExpectNumbersLikeBaseline(_Compared):
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
         """Counts by bin, and moments."""
-        nulls = int(metrics[_NULLS])
+        nulls = int(metrics[NULLS])
         if rows == nulls:
             return {"nulls": nulls}
         return {**_numbers(metrics, rows - nulls, self.baseline), "nulls": nulls}
@@ -146,15 +145,15 @@ class ExpectCategoriesLikeBaseline(_Compared):
     """Frequencies, categories that the training set never had, and nulls."""
 
     expectation_type: ClassVar[str] = "expect_categories_like_baseline"
-    metric_dependencies = (_COUNTS, _NULLS)
+    metric_dependencies = (COUNTS, NULLS)
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
         """In no order: the database need not sort."""
-        return {_COUNTS: {"sort": "none"}}
+        return {COUNTS: {"sort": "none"}}
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """A share of ``other`` categories in the baseline is not news."""
-        base, nulls = self.baseline, int(metrics[_NULLS])
+        base, nulls = self.baseline, int(metrics[NULLS])
         counts = _categories(metrics)
         found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
         n, m = sum(counts.values()), base["values"]
@@ -181,7 +180,7 @@ class ExpectCategoriesLikeBaseline(_Compared):
         return {
             "counts": most,
             "other": sum(counts.values()) - sum(most.values()),
-            "nulls": int(metrics[_NULLS]),
+            "nulls": int(metrics[NULLS]),
         }
 
 
@@ -189,7 +188,7 @@ class ExpectEmbeddingLikeBaseline(_Compared):
     """Mean and spread of each dimension, and nulls."""
 
     expectation_type: ClassVar[str] = "expect_embedding_like_baseline"
-    metric_dependencies = (array_metrics.MOMENTS, _NULLS)
+    metric_dependencies = (array_metrics.MOMENTS, NULLS)
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
         """The number of dimensions is the baseline's."""
@@ -197,7 +196,7 @@ class ExpectEmbeddingLikeBaseline(_Compared):
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """``alpha`` holds for one dimension; the family counts them all."""
-        base, nulls = self.baseline, int(metrics[_NULLS])
+        base, nulls = self.baseline, int(metrics[NULLS])
         found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2:
@@ -217,7 +216,7 @@ class ExpectEmbeddingLikeBaseline(_Compared):
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """Moments by dimension."""
-        return {**metrics[array_metrics.MOMENTS], "nulls": int(metrics[_NULLS])}
+        return {**metrics[array_metrics.MOMENTS], "nulls": int(metrics[NULLS])}
 
 
 class ExpectAnchorsToPointAlike(_Compared):
@@ -263,7 +262,7 @@ class ExpectShareLikeBaseline(_Compared):
     """A column of 0 and 1 (is the row a default?): its share, against the training set's."""
 
     expectation_type: ClassVar[str] = "expect_share_like_baseline"
-    metric_dependencies = (_MEAN,)
+    metric_dependencies = (MEAN,)
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Exact, for shares near 0 and 1 too."""
@@ -302,12 +301,12 @@ class ExpectUsualVolume(BatchExpectation):
     floors: dict[str, Any]
     alpha: float
 
-    metric_dependencies = (_ROWS,)
+    metric_dependencies = (ROWS,)
     success_keys: ClassVar[tuple[str, ...]] = ("feature", "usual", "floors", "alpha")
     domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
 
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        rows = int(metrics[_ROWS])
+        rows = int(metrics[ROWS])
         found = [statistics.missing_volume(rows, self.usual)]
         findings = _judge(self.feature, found, self.floors, self.alpha, rows)
         return _result(findings, rows, {"usual": self.usual})
@@ -324,6 +323,8 @@ def _judge(
         return [Finding(feature, "rows", float(rows), 1.0, 0.0, 0.0, INSUFFICIENT)]
     findings = []
     for one in found:
+        if not (np.isfinite(one.effect) and np.isfinite(one.p)):
+            raise ValueError(f"{one.name} of {feature} is {one.effect}, which says nothing.")
         floor = Floor(**floors[one.name])
         findings.append(
             Finding(
@@ -361,18 +362,18 @@ def _result(findings: Sequence[Finding], rows: int, live: Mapping[str, Any]) -> 
 def _numbers(metrics: Mapping[str, Any], n: int, base: Mapping[str, Any]) -> dict[str, Any]:
     return {
         # With no edge there is one bin, which needs no counting.
-        "counts": [int(c or 0) for c in metrics[_HISTOGRAM]] if base["edges"] else [n],
-        "mean": float(metrics[_MEAN]),
-        "sd": float(metrics[_SD] or 0.0),
+        "counts": [int(c or 0) for c in metrics[HISTOGRAM]] if base["edges"] else [n],
+        "mean": float(metrics[MEAN]),
+        "sd": float(metrics[SD] or 0.0),
     }
 
 
 def _categories(metrics: Mapping[str, Any]) -> dict[str, int]:
-    return {str(name): int(count) for name, count in metrics[_COUNTS].items()}
+    return {str(name): int(count) for name, count in metrics[COUNTS].items()}
 
 
 def _ones(metrics: Mapping[str, Any], rows: int) -> int:
-    return round(float(metrics[_MEAN]) * rows)
+    return round(float(metrics[MEAN]) * rows)
 
 
 def _table_of(domain: Mapping[str, Any]) -> dict[str, Any]:

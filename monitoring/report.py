@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from extensions.versions.diff_report import document
 from monitoring import drawing, records
 from monitoring.baseline import CATEGORICAL, EMBEDDING, NUMERIC, FeatureBaseline
 from monitoring.records import Run
@@ -53,14 +54,13 @@ def report(conn: psycopg.Connection, services: Sequence[str]) -> str:
     """The page for these services; ``conn`` must be able to read monitoring's tables."""
     made = datetime.now(UTC)
     sections = "".join(_service(conn, service) for service in services)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Skewless: drift</title><style>{STYLE}</style></head><body>"
+    return document(
+        "Skewless: drift",
+        STYLE,
         f"<h1>Drift, as of {made:%Y-%m-%d %H:%M} UTC</h1>{_health(conn, services)}{sections}"
         '<p class="muted">Grey: the training set. Blue: what was served. Dashed: the floors for '
         "a warning and a critical verdict. A verdict needs both: an effect above its floor, and "
-        "certainty over all features of the service.</p></body></html>\n"
+        "certainty over all features of the service.</p>",
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from extensions.versions.distance import divergence, stability
 from monitoring.verdicts import Statistic
 
 _TINY = 1e-12
@@ -23,15 +24,12 @@ def psi(live: Sequence[int], weights: Sequence[float], m: int, alpha: float) -> 
     """Population stability index over bins: sum (q - p) ln(q / p).
 
     For samples of one distribution PSI / (1/n + 1/m) is chi-squared with k - 1 degrees of
-    freedom (Yurdakul 2018). Half a count is added to every bin, so that an empty one is finite.
+    freedom (Yurdakul 2018).
     """
     k, n = len(weights), int(sum(live))
     if k < 2:
         return Statistic("psi", 0.0, 1.0)
-    counts, expected = np.asarray(live, float), np.asarray(weights, float) * m
-    q = (counts + 0.5) / (n + 0.5 * k)
-    p = (expected + 0.5) / (m + 0.5 * k)
-    effect = float(np.sum((q - p) * np.log(q / p)))
+    effect = stability(np.asarray(weights, float) * m, np.asarray(live, float))
     scale = 1 / n + 1 / m
     return Statistic(
         "psi",
@@ -81,18 +79,15 @@ def js_distance(
     n = sum(live.values())
     if len(names) < 2:
         return Statistic("js", 0.0, 1.0)
-    q = np.array([live.get(name, 0) for name in names], float) / n
+    q = np.array([live.get(name, 0) for name in names], float)
     p = np.array([frequencies.get(name, 0.0) for name in names], float)
-    p = p / p.sum()
-    middle = (p + q) / 2
-    divergence = (_entropy(middle) - (_entropy(p) + _entropy(q)) / 2) / np.log(2)
-    divergence = max(float(divergence), 0.0)
+    apart = max(divergence(p, q), 0.0)  # by rounding, equal ones may be less than nothing apart
     scale = (1 / n + 1 / m) / (8 * np.log(2))
     degrees = len(names) - 1
     return Statistic(
         "js",
-        float(np.sqrt(divergence)),
-        float(stats.chi2.sf(divergence / scale, degrees)),
+        float(np.sqrt(apart)),
+        float(stats.chi2.sf(apart / scale, degrees)),
         float(np.sqrt(scale * stats.chi2.isf(alpha, degrees))),
     )
 
@@ -177,8 +172,3 @@ def missing_volume(live: int, usual: float) -> Statistic:
     if usual <= 0:
         return Statistic("volume", 0.0, 1.0)
     return Statistic("volume", max(0.0, 1 - live / usual), float(stats.poisson.cdf(live, usual)))
-
-
-def _entropy(shares: NDArray[np.float64]) -> float:
-    held = shares[shares > 0]
-    return float(-(held * np.log(held)).sum())

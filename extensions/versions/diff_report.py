@@ -28,10 +28,6 @@ def render(found: Comparison) -> str:
     """The report as HTML; plots are drawn in it, nothing is fetched."""
     title = f"{found.view}: v{found.first} and v{found.second}"
     parts = [
-        (
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        ),
         f"<h1>{escape(title)}</h1>",
         (
             f"<p class='note'>{found.questions:,} pairs of an entity and a moment, "
@@ -42,8 +38,25 @@ def render(found: Comparison) -> str:
         _table(found.table()),
     ]
     parts += [_feature(found, one) for one in found.features]
-    parts.append("</body></html>")
-    return "\n".join(parts)
+    return document(title, _STYLE, "\n".join(parts))
+
+
+def document(title: str, style: str, body: str) -> str:
+    """A page that opens anywhere: its style stands in it, it runs nothing and fetches nothing."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def bar(corner: tuple[float, float], size: tuple[float, float], look: str, tip: str) -> str:
+    """A rectangle of a drawing; ``look``: its class or fill, ``tip``: what is shown on hovering."""
+    (x, y), (width, height) = corner, size
+    return (
+        f'<rect {look} x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
+        f"<title>{escape(tip)}</title></rect>"
+    )
 
 
 def _feature(found: Comparison, one: FeatureDiff) -> str:
@@ -83,11 +96,9 @@ def _plot(bars: tuple[tuple[str, int, int], ...], colours: tuple[str, str]) -> s
     for i, (label, a, b) in enumerate(bars):
         for j, (count, colour) in enumerate(zip((a, b), colours, strict=True)):
             height = (_HEIGHT - 10) * count / most
-            drawn.append(
-                f"<rect x='{i * step + step * (0.12 + 0.38 * j):.1f}' "
-                f"y='{_HEIGHT - height:.1f}' width='{step * 0.36:.1f}' height='{height:.1f}' "
-                f"fill='{colour}'><title>{escape(label)}: {count:,}</title></rect>"
-            )
+            corner = (i * step + step * (0.12 + 0.38 * j), _HEIGHT - height)
+            tip = f"{label}: {count:,}"
+            drawn.append(bar(corner, (step * 0.36, height), f'fill="{colour}"', tip))
         if len(bars) <= 10 or i % 2 == 0:
             x = i * step + step / 2
             drawn.append(

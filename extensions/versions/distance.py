@@ -1,7 +1,6 @@
 """How far two columns of answers are apart: numbers, texts and embeddings.
 
-Population stability index: Σ (q - p) · ln(q / p) over bins of equal share in the first column,
-with half a row in every empty bin. Jensen-Shannon divergence: in bits, 0 to 1.
+The two distances of distributions, `stability` and `divergence`, are those of drift checks too.
 """
 
 from collections import Counter
@@ -80,7 +79,7 @@ def histogram(
         words = [word for word, _ in (left + right).most_common()]
         shares = np.array([[left[w], right[w]] for w in words], np.float64)
         bars = tuple((word, left[word], right[word]) for word in words[:MOST_WORDS])
-        return bars, None, _divergence(shares[:, 0], shares[:, 1])
+        return bars, None, divergence(shares[:, 0], shares[:, 1])
     both = (_numbers(c) if kind == "number" else _norms(c) for c in (mine, theirs))
     first, second = (values[~np.isnan(values)] for values in both)
     if not len(first) or not len(second):
@@ -97,12 +96,17 @@ def histogram(
 
 
 def stability(p: NDArray[Any], q: NDArray[Any]) -> float:
-    """The population stability index of two histograms over the same bins."""
+    """The population stability index of two histograms over the same bins: counts of rows.
+
+    Σ (q - p) · ln(q / p) over shares: both relative entropies together. An empty bin counts as
+    half a row, which keeps it finite.
+    """
     left, right = (np.maximum(counts, 0.5) / max(counts.sum(), 1) for counts in (p, q))
     return float(((right - left) * np.log(right / left)).sum())
 
 
-def _divergence(p: Floats, q: Floats) -> float:
+def divergence(p: Floats, q: Floats) -> float:
+    """The Jensen-Shannon divergence of two histograms over the same categories, in bits: 0 to 1."""
     left, right = p / p.sum(), q / q.sum()
     middle = (left + right) / 2
 

@@ -20,6 +20,8 @@ from monitoring.audit import AuditReport, audit
 from monitoring.bits import same
 from tests.monitoring.conftest import ask, logged, wait_for
 
+HOUR = timedelta(hours=1)
+
 
 @pytest.fixture(scope="module")
 def served(
@@ -303,6 +305,34 @@ def test_what_was_published_later_or_dated_back_is_late(
     found = by_class(report)
     assert found["late"] > 0
     assert found == {"lag": 0, "late": found["late"], "version": 0, "bug": 0}
+
+
+@pytest.mark.parametrize(("ago", "compared"), [(timedelta(seconds=5), False), (HOUR, True)])
+def test_a_transform_that_moved_since_is_left_out_and_said(
+    ago: timedelta,
+    compared: bool,
+    served: tuple[datetime, datetime],
+    feast_store: FeatureStore,
+    computations: Mapping[str, Computation],
+    conn: psycopg.Connection,
+) -> None:
+    """A row does not say which version of a transform made it: until a minute after a move."""
+    conn.execute(
+        "INSERT INTO promotions (view_name, kind, from_version, to_version, moved_at, moved_by) "
+        "VALUES ('ranking_signals', 'promote', 2, 1, %s, 'test')",
+        [served[0] - ago],
+    )
+    try:
+        report = run(feast_store, computations, served)
+    finally:
+        conn.execute("ALTER TABLE promotions DISABLE TRIGGER USER")
+        conn.execute("DELETE FROM promotions WHERE moved_by = 'test'")
+        conn.execute("ALTER TABLE promotions ENABLE TRIGGER USER")
+    transforms = [f for f in report.features if f.feature.startswith("ranking_signals:")]
+    assert len(transforms) == (3 if compared else 0)
+    assert len(report.left_out) == (0 if compared else 3)
+    assert all("after its last move" in sentence for sentence in report.left_out)
+    assert report.bugs == 0
 
 
 def test_bits() -> None:

@@ -140,6 +140,33 @@ def test_an_error_is_never_drift_and_is_tried_again(
     assert again.verdict != ERROR
 
 
+def test_what_is_no_number_counts_as_missing(database: str, checked: psycopg.Connection) -> None:
+    """NaN and infinities, in numbers and in vectors: a mean of them would say nothing."""
+    window = at(50)
+    platform.serve(checked, database, STATIONARY, 1000, 50, seed=500)
+    for column, value in (
+        ("item_stats__score", "'Infinity'"),
+        ("user_stats__mean_minutes", "'NaN'"),
+        ("user_taste__taste", "user_taste__taste[1:31] || '{-Infinity}'::real[]"),
+        ("user_taste__taste", "'{NaN}'::real[] || user_taste__taste[2:32]"),
+    ):
+        checked.execute(
+            f"UPDATE served_features SET {column} = {value} WHERE served_at >= %s "
+            f"AND served_at < %s AND abs(hashtext(request_id::text || {len(value)})) %% 10 = 0",
+            [window.start, window.end],
+        )
+    run = drift.check(database, window)
+    assert run.error is None
+    bad = {(f.feature, f.statistic) for f in run.findings if f.verdict != OK}
+    assert bad == {
+        (feature, "nulls")
+        for feature in ("item_stats:score", "user_stats:mean_minutes", "user_taste:taste")
+    }
+    shares = {f.feature: f.effect for f in run.findings if f.statistic == "nulls"}
+    assert 0.07 < shares["item_stats:score"] < 0.13
+    assert 0.15 < shares["user_taste:taste"] < 0.24
+
+
 def test_two_checks_at_once_exclude_each_other(database: str, checked: psycopg.Connection) -> None:
     with records.alone(checked, SERVICE), pytest.raises(SkewlessError, match="Another") as caught:
         drift.check(database, at(2))

@@ -78,6 +78,10 @@ def test_a_wrong_classification_is_seen_rolled_back_and_over(world: World, tmp_p
         computations = live_computations(world.conn, load_computations(world.root))
         report = audit(world.store(), computations, begun, datetime.now(UTC))
     assert report.bugs == 0
+    assert report.left_out == ()
+    compared = {one.feature: one.compared for one in report.features}
+    # What a transform made of the second version's genres was compared like all the rest.
+    assert compared["ranking_signals:user_item_affinity"] == compared[f"{VIEW}:item_genre"]
     assert report.compared > 4 * REQUESTS * ITEMS
     assert report.compared == report.equal + sum(f.lag + f.version for f in report.features)
     # Had the pointer moved on just before the last window, its values would be another version's.

@@ -1,5 +1,6 @@
 """The formulas against scipy and simulation, and one class on two engines."""
 
+import json
 import math
 from dataclasses import asdict
 from typing import Any
@@ -9,14 +10,15 @@ import pandas as pd
 import psycopg
 import pytest
 from scipy import stats
-from scipy.spatial.distance import jensenshannon
+from scipy.spatial.distance import cosine, jensenshannon
 
 from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
+from extensions.versions.distance import divergence, stability
 from monitoring import records, statistics
 from monitoring.baseline import EMBEDDING, baseline_of, bin_edges, numeric_content
-from monitoring.drift import _as_json, read_results
+from monitoring.drift import as_json, read_results
 from monitoring.suite import (
     IS_DEFAULT,
     IS_STALE,
@@ -37,15 +39,30 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(3)
 
 
-def test_psi_is_the_sum_over_bins(rng: np.random.Generator) -> None:
+def test_the_distances_are_scipys(rng: np.random.Generator) -> None:
+    """One of each, for drift checks and for the difference of two versions."""
+    for k in (2, 5, 12):
+        p, q = rng.multinomial(9_000, rng.dirichlet(np.ones(k) * 5)) + 1, rng.integers(1, 400, k)
+        # Both relative entropies; scipy makes shares of counts.
+        assert stability(p, q) == pytest.approx(stats.entropy(p, q) + stats.entropy(q, p))
+        assert stability(p, q) == pytest.approx(stability(q, p))
+        q[0] = 0
+        expected = jensenshannon(p.astype(float), q.astype(float), base=2) ** 2
+        assert divergence(p.astype(float), q.astype(float)) == pytest.approx(expected)
+    # An empty bin counts as half a row, and takes nothing from the others.
+    before, now = np.array([60, 40, 0]), np.array([20, 0, 80])
+    shares = [(0.6, 0.2), (0.4, 0.005), (0.005, 0.8)]
+    assert stability(before, now) == pytest.approx(sum((b - a) * np.log(b / a) for a, b in shares))
+    assert divergence(np.array([1.0, 0.0]), np.array([0.0, 7.0])) == pytest.approx(1.0)
+
+
+def test_psi_is_of_the_baselines_bins(rng: np.random.Generator) -> None:
     weights = np.array([0.1, 0.2, 0.3, 0.4])
     counts = rng.multinomial(5_000, [0.15, 0.2, 0.3, 0.35])
     found = statistics.psi(counts.tolist(), weights.tolist(), 10_000, ALPHA)
     q = counts / counts.sum()
-    # The half count added to each bin is worth less than a thousandth here.
-    assert found.effect == pytest.approx(
-        stats.entropy(q, weights) + stats.entropy(weights, q), rel=2e-2
-    )
+    assert found.effect == pytest.approx(stats.entropy(q, weights) + stats.entropy(weights, q))
+    assert found.p == pytest.approx(stats.chi2.sf(found.effect / (1 / 5_000 + 1 / 10_000), 3))
     assert statistics.psi([7], [1.0], 10, ALPHA).p == 1
 
 
@@ -59,6 +76,8 @@ def test_js_distance_is_scipys(rng: np.random.Generator) -> None:
     # A category on one side only counts.
     apart = statistics.js_distance({"x": 10}, {"y": 1.0}, 10, ALPHA)
     assert apart.effect == pytest.approx(1.0)
+    same = statistics.js_distance({"x": 3, "y": 6}, {"x": 1 / 3, "y": 2 / 3}, 9, ALPHA)
+    assert (same.effect, same.p) == (pytest.approx(0, abs=1e-7), pytest.approx(1))
 
 
 def test_a_share_is_fishers_exact_test() -> None:
@@ -118,6 +137,58 @@ def test_chance_is_what_it_says(n: int) -> None:
         assert count / runs > 0.002, (name, count)
 
 
+def test_stale_rows_and_missing_requests_are_exact_tests() -> None:
+    for live, n in ((0, 900), (9, 900), (30, 900)):
+        found = statistics.excess("stale", live, n, 0.01)
+        assert found.effect == pytest.approx(live / n)
+        assert found.p == pytest.approx(stats.binomtest(live, n, 0.01, "greater").pvalue)
+    found = statistics.missing_volume(40, 100.0)
+    assert found.effect == pytest.approx(0.6)
+    assert found.p == pytest.approx(sum(stats.poisson.pmf(k, 100) for k in range(41)))
+    assert statistics.missing_volume(130, 100.0).effect == 0
+    assert statistics.missing_volume(3, 0.0).p == 1
+
+
+def test_the_dimension_that_moved_most_is_found(rng: np.random.Generator) -> None:
+    n, m, d = 800, 10_000, 6
+    base = rng.normal(3, [1, 2, 3, 4, 5, 0], (m, d))
+    live = rng.normal(3, [1, 2, 3, 4, 5, 0], (n, d))
+    live[:, 1] += 0.5 * 2
+    live[:, 3] = 3 + (live[:, 3] - 3) * 1.4
+    mean, sd = statistics.dimension_shifts(
+        live.mean(axis=0), live.std(axis=0, ddof=1), n, base.mean(axis=0),
+        base.std(axis=0, ddof=1), np.array([*stats.kurtosis(base.T[:5], axis=1, fisher=False), 3]),
+        m, ALPHA,
+    )  # fmt: skip
+    # One at a time, by the laws of a single number.
+    shifts = [
+        (a.mean() - b.mean()) / b.std(ddof=1) for a, b in zip(live.T[:5], base.T[:5], strict=True)
+    ]
+    assert mean.effect == pytest.approx(np.abs(shifts).max())
+    assert np.argmax(np.abs(shifts)) == 1
+    z = mean.effect / math.sqrt(1 / n + 1 / m)
+    assert mean.p == pytest.approx(2 * stats.norm.sf(z))
+    alone = statistics.sd_shift(
+        live[:, 3].std(ddof=1), n, base[:, 3].std(ddof=1),
+        float(stats.kurtosis(base[:, 3], fisher=False)), m, ALPHA,
+    )  # fmt: skip
+    assert sd.effect == pytest.approx(np.log1p(alone.effect))
+    assert sd.p == pytest.approx(alone.p)
+
+
+def test_anchors_that_point_elsewhere_are_counted(rng: np.random.Generator) -> None:
+    then = rng.normal(size=(50, 16))
+    now = then + 0.05 * rng.normal(size=then.shape)
+    now[:20] = rng.normal(size=(20, 16))
+    now[20] = 0
+    found = statistics.lost_anchors(now, then, 0.3)
+    turned = [1.0 if not a.any() else cosine(a, b) for a, b in zip(now, then, strict=True)]
+    assert found.effect == pytest.approx(np.median(turned))
+    lost = sum(one >= 0.3 for one in turned)
+    assert found.p == pytest.approx(stats.binomtest(lost, 50, 0.25, "greater").pvalue)
+    assert statistics.lost_anchors(then, then, 0.3).p == 1
+
+
 def test_certain_and_large_or_nothing() -> None:
     floor = Floor(0.1, 0.2)
     assert Statistic("psi", 0.5, 1e-3).judge(floor, 1e-4) == OK  # by chance
@@ -161,6 +232,24 @@ def test_an_embeddings_moments_and_anchors(rng: np.random.Generator) -> None:
         )
 
 
+def test_a_baseline_leaves_out_what_is_no_number(rng: np.random.Generator) -> None:
+    columns = platform.draw(STATIONARY, 1_000, rng)
+    score, taste = columns["score"].copy(), columns["taste"].copy()
+    score[:10], score[10:30] = np.nan, np.inf
+    taste[:40, 3] = -np.inf
+    wrong = {**columns, "score": score, "taste": taste}
+    features = [f for f in platform.FEATURES if f.name in ("score", "taste")]
+    found = baseline_of(SERVICE, {}, "", platform.table_of(wrong), features, {})
+    by_name = {one.feature.name: one for one in found.features}
+    assert by_name["score"].null_rate == pytest.approx(0.03)
+    assert by_name["taste"].null_rate == pytest.approx(0.04)
+    assert by_name["score"].content["mean"] == pytest.approx(columns["score"][30:].mean())
+    np.testing.assert_allclose(
+        by_name["taste"].content["means"], columns["taste"][40:].mean(axis=0), rtol=1e-5, atol=1e-7
+    )
+    json.loads(found.to_json(), parse_constant=pytest.fail)
+
+
 @pytest.mark.parametrize("world", ["stationary", "sd x 1.5", "nulls 0 -> 5 %"])
 def test_pandas_and_postgresql_give_the_same_numbers(fresh_database: str, world: str) -> None:
     drawn = {"stationary": STATIONARY, **DRIFTS}[world]
@@ -179,7 +268,7 @@ def test_pandas_and_postgresql_give_the_same_numbers(fresh_database: str, world:
                 assert len(frame) == 1_500
                 other = in_pandas.validate(in_pandas.of_frame(frame), asked)
                 _same(one, other)
-                for result, expected in zip(_as_json(one), asked, strict=True):
+                for result, expected in zip(as_json(one), asked, strict=True):
                     _against_numpy(result, expected, frame)
             [(label, relation)] = found.anchors.items()
             [feature] = [f for f in base.features if f.feature.label == label]
@@ -203,7 +292,7 @@ def _frame(conn: psycopg.Connection, relation: str) -> pd.DataFrame:
 
 
 def _same(one: Any, other: Any) -> None:
-    for a, b in zip(_as_json(one), _as_json(other), strict=True):
+    for a, b in zip(as_json(one), as_json(other), strict=True):
         assert a["success"] == b["success"]
         left, right = a["result"].get("details"), b["result"].get("details")
         if left is None:
@@ -215,7 +304,7 @@ def _same(one: Any, other: Any) -> None:
         assert left["live"].keys() == right["live"].keys()
         if "counts" in left["live"]:
             assert left["live"]["counts"] == right["live"]["counts"]
-    assert read_results(_as_json(one))[1] == []
+    assert read_results(as_json(one))[1] == []
 
 
 def _against_numpy(result: dict[str, Any], expected: Any, frame: pd.DataFrame) -> None:
