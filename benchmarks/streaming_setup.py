@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,22 +63,18 @@ def servers(*, quick: bool) -> Iterator[Bench]:
     simulation = Simulation(
         users=users, items=ITEMS, days=60, events=100_000 if quick else 5_000_000
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         running = []
         try:
             database = postgres.start(Path(folder) / "postgres")
             running.append(database)
             cache = valkey.start(Path(folder) / "valkey")
             running.append(cache)
+            os.environ |= {POSTGRES_VARIABLE: database.url, REDIS_VARIABLE: cache.url}
+            applying = beside.submit(_apply, database.url)
             kafka = (apache_kafka if genuine else tansu).start(Path(folder) / "kafka")
             running.append(kafka)
-            os.environ |= {POSTGRES_VARIABLE: database.url, REDIS_VARIABLE: cache.url}
-            prepare_database(database.url)
-            apply_total(
-                load_repo_config(REPO_ROOT, REPO_ROOT / "feature_store.yaml"),
-                REPO_ROOT,
-                skip_source_validation=False,
-            )
+            applying.result()
             load_events(database.url, history(simulation))
             with connect(database.url, autocommit=True) as conn:
                 conn.execute("VACUUM ANALYZE")
@@ -97,7 +94,7 @@ def servers(*, quick: bool) -> Iterator[Bench]:
                 30_000 if quick else 500_000,
                 1_000 if quick else 10_000,
                 3_000 if quick else 20_000,
-                4.0 if quick else 60.0,
+                3.0 if quick else 60.0,
                 "Apache Kafka" if genuine else "Tansu",
                 database.process.pid,
                 cache.process.pid,
@@ -105,6 +102,12 @@ def servers(*, quick: bool) -> Iterator[Bench]:
         finally:
             for server in reversed(running):
                 server.stop()
+
+
+def _apply(url: str) -> None:
+    prepare_database(url)
+    config = load_repo_config(REPO_ROOT, REPO_ROOT / "feature_store.yaml")
+    apply_total(config, REPO_ROOT, skip_source_validation=False)
 
 
 @contextmanager

@@ -35,11 +35,12 @@ class Settings:
     worker: str = field(default_factory=_worker_name)
     on_lost: OnLost = "stop"
 
-    # A step takes what has come, at most `batch_records`, and waits at most `batch_wait` for more.
+    # A step takes what has come, at most `batch_records`, and gathers for `batch_wait` after the
+    # first message: a step has costs of its own, however little it holds.
     # After a full one it takes twice as many, up to `catch_up_records`: a step's own costs, and
     # an entity that comes in it twice, count once.
     batch_records: int = 2_000
-    batch_wait: float = 0.01
+    batch_wait: float = 0.04
     catch_up_records: int = 10_000
 
     max_message_bytes: int = 64 * 1024

@@ -9,7 +9,7 @@ import random
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -24,6 +24,8 @@ from streaming.settings import Settings
 logger = logging.getLogger(__name__)
 
 _LONGEST_PATIENCE_SECONDS = 300.0
+# What a broker takes to answer with what it has.
+_ANSWER_MS = 5
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,14 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
         records = self.consumer.poll(int(seconds * 1000), limit)
         found = sum(map(len, records.values()))
         if 0 < found < limit and settings.batch_wait > 0:
-            more = self.consumer.poll(int(settings.batch_wait * 1000), limit - found)
-            for partition, rest in more.items():
-                records.setdefault(partition, []).extend(rest)
+            sleep(settings.batch_wait)
+            # The answer that came meanwhile has the first messages since; the next has the rest.
+            for patience in (0, _ANSWER_MS):
+                if found >= limit:
+                    break
+                for partition, rest in self.consumer.poll(patience, limit - found).items():
+                    records.setdefault(partition, []).extend(rest)
+                    found += len(rest)
         placed = self.placed()
         messages = {}
         for partition, found_here in records.items():

@@ -61,7 +61,7 @@ def ingest(
     catch_up_records: Annotated[
         int, typer.Option(help="Most events of a step, while it is behind.")
     ] = 10_000,
-    batch_wait: Annotated[float, typer.Option(help="Seconds a step waits for more.")] = 0.01,
+    batch_wait: Annotated[float, typer.Option(help="Seconds a step gathers.")] = 0.04,
     max_future: Annotated[
         float, typer.Option(help="Seconds an event may lie in the future.")
     ] = 300.0,
@@ -70,21 +70,20 @@ def ingest(
     ] = None,
 ) -> None:
     """A killed worker loses nothing: its place is in PostgreSQL, with the events."""
+    settings = _settings(
+        topic=topic,
+        group=group,
+        on_lost=on_lost,
+        batch_records=batch_records,
+        catch_up_records=catch_up_records,
+        batch_wait=batch_wait,
+        max_future=max_future,
+        metrics_port=metrics_port,
+    )
     from streaming.worker import run
 
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
-    run(
-        _settings(
-            topic=topic,
-            group=group,
-            on_lost=on_lost,
-            batch_records=batch_records,
-            catch_up_records=catch_up_records,
-            batch_wait=batch_wait,
-            max_future=max_future,
-            metrics_port=metrics_port,
-        )
-    )
+    run(settings)
 
 
 def replay(
