@@ -1,0 +1,45 @@
+"""Declared defaults: JSON in the feature's own type, or a sentence that says what to do."""
+
+import json
+
+import pytest
+from feast import FeatureView, Field, FileSource
+from feast.types import Array, Bool, Float32, Float64, Int64, String
+from google.protobuf.json_format import MessageToDict
+
+from extensions.errors import SkewlessError
+from extensions.stores.defaults import declared_defaults, default_values
+
+
+def view(dtype: object, declared: str) -> FeatureView:
+    field = Field(name="it", dtype=dtype, tags={"default": declared})
+    source = FileSource(name="s", path="s.parquet", timestamp_field="event_timestamp")
+    return FeatureView(name="v", schema=[field], source=source)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "declared", "expected"),
+    [
+        (Int64, "3", {"int64Val": "3"}),
+        (Float32, "1", {"floatVal": 1.0}),
+        (Float64, "0.5", {"doubleVal": 0.5}),
+        (Bool, "false", {"boolVal": False}),
+        (String, '"ü"', {"stringVal": "ü"}),
+        (Array(Float32), "[0.5, 1]", {"floatListVal": {"val": [0.5, 1.0]}}),
+        (Array(Float64), "[0, 0]", {"doubleListVal": {"val": [0.0, 0.0]}}),
+        (Array(Int64), "[1, 2]", {"int64ListVal": {"val": ["1", "2"]}}),
+    ],
+)
+def test_a_default_is_of_its_features_type(dtype, declared, expected) -> None:
+    declares = view(dtype, declared)
+    assert MessageToDict(default_values(declares)["it"]) == expected
+    assert declared_defaults(declares) == {"it": json.loads(declared)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "declared"),
+    [(Int64, "three"), (Int64, '"three"'), (Array(Float32), "[0.5, true"), (Bool, "")],
+)
+def test_what_is_none_is_refused_in_one_sentence(dtype, declared) -> None:
+    with pytest.raises(SkewlessError, match=r"default of v:it.*JSON"):
+        default_values(view(dtype, declared))
