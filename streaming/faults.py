@@ -6,6 +6,7 @@ Off unless ``SKEWLESS_FAULT`` names a place: ``name`` or ``name:n``, the n-th ti
 
 import os
 import signal
+import threading
 from enum import Enum
 
 VARIABLE = "SKEWLESS_FAULT"
@@ -41,12 +42,15 @@ class _Countdown:
 
     def __init__(self) -> None:
         self.name, self.left, self.signal = _armed()
+        self._lock = threading.Lock()
 
     def passed(self, fault: Fault) -> None:
         if fault.value != self.name:
             return
-        self.left -= 1
-        if self.left == 0:
+        with self._lock:
+            self.left -= 1
+            now = self.left == 0
+        if now:
             os.kill(os.getpid(), self.signal)
 
 

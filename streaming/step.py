@@ -8,7 +8,7 @@ it had committed without having computed it is *pending* and computed by `recove
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +17,7 @@ import psycopg
 import pyarrow as pa
 
 from extensions.asof import Spine
+from extensions.database import connect
 from extensions.errors import SkewlessError
 from streaming.dead_letters import DeadLetterWriter
 from streaming.decode import Decoder, Message, Reason, RejectedError, WatchEvent
@@ -37,7 +38,10 @@ _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SETTLING_PATIENCE = 60.0
 
-SpineOf = Callable[[LiveView, datetime], Spine | None]
+SpinesOf = Callable[[LiveView, datetime], Sequence[Spine]]
+
+# More entities of a view than this are asked about in two halves, at the same time.
+_WHOLE = 1_000
 
 
 @dataclass
@@ -53,7 +57,8 @@ class Stepper:
     commit: Callable[[dict[int, int]], None]
 
     def __post_init__(self) -> None:
-        self._beside = ThreadPoolExecutor(1, "publisher")
+        self._beside = ThreadPoolExecutor(1, "views")
+        self._second: psycopg.Connection | None = None
         self._months: set[datetime] = set()
 
     def step(self, conn: psycopg.Connection, batch: Batch) -> dict[int, int]:
@@ -112,7 +117,9 @@ class Stepper:
             return
         after, through = position.pending
         moment = moment_after(conn, _clock(conn), _SETTLING_PATIENCE)
-        self._compute(conn, moment, lambda view, at: arrivals(view.computation, after, through, at))
+        self._compute(
+            conn, moment, lambda view, at: [arrivals(view.computation, after, through, at)]
+        )
         mark_processed(
             conn,
             self.settings,
@@ -146,33 +153,56 @@ class Stepper:
             ensure_months(conn, missing)
             self._months |= missing
 
-    def _compute(self, conn: psycopg.Connection, moment: datetime, spine_of: SpineOf) -> None:
+    def _compute(self, conn: psycopg.Connection, moment: datetime, spines_of: SpinesOf) -> None:
         """Log and publish every view; one that fails is left to the sweep and stops no other.
 
-        A view's rows go to Redis while PostgreSQL computes the next view. No write is under way
-        any more when this returns or raises.
+        Half of the work is done on a connection beside ``conn``, at the same time. No write is
+        under way any more when this returns or raises.
         """
-        waiting: tuple[LiveView, pa.Table] | None = None
-        under_way: list[tuple[LiveView, Future[None]]] = []
+        due = [
+            (view, spine)
+            for view in self.views
+            if view.follows_events
+            for spine in spines_of(view, moment)
+        ]
+        beside = self._beside.submit(self._take_beside, due[1::2], moment) if due[1:] else None
         try:
-            for view in self.views:
-                if not view.follows_events or (spine := spine_of(view, moment)) is None:
-                    continue
-                if waiting is not None:
-                    under_way.append((waiting[0], self._beside.submit(self._publish, *waiting)))
-                    waiting = None
-                with guarded(self.metrics, view):
-                    waiting = view, log_values(conn, view.computation, spine)
-            point(Fault.VALUES_LOGGED)
-            if waiting is not None:
-                with self._refusable(conn, waiting[0], moment):
-                    self._publish(*waiting)
+            self._take(conn, due[::2], moment)
         finally:
-            wait([future for _, future in under_way])
-        for view, future in under_way:
-            with self._refusable(conn, view, moment):
-                future.result()
+            if beside is not None:
+                wait([beside])
+        if beside is not None:
+            beside.result()
         point(Fault.VALUES_PUBLISHED)
+
+    def _take_beside(self, due: Sequence[tuple[LiveView, Spine]], moment: datetime) -> None:
+        if self._second is None or self._second.closed:
+            try:
+                self._second = connect(
+                    self.settings.postgres_url, autocommit=True, name="skewless ingest"
+                )
+            except SkewlessError as error:  # as for a connection that breaks
+                raise psycopg.OperationalError(str(error)) from error
+        self._take(self._second, due, moment)
+
+    def _take(
+        self, conn: psycopg.Connection, due: Sequence[tuple[LiveView, Spine]], moment: datetime
+    ) -> None:
+        """View by view: values into the log, then into Redis."""
+        for view, spine in due:
+            rows: pa.Table | None = None
+            with guarded(self.metrics, view):
+                rows = log_values(conn, view.computation, spine)
+            point(Fault.VALUES_LOGGED)
+            if rows is not None:
+                with self._refusable(conn, view, moment):
+                    self._publish(view, rows)
+
+    def close(self) -> None:
+        """Let go of the connection beside the worker's."""
+        self._beside.shutdown()
+        if self._second is not None:
+            self._second.close()
 
     def _publish(self, view: LiveView, rows: pa.Table) -> None:
         self.publisher.publish(view, rows)
@@ -235,10 +265,12 @@ class guarded:  # noqa: N801 - reads as a verb
         return True
 
 
-def _touched(view: LiveView, events: Sequence[WatchEvent], moment: datetime) -> Spine | None:
-    """The entities that the events name, as of ``moment``."""
-    named = view.entities(events)
-    return entities(view.computation, named, moment) if named else None
+def _touched(view: LiveView, events: Sequence[WatchEvent], moment: datetime) -> list[Spine]:
+    """The entities that the events name, as of ``moment``, in one part or two."""
+    named = sorted(view.entities(events))
+    half = len(named) if len(named) <= _WHOLE else len(named) // 2
+    parts = (named[:half], named[half:])
+    return [entities(view.computation, part, moment) for part in parts if part]
 
 
 def _moves(batch: Batch) -> list[Progress]:

@@ -228,7 +228,9 @@ class Worker:
 
     def _leave(self) -> None:
         """Everything is committed: leave the group, so that others take over at once."""
-        for farewell in (self._subscription.close, self._letters.close, self._forget):
+        for farewell in (
+            self._subscription.close, self._letters.close, self._stepper.close, self._forget,
+        ):  # fmt: skip
             try:
                 farewell()
             except (*_OUTAGES, SkewlessError) as error:
