@@ -10,3 +10,6 @@ PLACES = {
     genre: np.array(place, dtype=np.float32)
     for genre, place in json.loads((Path(__file__).parent / "genres.json").read_text()).items()
 }
+# The same as a table: row `ROWS[genre]`, and row 0 for a genre that is not known.
+TABLE = np.stack([NOWHERE, *PLACES.values()])
+ROWS = {genre: row for row, genre in enumerate(PLACES, start=1)}
