@@ -18,7 +18,7 @@ from rich.table import Table
 
 from extensions import addresses
 from extensions.cli.console import err, out, progress
-from extensions.cli.stack import Programs, apply_definitions, run_feast
+from extensions.cli.programs import Programs, apply_definitions, run_feast
 from extensions.errors import SkewlessError
 from extensions.local.stack import KafkaChoice, Stack
 

@@ -1,0 +1,93 @@
+"""The programs that run on a local stack: Feast's commands, and our own until they are stopped."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extensions.cli.console import err
+from extensions.errors import SkewlessError
+
+if TYPE_CHECKING:
+    from extensions.local.stack import Stack
+
+# A program that dies is started again, but not faster than this, and not for ever.
+RESTART_PAUSE_SECONDS = 2.0
+RESTARTS_PER_PROGRAM = 5
+HEALTHY_SECONDS = 300.0
+
+
+def apply_definitions(stack: "Stack") -> None:
+    """Bring an (empty) stack to the point where features can be computed and served."""
+    _run(stack, "preparation", [sys.executable, "-m", "extensions.cli.preparation"])
+
+
+def run_feast(stack: "Stack", *arguments: str) -> None:
+    """Run one of Feast's own commands in the repository, against the stack."""
+    _run(stack, f"feast {arguments[0]}", [_program("feast"), *arguments])
+
+
+def _run(stack: "Stack", name: str, argv: Sequence[str | Path]) -> None:
+    from extensions.addresses import REPO_ROOT
+    from extensions.local.process import run
+
+    log = stack.home / f"{name.replace(' ', '-')}.log"
+    run(argv, name, log, timeout=300, env=stack.environ(), cwd=REPO_ROOT)
+
+
+class Programs:
+    """The stack's own programs: spawned in order, restarted when one dies."""
+
+    def __init__(self, stack: "Stack", port: int = 0, only: Sequence[str] = ()) -> None:
+        from extensions.local.ports import free_port
+
+        port = port or free_port()
+        self.stack = stack
+        self.http = f"http://127.0.0.1:{port}"
+        skewless = _program("skewless")
+        # The broker in memory forgets its topics when it stops; PostgreSQL keeps their offsets.
+        on_lost = "earliest" if stack.kafka == "tansu" and "kafka" in stack.servers else "stop"
+        self._argv: dict[str, list[str | Path]] = {
+            "ingest": [skewless, "ingest", "--on-lost", on_lost],
+            "refresh": [skewless, "refresh", "--due", "--every", "10"],
+            "serve": [skewless, "serve", "--port", str(port)],
+        }
+        self._restarts = dict.fromkeys(self._argv, 0)
+        self._started: dict[str, float] = {}
+        for name in only or self._argv:
+            self._spawn(name)
+        stack.publish(http=self.http)
+
+    def _spawn(self, name: str) -> None:
+        self._started[name] = time.monotonic()
+        self.stack.spawn(self._argv[name], name)
+
+    def watch(self) -> None:
+        """Return never; a dead server ends the stack, a dead program comes back.
+
+        Raises:
+            SkewlessError: a server died, or a program kept dying.
+        """
+        while True:
+            dead = self.stack.wait_any()
+            if dead is None:
+                continue
+            words = dead.last_words() or f"exit code {dead.exit_code}"
+            if dead.name not in self._argv:
+                raise SkewlessError(f"{dead.name} died ({words}); the stack is stopped.")
+            if time.monotonic() - self._started[dead.name] > HEALTHY_SECONDS:
+                self._restarts[dead.name] = 0
+            self._restarts[dead.name] += 1
+            if self._restarts[dead.name] > RESTARTS_PER_PROGRAM:
+                raise SkewlessError(
+                    f"`skewless {dead.name}` keeps dying ({words}): run it by itself to see why."
+                )
+            err.print(f"{dead.name} died ({words}); starting it again.")
+            time.sleep(RESTART_PAUSE_SECONDS)
+            self._spawn(dead.name)
+
+
+def _program(name: str) -> Path:
+    """A command of the environment that this Python runs in."""
+    return Path(sys.executable).parent / name
