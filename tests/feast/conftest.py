@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis
 from feast import FeatureStore
 
 from extensions import addresses
@@ -21,10 +22,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def environment(database: str, redis_server: str) -> Iterator[dict[str, str]]:
     """The addresses of a database and a Redis of this module's own."""
-    mine = {
-        addresses.POSTGRES_VARIABLE: database,
-        addresses.REDIS_VARIABLE: redis_server,
-    }
+    redis_url = redis_server.rpartition("/")[0] + "/14"
+    redis.Redis.from_url(redis_url).flushdb()
+    mine = {addresses.POSTGRES_VARIABLE: database, addresses.REDIS_VARIABLE: redis_url}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mine.items():
             patch.setenv(name, value)
