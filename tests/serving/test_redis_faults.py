@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 import yaml
 from feast import FeatureStore, RepoConfig
@@ -305,6 +306,25 @@ def test_overload_is_shed(feast_store, repo_root: Path, proxy: Proxy) -> None:
         assert until(lambda: is_back(http)) < 1 + SLACK
 
 
+def near_rows(http: httpx.Client) -> float:
+    """Of all copies that the server holds in memory."""
+    lines = http.get("/metrics").text.splitlines()
+    found = [line for line in lines if line.startswith("skewless_near_rows{")]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def score(store: FeatureStore, item: int, value: float) -> None:
+    now = datetime.now(UTC)
+    row = {"item_id": item, "item_popularity_score": value, "event_timestamp": now,
+           "created_timestamp": now}  # fmt: skip
+    store.write_to_online_store("item_stats", pd.DataFrame([row]))
+
+
+def ranked_score(http: httpx.Client, item: int) -> float:
+    [found] = http.post(ASKED["rank"][1], json={**RANKING, "itemIds": [item]}).json()["items"]
+    return float(found["itemFeatures"]["item_popularity_score"])
+
+
 def test_a_sentinels_failover(feast_store, repo_root: Path, tmp_path: Path) -> None:
     master = Node(tmp_path / "master")
     replica = Node(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
@@ -328,6 +348,7 @@ def test_a_sentinels_failover(feast_store, repo_root: Path, tmp_path: Path) -> N
         with served(store, repo_root, redis_deadline_ms=200) as http:
             before = hour(http)
             assert before[0] == "fresh"
+            until(lambda: near_rows(http) > 0)
             with load(http):
                 master.kill()
                 until(lambda: is_away(http))
@@ -336,6 +357,11 @@ def test_a_sentinels_failover(feast_store, repo_root: Path, tmp_path: Path) -> N
                 assert until(lambda: ready(http), 10) < 2 + SLACK
                 assert until(lambda: is_back(http)) < 1 + SLACK
             assert hour(http) == before
+            # Copies in memory follow the new master, and learn of what is written there.
+            until(lambda: near_rows(http) > 0)
+            score(store, item=7, value=0.625)
+            assert until(lambda: ranked_score(http, 7) == 0.625) < 1 + SLACK
+            assert near_rows(http) > 0
     finally:
         for one in (sentinel, replica, master):
             one.kill()
