@@ -4,8 +4,8 @@ import json
 
 import pytest
 from feast import FeatureView, Field, FileSource
+from feast.protos.feast.types.Value_pb2 import DoubleList, FloatList, Int64List, Value
 from feast.types import Array, Bool, Float32, Float64, Int64, String
-from google.protobuf.json_format import MessageToDict
 
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import declared_defaults, default_values
@@ -20,19 +20,19 @@ def view(dtype: object, declared: str) -> FeatureView:
 @pytest.mark.parametrize(
     ("dtype", "declared", "expected"),
     [
-        (Int64, "3", {"int64Val": "3"}),
-        (Float32, "1", {"floatVal": 1.0}),
-        (Float64, "0.5", {"doubleVal": 0.5}),
-        (Bool, "false", {"boolVal": False}),
-        (String, '"ü"', {"stringVal": "ü"}),
-        (Array(Float32), "[0.5, 1]", {"floatListVal": {"val": [0.5, 1.0]}}),
-        (Array(Float64), "[0, 0]", {"doubleListVal": {"val": [0.0, 0.0]}}),
-        (Array(Int64), "[1, 2]", {"int64ListVal": {"val": ["1", "2"]}}),
+        (Int64, "3", Value(int64_val=3)),
+        (Float32, "1", Value(float_val=1.0)),
+        (Float64, "0.5", Value(double_val=0.5)),
+        (Bool, "false", Value(bool_val=False)),
+        (String, '"ü"', Value(string_val="ü")),
+        (Array(Float32), "[0.5, 1]", Value(float_list_val=FloatList(val=[0.5, 1.0]))),
+        (Array(Float64), "[0, 0]", Value(double_list_val=DoubleList(val=[0.0, 0.0]))),
+        (Array(Int64), "[1, 2]", Value(int64_list_val=Int64List(val=[1, 2]))),
     ],
 )
 def test_a_default_is_of_its_features_type(dtype, declared, expected) -> None:
     declares = view(dtype, declared)
-    assert MessageToDict(default_values(declares)["it"]) == expected
+    assert default_values(declares) == {"it": expected}
     assert declared_defaults(declares) == {"it": json.loads(declared)}
 
 
