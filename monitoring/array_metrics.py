@@ -60,11 +60,14 @@ class DimensionMoments(ColumnAggregateMetricProvider):
         )
         name = execution_engine.engine.dialect.identifier_preparer.quote(accessor["column"])
         dimensions = metric_value_kwargs["dimensions"]
-        # One scan with an aggregate per dimension; unnesting makes a row of every number.
+        # One scan with an aggregate per dimension; unnesting makes a row of every number. OFFSET
+        # keeps PostgreSQL from putting the view's expression in the place of each reference.
         parts = [f"min(cardinality({name}))", f"max(cardinality({name}))"]
         for place in range(1, dimensions + 1):
             parts += [f"avg({name}[{place}])", f"stddev_samp({name}[{place}])"]
-        query = sa.select(*[sa.text(part) for part in parts]).select_from(selectable)
+        vectors: Any = sa.select(sa.column(accessor["column"])).select_from(selectable)
+        once = vectors.offset(0).subquery("vectors")
+        query = sa.select(*[sa.text(part) for part in parts]).select_from(once)
         row = execution_engine.execute_query(query).fetchone()
         if row is None or row[0] is None:
             return {"means": [0.0] * dimensions, "sds": [0.0] * dimensions}

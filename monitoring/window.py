@@ -166,15 +166,17 @@ def _view(
 
 def _comparable(column: sql.Composable, kind: str) -> sql.Composable:
     """NaN and infinities count as missing: PostgreSQL has them as values, and no mean survives."""
-    no_numbers = sql.Literal(["NaN", "Infinity", "-Infinity"])
     if kind in ("real", "double precision"):
-        return sql.SQL("CASE WHEN {} <> ALL({}::{}[]) THEN {} END::double precision").format(
-            column, no_numbers, sql.SQL(kind), column
+        # Of these three alone the difference from itself is not 0; asked for in every bin.
+        return sql.SQL("CASE WHEN {} - {} = 0 THEN {} END::double precision").format(
+            column, column, column
         )
     if kind in ("real[]", "double precision[]"):
         return sql.SQL(
             "CASE WHEN NOT {} && {}::{} AND array_position({}, NULL) IS NULL THEN {} END"
-        ).format(column, no_numbers, sql.SQL(kind), column, column)
+        ).format(
+            column, sql.Literal(["NaN", "Infinity", "-Infinity"]), sql.SQL(kind), column, column
+        )
     if kind in ("integer", "bigint"):  # its mean would be an exact decimal
         return sql.SQL("{}::double precision").format(column)
     return sql.SQL("{}::text").format(column) if kind == "boolean" else column
