@@ -27,7 +27,7 @@ from streaming.positions import Position, Progress, mark_processed
 from streaming.publish import Publisher
 from streaming.refusals import note_refused
 from streaming.settings import Settings
-from streaming.store import ensure_months, months_of, store
+from streaming.store import ensure_months, months_of, reopened, store
 from streaming.subscription import Batch
 from streaming.values import arrivals, entities, log_values, moment_after
 from streaming.views import LiveView
@@ -177,12 +177,8 @@ class Stepper:
 
     def _take_beside(self, due: Sequence[tuple[LiveView, Spine]], moment: datetime) -> None:
         if self._second is None or self._second.closed:
-            try:
-                self._second = connect(
-                    self.settings.postgres_url, autocommit=True, name="skewless ingest"
-                )
-            except SkewlessError as error:  # as for a connection that breaks
-                raise psycopg.OperationalError(str(error)) from error
+            url = self.settings.postgres_url
+            self._second = reopened(lambda: connect(url, autocommit=True, name="skewless ingest"))
         self._take(self._second, due, moment)
 
     def _take(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -37,7 +38,7 @@ from streaming.positions import (
 from streaming.publish import Publisher
 from streaming.settings import Settings
 from streaming.step import Stepper
-from streaming.store import open_store
+from streaming.store import open_store, reopened
 from streaming.subscription import Placed, Subscription
 from streaming.sweep import Sweeper
 from streaming.topics import Bounds, bounds, ensure_topics, topic_id
@@ -218,12 +219,9 @@ class Worker:
 
     def _connection(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:
-            try:
-                self._conn = open_store(self.settings.postgres_url, "skewless ingest")
-            except SkewlessError as error:
-                if self._conn is None and not hasattr(self, "_subscription"):
-                    raise
-                raise psycopg.OperationalError(str(error)) from error
+            opening = partial(open_store, self.settings.postgres_url, "skewless ingest")
+            first = self._conn is None and not hasattr(self, "_subscription")
+            self._conn = opening() if first else reopened(opening)
         return self._conn
 
     def _leave(self) -> None:
