@@ -95,7 +95,7 @@ def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
 
 def _note_late(session: ArrowSession, log: str, rows: str, created: str) -> None:
     """Rows published before this transaction began: the next materialization must look back."""
-    if not session.table("SELECT WHERE to_regclass('late_appends') IS NOT NULL").num_rows:
+    if not session.has("late_appends"):
         return
     session.run(
         sql.SQL(

@@ -187,7 +187,7 @@ def _columns(source: Source) -> sql.Composable:
 
 def _has_marks(session: ArrowSession) -> bool:
     """Whether the migration is there; without it, materialization is as Feast's."""
-    return bool(session.table("SELECT WHERE to_regclass('materializations') IS NOT NULL").num_rows)
+    return session.has("materializations")
 
 
 def _settled(session: ArrowSession) -> datetime:

@@ -305,11 +305,7 @@ class SkewlessRetrievalJob(RetrievalJob):
             )
         name = str(storage.postgres_options._table)  # noqa: SLF001
         with arrow_session(self.config, f"writing the dataset {name}") as session:
-            if session.table(
-                sql.SQL("SELECT WHERE to_regclass({}) IS NOT NULL").format(
-                    sql.Literal(sql.Identifier(name).as_string(None))
-                )
-            ).num_rows:
+            if session.has(name):
                 if not allow_overwrite:
                     raise SkewlessError(
                         f"The table {name} exists: choose another name, or allow_overwrite=True."

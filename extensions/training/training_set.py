@@ -281,12 +281,12 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
     through: dict[str, datetime] = {}
     retired: set[tuple[str, int]] = set()
     with arrow_session(store.config, "reading watermarks") as session:
-        if session.table("SELECT WHERE to_regclass('watermarks') IS NOT NULL").num_rows:
+        if session.has("watermarks"):
             marks = session.table(
                 "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
-        if session.table("SELECT WHERE to_regclass('view_versions') IS NOT NULL").num_rows:
+        if session.has("view_versions"):
             gone = session.table(
                 "SELECT view_name, version FROM view_versions WHERE state = 'retired'"
             ).to_pylist()
