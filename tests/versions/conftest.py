@@ -1,8 +1,9 @@
 """An applied store with a little history, whose files can be edited; one for each test."""
 
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from extensions import addresses
 from extensions.asof.refresh import tick
 from extensions.database import connect
 from extensions.stores.publish import publish
+from extensions.stores.published import hold_pointer
 from extensions.stores.rebuild import rebuild_online
 from extensions.versions.applying import Applied, apply
 from extensions.versions.live import live_computations
@@ -72,6 +74,22 @@ class World:
                 "SELECT version, state FROM view_versions WHERE view_name = %s", [view]
             ).fetchall()
         )
+
+
+def between_moves() -> datetime:
+    """A moment that is clearly later than what came before, and earlier than what comes."""
+    time.sleep(0.02)
+    at = datetime.now(UTC)
+    time.sleep(0.02)
+    return at
+
+
+@contextmanager
+def held_by_another(world: World, view: str) -> Iterator[None]:
+    """While another operator is changing a view."""
+    with connect(world.database) as other:
+        hold_pointer(other, view, wait=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import pytest
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores.published import hold_pointer, promotions
+from extensions.stores.published import promotions
 from extensions.versions import applying
 from extensions.versions.checking import disagreements
 from extensions.versions.moving import promote, rollback
-from tests.versions.conftest import World
+from tests.versions.conftest import World, held_by_another
 
 
 def at_once(*actions: Callable[[], object]) -> list[str | None]:
@@ -64,8 +64,7 @@ def test_of_two_who_move_one_pointer_one_wins(world: World) -> None:
 def test_who_comes_while_another_is_at_it_is_told_so(world: World) -> None:
     world.repository.second_version("item_stats")
     world.apply()
-    with connect(world.database) as other:
-        hold_pointer(other, "item_stats", wait=False)
+    with held_by_another(world, "item_stats"):
         with pytest.raises(SkewlessError, match="Another operator is changing item_stats"):
             promote(world.conn, "skewless", "item_stats", 2)
         # Other views are nobody's business.

@@ -3,17 +3,16 @@
 import pytest
 from psycopg import sql
 
-from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.publish import latest, write_query
-from extensions.stores.published import find, hold_pointer, published
+from extensions.stores.published import find, published
 from extensions.versions import retiring
 from extensions.versions.checking import disagreements
 from extensions.versions.live import live_computations
 from extensions.versions.moving import promote
 from extensions.versions.peeking import leftovers
 from extensions.versions.retiring import finish_retired, retire
-from tests.versions.conftest import World
+from tests.versions.conftest import World, held_by_another
 
 
 @pytest.fixture(autouse=True)
@@ -121,10 +120,9 @@ def test_what_an_older_transform_reads_stays(world: World) -> None:
 def test_who_retires_while_another_moves_the_pointer_is_told_so(world: World) -> None:
     world.repository.second_version("item_stats")
     world.apply()
-    with connect(world.database) as other:
-        hold_pointer(other, "item_stats", wait=False)
-        with pytest.raises(SkewlessError, match="Another operator is changing item_stats"):
-            retire(world.store(), world.conn, "item_stats", 2)
+    changing = "Another operator is changing item_stats"
+    with held_by_another(world, "item_stats"), pytest.raises(SkewlessError, match=changing):
+        retire(world.store(), world.conn, "item_stats", 2)
     assert world.states("item_stats") == {1: "active", 2: "live"}
 
 

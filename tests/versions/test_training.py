@@ -16,7 +16,7 @@ from extensions.training.manifest import read_manifest
 from extensions.training.training_set import take, take_again
 from extensions.versions.moving import promote, rollback
 from extensions.versions.retiring import retire
-from tests.versions.conftest import World
+from tests.versions.conftest import World, between_moves
 
 FEATURE = "user_watch_count_7d"
 
@@ -33,10 +33,8 @@ def test_each_label_gets_the_version_that_was_served_then(world: World, tmp_path
     served = []
 
     def note() -> None:
-        time.sleep(0.02)
         value = world.online(f"user_watch_stats:{FEATURE}", user_id=1)[FEATURE]
-        served.append((datetime.now(UTC), value))
-        time.sleep(0.02)
+        served.append((between_moves(), value))
 
     note()
     for _ in range(3):
@@ -101,16 +99,10 @@ def switched(world: World) -> list[datetime]:
     world.repository.second_version("user_watch_stats")
     world.apply()
 
-    def moment() -> datetime:
-        time.sleep(0.02)
-        at = datetime.now(UTC)
-        time.sleep(0.02)
-        return at
-
-    moments = [moment()]
+    moments = [between_moves()]
     for move, version in ((promote, 2), (rollback, 1), (promote, 2)):
         move(world.conn, "skewless", "user_watch_stats", version)
-        moments.append(moment())
+        moments.append(between_moves())
     return moments
 
 

@@ -1,6 +1,5 @@
 """Training applies the transform that was served: by each label's moment, or the one named."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from extensions.training.labels import read_labels
 from extensions.training.training_set import take, take_again
 from extensions.versions.moving import promote, rollback
 from extensions.versions.retiring import retire
-from tests.versions.conftest import World
+from tests.versions.conftest import World, between_moves
 
 # Nobody's habits are known: the preferred hour is the default, 20.
 ROW = {"user_id": 404, "item_id": 405, "request_hour": 8}
@@ -33,15 +32,14 @@ def second_signals(world: World) -> None:
     world.repository.edit("transforms.py", "apart, 24 - apart) / 12", "apart, 24 - apart) / 24")
 
 
-def served(world: World, feature: str = "hour_closeness") -> tuple[datetime, Any]:
+def served(
+    world: World, feature: str = "hour_closeness", row: dict[str, Any] = ROW
+) -> tuple[datetime, Any]:
     """A moment, and what the ranking service serves at it."""
-    time.sleep(0.02)
     store = world.store()
     service = store.get_feature_service("ranking")
-    answer = store.get_online_features(features=service, entity_rows=[ROW]).to_dict()
-    at = datetime.now(UTC)
-    time.sleep(0.02)
-    return at, answer[feature][0]
+    answer = store.get_online_features(features=service, entity_rows=[row]).to_dict()
+    return between_moves(), answer[feature][0]
 
 
 def labels(at: list[datetime], **columns: Any) -> pd.DataFrame:
@@ -121,24 +119,12 @@ def test_a_view_and_its_transform_move_apart(world: World) -> None:
     second_signals(world)
     world.apply()
     row = {**ROW, "user_id": 1}
-    store = world.store()
-
-    def now() -> tuple[datetime, float]:
-        time.sleep(0.02)
-        store.refresh_registry()
-        answer = store.get_online_features(
-            features=store.get_feature_service("ranking"), entity_rows=[row]
-        ).to_dict()
-        at = datetime.now(UTC)
-        time.sleep(0.02)
-        return at, answer["hour_closeness"][0]
-
-    known = [now()]
+    known = [served(world, row=row)]
     for view in ("ranking_signals", "user_habits"):
         promote(world.conn, "skewless", view, 2)
-        known.append(now())
+        known.append(served(world, row=row))
     rollback(world.conn, "skewless", "ranking_signals")
-    known.append(now())
+    known.append(served(world, row=row))
     # Six hours from 2 to 8: 1 - 6/24 after both moves, 1 - 6/12 with the old transform again.
     assert [value for _, value in known[2:]] == [0.75, 0.5]
     rows = joined(world, [at for at, _ in known], user_id=1)
@@ -183,15 +169,9 @@ def rewritten(world: World) -> tuple[World, list[datetime]]:
     path.write_text(text[: text.index("\n\n@on_demand_feature_view(")] + REWRITTEN)
     world.apply()
 
-    def moment() -> datetime:
-        time.sleep(0.02)
-        at = datetime.now(UTC)
-        time.sleep(0.02)
-        return at
-
-    moments = [moment()]
+    moments = [between_moves()]
     promote(world.conn, "skewless", "ranking_signals", 2)
-    moments.append(moment())
+    moments.append(between_moves())
     return world, moments
 
 
