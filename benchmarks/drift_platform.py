@@ -15,7 +15,7 @@ import pyarrow as pa
 from feast.types import Bool, FeastType, Int32, Int64, UnixTimestamp
 
 from extensions.database import connect_arrow
-from extensions.stores import served_table
+from extensions.stores.offline import served_table
 from monitoring.baseline import Baseline, Feature, baseline_of
 from monitoring.window import Window
 

@@ -22,7 +22,7 @@ from feast.utils import _convert_arrow_to_proto
 from benchmarks.report import Row, arguments, publish
 from extensions.addresses import connection_string_of
 from extensions.local import valkey
-from extensions.stores.online import (
+from extensions.stores.online.store import (
     SkewlessRedisOnlineStore,
     SkewlessRedisOnlineStoreConfig,
 )

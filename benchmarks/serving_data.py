@@ -18,7 +18,7 @@ from feast.repo_operations import apply_total
 from feast.utils import _convert_arrow_to_proto
 
 from extensions.addresses import PostgresAddress, connection_string_of
-from extensions.stores.online import SkewlessRedisOnlineStore
+from extensions.stores.online.store import SkewlessRedisOnlineStore
 
 GENRES = ["drama", "comedy", "thriller", "documentary", "western"]
 

@@ -42,7 +42,7 @@ from extensions.database import connect_arrow
 from extensions.history.simulate import simulate
 from extensions.history.world import Simulation
 from extensions.local import postgres, valkey
-from extensions.stores.retrieval_job import PointInTimeQuestion
+from extensions.stores.offline.retrieval_job import PointInTimeQuestion
 from feature_repo.genres import PLACES
 
 

@@ -26,10 +26,10 @@ from benchmarks.training_setup import (
     quiet,
     user,
 )
-from extensions.stores.arrow_rows import ids, pack_rows
-from extensions.stores.exchange import Expiry, write
-from extensions.stores.keys import place_of
-from extensions.stores.online import layout_of
+from extensions.stores.online.arrow_rows import ids, pack_rows
+from extensions.stores.online.exchange import Expiry, write
+from extensions.stores.online.keys import place_of
+from extensions.stores.online.store import layout_of
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 

@@ -21,9 +21,9 @@ from sqlalchemy import make_url
 
 from extensions.addresses import connection_string_of
 from extensions.database import migrate
-from extensions.stores.retrieval_job import SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 
-OURS = "extensions.stores.offline.SkewlessPostgresOfflineStore"
+OURS = "extensions.stores.offline.store.SkewlessPostgresOfflineStore"
 ENGINE = "extensions.stores.batch_engine.SkewlessBatchEngine"
 REPO = Path(__file__).resolve().parent.parent
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -129,7 +129,7 @@ def open_stores(url: str, redis: str, folder: Path, objects: list[Any]) -> Store
             )
         )
 
-    online = "extensions.stores.online.SkewlessRedisOnlineStore"
+    online = "extensions.stores.online.store.SkewlessRedisOnlineStore"
     stores = Stores(
         ours=opened(OURS, online, ENGINE),
         stock=opened("postgres", "redis", "local"),

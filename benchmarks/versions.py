@@ -39,7 +39,7 @@ from extensions.database import connect
 from extensions.local import postgres, valkey
 from extensions.local.ports import free_port
 from extensions.operations.prepare import prepare_database
-from extensions.stores.published import published
+from extensions.stores.registry.published import published
 from extensions.versions.moving import promote, rollback
 
 CONNECTIONS, WORKERS = 8, 2

@@ -26,9 +26,9 @@ from psycopg.types.json import Jsonb
 from extensions.asof import Computation
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
-from extensions.stores import served_table
-from extensions.stores.address import url_of
-from extensions.stores.served_table import TABLE, column_name
+from extensions.stores.offline import served_table
+from extensions.stores.offline.address import url_of
+from extensions.stores.offline.served_table import TABLE, column_name
 from monitoring import audit_sides
 from monitoring.audit_classes import BUG, CLASSES, EQUAL, VERSION, Compared, classify
 from monitoring.audit_sides import Slice

@@ -17,8 +17,8 @@ from extensions.asof.engine import answers
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import SkewlessError
-from extensions.stores.retrieval_job import SkewlessRetrievalJob
-from extensions.stores.served_table import TABLE, column_name
+from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
+from extensions.stores.offline.served_table import TABLE, column_name
 from monitoring.baseline import Feature
 
 SERVED = "served__"

@@ -12,8 +12,8 @@ from psycopg import sql
 from extensions.asof.computation import pg_type
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import SkewlessError
-from extensions.stores import served_table
-from extensions.stores.served_table import column_name
+from extensions.stores.offline import served_table
+from extensions.stores.offline.served_table import column_name
 from monitoring.baseline import EMBEDDING, Baseline, FeatureBaseline
 from monitoring.suite import IS_DEFAULT, IS_STALE
 

@@ -13,7 +13,7 @@ from extensions.asof import Computation, Freshness, load_computations
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.publish import registered
-from extensions.stores.published import has_versions
+from extensions.stores.registry.published import has_versions
 from extensions.versions.live import live_computations
 from streaming.decode import WatchEvent
 from streaming.settings import Settings

@@ -203,7 +203,7 @@ def watch(
     url = postgres_url()
     length, kept = length_of(window), length_of(keep)
     from extensions.database import connect
-    from extensions.stores.served_table import prune
+    from extensions.stores.offline.served_table import prune
     from monitoring.metrics import MonitoringCollector, write_file
     from monitoring.watching import check_and_react, due
 
@@ -347,7 +347,7 @@ def _roll_back(view: str, reason: str, _evidence: Any) -> str:
 
     from extensions.addresses import REPO_ROOT
     from extensions.database import connect
-    from extensions.stores.address import url_of
+    from extensions.stores.offline.address import url_of
     from extensions.versions.moving import rollback
 
     store = FeatureStore(str(REPO_ROOT))

@@ -16,7 +16,7 @@ from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
 from extensions.errors import SkewlessError
-from extensions.stores.published import has_versions
+from extensions.stores.registry.published import has_versions
 from extensions.versions.checking import disagreements
 from extensions.versions.live import live_computations
 

@@ -24,7 +24,7 @@ from extensions.serving.plan import Plan, Plans
 from extensions.serving.reading import Reader
 from extensions.serving.served_log import ServedLog
 from extensions.serving.settings import Settings
-from extensions.stores.address import url_of
+from extensions.stores.offline.address import url_of
 from extensions.stores.publish import online_store
 
 logger = logging.getLogger(__name__)

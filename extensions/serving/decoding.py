@@ -13,8 +13,8 @@ from feast.type_map import feast_value_type_to_python_type
 from numpy.typing import NDArray
 
 from extensions.serving.columns import Coded, Integers, Values
-from extensions.stores import layout as rows
-from extensions.stores.layout import AnotherLayoutError, Column, Layout
+from extensions.stores.online import layout as rows
+from extensions.stores.online.layout import AnotherLayoutError, Column, Layout
 
 _NUMPY = {"?": "?", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8", "h": "<i2", "b": "i1"}
 

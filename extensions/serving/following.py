@@ -24,7 +24,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from extensions.serving.near import Copy, NearCopies, Wanted
-from extensions.stores.exchange import literal
+from extensions.stores.online.exchange import literal
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from psycopg import sql
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.serving.plan import Plans, View, compile_plans
-from extensions.stores.address import url_of
+from extensions.stores.offline.address import url_of
 
 logger = logging.getLogger(__name__)
 

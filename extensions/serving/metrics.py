@@ -16,7 +16,7 @@ from prometheus_client import (
 from extensions.serving.freshness import Freshnesses
 from extensions.serving.near import NearCopies
 from extensions.serving.reading import Rows
-from extensions.stores import layout
+from extensions.stores.online import layout
 
 LATENCIES = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 ITEMS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 10000)

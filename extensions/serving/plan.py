@@ -14,8 +14,8 @@ from feast.utils import _get_feature_views_to_use
 from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
 from extensions.serving.decoding import Decoder, default_of
 from extensions.serving.transforms import Transform
-from extensions.stores.keys import Place, place_of
-from extensions.stores.online import layout_of
+from extensions.stores.online.keys import Place, place_of
+from extensions.stores.online.store import layout_of
 
 _PLAIN = {
     ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,

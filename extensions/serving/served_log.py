@@ -30,8 +30,8 @@ from extensions.serving.columns import Values, spread
 from extensions.serving.ids import Ids
 from extensions.serving.plan import Plan
 from extensions.serving.replies import Served
-from extensions.stores import served_table
-from extensions.stores.served_table import column_name
+from extensions.stores.offline import served_table
+from extensions.stores.offline.served_table import column_name
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto, _get_column_names
 
-from extensions.stores.arrow_rows import columnar
-from extensions.stores.offline import SkewlessPostgresOfflineStore
-from extensions.stores.online import SkewlessRedisOnlineStore, layout_of
-from extensions.stores.point_in_time import exact_features
-from extensions.stores.retrieval_job import SkewlessRetrievalJob
+from extensions.stores.offline.point_in_time import exact_features
+from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
+from extensions.stores.offline.store import SkewlessPostgresOfflineStore
+from extensions.stores.online.arrow_rows import columnar
+from extensions.stores.online.store import SkewlessRedisOnlineStore, layout_of
 
 # Rows that one writer takes at a time, where feature_store.yaml does not say.
 ROWS_PER_WRITE = 25_000

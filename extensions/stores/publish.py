@@ -13,9 +13,9 @@ from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
-from extensions.stores.address import url_of
-from extensions.stores.latest_rows import sorted_rows
-from extensions.stores.online import SkewlessRedisOnlineStore
+from extensions.stores.offline.address import url_of
+from extensions.stores.offline.latest_rows import sorted_rows
+from extensions.stores.online.store import SkewlessRedisOnlineStore
 
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
 ROWS_PER_BATCH = 50_000
@@ -108,6 +108,6 @@ def online_store(store: FeatureStore) -> SkewlessRedisOnlineStore:
     if not isinstance(found, SkewlessRedisOnlineStore):
         raise SkewlessError(
             "The online_store of feature_store.yaml must be "
-            "extensions.stores.online.SkewlessRedisOnlineStore."
+            "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )
     return found

@@ -16,7 +16,7 @@ from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
-from extensions.stores.address import url_of
+from extensions.stores.offline.address import url_of
 from extensions.stores.publish import latest, online_store, registered
 
 # Entities between two notes of how far it has come: what an interruption costs at most.

@@ -17,10 +17,10 @@ from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
 from extensions.errors import SkewlessError
-from extensions.stores.arrow_session import arrow_session
-from extensions.stores.materialization import SETTLED
-from extensions.stores.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
-from extensions.stores.served_transforms import ServedTransform
+from extensions.stores.offline.arrow_session import arrow_session
+from extensions.stores.offline.materialization import SETTLED
+from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
+from extensions.stores.offline.served_transforms import ServedTransform
 from extensions.training.labels import Labels, read_labels
 from extensions.training.manifest import (
     LabelsUsed,
@@ -119,7 +119,7 @@ def _take(
     ):
         raise SkewlessError(
             "Training sets need this project's offline store: set offline_store.type in "
-            "feature_store.yaml to extensions.stores.offline.SkewlessPostgresOfflineStore."
+            "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
     if expected is not None:
         _check_versions(service, expected, _versions(job.question))

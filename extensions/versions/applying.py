@@ -22,9 +22,9 @@ from extensions.asof.computation import read_repository
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.errors import SkewlessError
-from extensions.stores import registry_rows as feast_rows
 from extensions.stores.publish import publish
-from extensions.stores.published import Published, hold_pointer, operator, published
+from extensions.stores.registry import feast_rows
+from extensions.stores.registry.published import Published, hold_pointer, operator, published
 from extensions.versions.declared import read_declared
 from extensions.versions.faults import Fault, point
 from extensions.versions.live import live_computations

@@ -10,8 +10,14 @@ from feast import FeatureStore
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
-from extensions.stores import registry_rows as feast_rows
-from extensions.stores.published import Published, active, has_versions, promotions, published
+from extensions.stores.registry import feast_rows
+from extensions.stores.registry.published import (
+    Published,
+    active,
+    has_versions,
+    promotions,
+    published,
+)
 from extensions.versions.declared import read_declared
 from extensions.versions.peeking import leftovers, sample
 from extensions.versions.retiring import unfinished

@@ -19,7 +19,7 @@ from extensions.asof.clock import settled_now
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
-from extensions.stores.published import find
+from extensions.stores.registry.published import find
 from extensions.versions.distance import Shape, distance_of, histogram, shape_of
 
 MOMENTS = 7

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import psycopg
 
 from extensions.asof import Computation
-from extensions.stores.published import has_versions, published
+from extensions.stores.registry.published import has_versions, published
 
 
 def live_computations(

@@ -6,8 +6,8 @@ from datetime import datetime
 import psycopg
 
 from extensions.errors import SkewlessError
-from extensions.stores import registry_rows as feast_rows
-from extensions.stores.published import (
+from extensions.stores.registry import feast_rows
+from extensions.stores.registry.published import (
     Move,
     Promotion,
     Published,
@@ -20,7 +20,7 @@ from extensions.stores.published import (
     published,
     set_state,
 )
-from extensions.stores.service_refs import followers
+from extensions.stores.registry.service_refs import followers
 from extensions.versions.faults import Fault, point
 
 

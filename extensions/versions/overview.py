@@ -11,7 +11,7 @@ from psycopg import sql
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import SkewlessError
-from extensions.stores.published import Published, promotions, published
+from extensions.stores.registry.published import Published, promotions, published
 from extensions.versions.peeking import sample
 from extensions.versions.retiring import users_of
 

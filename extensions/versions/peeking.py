@@ -11,14 +11,14 @@ from psycopg import sql
 
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
-from extensions.stores.address import url_of
-from extensions.stores.arrow_rows import ids
-from extensions.stores.exchange import scan
-from extensions.stores.keys import Place, place_of
-from extensions.stores.layout import AnotherLayoutError, Layout
-from extensions.stores.online import layout_of
+from extensions.stores.offline.address import url_of
+from extensions.stores.online.arrow_rows import ids
+from extensions.stores.online.exchange import scan
+from extensions.stores.online.keys import Place, place_of
+from extensions.stores.online.layout import AnotherLayoutError, Layout
+from extensions.stores.online.store import layout_of
 from extensions.stores.publish import latest, online_store
-from extensions.stores.published import Published
+from extensions.stores.registry.published import Published
 from extensions.versions.retiring import feast_view
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -13,9 +13,15 @@ from extensions.asof.definition import Definition
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
-from extensions.stores import registry_rows as feast_rows
-from extensions.stores.published import Published, active, has_versions, promotions, published
-from extensions.stores.registry import check_unchanged, is_versioned, number_of
+from extensions.stores.registry import feast_rows
+from extensions.stores.registry.published import (
+    Published,
+    active,
+    has_versions,
+    promotions,
+    published,
+)
+from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
 from extensions.versions.declared import Declared, read_declared
 from extensions.versions.estimate import Estimate, estimate
 from extensions.versions.retiring import readers_of

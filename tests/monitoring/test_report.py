@@ -22,7 +22,7 @@ from extensions.cli.app import app
 from extensions.cli.monitoring import length_of
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores.served_table import prune
+from extensions.stores.offline.served_table import prune
 from extensions.training import read_labels, take
 from monitoring import drift, incidents, records
 from monitoring.calibration import calibrate

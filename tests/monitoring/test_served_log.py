@@ -22,8 +22,8 @@ from feast.types import Float32, Float64, Int64
 from extensions.errors import SkewlessError
 from extensions.serving import served_log
 from extensions.serving.served_log import ServedLog, bound, log_shares, request_hash
-from extensions.stores import served_table
-from extensions.stores.feature_logging import ServedFeaturesDestination
+from extensions.stores.offline import served_table
+from extensions.stores.offline.feature_logging import ServedFeaturesDestination
 from tests.monitoring.conftest import ask, logged, wait_for
 
 VECTOR = "user_preferences__user_genre_preferences"

@@ -9,7 +9,7 @@ from feast import RepoConfig
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
 from extensions.addresses import connection_string_of
-from extensions.stores.online import SkewlessRedisOnlineStore, SkewlessRedisOnlineStoreConfig
+from extensions.stores.online.store import SkewlessRedisOnlineStore, SkewlessRedisOnlineStoreConfig
 
 
 def config_of(url: str, project: str, *, feast: bool = False, **settings: Any) -> RepoConfig:

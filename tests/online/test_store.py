@@ -16,9 +16,9 @@ from feast.utils import _convert_arrow_to_proto
 
 from extensions.errors import SkewlessError
 from extensions.serving.decoding import Decoder, sections
-from extensions.stores import layout as rows
-from extensions.stores.layout import Layout
-from extensions.stores.online import SkewlessRedisOnlineStore
+from extensions.stores.online import layout as rows
+from extensions.stores.online.layout import Layout
+from extensions.stores.online.store import SkewlessRedisOnlineStore
 from tests.online.conftest import config_of
 from tests.online.views import T0, key, view
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from feast import ValueType
 from feast.protos.feast.types.Value_pb2 import Value
 
-from extensions.stores.online import SkewlessRedisOnlineStore
+from extensions.stores.online.store import SkewlessRedisOnlineStore
 from tests.online.conftest import config_of
 from tests.online.views import T0, key, view
 

@@ -22,7 +22,7 @@ from feast.types import (
 )
 
 from extensions.addresses import connection_string_of
-from extensions.stores import latest_rows
+from extensions.stores.offline import latest_rows
 from tests.point_in_time.own_views import OWN, WIDE, account, buyer, own, own_views, source
 from tests.point_in_time.views import OBJECTS, OURS, address
 
@@ -80,7 +80,7 @@ def stores(filled: str, redis_server: str, tmp_path_factory: pytest.TempPathFact
                 ),
                 offline_store={"type": offline, **address(filled)},
                 online_store={
-                    "type": "extensions.stores.online.SkewlessRedisOnlineStore",
+                    "type": "extensions.stores.online.store.SkewlessRedisOnlineStore",
                     "connection_string": connection_string_of(url),
                 },
                 batch_engine={"type": engine},

@@ -15,8 +15,8 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from pyarrow import parquet
 
 from extensions.errors import SkewlessError
-from extensions.stores import parts
-from extensions.stores.export import export
+from extensions.stores.offline import parts
+from extensions.stores.offline.export import export
 from tests.point_in_time.views import NAMES, OURS, PAIRS, store_at
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

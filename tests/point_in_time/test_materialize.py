@@ -11,7 +11,7 @@ import redis
 from feast import FeatureStore, RepoConfig
 
 from extensions.addresses import connection_string_of
-from extensions.stores.materialization import RowsToPublish
+from extensions.stores.offline.materialization import RowsToPublish
 from tests.point_in_time.views import OBJECTS, OURS, store_at
 
 MINUTE = timedelta(minutes=1)
@@ -47,7 +47,7 @@ def by_our_engine(config: RepoConfig, url: str) -> FeatureStore:
             registry=config.registry_config,
             offline_store=config.offline_config,
             online_store={
-                "type": "extensions.stores.online.SkewlessRedisOnlineStore",
+                "type": "extensions.stores.online.store.SkewlessRedisOnlineStore",
                 "connection_string": connection_string_of(url),
             },
             batch_engine="extensions.stores.batch_engine.SkewlessBatchEngine",

@@ -126,7 +126,7 @@ def address(url: str) -> dict[str, object]:
     }
 
 
-OURS = "extensions.stores.offline.SkewlessPostgresOfflineStore"
+OURS = "extensions.stores.offline.store.SkewlessPostgresOfflineStore"
 
 
 def store_at(url: str, registry: str, offline: str, **options: object) -> FeatureStore:

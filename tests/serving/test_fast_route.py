@@ -30,7 +30,7 @@ from extensions.addresses import connection_string_of
 from extensions.serving.feast_route import FeastRoute, UnusualError
 from extensions.serving.plan import compile_plans
 from extensions.serving.reading import Reader
-from extensions.stores.online import SkewlessRedisOnlineStoreConfig
+from extensions.stores.online.store import SkewlessRedisOnlineStoreConfig
 from extensions.stores.publish import online_store
 
 NOW = datetime.now(UTC)

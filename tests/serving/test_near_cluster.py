@@ -10,7 +10,7 @@ from extensions.serving.following import Follower
 from extensions.serving.ids import Ids
 from extensions.serving.near import NearCopies
 from extensions.serving.plan import Group, Plan, Plans, compile_plans
-from extensions.stores.keys import field_of
+from extensions.stores.online.keys import field_of
 from tests.online.test_cluster import cluster  # noqa: F401 - a fixture
 from tests.serving.test_near import until
 

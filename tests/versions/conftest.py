@@ -19,8 +19,8 @@ from extensions import addresses
 from extensions.asof.refresh import tick
 from extensions.database import connect
 from extensions.stores.publish import publish
-from extensions.stores.published import hold_pointer
 from extensions.stores.rebuild import rebuild_online
+from extensions.stores.registry.published import hold_pointer
 from extensions.versions.applying import Applied, apply
 from extensions.versions.live import live_computations
 from tests.databases import create, cut, drop

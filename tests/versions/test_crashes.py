@@ -2,7 +2,7 @@
 
 import pytest
 
-from extensions.stores.published import find, promotions
+from extensions.stores.registry.published import find, promotions
 from extensions.versions import retiring
 from extensions.versions.checking import disagreements
 from extensions.versions.faults import Fault

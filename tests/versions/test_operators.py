@@ -7,7 +7,7 @@ import pytest
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores.published import promotions
+from extensions.stores.registry.published import promotions
 from extensions.versions import applying
 from extensions.versions.checking import disagreements
 from extensions.versions.moving import promote, rollback

@@ -6,7 +6,7 @@ import pytest
 
 from extensions.errors import SkewlessError
 from extensions.operations.prepare import prepare_database
-from extensions.stores.published import promotions, published
+from extensions.stores.registry.published import promotions, published
 from extensions.versions.checking import disagreements
 from extensions.versions.moving import promote, rollback
 from extensions.versions.plan import Severity, make_plan

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from extensions import addresses
-from extensions.stores.published import promotions
+from extensions.stores.registry.published import promotions
 from extensions.versions.applying import apply
 from extensions.versions.checking import disagreements
 from extensions.versions.moving import promote, rollback

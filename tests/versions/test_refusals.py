@@ -5,7 +5,7 @@ import pytest
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
-from extensions.stores.registry import SkewlessSqlRegistry
+from extensions.stores.registry.store import SkewlessSqlRegistry
 from extensions.versions.checking import disagreements
 from extensions.versions.moving import promote, rollback
 from extensions.versions.plan import Severity, make_plan

@@ -5,7 +5,7 @@ from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.stores.publish import latest, write_query
-from extensions.stores.published import find, published
+from extensions.stores.registry.published import find, published
 from extensions.versions import retiring
 from extensions.versions.checking import disagreements
 from extensions.versions.live import live_computations

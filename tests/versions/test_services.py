@@ -10,7 +10,7 @@ import redis
 from extensions import addresses
 from extensions.errors import SkewlessError
 from extensions.serving.plan import Plan, compile_plans
-from extensions.stores.published import published
+from extensions.stores.registry.published import published
 from extensions.versions.checking import disagreements
 from extensions.versions.moving import promote, rollback
 from extensions.versions.overview import overview

@@ -9,8 +9,8 @@ import pytest
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
-from extensions.stores.eras import multirange
-from extensions.stores.published import Era
+from extensions.stores.registry.eras import multirange
+from extensions.stores.registry.published import Era
 from extensions.training.labels import read_labels
 from extensions.training.manifest import read_manifest
 from extensions.training.training_set import take, take_again

@@ -14,7 +14,7 @@ from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Float32, Int64, PrimitiveFeastType, String
 
 from extensions.errors import SkewlessError
-from extensions.stores.served_transforms import ServedTransform, Version
+from extensions.stores.offline.served_transforms import ServedTransform, Version
 from extensions.training.labels import read_labels
 from extensions.training.training_set import take, take_again
 from extensions.versions.moving import promote, rollback

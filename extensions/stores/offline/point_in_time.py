@@ -18,7 +18,7 @@ from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import declared_defaults
-from extensions.stores.eras import ServedEra
+from extensions.stores.registry.eras import ServedEra
 
 # The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
 ORDINAL = "_ordinal"

@@ -16,10 +16,10 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.arrow_types import arrow_type
-from extensions.stores.eras import TransformEra
-from extensions.stores.point_in_time import ViewJoin, labelled, view_join, within
-from extensions.stores.registry_rows import parse
+from extensions.stores.offline.arrow_types import arrow_type
+from extensions.stores.offline.point_in_time import ViewJoin, labelled, view_join, within
+from extensions.stores.registry.eras import TransformEra
+from extensions.stores.registry.feast_rows import parse
 
 # Columns that the join returns for transforms alone, and that nobody asked for.
 _HIDDEN = "_served_"

@@ -1,7 +1,7 @@
 """The published versions: what each is, its state, and where each view's pointer stood when.
 
 Functions take any psycopg connection in a transaction of the caller's, so that a version's state,
-the pointer and Feast's own rows (`registry_rows`) change together or not at all.
+the pointer and Feast's own rows (`feast_rows`) change together or not at all.
 
 Nothing here waits for Feast to be imported, which takes seconds: a rollback has none to lose.
 """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from extensions.stores.arrow_session import ArrowSession
+from extensions.stores.offline.arrow_session import ArrowSession
 
 # Rows per entity from which on two probes for each entity cost less than sorting.
 MANY = 8

@@ -29,10 +29,10 @@ from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
 from extensions.asof.definition import Definition
 from extensions.errors import SkewlessError
-from extensions.stores import published as rows
-from extensions.stores import registry_rows as feast_rows
-from extensions.stores.eras import ServedEra, TransformEra, served_eras, transform_eras
-from extensions.stores.published import Kind, Published
+from extensions.stores.registry import feast_rows
+from extensions.stores.registry import published as rows
+from extensions.stores.registry.eras import ServedEra, TransformEra, served_eras, transform_eras
+from extensions.stores.registry.published import Kind, Published
 
 
 class SkewlessSqlRegistry(SqlRegistry):

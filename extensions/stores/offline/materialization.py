@@ -15,8 +15,8 @@ import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from psycopg import sql
 
-from extensions.stores.arrow_session import ArrowSession
-from extensions.stores.latest_rows import latest_rows, sorted_rows
+from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
 
 # A role that may not see other roles' transactions in pg_stat_activity assumes that none of
 # them is open longer than this.

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.published import Kind
+from extensions.stores.registry.published import Kind
 
 _TABLES: dict[Kind, str] = {
     "computation": "feature_views",

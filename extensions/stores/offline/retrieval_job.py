@@ -17,13 +17,13 @@ from feast.saved_dataset import SavedDatasetStorage, ValidationReference
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.arrow_session import ArrowSession, arrow_session
-from extensions.stores.arrow_types import arrow_type
-from extensions.stores.entity_frame import EntityQuery, EntityTable
-from extensions.stores.export import export
-from extensions.stores.materialization import RowsToPublish
-from extensions.stores.parts import joined_in_parts
-from extensions.stores.point_in_time import (
+from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
+from extensions.stores.offline.arrow_types import arrow_type
+from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
+from extensions.stores.offline.export import export
+from extensions.stores.offline.materialization import RowsToPublish
+from extensions.stores.offline.parts import joined_in_parts
+from extensions.stores.offline.point_in_time import (
     ORDINAL,
     JoinOptions,
     Layout,
@@ -32,7 +32,7 @@ from extensions.stores.point_in_time import (
     join_query,
     layout_query,
 )
-from extensions.stores.served_transforms import ServedTransform
+from extensions.stores.offline.served_transforms import ServedTransform
 
 
 class Question(Protocol):

@@ -11,9 +11,9 @@ from psycopg import sql
 
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
-from extensions.stores.arrow_session import ArrowSession, arrow_session
-from extensions.stores.arrow_types import arrow_type, is_text
-from extensions.stores.moments import parsed
+from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
+from extensions.stores.offline.arrow_types import arrow_type, is_text
+from extensions.stores.offline.moments import parsed
 
 
 def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> int:

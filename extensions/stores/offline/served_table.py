@@ -11,7 +11,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.asof.computation import pg_type
-from extensions.stores.arrow_types import arrow_type
+from extensions.stores.offline.arrow_types import arrow_type
 
 TABLE = "served_features"
 # PostgreSQL cuts longer names, and cut names may be equal.

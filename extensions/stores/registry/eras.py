@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from extensions.database.connection import table_exists
-from extensions.stores.published import Era, Kind, Published, eras, promotions, published
+from extensions.stores.registry.published import Era, Kind, Published, eras, promotions, published
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from psycopg import sql
 
 from extensions.database import connect_arrow
 from extensions.errors import SkewlessError
-from extensions.stores.address import url_of
-from extensions.stores.arrow_types import plain
+from extensions.stores.offline.address import url_of
+from extensions.stores.offline.arrow_types import plain
 
 Opener = Callable[[str], AbstractContextManager["ArrowSession"]]
 

@@ -14,10 +14,10 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.arrow_session import ArrowSession
-from extensions.stores.arrow_types import arrow_type, is_text
-from extensions.stores.moments import parsed
-from extensions.stores.point_in_time import MOMENT, ORDINAL, Key
+from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.arrow_types import arrow_type, is_text
+from extensions.stores.offline.moments import parsed
+from extensions.stores.offline.point_in_time import MOMENT, ORDINAL, Key
 
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 

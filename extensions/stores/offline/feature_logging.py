@@ -28,9 +28,9 @@ from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 from extensions.asof.computation import view_version
 from extensions.database import connect, connect_arrow
 from extensions.errors import SkewlessError
-from extensions.stores import served_table
-from extensions.stores.address import url_of
-from extensions.stores.served_table import column_name
+from extensions.stores.offline import served_table
+from extensions.stores.offline.address import url_of
+from extensions.stores.offline.served_table import column_name
 
 KIND = "served_features"
 

@@ -22,11 +22,11 @@ from pydantic import model_validator
 
 from extensions.addresses import connection_string_of, redis_url
 from extensions.errors import SkewlessError
-from extensions.stores.arrow_rows import ids, pack_rows
 from extensions.stores.defaults import default_values
-from extensions.stores.exchange import Expiry, Reads, drop, scan, write, write_async
-from extensions.stores.keys import Place, place_of
-from extensions.stores.layout import AnotherLayoutError, Layout
+from extensions.stores.online.arrow_rows import ids, pack_rows
+from extensions.stores.online.exchange import Expiry, Reads, drop, scan, write, write_async
+from extensions.stores.online.keys import Place, place_of
+from extensions.stores.online.layout import AnotherLayoutError, Layout
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -39,8 +39,8 @@ VERSIONS = 256
 class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """Redis' address may be left out: see extensions/addresses.py."""
 
-    type: Literal["extensions.stores.online.SkewlessRedisOnlineStore"] = (
-        "extensions.stores.online.SkewlessRedisOnlineStore"  # type: ignore[assignment]
+    type: Literal["extensions.stores.online.store.SkewlessRedisOnlineStore"] = (
+        "extensions.stores.online.store.SkewlessRedisOnlineStore"  # type: ignore[assignment]
     )
 
     @model_validator(mode="before")

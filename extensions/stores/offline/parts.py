@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
-from extensions.stores.arrow_session import ArrowSession
-from extensions.stores.entity_frame import EntityTable
-from extensions.stores.point_in_time import ORDINAL, Key
+from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.entity_frame import EntityTable
+from extensions.stores.offline.point_in_time import ORDINAL, Key
 
 # Labels below which a further connection costs more than it gains, and most of one part: what
 # is in memory beside the result, and the step of a progress bar.

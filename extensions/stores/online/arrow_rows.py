@@ -12,9 +12,9 @@ from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
 from extensions.errors import SkewlessError
-from extensions.stores import layout as rows
-from extensions.stores.keys import id_bytes
-from extensions.stores.layout import Column, Layout
+from extensions.stores.online import layout as rows
+from extensions.stores.online.keys import id_bytes
+from extensions.stores.online.layout import Column, Layout
 
 # Rows packed at once: large enough for numpy, small enough for the processor's cache.
 SLICE = 16_384
@@ -102,7 +102,7 @@ def _is_number_of(column: Column, kind: pa.DataType) -> bool:
 
 
 def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
-    """One column of ids, as they stand in keys (`extensions.stores.keys`).
+    """One column of ids, as they stand in keys (`extensions.stores.online.keys`).
 
     Raises:
         SkewlessError: an id is null or not of the declared type.

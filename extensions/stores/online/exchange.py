@@ -13,9 +13,9 @@ from redis.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
-from extensions.stores import scripts
-from extensions.stores.keys import Place
-from extensions.stores.layout import Layout
+from extensions.stores.online import scripts
+from extensions.stores.online.keys import Place
+from extensions.stores.online.layout import Layout
 
 # Rows per script call: Redis answers nobody else meanwhile, here for about a millisecond.
 ROWS_PER_CALL = 128

@@ -25,22 +25,22 @@ from extensions.addresses import PostgresAddress, postgres_url
 from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
-from extensions.stores.address import url_of
-from extensions.stores.appending import append
-from extensions.stores.arrow_session import arrow_session
-from extensions.stores.entity_frame import EntityQuery, EntityTable
-from extensions.stores.feature_logging import write_logged_features
-from extensions.stores.materialization import RowsToPublish, Source, all_rows
-from extensions.stores.point_in_time import JoinOptions, view_joins
-from extensions.stores.range_retrieval import range_query
-from extensions.stores.registry import SkewlessSqlRegistry
-from extensions.stores.retrieval_job import (
+from extensions.stores.offline.address import url_of
+from extensions.stores.offline.appending import append
+from extensions.stores.offline.arrow_session import arrow_session
+from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
+from extensions.stores.offline.feature_logging import write_logged_features
+from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
+from extensions.stores.offline.point_in_time import JoinOptions, view_joins
+from extensions.stores.offline.range_retrieval import range_query
+from extensions.stores.offline.retrieval_job import (
     PlainQuery,
     PointInTimeQuestion,
     SkewlessMetadata,
     SkewlessRetrievalJob,
 )
-from extensions.stores.served_transforms import ServedTransform, by_moment
+from extensions.stores.offline.served_transforms import ServedTransform, by_moment
+from extensions.stores.registry.store import SkewlessSqlRegistry
 
 __all__ = [
     "SkewlessPostgresOfflineStore",
@@ -53,8 +53,8 @@ __all__ = [
 class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     """PostgreSQL's address may be left out: see extensions/addresses.py."""
 
-    type: Literal["extensions.stores.offline.SkewlessPostgresOfflineStore"] = (
-        "extensions.stores.offline.SkewlessPostgresOfflineStore"  # type: ignore[assignment]
+    type: Literal["extensions.stores.offline.store.SkewlessPostgresOfflineStore"] = (
+        "extensions.stores.offline.store.SkewlessPostgresOfflineStore"  # type: ignore[assignment]
     )
 
     bitemporal: bool = True

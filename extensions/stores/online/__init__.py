@@ -1,0 +1,1 @@
+"""The online store: packed rows in Redis; names, layout, scripts and round trips."""
