@@ -5,8 +5,9 @@ must agree. So it is run once for each distinct row of inputs, which for a ranki
 of a few genres is a small part of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ class Transform:
         types = {one.name: one.dtype.to_value_type().name for one in view.features}
         return cls(view.name, view, tuple(inputs), features, tuple(types[f] for f in features))
 
+    @cached_property
+    def _thrifty(self) -> Callable[..., Any]:
+        """The function, making frames that cost nothing."""
+        return frames.thrifty(self.view.feature_transformation.udf)  # type: ignore[union-attr]
+
     def run(self, columns: Mapping[str, Values], n: int) -> dict[str, Values]:
         """The features for ``n`` rows; an input of length 1 is the same in every row."""
         function: Any = self.view.feature_transformation
@@ -90,7 +96,7 @@ class Transform:
                 arrays[long] = arrays[name].copy()
         if self.plain:
             try:
-                return frames.columns(function.udf(frames.Inputs(arrays, n)), self.features)
+                return frames.columns(self._thrifty(frames.Inputs(arrays, n)), self.features)
             except Exception:  # noqa: BLE001 - whatever it wants of pandas, it gets below
                 self.plain.clear()
                 return self._pandas(columns, n)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from extensions.serving.columns import Coded, codes, grouped, taken
-from extensions.serving.frames import Inputs, array, columns
+from extensions.serving.frames import Inputs, Made, array, columns, thrifty
 from extensions.serving.transforms import Transform
 from feature_repo.genres import PLACES
 from feature_repo.transforms import ranking_signals
@@ -120,3 +120,101 @@ def test_its_own_error_is_its_own() -> None:
 def test_columns_are_as_feast_hands_them_over(values: Any, expected: list[Any]) -> None:
     found = array(values, 3).tolist()
     assert all(a == b or (a != a and b != b) for a, b in zip(found, expected, strict=True))
+
+
+GENRES = Coded(np.array([0, 1, 0]), ["drama", "western"])
+ASKED: list[tuple[Any, list[float]]] = [
+    (lambda inputs: np.where(inputs["g"] == "drama", 1.0, 0.0), [1.0, 0.0, 1.0]),
+    (lambda inputs: np.where(inputs["g"] != "drama", 1.0, 0.0), [0.0, 1.0, 0.0]),
+    (lambda inputs: np.where(np.asarray(inputs["g"]) == "drama", 1.0, 0.0), [1.0, 0.0, 1.0]),
+    (lambda inputs: np.where(inputs["a"] == 2, 1.0, 0.0), [0.0, 1.0, 0.0]),
+    (lambda inputs: [0.0 if "drama" in inputs["g"] else 1.0] * 3, [1.0, 1.0, 1.0]),
+    (lambda inputs: np.log2(inputs["a"]).fillna(0) + np.array(inputs["a"]), [1.0, 3.0, 6.0]),
+    (lambda inputs: np.add(inputs["a"], 1).where(inputs["a"] > 1, 0.0), [0.0, 3.0, 5.0]),
+    (lambda inputs: [1.0 if inputs is None or inputs == "x" else 0.0] * 3, []),
+]
+
+
+@pytest.mark.parametrize("number", range(len(ASKED)))
+def test_what_is_asked_of_a_column_is_answered_as_pandas_would_or_by_pandas(number: int) -> None:
+    asked, expected = ASKED[number]
+
+    def function(inputs: Any) -> pd.DataFrame:
+        return pd.DataFrame({"c": asked(inputs)}, index=inputs.index)
+
+    view: Any = SimpleNamespace(mode="pandas", feature_transformation=SimpleNamespace(udf=function))
+    made = Transform("made", view, (("a", None), ("g", None)), ("c",), ("DOUBLE",))
+    given = {"a": np.array([1.0, 2.0, 4.0]), "g": GENRES}
+    if expected:
+        assert made.run(given, 3)["c"].tolist() == expected
+    else:  # what pandas itself refuses
+        with pytest.raises(ValueError, match="truth value"):
+            made.run(given, 3)
+
+
+def changed_later(inputs: Any) -> pd.DataFrame:
+    column = inputs["a"].to_numpy().copy()
+    made = pd.DataFrame({"c": column})
+    column += 1
+    return made
+
+
+def more_added(inputs: Any) -> pd.DataFrame:
+    made = pd.DataFrame({"d": inputs["a"].to_numpy()})
+    made["c"] = made["d"] + 1
+    return made
+
+
+FRAMES: list[Any] = [
+    lambda x: pd.DataFrame({"c": x["a"].to_numpy()}),
+    lambda x: pd.DataFrame({"c": x["a"].to_numpy() > 1}, index=x.index, copy=False),
+    lambda x: pd.DataFrame({"c": [*x["a"]]}),
+    lambda x: pd.DataFrame({"c": 1.5}, index=x.index),
+    lambda x: pd.DataFrame({"c": np.float32(1.5)}, index=pd.RangeIndex(len(x))),
+    lambda x: pd.DataFrame({"c": x["a"].to_numpy()}).mul(2),
+    lambda x: pd.DataFrame({"d": x["a"].to_numpy()}).rename(columns={"d": "c"}),
+    lambda x: pd.DataFrame({"c": np.asarray(pd.DataFrame({"d": x["a"].to_numpy()})).ravel()}),
+    lambda x: pd.DataFrame({"c": x["a"].to_numpy(), "d": x["b"].to_numpy()}, columns=["d", "c"]),
+    lambda x: pd.DataFrame({"c": x["a"].to_numpy()}, dtype="float32"),
+    lambda x: pd.DataFrame({"c": pd.Series(x["a"].to_numpy())[::-1]}),
+    lambda x: pd.DataFrame(x["a"].to_numpy().reshape(-1, 1), columns=["c"]),
+    lambda x: pd.DataFrame({"c": x["a"].to_numpy(), "d": pd.to_datetime(x["b"].to_numpy())}),
+    lambda x: pd.concat([pd.DataFrame({"c": x["a"].to_numpy()})]),
+    changed_later,
+    more_added,
+]
+
+
+@pytest.mark.parametrize("number", range(len(FRAMES)))
+def test_a_frame_that_a_transform_makes_is_what_pandas_makes_of_it(number: int) -> None:
+    function = FRAMES[number]
+    assert thrifty(function) is not function
+    expected = function(pd.DataFrame({"a": [0.1, 2.0, 4.0], "b": 1}))["c"]
+    made = transform(function)
+    for _ in range(2):
+        found = made.run({"a": np.array([0.1, 2.0, 4.0]), "b": [1]}, 3)["c"]
+        assert isinstance(found, np.ndarray)
+        assert found.tolist() == expected.astype("float64").tolist()
+
+
+def test_a_frame_of_arrays_is_none_of_pandas() -> None:
+    for function in (FRAMES[0], FRAMES[1], ranking_signals.feature_transformation.udf):
+        arrays = {name: array(column, 3) for name, column in drawn(3).items()}
+        given = Inputs({**arrays, "a": np.ones(3)}, 3)
+        assert isinstance(thrifty(function)(given), Made)
+
+
+def test_a_function_that_reads_what_may_change_keeps_its_surroundings() -> None:
+    def function(inputs: Any) -> pd.DataFrame:
+        return pd.DataFrame({"c": inputs["a"].to_numpy() * len(FRAMES)})
+
+    assert thrifty(function) is function
+
+
+@pytest.mark.parametrize("refused", [{"c": np.ones((3, 2))}, {"c": np.ones(3), "d": np.ones(2)}])
+def test_a_frame_that_pandas_refuses_is_refused(refused: dict[str, Any]) -> None:
+    def function(_: Any) -> pd.DataFrame:
+        return pd.DataFrame(refused)
+
+    with pytest.raises(ValueError, match=r"1-dimensional|same length"):
+        transform(function).run({"a": np.ones(3), "b": [1]}, 3)
