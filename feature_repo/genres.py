@@ -13,3 +13,4 @@ PLACES = {
 # The same as a table: row `ROWS[genre]`, and row 0 for a genre that is not known.
 TABLE = np.stack([NOWHERE, *PLACES.values()])
 ROWS = {genre: row for row, genre in enumerate(PLACES, start=1)}
+LENGTHS = np.linalg.norm(TABLE, axis=1)

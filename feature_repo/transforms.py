@@ -37,14 +37,14 @@ request_context = RequestSource(
 def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
     """(n rows) -> (n rows): cosine in [-1, 1], closeness in [0, 1], a flag."""
     # Feast runs this function from its source text alone: what it needs, it imports.
-    from feature_repo.genres import ROWS, TABLE  # noqa: PLC0415
+    from feature_repo.genres import LENGTHS, ROWS, TABLE  # noqa: PLC0415
 
     # No rows have no width to infer; Feast tries vectors of length one when it is applied.
     shape = (len(inputs), -1 if len(inputs) else 1)
     preferences = np.array(inputs["user_genre_preferences"].tolist(), np.float32).reshape(shape)
-    genres = TABLE[[ROWS.get(genre, 0) for genre in inputs["item_genre"]]]
-    norms = np.linalg.norm(preferences, axis=1) * np.linalg.norm(genres, axis=1)
-    dots = (preferences * genres).sum(axis=1)
+    rows = [ROWS.get(genre, 0) for genre in inputs["item_genre"]]
+    norms = np.linalg.norm(preferences, axis=1) * LENGTHS[rows]
+    dots = (preferences * TABLE[rows]).sum(axis=1)
     affinity = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
     hours = inputs["request_hour"].to_numpy() - inputs["user_preferred_hour"].to_numpy()

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from feast import FeatureStore
@@ -47,7 +47,9 @@ class Application:
         self.link = link_to(
             online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
         )
-        self.reader = Reader(self.link, self.near)
+        # The requests in hand, where the HTTP server lets us see them.
+        self.in_hand: Collection[Any] | None = None
+        self.reader = Reader(self.link, self.near, self._alone)
         self.as_feast = feast_route.FeastRoute(store, self.reader)
         self.metrics = Metrics(several=settings.workers > 1)
         self.log = ServedLog(
@@ -88,8 +90,6 @@ class Application:
 
     async def _send(self, send: Send, route: str, answer: Answer, started: float) -> None:
         took = time.perf_counter() - started
-        if route not in ABOUT:
-            self.metrics.answer(route, answer.status, took)
         await send(
             {
                 "type": "http.response.start",
@@ -103,6 +103,14 @@ class Application:
             }
         )
         await send({"type": "http.response.body", "body": answer.body})
+        if route not in ABOUT:
+            self.metrics.answer(route, answer.status, took)
+        if answer.note is not None:
+            answer.note()
+
+    def _alone(self) -> bool:
+        """Whether the worker has no other request in hand than the one that asks."""
+        return self.in_hand is not None and len(self.in_hand) == 1
 
     async def _answer(  # noqa: PLR0911 - each way out is one answer
         self, scope: Scope, receive: Receive, path: str, route: str, started: float
@@ -144,11 +152,8 @@ class Application:
                 return again, False
             now = time.time_ns() // 1000
             text, served, read = await self.as_feast.answer(plan, asked, now)
-            self.metrics.asked(feast_route.ROUTE, read.rows)
-            self.metrics.count(served.rows, self.watcher.freshnesses, now)
-            if plan.service:  # references alone belong to no service's sample
-                self.hot.log_served(served, read.axes, read.request, read.rows, now)
-            answer = Answer(200, replies.JSON, text)
+            note = self.hot.note(feast_route.ROUTE, served, read.axes, read.request, read.rows, now)
+            answer = Answer(200, replies.JSON, text, note=note)
         except (feast_route.UnusualError, RefusedError):
             return again, False
         except UnavailableError as error:
@@ -241,12 +246,14 @@ class Application:
         self._loop.call_soon_threadsafe(self.near.want, plans)
 
     async def _warm_up(self) -> None:
-        """Run the hot routes, then take all that lives by now out of the collector's sight."""
+        """Run the hot routes, then take all that lives by now out of the collector's sight.
+
+        What a server asks of itself is nobody's request: it is neither counted nor logged.
+        """
         requests = [("GET", f"{USER}1", b"")] + [
             ("POST", RANK, b'{"userId":1,"itemIds":[%s]}' % b",".join(b"%d" % i for i in range(n)))
             for n in (1, 100)
         ]
-        self.metrics.counting = False
         for _ in range(WARM_UP):
             for method, path, body in requests:
                 scope = {"method": method, "path": path, "headers": [], "query_string": b"",
@@ -257,11 +264,10 @@ class Application:
 
                 await self._answer(scope, receive, path, _route(path), time.perf_counter())
             await asyncio.sleep(0)
-        self.metrics.counting = True
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        self._warm = self.hot.logging = True
+        self._warm = True
 
 
 async def read_again(receive: Receive, most: int) -> tuple[Receive, bytes | None]:

@@ -17,6 +17,11 @@ from extensions.stores.online import layout as rows
 from extensions.stores.online.layout import AnotherLayoutError, Column, Layout
 
 _NUMPY = {"?": "?", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8", "h": "<i2", "b": "i1"}
+# Fingerprint and flags, with one byte that follows; no row is shorter than with its event time.
+_START = np.dtype("<u4")
+# A section's tag and the length of its row.
+_HEADER = np.dtype("<u4")
+_LEAST = rows.START.size + 7
 
 
 @dataclass(frozen=True)
@@ -51,28 +56,54 @@ class Decoder:
     def block(self, buffer: bytes, at: Integers, size: Integers, now: int) -> Block:
         """Rows that lie in ``buffer`` at ``at``, of ``size`` bytes each; size 0 has no row."""
         n = len(at)
-        octets = np.frombuffer(buffer, np.uint8)
-        events = np.zeros(n, np.int64)
-        present = size >= rows.START.size
-        if not present.any():
-            return self._empty(n)
+        found, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
         where = np.flatnonzero(present)
-        start = at[where]
-        prints = octets[start].astype(np.int64) | octets[start + 1].astype(np.int64) << 8
-        other = where[prints != self.layout.fingerprint]
-        if len(other):
-            present[other] = False
-            self._refuse(len(other))
-            where = np.flatnonzero(present)
-        found: dict[str, Values] = self._filled(n)
-        flags = octets[at[where] + 2]
-        for flag in np.unique(flags).tolist():
-            self._decode(
-                flag, where[flags == flag], buffer, octets, at, size, found, events, present
-            )
+        if (short := size[where] < _LEAST).any():
+            self._drop(where[short], present)
+            where = where[~short]
+        if not len(where):
+            return Block(found, present, events)
+        starts = _records(buffer, _START)[at[where]] & 0xFFFFFF
+        alike = np.unique(starts).tolist() if (starts != starts[:1]).any() else starts[:1].tolist()
+        for one in alike:
+            members = where[starts == one] if len(alike) > 1 else where
+            if one & 0xFFFF == self.layout.fingerprint:
+                self._decode(one >> 16, members, buffer, at, size, found, events, present)
+            else:
+                self._drop(members, present)
         if self.ttl is not None:
             self._expire(found, present, events, now)
         return Block(found, present, events)
+
+    def alike(self, held: Sequence[bytes]) -> Block | None:
+        """One row of defaults, then these; None if they are not all of one form that is fixed.
+
+        What `block` makes of them, at a third of its price.
+        """
+        size = len(held[0]) if held else 0
+        if size < _LEAST or self.ttl is not None or set(map(len, held)) != {size}:
+            return None
+        flag = held[0][2]
+        kind = None if flag & (rows.AS_PROTOS | rows.HAS_NULLS) else self._kind(flag)
+        if kind is None or kind.itemsize != size or not self._scalars:
+            return None
+        table = np.frombuffer(b"".join(held), kind)
+        if (table["start"] != rows.START.pack(self.layout.fingerprint, flag)).any():
+            return None
+        n = len(held) + 1
+        found = self._filled(n)
+        for i, column in enumerate(found.values()):
+            column[1:] = table[f"{i}"]  # type: ignore[index] # an array
+        events, present = np.zeros(n, np.int64), np.ones(n, np.bool_)
+        events[1:] = table["event"] if flag & rows.WIDE_EVENT else table["event"] >> 8
+        present[0] = False
+        return Block(found, present, events)
+
+    @cached_property
+    def _scalars(self) -> bool:
+        """Whether all columns are numbers, and none of the defaults is null."""
+        kinds = {column.kind for column in self.layout.columns}
+        return kinds == {"scalar"} and None not in map(self.defaults.get, self.layout.names)
 
     def one(self, row: bytes | None, now: int) -> tuple[dict[str, Any], int | None]:
         """One entity's features as they go into a reply, and their as-of time; None: defaults."""
@@ -107,28 +138,63 @@ class Decoder:
             return self.defaults, None
         return values, event
 
-    def _empty(self, n: int) -> Block:
-        return Block(self._filled(n), np.zeros(n, np.bool_), np.zeros(n, np.int64))
-
     def _filled(self, n: int) -> dict[str, Values]:
         """Columns that hold defaults alone."""
         filled: dict[str, Values] = {}
         for column in self.layout.columns:
             default = self.defaults.get(column.name)
             if column.kind == "scalar" and default is not None:
-                filled[column.name] = np.full(n, default, _NUMPY[column.code])
+                held = filled[column.name] = np.empty(n, _NUMPY[column.code])
+                held.fill(default)
             elif column.kind == "text":  # its first value is the default, whatever comes
                 filled[column.name] = Coded(np.zeros(n, np.int64), [default])
             else:
                 filled[column.name] = [default] * n
         return filled
 
+    @cached_property
+    def _kinds(self) -> dict[int, np.dtype[Any]]:
+        """What `_kind` worked out."""
+        return {}
+
+    def _kind(self, flag: int) -> np.dtype[Any]:
+        """All of a row but its payloads, for rows of these flags: one place for each column."""
+        kind = self._kinds.get(flag)
+        if kind is None:
+            wide = flag & rows.WIDE_EVENT
+            # Seven signed bytes are the upper ones of the eight that begin with the flags.
+            fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 3 if wide else 2)}
+            fields["start"] = (f"S{rows.START.size}", 0)
+            end = (
+                rows.START.size + (8 if wide else 7) + rows.CREATED_WIDTH[flag & rows.CREATED_MASK]
+            )
+            if flag & rows.HAS_NULLS:
+                fields["nulls"] = (("u1", (self.layout.null_bytes,)), end)
+                end += self.layout.null_bytes
+            for i, column in enumerate(self.layout.columns):
+                if column.kind != "scalar":
+                    code = "u1" if flag & rows.SHORT else "<u4"
+                elif column.code == "q":
+                    code = _NUMPY[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]]
+                else:
+                    code = _NUMPY[column.code]
+                fields[f"{i}"] = (code, end)
+                end += np.dtype(code).itemsize
+            kind = self._kinds[flag] = np.dtype(
+                {
+                    "names": list(fields),
+                    "formats": [one for one, _ in fields.values()],
+                    "offsets": [place for _, place in fields.values()],
+                    "itemsize": end,
+                }
+            )
+        return kind
+
     def _decode(
         self,
         flag: int,
         members: Integers,
         buffer: bytes,
-        octets: NDArray[np.uint8],
         at: Integers,
         size: Integers,
         found: dict[str, Values],
@@ -136,63 +202,42 @@ class Decoder:
         present: NDArray[np.bool_],
     ) -> None:
         """Rows that share their flags share the places of all that is fixed."""
-        wide = 8 if flag & rows.WIDE_EVENT else 7
-        created = rows.CREATED_WIDTH[flag & rows.CREATED_MASK]
-        nulls = self.layout.null_bytes if flag & rows.HAS_NULLS else 0
-        head = rows.START.size + wide + created + nulls
-        if not len(members):
-            return
         if flag & rows.AS_PROTOS:
             self._one_by_one(members, buffer, at, size, found, events, present)
             return
-        fixed = self.layout.fixed(flag)
-        whole = members[size[members] >= head + fixed.size]
-        if len(whole) < len(members):
-            self._drop(np.setdiff1d(members, whole), present)
-            members = whole
-        start = at[members]
-        block = octets[(start + head)[:, None] + np.arange(fixed.size)]
-        slots = self._slots(flag, block)
-        payloads = [slot for slot, kind in slots if kind != "scalar"]
-        ends = head + fixed.size + sum(payloads, np.zeros(len(members), np.int64))
-        if not (right := ends == size[members]).all():  # cut short, or something else
-            self._drop(members[~right], present)
-            self._decode(flag, members[right], buffer, octets, at, size, found, events, present)
+        kind = self._kind(flag)
+        length = size[members]
+        if (short := length < kind.itemsize).any():
+            self._drop(members[short], present)
+            members, length = members[~short], length[~short]
+        if not len(members):
             return
-        times = np.zeros((len(members), 8), np.uint8)
-        times[:, :wide] = octets[start[:, None] + np.arange(3, 3 + wide)]
-        if wide == 7:
-            times[:, 7] = np.where(times[:, 6] & 0x80, 0xFF, 0)
-        events[members] = times.view("<i8")[:, 0]
+        start = at[members]
+        table = _records(buffer, kind)[start]
+        payloads = {
+            i: table[f"{i}"].astype(np.int64)
+            for i, column in enumerate(self.layout.columns)
+            if column.kind != "scalar"
+        }
+        ends = sum(payloads.values(), np.int64(kind.itemsize))
+        if not (right := length == ends).all():  # cut short, or something else
+            self._drop(members[~right], present)
+            self._decode(flag, members[right], buffer, at, size, found, events, present)
+            return
+        events[members] = table["event"] if flag & rows.WIDE_EVENT else table["event"] >> 8
         null = None
-        if nulls:
-            bits = octets[(start + head - nulls)[:, None] + np.arange(nulls)]
+        if flag & rows.HAS_NULLS:
+            bits = np.ascontiguousarray(table["nulls"])
             null = np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
-        tail = start + head + fixed.size
-        for i, (column, (slot, kind)) in enumerate(zip(self.layout.columns, slots, strict=True)):
+        tail = start + kind.itemsize
+        for i, column in enumerate(self.layout.columns):
             empty = null[:, i] if null is not None else None
-            if kind == "scalar":
-                _put(found, column.name, members, slot, empty)
+            if i not in payloads:
+                scalars = np.ascontiguousarray(table[f"{i}"])
+                _put(found, column.name, members, scalars, empty)
                 continue
-            _put(found, column.name, members, _payloads(column, buffer, tail, slot), empty)
-            tail = tail + slot
-
-    def _slots(self, flag: int, block: NDArray[np.uint8]) -> list[tuple[NDArray[Any], str]]:
-        """The fixed area's columns: scalars, and the lengths of payloads."""
-        slots: list[tuple[NDArray[Any], str]] = []
-        offset = 0
-        for column in self.layout.columns:
-            if column.kind != "scalar":
-                kind = np.dtype("u1" if flag & rows.SHORT else "<u4")
-            elif column.code == "q":
-                kind = np.dtype(_NUMPY[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]])
-            else:
-                kind = np.dtype(_NUMPY[column.code])
-            part = np.ascontiguousarray(block[:, offset : offset + kind.itemsize])
-            slot = part.view(kind)[:, 0]
-            slots.append((slot if column.kind == "scalar" else slot.astype(np.int64), column.kind))
-            offset += kind.itemsize
-        return slots
+            _put(found, column.name, members, _payloads(column, buffer, tail, payloads[i]), empty)
+            tail = tail + payloads[i]
 
     def _one_by_one(
         self,
@@ -254,33 +299,37 @@ def sections(
 
     A value that is cut short ends where it ends: nothing is read of the next entity's.
     """
-    lengths = np.array([0 if value is None else len(value) for value in values], np.int64)
-    buffer = b"".join([*[value for value in values if value], _BEYOND])
+    held = [value or b"" for value in values]
+    lengths = np.fromiter(map(len, held), np.int64, len(held))
+    buffer = b"".join([*held, _BEYOND])
     ends = np.cumsum(lengths)
     at = ends - lengths
-    octets = np.frombuffer(buffer, np.uint8)
+    headers = _records(buffer, _HEADER)
     tags = [int.from_bytes(layout.tag, "little") for layout in layouts]
     found = [(np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)) for _ in layouts]
     active = np.flatnonzero(lengths)
-    at = at[active]
+    at, ends = at[active], ends[active]
     while len(active):
-        four = octets[at[:, None] + np.arange(4)].astype(np.int64)
-        tag = four[:, 0] | four[:, 1] << 8 | four[:, 2] << 16
-        size, at = four[:, 3], at + 4
+        header = headers[at]
+        tag, size, at = header & 0xFFFFFF, (header >> 24).astype(np.int64), at + 4
         if (long := size == rows.LONG).any():
-            spread = octets[at[long][:, None] + np.arange(4)]
-            size[long] = np.ascontiguousarray(spread).view("<u4")[:, 0]
+            size[long] = headers[at[long]]
             at = at + np.where(long, 4, 0)
-        fits = at + size <= ends[active]
-        for one, (starts, sizes) in zip(tags, found, strict=True):
-            mine = (tag == one) & fits
-            starts[active[mine]] = at[mine]
-            sizes[active[mine]] = size[mine]
-        if not fits.all():
+        beyond = at + size
+        fits = beyond <= ends
+        whole, first = bool(fits.all()), int(tag[0])
+        if whole and len(active) == len(values) and (tag == first).all():
+            if first in tags:  # one section of each entity, as they mostly lie
+                found[tags.index(first)] = at, size
+        else:
+            for one, (starts, sizes) in zip(tags, found, strict=True):
+                mine = (tag == one) & fits
+                starts[active[mine]] = at[mine]
+                sizes[active[mine]] = size[mine]
+        if not whole:
             _say_cut(active[~fits], layouts, found)
-        at = at + size
-        more = fits & (at < ends[active])
-        active, at = active[more], at[more]
+        more = fits & (beyond < ends)
+        active, at, ends = active[more], beyond[more], ends[more]
     return buffer, found
 
 
@@ -292,10 +341,15 @@ def _say_cut(
             layout.refuse()
 
 
-def fields(values: Sequence[bytes | None]) -> tuple[bytes, Integers, Integers]:
-    """As `sections`, for rows that stand alone (fields of hashes)."""
-    lengths = np.array([0 if value is None else len(value) for value in values], np.int64)
-    return b"".join([v for v in values if v]), np.cumsum(lengths) - lengths, lengths
+def fields(values: Sequence[bytes]) -> tuple[bytes, Integers, Integers]:
+    """As `sections`, for rows that stand alone (fields of hashes); one without bytes is none."""
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    return b"".join(values), np.cumsum(lengths) - lengths, lengths
+
+
+def _records(buffer: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
+    """What lies in the buffer from each of its bytes on, as records that overlap."""
+    return np.ndarray((len(buffer) - kind.itemsize + 1,), kind, buffer, 0, (1,))
 
 
 def default_of(column: Column, declared: str | None) -> Any:

@@ -1,8 +1,9 @@
 """The hot routes: a user's features, a ranking, any service; answered from a plan and its rows."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -26,17 +27,18 @@ ANY = "/v1/features"
 
 
 class Answer(NamedTuple):
-    """What goes back."""
+    """What goes back. ``note``: the counting that is left for when it has gone."""
 
     status: int
     kind: bytes
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    note: Callable[[], None] | None = None
 
 
 @dataclass
 class Hot:
-    """What the routes need. ``logging``: whether answers go to the served log."""
+    """What the routes need."""
 
     settings: Settings
     watcher: Watcher
@@ -45,7 +47,6 @@ class Hot:
     metrics: Metrics
     log: ServedLog
     guard: Guard
-    logging: bool = False
 
     async def user(
         self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
@@ -61,19 +62,18 @@ class Hot:
         now = time.time_ns() // 1000
         axes = {name: Ids([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
-        self.metrics.count(rows, self.watcher.freshnesses, now)
         request = asking_context(plan)
         served = replies.serve(plan, rows, request, 1)
-        self.log_served(served, axes, request, 1, now)
+        note = self.note(USER, served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
         if scope["query_string"]:
             shape |= self._extra(scope, served, now)
         if headers.get(b"accept") == replies.ARROW:
             columns = {**served.columns((name,)), **served.made}
             aside = {k: v for k, v in shape.items() if k != "features"}
-            return Answer(200, replies.ARROW, replies.arrow(columns, 1, aside))
+            return Answer(200, replies.ARROW, replies.arrow(columns, 1, aside), note=note)
         shape["latencyMs"] = _milliseconds(started)
-        return _written(headers, shape)
+        return _written(headers, shape, note)
 
     async def rank(
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
@@ -85,10 +85,8 @@ class Hot:
         user_key, item_key = asking.user_and_item(plan)
         n, now = len(asked.items), time.time_ns() // 1000
         rows = await self.reader.read(plan, asked.axes, now)
-        self.metrics.asked(RANK, n)
-        self.metrics.count(rows, self.watcher.freshnesses, now)
         served = replies.serve(plan, rows, asked.request, n)
-        self.log_served(served, asked.axes, asked.request, n, now)
+        note = self.note(RANK, served, asked.axes, asked.request, n, now)
         both = {(user_key, item_key), (item_key, user_key)}
         head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
         extra = self._extra(scope, served, now)
@@ -99,7 +97,8 @@ class Hot:
             pairs = {k: spread(v, n) for one in (*mixed, served.made) for k, v in one.items()}
             if accept == replies.ARROW:
                 columns = {"itemId": asked.items, **items, **pairs}
-                return Answer(200, replies.ARROW, replies.arrow(columns, n, {**head, **extra}))
+                sent = replies.arrow(columns, n, {**head, **extra})
+                return Answer(200, replies.ARROW, sent, note=note)
             shape = {
                 **head,
                 "itemIds": asked.items,
@@ -108,12 +107,13 @@ class Hot:
                 **extra,
                 "latencyMs": _milliseconds(started),
             }
-            return _written(headers, shape)
+            return _written(headers, shape, note)
         listed = replies.ranked_rows(served, asked.axes[item_key], (item_key,), both)
         whole = replies.dumps(head)[:-1] + b',"items":' + listed
         if extra:
             whole += b"," + replies.dumps(extra)[1:-1]
-        return Answer(200, replies.JSON, whole + b',"latencyMs":%.3f}' % _milliseconds(started))
+        whole += b',"latencyMs":%.3f}' % _milliseconds(started)
+        return Answer(200, replies.JSON, whole, note=note)
 
     async def batch(
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
@@ -122,14 +122,13 @@ class Hot:
         asked, plan = asking.batch(body, self.plan, self.settings.max_items)
         self.guard.permit(scope, plan.resource)
         now, n = time.time_ns() // 1000, asked.rows
-        self.metrics.asked(ANY, n)
+        note: Callable[[], None] = partial(self.metrics.asked, ANY, n)
         columns: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         if n:
             rows = await self.reader.read(plan, asked.axes, now)
-            self.metrics.count(rows, self.watcher.freshnesses, now)
             served = replies.serve(plan, rows, asked.request, n)
-            self.log_served(served, asked.axes, asked.request, n, now)
+            note = self.note(ANY, served, asked.axes, asked.request, n, now)
             for one in rows:
                 for name, feature in zip(one.view.names, one.view.features, strict=True):
                     columns[name] = spread(one.columns[feature], n)
@@ -137,9 +136,8 @@ class Hot:
             extra = self._extra(scope, served, now)
         if headers.get(b"accept") == replies.ARROW:
             aside = {"service": plan.service, **extra}
-            return Answer(
-                200, replies.ARROW, replies.arrow({**asked.entities, **columns}, n, aside)
-            )
+            sent = replies.arrow({**asked.entities, **columns}, n, aside)
+            return Answer(200, replies.ARROW, sent, note=note)
         shape: dict[str, Any] = {"service": plan.service}
         if asked.columns:
             shape |= {"entities": asked.entities, "features": columns}
@@ -152,7 +150,7 @@ class Hot:
                 }
                 for i in range(n)
             ]
-        return _written(headers, {**shape, **extra, "latencyMs": _milliseconds(started)})
+        return _written(headers, {**shape, **extra, "latencyMs": _milliseconds(started)}, note)
 
     def plan(self, service: str) -> Plan:
         """The plan of a service.
@@ -167,17 +165,27 @@ class Hot:
             raise RefusedError(409, found, "service")
         return found
 
-    def log_served(
+    def note(
         self,
+        route: str,
         served: replies.Served,
         ids: Mapping[str, Sequence[bytes]],
         request: Mapping[str, Any],
         n: int,
         now: int,
-    ) -> None:
-        """Offer an answer to the served log; what the warm-up asks is not for it."""
-        if n and self.logging:
-            self.log.offer(served, ids, request, n, now, self.watcher.freshnesses.through)
+    ) -> Callable[[], None]:
+        """What is to be counted of an answer that was given, and offered to the served log."""
+        freshnesses = self.watcher.freshnesses
+        through = freshnesses.through
+
+        def after() -> None:
+            if route != USER:  # always one
+                self.metrics.asked(route, n)
+            self.metrics.count(served.rows, freshnesses, now)
+            if n and served.plan.service:  # references alone belong to no service's sample
+                self.log.offer(served, ids, request, n, now, through)
+
+        return after
 
     def _extra(self, scope: Scope, served: replies.Served, now: int) -> dict[str, Any]:
         """What `?include=meta` adds."""
@@ -189,10 +197,12 @@ class Hot:
         return replies.meta(served, self.watcher.freshnesses, now, self.near)
 
 
-def _written(headers: Mapping[bytes, bytes], shape: Mapping[str, Any]) -> Answer:
+def _written(
+    headers: Mapping[bytes, bytes], shape: Mapping[str, Any], note: Callable[[], None]
+) -> Answer:
     if headers.get(b"accept") == replies.MSGPACK:
-        return Answer(200, replies.MSGPACK, replies.packed(shape))
-    return Answer(200, replies.JSON, replies.dumps(shape))
+        return Answer(200, replies.MSGPACK, replies.packed(shape), note=note)
+    return Answer(200, replies.JSON, replies.dumps(shape), note=note)
 
 
 def _wants_meta(scope: Scope) -> bool:

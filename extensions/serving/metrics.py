@@ -70,8 +70,6 @@ class Metrics:
         self.near_loads = Counter(
             "skewless_near_loads", "Whole loads of near copies.", registry=self.registry
         )
-        # What a server asks of itself to warm up is nobody's request.
-        self.counting = True
         self._refused: dict[str, int] = {}
         self._trips = self._loads = 0
         self._answered: dict[tuple[str, int], tuple[Any, Any]] = {}
@@ -89,16 +87,13 @@ class Metrics:
 
     def asked(self, route: str, entities: int) -> None:
         """Count the entities of one request."""
-        if self.counting:
-            child = self._asked.get(route)
-            if child is None:
-                child = self._asked[route] = self.items.labels(route)
-            child.observe(entities)
+        child = self._asked.get(route)
+        if child is None:
+            child = self._asked[route] = self.items.labels(route)
+        child.observe(entities)
 
     def count(self, rows: Iterable[Rows], freshnesses: Freshnesses, now: int) -> None:
         """Count the rows that are not simply fresh."""
-        if not self.counting:
-            return
         for one in rows:
             view = one.view
             here = len(one.there) if one.inverse is None else len(one.inverse)

@@ -1,9 +1,9 @@
 """One request's rows, in one round trip: keys out, columns back."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -70,22 +70,29 @@ class Rows:
 
 @dataclass
 class Reader:
-    """Reads plans through a link; remembers which hashes are too large to be read whole."""
+    """Reads plans through a link; remembers which hashes are too large to be read whole.
+
+    ``alone``: whether the worker has nothing else to do than the request that asks.
+    """
 
     link: Link
     near: NearCopies | None = None
+    alone: Callable[[], bool] = lambda: False
     large: dict[bytes, None] = field(default_factory=dict)
 
     async def read(self, plan: Plan, axes: Axes, now: int) -> list[Rows]:
         """The rows of every view of the plan, in its order.
 
         ``axes``: by join key the ids, one (for all rows) or n. ``now``: microseconds since
-        1970. What is near is looked up after the round trip, so that nothing comes between it
-        and the reply. Raises UnavailableError.
+        1970. Raises UnavailableError.
+
+        What is near is looked up without a pause before the reply is made of it: after the round
+        trip, or while Redis works and this process does not sleep.
         """
         keys: list[bytes] = []
         commands: list[Command] = []
         takers: list[Taker] = []
+        early: dict[Taker, list[Rows]] = {}
         for group in plan.groups:
             if len(group.join_keys) > 1:
                 takers += [self._pairs(view, axes, commands, now) for view in group.views]
@@ -94,12 +101,19 @@ class Reader:
             copy = self.near.copy(group) if self.near is not None and group.near else None
             if copy is not None:
                 takers.append(_near(copy, group.views, ids, now))
+                early[takers[-1]] = []
             else:
                 takers.append(_strings(group.views, ids, keys, now))
         if keys:
             commands.append(("MGET", *keys))
-        replies = await self.link.run(commands) if commands else []
-        rows = [rows for taker in takers for rows in taker(replies)]
+        replies: list[Any] = []
+        if commands:
+            coming = self.link.run(commands)
+            if self.alone() and self.link.quick:
+                early = {taker: taker([]) for taker in early}
+                early = early if self.link.hurry() else {}
+            replies = await coming
+        rows = [rows for taker in takers for rows in early.get(taker) or taker(replies)]
         return rows if plan.in_order else sorted(rows, key=lambda one: plan.place[id(one.view)])
 
     def _pairs(self, view: View, axes: Axes, commands: list[Command], now: int) -> Taker:
@@ -119,10 +133,7 @@ class Reader:
                 if isinstance(reply, dict):
                     reply = [one for pair in reply.items() for one in pair]
                 return [self._of_hash(view, key, ids, reply, now)]
-            there = [i for i, row in enumerate(reply) if row is not None]
-            inverse = np.zeros(len(ids), np.int64)
-            inverse[there] = np.arange(1, len(there) + 1)
-            return [_block(view, [None, *[reply[i] for i in there]], inverse, now)]
+            return [_found(view, reply, now)]
 
         return take
 
@@ -131,21 +142,12 @@ class Reader:
         names, held = reply[::2], reply[1::2]
         if len(names) > LARGE_HASH and len(self.large) < REMEMBERED:
             self.large[key] = None
-        known: dict[Any, int] = dict(zip(names, range(1, len(names) + 1), strict=True))
-        wanted: Sequence[Any] = ids.values
-        if ids.numbers is None:
-            wanted = ids.raw
-        else:
-            try:
-                known = dict(zip(map(int, names), range(1, len(names) + 1), strict=True))
-            except ValueError:
-                wanted = ids.raw
-        where = np.fromiter(map(known.get, wanted, repeat(0)), np.int64, len(ids))
-        used = np.flatnonzero(np.bincount(where, minlength=1))
-        used = used if used[0] == 0 else np.concatenate([[0], used])
-        number = np.zeros(used[-1] + 1, np.int64)
-        number[used] = np.arange(len(used))
-        return _block(view, [None, *[held[i - 1] for i in used[1:].tolist()]], number[where], now)
+        if ids.numbers is not None:
+            with contextlib.suppress(ValueError):  # a field that is no number: by their texts
+                known = dict(zip(map(int, names), held, strict=True))
+                return _found(view, list(map(known.get, ids.values)), now)
+        by_name = dict(zip(names, held, strict=True))
+        return _found(view, list(map(by_name.get, ids.raw)), now)
 
     def _hashes(self, view: View, parts: Sequence[Ids], commands: list[Command], now: int) -> Taker:
         """One command for each leading id."""
@@ -171,7 +173,7 @@ class Reader:
             rows = [found[key].get(name) for key, name in places]
             if n == 1:
                 return [_one(view, rows[0], now)]
-            return [_block(view, rows, None, now)]
+            return [_block(view, [row or b"" for row in rows], None, now)]
 
         return take
 
@@ -224,7 +226,17 @@ def _one(view: View, row: bytes | None, now: int) -> Rows:
     return Rows(view, found, YES, np.array([event]))
 
 
-def _block(view: View, rows: Sequence[bytes | None], inverse: Integers | None, now: int) -> Rows:
+def _found(view: View, rows: Sequence[bytes | None], now: int) -> Rows:
+    """Rows of which most are not there: those stand together, as one that holds the defaults."""
+    there = [i for i, row in enumerate(rows) if row is not None]
+    held = [row for row in rows if row is not None]
+    inverse = np.zeros(len(rows), np.int64)
+    inverse[there] = np.arange(1, len(there) + 1)
+    alike = view.decoder.alike(held)
+    return _of(view, alike, inverse) if alike else _block(view, [b"", *held], inverse, now)
+
+
+def _block(view: View, rows: Sequence[bytes], inverse: Integers | None, now: int) -> Rows:
     buffer, at, size = fields(rows)
     return _of(view, view.decoder.block(buffer, at, size, now), inverse)
 

@@ -290,6 +290,8 @@ def _other(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if isinstance(value, (set, frozenset, Coded)):
         return list(value)
+    if isinstance(value, np.ndarray):  # orjson takes only those that lie in one piece
+        return value.tolist()
     return str(value)
 
 

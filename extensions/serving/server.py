@@ -10,12 +10,16 @@ import sys
 import tempfile
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
 from extensions.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from extensions.serving.application import Application
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +74,17 @@ def _listen(settings: Settings) -> socket.socket:
 def _serve(settings: Settings, listening: socket.socket) -> None:
     from extensions.serving.application import Application  # noqa: PLC0415 - after the fork
 
-    store = FeatureStore(repo_path=str(settings.repo))
+    application = Application(settings, FeatureStore(repo_path=str(settings.repo)))
+    server = http_server(application, settings)
+    server.run(sockets=[listening])
+    if not server.started:
+        raise SkewlessError("The server could not start: its log says why.")
+
+
+def http_server(application: "Application", settings: Settings) -> uvicorn.Server:
+    """The HTTP server around the application, which sees the requests that it has in hand."""
     config = uvicorn.Config(
-        Application(settings, store),
+        application,
         loop="uvloop",
         http="httptools",
         lifespan="on",
@@ -86,9 +98,8 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
         ssl_keyfile=settings.tls_key and str(settings.tls_key),
     )
     server = uvicorn.Server(config)
-    server.run(sockets=[listening])
-    if not server.started:
-        raise SkewlessError("The server could not start: its log says why.")
+    application.in_hand = server.server_state.tasks
+    return server
 
 
 def _supervise(settings: Settings, listening: socket.socket) -> None:  # noqa: C901

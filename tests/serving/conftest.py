@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from feast import FeatureStore
 
 from extensions.asof import Computation
 from extensions.asof.refresh import tick
 from extensions.database import connect
 from extensions.serving.application import Application
+from extensions.serving.server import http_server
 from extensions.serving.settings import Settings
 from extensions.stores.publish import publish
 from tests.online.repository import applied, watch
@@ -50,15 +50,7 @@ def serving(settings: Settings, store: FeatureStore) -> Iterator[str]:
     """Serve in a thread; yields the base URL."""
     application = Application(settings, store)
     listening = socket.create_server((settings.host, 0))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application,
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            log_level="warning",
-        )
-    )
+    server = http_server(application, settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:

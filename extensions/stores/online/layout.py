@@ -255,6 +255,13 @@ class Layout:
                 at += fixed.size
         except struct.error as error:
             raise AnotherLayoutError from error
+        payloads = [
+            slot
+            for column, slot in zip(self.columns, slots, strict=True)
+            if flags & AS_PROTOS or column.kind != "scalar"
+        ]
+        if at + sum(payloads) != len(row):  # before a payload that is cut short is parsed
+            raise AnotherLayoutError
         values = {}
         for i, (column, slot) in enumerate(zip(self.columns, slots, strict=True)):
             payload = b""
@@ -269,8 +276,6 @@ class Layout:
                 values[column.name] = Value(**{str(column.oneof): slot})
             else:
                 values[column.name] = _value(column, payload)
-        if at != len(row):
-            raise AnotherLayoutError
         return values
 
     def refuse(self) -> None:
