@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import redis
+import yaml
 from feast import FeatureView, Field, RepoConfig
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.repo_operations import parse_repo
@@ -88,7 +89,8 @@ def _load(
 
 
 def _writer(url: str, *, ours: bool) -> Any:
-    kind = SkewlessRedisOnlineStoreConfig if ours else RedisOnlineStoreConfig
+    address: Any = {"connection_string": connection_string_of(url)}
+    declared = yaml.safe_load((REPO / "feature_store.yaml").read_text())["online_store"]
     config = RepoConfig(
         project="skewless",
         provider="local",
@@ -97,7 +99,9 @@ def _writer(url: str, *, ours: bool) -> Any:
             "path": "/dev/null",
             "enable_online_feature_view_versioning": True,
         },
-        online_store=kind(connection_string=connection_string_of(url)),
+        online_store=SkewlessRedisOnlineStoreConfig(**declared, **address)
+        if ours
+        else RedisOnlineStoreConfig(**address),
         entity_key_serialization_version=3,
     )
     if ours:

@@ -119,7 +119,7 @@ def _our_stages(store: FeatureStore, applied: FeatureView) -> dict[str, float]:
     read, table = _read(store, view, now - timedelta(days=1), now)
     online: Any = store._get_provider().online_store  # noqa: SLF001
     layout = layout_of(config, view)
-    where = place_of(config.project, view, layout.view)
+    where = place_of(config, view, layout.view)
     began = time.perf_counter()
     rows = [row for part in pack_rows(layout, table, EVENT, CREATED, sections=True) for row in part]
     keys = ids(table, "user_id", view.entity_columns[0].dtype.to_value_type())

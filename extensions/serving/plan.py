@@ -265,7 +265,7 @@ def _view(
     return View(
         name=table.name,
         version=version,
-        place=place_of(store.project, table, layout.view),
+        place=place_of(store.config, table, layout.view),
         decoder=Decoder(layout, defaults, ttl),
         features=features,
         names=tuple(f"{alias}__{name}" if name in clashing else name for name in features),

@@ -48,7 +48,7 @@ def where_of(store: FeatureStore, one: Published) -> tuple[Place, Layout]:
     """The place and the layout of a version's rows."""
     view = feast_view(one)
     layout = layout_of(store.config, view)
-    return place_of(store.project, view, layout.view), layout
+    return place_of(store.config, view, layout.view), layout
 
 
 def sample(

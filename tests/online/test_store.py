@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +102,30 @@ def test_views_of_one_entity_share_a_key_and_nothing_else(store, config, client)
     write(store, config, habits, (one, 4, 6, 6))
     assert client.keys(f"{config.project}:*") == [f"{config.project}:user_id:1".encode()]
     assert (read(store, config, stats, one), read(store, config, habits, one)) == ([1], [4])
+
+
+def test_a_short_prefix_is_one_projects_alone(store, config, client, redis_server) -> None:
+    prefix = f"{config.project[-5:]}:é"
+    mine, other = (config_of(redis_server, name, key_prefix=prefix) for name in ("one", "two"))
+    own = config_of(redis_server, "two")
+    for each in (mine, mine, own):
+        store.update(each, [], [view()], [], [], partial=False)
+    with pytest.raises(SkewlessError, match="is the project one's in this Redis: choose another"):
+        store.update(other, [], [view()], [], [], partial=False)
+    encoded = quote(prefix, safe="")
+    write(store, mine, view(), (key(user_id=1), 1, 10, 10))
+    write(store, own, view(), (key(user_id=1), 2, 10, 10))
+    assert client.keys(f"{encoded}:*:*") == [f"{encoded}:user_id:1".encode()]
+    assert read(store, mine, view(), key(user_id=1)) == [1]
+    store.teardown(mine, [view()], [])
+    assert not client.keys(f"{encoded}:*")
+    assert read(store, own, view(), key(user_id=1)) == [2]
+    store.update(other, [], [view()], [], [], partial=False)
+
+
+def test_applying_needs_no_redis(store) -> None:
+    away = config_of("redis://127.0.0.1:1/0", "one", key_prefix="x")
+    store.update(away, [], [view()], [], [], partial=False)
 
 
 def test_two_versions_live_side_by_side(store, config) -> None:

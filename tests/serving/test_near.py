@@ -23,7 +23,7 @@ from extensions.serving.plan import Group, Plan, Plans, compile_plans
 from extensions.stores.publish import online_store
 
 START = datetime(2035, 3, 1, tzinfo=UTC)  # newer than the fixture
-PREFIX = b"skewless:item_id:"
+PREFIX = b"sk:item_id:"
 IDS = range(1, 121)
 
 

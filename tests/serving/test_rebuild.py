@@ -39,7 +39,7 @@ def test_killed_in_the_middle(
     http: httpx.Client, feast_store: FeatureStore, database: str, redis_url: str, repo_root: Path
 ) -> None:
     before, client = rankings(http), redis.Redis.from_url(redis_url)
-    assert len(client.keys("skewless:user_id,item_id:user_item_progress_v1:*")) == 20
+    assert len(client.keys("sk:user_id,item_id:user_item_progress_v1:*")) == 20
     client.flushdb()
     assert rankings(http) != before
     statuses: Counter[int] = Counter()
@@ -62,7 +62,7 @@ def test_killed_in_the_middle(
         running.kill()
         running.wait()
         assert [int(entities) for _, entities in steps] == [11, 22, 33]
-        done_before = sum(client.hlen(key) for key in client.keys("skewless:user_id,item_id:*"))
+        done_before = sum(client.hlen(key) for key in client.keys("sk:user_id,item_id:*"))
         [rest] = rebuild_online(feast_store, "user_item_progress")
         assert rest.resumed
         assert rest.entities - rest.written in (done_before, done_before - 11)
@@ -79,7 +79,7 @@ def test_killed_in_the_middle(
 
 def test_rows_of_another_layout_are_said_and_missing(http: httpx.Client, redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    name = "skewless:user_id:2"
+    name = "sk:user_id:2"
     whole = client.get(name)
     assert isinstance(whole, bytes)
     features = http.get("/v1/features/user/2").json()["features"]

@@ -1,8 +1,9 @@
 """Names in Redis: which key, and for a composite key which field, holds an entity's row.
 
 Every key begins with an exact prefix ``<project>:<join keys>:``, so that no project and no
-entity can meet another's keys. Names are percent-encoded; ids stand as they are, with a letter
-before those that are not numbers, so that 5 and "5" stay two entities.
+entity can meet another's keys; for the project's name a shorter one can be given (`stem`). Names
+are percent-encoded; ids stand as they are, with a letter before those that are not numbers, so
+that 5 and "5" stay two entities.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+from feast import RepoConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
@@ -74,19 +76,26 @@ def field_of(ids: Sequence[bytes]) -> bytes:
     return b"".join(b"%d:%b" % (len(one), one) for one in ids)
 
 
+def stem(config: RepoConfig) -> str:
+    """What all keys of a project begin with: its name, or ``key_prefix`` of its online store."""
+    return quote(getattr(config.online_store, "key_prefix", None) or config.project, safe="")
+
+
 @lru_cache(maxsize=1024)
-def place(project: str, join_keys: tuple[str, ...], view: str) -> Place:
+def place(start: str, join_keys: tuple[str, ...], view: str) -> Place:
     """The place of a view version; ``join_keys`` with the leading one first."""
-    names = [quote(project, safe=""), ",".join(quote(key, safe="") for key in join_keys)]
+    names = [start, ",".join(quote(key, safe="") for key in join_keys)]
     if len(join_keys) > 1:
         names.append(quote(view, safe=""))
     return Place(join_keys, (":".join(names) + ":").encode())
 
 
-def place_of(project: str, table: Any, view: str, entities: Iterable[EntityKey] = ()) -> Place:
+def place_of(
+    config: RepoConfig, table: Any, view: str, entities: Iterable[EntityKey] = ()
+) -> Place:
     """The place of a Feast view's rows, whose join keys the entities name if the view does not."""
     join_keys = tuple(getattr(table, "join_keys", None) or ())
     if not join_keys:
         first = next(iter(entities), None)
         join_keys = tuple(first.join_keys) if first is not None else ("__dummy_id",)
-    return place(project, join_keys, view)
+    return place(stem(config), join_keys, view)

@@ -18,14 +18,15 @@ from feast.utils import (
     _populate_response_from_feature_data,
     make_tzaware,
 )
-from pydantic import model_validator
+from pydantic import Field, model_validator
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis' own, on purpose
 
 from extensions.addresses import connection_string_of, redis_url
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import default_values
 from extensions.stores.online.arrow_rows import ids, pack_rows
 from extensions.stores.online.exchange import Expiry, Reads, drop, scan, write, write_async
-from extensions.stores.online.keys import Place, place_of
+from extensions.stores.online.keys import Place, place_of, stem
 from extensions.stores.online.layout import AnotherLayoutError, Layout
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -37,7 +38,12 @@ VERSIONS = 256
 
 
 class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """Redis' address may be left out: see extensions/addresses.py."""
+    """Redis' address may be left out: see extensions/addresses.py.
+
+    ``key_prefix``: what keys begin with instead of the project's name; a short one saves memory.
+    """
+
+    key_prefix: str | None = Field(default=None, min_length=1)
 
     type: Literal["extensions.stores.online.store.SkewlessRedisOnlineStore"] = (
         "extensions.stores.online.store.SkewlessRedisOnlineStore"  # type: ignore[assignment]
@@ -94,7 +100,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             SkewlessError: a column is missing or does not fit, an id or event time is null.
         """
         layout = layout_of(config, table)
-        where = place_of(config.project, table, layout.view)
+        where = place_of(config, table, layout.view)
         source = table.batch_source
         event = source.timestamp_field if source else "event_timestamp"
         created = (source.created_timestamp_column if source else "") or "created_timestamp"
@@ -160,7 +166,12 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         entities_to_keep: Sequence[Entity],  # noqa: ARG002
         partial: bool,  # noqa: ARG002
     ) -> None:
-        """Take out the rows, of all versions, of views that are no more."""
+        """Take out the rows, of all versions, of views that are no more.
+
+        Raises:
+            SkewlessError: the keys' prefix is another project's.
+        """
+        self._claim(config)
         if config.online_store.full_scan_for_deletion:
             for table in tables_to_delete:
                 self._delete(config, table, _versions(table))
@@ -174,10 +185,29 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """Take out the rows of these views, of all versions, and nothing else."""
         for table in tables:
             self._delete(config, table, _versions(table))
+        if config.online_store.key_prefix:
+            self._get_client(config.online_store).delete(f"{stem(config)}:!project")
+
+    def _claim(self, config: RepoConfig) -> None:
+        """See to it that a prefix which is no project's name is one project's alone."""
+        if not config.online_store.key_prefix:
+            return
+        name = f"{stem(config)}:!project"
+        client = self._get_client(config.online_store)
+        try:
+            client.set(name, config.project, nx=True)
+            owner = client.get(name)
+        except (ConnectionError, TimeoutError):  # Redis is not needed to apply definitions
+            return
+        if owner is not None and owner.decode() != config.project:
+            raise SkewlessError(
+                f"The key_prefix {config.online_store.key_prefix!r} is the project "
+                f"{owner.decode()}'s in this Redis: choose another in feature_store.yaml."
+            )
 
     def _delete(self, config: RepoConfig, table: FeatureView, views: list[str]) -> None:
         client = self._get_client(config.online_store)
-        where = place_of(config.project, table, views[0])
+        where = place_of(config, table, views[0])
         if where.composite:
             # The view's name is part of the key: what the pattern finds goes as a whole.
             stem = re.escape(where.prefix.removesuffix(views[0].encode() + b":"))
@@ -208,7 +238,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         return where, [where.address(key) for key, *_ in data], rows
 
     def _place(self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]) -> Place:
-        return place_of(config.project, table, layout_of(config, table).view, entities)
+        return place_of(config, table, layout_of(config, table).view, entities)
 
     def _expiry(self, config: RepoConfig, table: FeatureView) -> Expiry:
         if ttl := getattr(table, "ttl", None):
