@@ -43,7 +43,7 @@ def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
     shape = (len(inputs), -1 if len(inputs) else 1)
     preferences = np.array(inputs["user_genre_preferences"].tolist(), np.float32).reshape(shape)
     rows = [ROWS.get(genre, 0) for genre in inputs["item_genre"]]
-    norms = np.linalg.norm(preferences, axis=1) * LENGTHS[rows]
+    norms = np.sqrt((preferences * preferences).sum(axis=1)) * LENGTHS[rows]
     dots = (preferences * TABLE[rows]).sum(axis=1)
     affinity = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 

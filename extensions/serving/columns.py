@@ -39,6 +39,17 @@ class Groups:
     inverse: Integers
 
 
+# `numpy.arange` takes as long as all else that is done with so few numbers.
+_NUMBERS = np.arange(4_096)
+_NUMBERS.setflags(write=False)
+
+
+def counting(first: int, behind: int) -> Integers:
+    """The whole numbers from ``first`` up to, without, ``behind``; not to be written to."""
+    held = _NUMBERS[first:behind]
+    return held if len(held) == behind - first else np.arange(first, behind)
+
+
 def taken(column: Values, where: Integers) -> Values:
     """The rows of ``column`` at ``where``."""
     if isinstance(column, np.ndarray):
@@ -73,10 +84,10 @@ def grouped(parts: Sequence[tuple[Integers, int]], n: int) -> Groups | None:
         key = key * bound + numbers
     if size <= 8 * n + 1024:
         first = np.full(size, -1, np.int64)
-        first[key] = np.arange(n)
+        first[key] = counting(0, n)
         there = np.flatnonzero(first >= 0)
         number = np.empty(size, np.int64)
-        number[there] = np.arange(len(there))
+        number[there] = counting(0, len(there))
         return Groups(first[there], number[key])
     _, some, inverse = np.unique(key, return_index=True, return_inverse=True)
     return Groups(some, inverse.reshape(-1))

@@ -7,6 +7,7 @@ the caller can start again with pandas; nothing has an answer here that pandas w
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NoReturn
 
@@ -71,13 +72,18 @@ class Inputs(_Plain):
     @property
     def index(self) -> pd.RangeIndex:
         """As of a frame that was given none."""
-        return pd.RangeIndex(self._n)
+        return _index(self._n)
 
     def __getitem__(self, name: str) -> Column:
         return Column(self._arrays[name])
 
     def __len__(self) -> int:
         return self._n
+
+
+@lru_cache(1_000)
+def _index(n: int) -> pd.RangeIndex:
+    return pd.RangeIndex(n)
 
 
 class Made(_Plain):
@@ -170,39 +176,40 @@ def array(values: Any, n: int) -> NDArray[Any]:  # noqa: PLR0911 - one for each 
 
     Numbers are 64 bits wide and null among them is NaN; all else is an object.
     """
+    if len(values) == 1:
+        return _constant(values[0], n)
     if isinstance(values, np.ndarray) and values.dtype != object:
-        wide = values.dtype if values.dtype.kind == "b" else np.dtype(values.dtype.kind + "8")
-        return _full(n, values[0], wide) if len(values) == 1 else values.astype(wide)
-    if isinstance(values, Coded):
-        return np.array(list(values) if len(values) == n else list(values) * n, object)
+        return values.astype(values.dtype if values.dtype.kind == "b" else values.dtype.kind + "8")
     held = values if isinstance(values, list) else list(values)
+    if isinstance(values, Coded):
+        return np.array(held, object)
     first = next((one for one in held if one is not None), None)
-    if isinstance(first, (float, int, np.number)) and not isinstance(first, bool):
-        if len(held) == 1:
-            return _full(n, first, np.float64 if isinstance(first, _REAL) else np.int64)
-        if None in held:
-            held = [np.nan if one is None else one for one in held]
-            return np.array(held, np.float64)
-        return np.array(held, np.float64 if isinstance(first, _REAL) else np.int64)
-    if isinstance(first, (bool, np.bool_)) and None not in held:
-        return _full(n, first, np.bool_) if len(held) == 1 else np.array(held, np.bool_)
+    if isinstance(first, _BOOL):
+        return np.array(held, object if None in held else np.bool_)
+    if isinstance(first, _REAL) or (isinstance(first, _WHOLE) and None in held):
+        return np.array([np.nan if one is None else one for one in held], np.float64)
+    if isinstance(first, _WHOLE):
+        return np.array(held, np.int64)
     column = np.empty(n, object)
-    if len(held) == 1:
-        column.fill(_object(held[0]))
-    else:
-        for i, one in enumerate(held):
-            column[i] = _object(one)
+    for i, one in enumerate(held):
+        column[i] = _object(one)
     return column
 
 
-_REAL = (float, np.floating)
+def _constant(value: Any, n: int) -> NDArray[Any]:
+    kind: Any = object
+    if isinstance(value, _REAL):
+        kind = np.float64
+    elif isinstance(value, _BOOL):
+        kind = np.bool_
+    elif isinstance(value, _WHOLE):
+        kind = np.int64
+    column = np.empty(n, kind)
+    column.fill(_object(value))
+    return column
 
 
-def _full(n: int, value: Any, kind: Any) -> NDArray[Any]:
-    """`numpy.full`, at half its price."""
-    made = np.empty(n, kind)
-    made.fill(value)
-    return made
+_REAL, _WHOLE, _BOOL = (float, np.floating), (int, np.integer), (bool, np.bool_)
 
 
 def _object(value: Any) -> Any:

@@ -74,8 +74,9 @@ class Freshnesses:
 
     def stale(self, view: View, events: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
         """Rows of a pipeline that lags. A row itself shows that it had come so far."""
-        through = np.maximum(events, self.through.get((view.name, view.version), 0))
-        result: NDArray[np.bool_] = now - through > view.late_after
+        if self.all_fresh(view, now):
+            return np.zeros(len(events), np.bool_)
+        result: NDArray[np.bool_] = events < now - view.late_after
         return result
 
 

@@ -106,9 +106,10 @@ class Metrics:
             if missing := here - int(np.count_nonzero(one.present)):
                 self._served(view.name, "default", missing)
             if missing < here and not freshnesses.all_fresh(view, now):
-                late = freshnesses.stale(view, one.events, now) & one.present
-                if stale := int(np.count_nonzero(late)):
-                    self._served(view.name, "stale", stale)
+                late = freshnesses.stale(view, one.at, now) & one.there
+                if late.any():
+                    rows = late if one.inverse is None else late[one.inverse]
+                    self._served(view.name, "stale", int(np.count_nonzero(rows)))
 
     def _served(self, view: str, status: str, times: int) -> None:
         child = self._children.get((view, status))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extensions.serving.columns import Integers, Values, taken
+from extensions.serving.columns import Integers, Values, counting, taken
 from extensions.serving.decoding import Block, fields, sections
 from extensions.serving.ids import Ids
 from extensions.serving.link import Command, Link
@@ -229,9 +229,9 @@ def _one(view: View, row: bytes | None, now: int) -> Rows:
 def _found(view: View, rows: Sequence[bytes | None], now: int) -> Rows:
     """Rows of which most are not there: those stand together, as one that holds the defaults."""
     there = [i for i, row in enumerate(rows) if row is not None]
-    held = [row for row in rows if row is not None]
+    held: Any = [rows[i] for i in there]
     inverse = np.zeros(len(rows), np.int64)
-    inverse[there] = np.arange(1, len(there) + 1)
+    inverse[there] = counting(1, len(there) + 1)
     alike = view.decoder.alike(held)
     return _of(view, alike, inverse) if alike else _block(view, [b"", *held], inverse, now)
 

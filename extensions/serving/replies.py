@@ -172,15 +172,15 @@ def objects(
 
 def ranked_rows(
     served: Served, ids: Ids, item: tuple[str, ...], pair: Container[tuple[str, ...]]
-) -> bytes:
-    """The items of a ranking as a JSON array, in the order of ``ids``.
+) -> list[bytes]:
+    """The items of a ranking as a JSON array in pieces, in the order of ``ids``.
 
     ``item``: the join keys of what stands under itemFeatures; ``pair``: of what stands, with
     the transforms' features, under interactionFeatures.
     """
     n = len(ids)
     if not n:
-        return b"[]"
+        return [b"[]"]
     first = _item_parts(served, ids, item)
     columns: dict[str, Values] = {}
     groups = served.groups
@@ -191,13 +191,13 @@ def ranked_rows(
                 columns[name] = held[feature]
     columns |= served.each
     second = objects(columns, n if groups is None else len(groups.first), after=b"},")
-    pieces: list[bytes] = [b""] * (2 * n)
-    pieces[::2] = first
-    pieces[1::2] = (
+    pieces = [b"["] * (2 * n + 1)
+    pieces[1::2] = first
+    pieces[2::2] = (
         second if groups is None else list(map(second.__getitem__, groups.inverse.tolist()))
     )
-    pieces[-1] = pieces[-1][:-1]
-    return b"[" + b"".join(pieces) + b"]"
+    pieces[-1] = pieces[-1][:-1] + b"]"
+    return pieces
 
 
 def _pairs_of_groups(rows: Rows, groups: Groups) -> dict[str, Values]:
