@@ -11,11 +11,13 @@ import gc
 import json
 import math
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,42 @@ class Load:
     p95: float
     p99: float
     statuses: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Several runs of one cell: medians, and how far they lie apart."""
+
+    runs: tuple[Load, ...]
+
+    def median(self, metric: str) -> float:
+        """Of ``p50``, ``p95``, ``p99`` or ``rate``."""
+        return float(statistics.median(getattr(one, metric) for one in self.runs))
+
+    def spread(self, metric: str) -> tuple[float, float]:
+        """Least and greatest."""
+        found = [getattr(one, metric) for one in self.runs]
+        return min(found), max(found)
+
+    @property
+    def statuses(self) -> set[str]:
+        """All that was answered."""
+        return {status for one in self.runs for status in one.statuses}
+
+
+def in_turn(
+    targets: Mapping[str, tuple[int, bytes]], connections: int, seconds: float, rounds: int
+) -> dict[str, Loads]:
+    """All targets (port, request), one after the other and in turns, so that none has the machine
+    at a better time than the others; ``seconds`` for each in all.
+    """
+    found: dict[str, list[Load]] = {name: [] for name in targets}
+    for number in range(rounds):
+        names = list(targets)[:: 1 if number % 2 else -1]
+        for name in names:
+            port, sent = targets[name]
+            found[name].append(measure(port, connections, seconds / rounds, sent))
+    return {name: Loads(tuple(runs)) for name, runs in found.items()}
 
 
 def request(method: str, path: str, body: Any = None) -> bytes:

@@ -3,8 +3,9 @@
 `python -m benchmarks.serving [--quick] [--json FILE]`, from the repository. Both sides serve this
 repository's features of the same entities; the limit is a constant reply from our HTTP server.
 "near": workers hold the items' views (the repository's tag); "remote": the same server with
-`near_megabytes=0`. Every pair of cells is measured on replies that were compared first. The
-client is wrk where it is installed (see `benchmarks.load`).
+`near_megabytes=0`. Every pair of cells is measured on replies that were compared first; all sides
+of a cell are measured in turn, five times, and the medians compared. The client is wrk where it is
+installed (see `benchmarks.load`).
 """
 
 import json
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Load, client, measure, request
+from benchmarks.load import Loads, client, in_turn, request
 from benchmarks.report import Row, arguments, publish
 from benchmarks.serving_data import Data, fill, stock_environment, stock_repository
 from extensions import addresses
@@ -55,7 +56,8 @@ PATIENCE = 240.0  # seconds for imports on a busy machine
 
 def main() -> None:
     args = arguments(__doc__ or "")
-    seconds = 0.7 if args.quick else 10.0
+    # For each cell of each side, and in how many turns.
+    seconds, rounds = (0.7, 1) if args.quick else (10.0, 5)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database = postgres.start(folder / "postgres", durable=False)
@@ -81,83 +83,82 @@ def main() -> None:
         _wait(ports["remote"], "/ready")
         _wait(ports["stock"], "/health")
         _wait(ports["constant"], "/")
-        rows = _measured(ports, seconds)
+        rows = _measured(ports, seconds, rounds)
     publish("serving", rows, args)
 
 
-def _measured(ports: dict[str, int], seconds: float) -> list[Row]:
+def _measured(ports: dict[str, int], seconds: float, rounds: int) -> list[Row]:
     print(f"client: {client()}")
-    limits = {
-        connections: measure(ports["constant"], connections, seconds, _user(USER))
-        for connections in (1, 8, 32)
-    }
-    rows = _cells(ports, limits, seconds, "one user, 4 features", (1, 8, 32), ("remote",),
+    how = seconds, rounds
+    rows = _cells(ports, how, "one user, 4 features", (1, 8, 32), ("remote",),
                   _user(USER), _by_feast([USER]))  # fmt: skip
     for n, connections in ((100, (1, 8, 32)), (500, (1, 8)), (1_000, (1,))):
         asked = _by_feast([USER] * n, list(range(1, n + 1)))
-        rows += _cells(ports, limits, seconds, f"rank {n}", connections, ("remote", "near"),
-                       _rank(n), asked)  # fmt: skip
-    flat = {
-        n: measure(ports["near"], 1, seconds, _rank(n, layout="columns")) for n in (100, 500, 1_000)
-    }
-    for n, mine in flat.items():
-        against = f"as columns; {mine.p50 / flat[100].p50:.2f} times rank 100's"
-        rows.append(Row(f"rank {n}, near, columns, 1 connection", "p50", "ms", "lower",
-                        mine.p50, limit=limits[1].p50, why=against))  # fmt: skip
+        rows += _cells(ports, how, f"rank {n}", connections, ("remote", "near"), _rank(n), asked)
+    columns = {f"{n}": (ports["near"], _rank(n, layout="columns")) for n in (100, 500, 1_000)}
+    limit = {"limit": (ports["constant"], _user(USER))}
+    flat = in_turn({**columns, **limit}, 1, *how)
+    for length in columns:
+        against = flat[length].median("p50") / flat["100"].median("p50")
+        why = f"as columns; {against:.2f} times rank 100's"
+        rows.append(_row(f"rank {length}, near, columns, 1 connection", "p50", flat[length], None,
+                         flat["limit"], why=why))  # fmt: skip
     generic = _by_feast([USER] * 100, list(range(1, 101)))
-    rows += _cells(ports, limits, seconds, "/get-online-features, 100 items", (1, 8),
+    rows += _cells(ports, how, "/get-online-features, 100 items", (1, 8),
                    ("remote", "near"), generic, generic)  # fmt: skip
     return rows
 
 
 def _cells(
     ports: dict[str, int],
-    limits: dict[int, Load],
-    seconds: float,
+    how: tuple[float, int],
     name: str,
     connections: tuple[int, ...],
     sides: tuple[str, ...],
     ours: bytes,
     theirs: bytes,
 ) -> list[Row]:
-    """A row per number of connections and way of ours, all against the same stock cell."""
+    """A row per number of connections and way of ours, all against the same stock runs."""
     rows: list[Row] = []
     agree = {side: _equal(ports[side], ports["stock"], ours, theirs) for side in sides}
+    targets = {side: (ports[side], ours) for side in sides}
+    targets |= {"stock": (ports["stock"], theirs), "limit": (ports["constant"], _user(USER))}
     for number in connections:
-        other = measure(ports["stock"], number, seconds, theirs)
+        found = in_turn(targets, number, *how)
+        for one in found.values():
+            assert one.statuses == {"200"}, one.statuses
         for side in sides:
-            mine = measure(ports[side], number, seconds, ours)
-            for one in (mine, other):
-                assert set(one.statuses) == {"200"}, one.statuses
             where = f"{name}, {side}" if len(sides) > 1 else name
             where = f"{where}, {number} connection{'s' * (number > 1)}"
-            rows += _rows(where, mine, other, limits[number], agree[side])
+            three = found[side], found["stock"], found["limit"]
+            rows.append(_row(where, "p50", *three, equal=agree[side]))
+            rows += [_row(where, metric, *three) for metric in ("p99", "rate")]
     return rows
 
 
-def _rows(work: str, ours: Load, stock: Load, limit: Load | None, equal: bool | None) -> list[Row]:
-    return [
-        Row(
-            work,
-            "p50",
-            "ms",
-            "lower",
-            ours.p50,
-            stock.p50,
-            limit.p50 if limit else None,
-            equal=equal,
-        ),
-        Row(work, "p99", "ms", "lower", ours.p99, stock.p99, limit.p99 if limit else None),
-        Row(
-            work,
-            "rate",
-            "requests/s",
-            "higher",
-            ours.rate,
-            stock.rate,
-            limit.rate if limit else None,
-        ),
-    ]
+def _row(
+    work: str,
+    metric: str,
+    ours: Loads,
+    stock: Loads | None,
+    limit: Loads,
+    *,
+    equal: bool | None = None,
+    why: str | None = None,
+) -> Row:
+    return Row(
+        work,
+        metric,
+        "requests/s" if metric == "rate" else "ms",
+        "higher" if metric == "rate" else "lower",
+        ours.median(metric),
+        None if stock is None else stock.median(metric),
+        limit.median(metric),
+        runs=len(ours.runs),
+        spread=ours.spread(metric),
+        equal=equal,
+        why=why,
+    )
 
 
 def _user(number: int) -> bytes:

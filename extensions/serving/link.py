@@ -137,7 +137,12 @@ class PipelinedLink(asyncio.Protocol):
             else:
                 if not data:
                     break
-                self.data_received(data)
+                try:
+                    self.data_received(data)
+                except hiredis.ProtocolError:  # the loop would end the connection, too
+                    if self._transport:
+                        self._transport.abort()
+                    break
         return not self._waiting
 
     async def close(self) -> None:

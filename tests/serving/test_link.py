@@ -179,3 +179,27 @@ def test_a_reply_that_comes_after_the_deadline_is_nobody_elses(fake: Any) -> Non
         assert await again == [b"next"]
 
     linked(fake(late), work, deadline=0.03)
+
+
+def test_what_is_no_reply_ends_the_connection(fake: Any) -> None:
+    def babble(taken: socket.socket, command: list[Any]) -> None:
+        if command[1] == b"go":
+            taken.sendall(b"?what\r\n")
+        else:
+            echo(taken, command)
+
+    async def work(link: PipelinedLink) -> None:
+        for look in (True, False):
+            coming = link.run([("GET", "go")])
+            if look:
+                time.sleep(0.02)  # noqa: ASYNC251 - the loop is to have no turn
+                assert not link.hurry()
+            with pytest.raises(UnavailableError):
+                await coming
+            while not link.connected:  # noqa: ASYNC110 - a link tells nobody
+                await asyncio.sleep(0.01)
+            assert await link.run([("GET", "b")]) == [b"b"]
+
+    server = fake(babble)
+    linked(server, work)
+    assert server.connections == 3

@@ -19,7 +19,7 @@ from feast.utils import (
     make_tzaware,
 )
 from pydantic import Field, model_validator
-from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis' own, on purpose
+from redis.exceptions import RedisError
 
 from extensions.addresses import connection_string_of, redis_url
 from extensions.errors import SkewlessError
@@ -197,7 +197,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         try:
             client.set(name, config.project, nx=True)
             owner = client.get(name)
-        except (ConnectionError, TimeoutError):  # Redis is not needed to apply definitions
+        except RedisError:  # Redis is not needed to apply definitions
             return
         if owner is not None and owner.decode() != config.project:
             raise SkewlessError(
