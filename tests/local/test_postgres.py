@@ -1,5 +1,6 @@
 """PostgreSQL: its settings, its secrets, its durability, and root's closed folders."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -61,7 +62,8 @@ def test_data_survives_a_kill(tmp_path: Path, kept: list[Server], whom: str) -> 
     if whom == "everyone":
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
         for pid in map(int, children):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # one that was just going
+                os.kill(pid, signal.SIGKILL)
     os.kill(server.pid, signal.SIGKILL)
     server.process.wait()
 
