@@ -175,8 +175,7 @@ def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
     given = read.get("context") or {}
     if not isinstance(given, dict):
         raise RefusedError(422, "The context must be an object.", "context")
-    spelled = plan.spelled
-    named = {spelled.get(name) or _snake(name): (name, value) for name, value in given.items()}
+    named = {_snake(name): (name, value) for name, value in given.items()}
     if more := sorted(set(named) - set(plan.request)):
         raise RefusedError(
             422, f"{plan.service} takes no {named[more[0]][0]}.", f"context.{named[more[0]][0]}"

@@ -95,7 +95,7 @@ class Decoder:
         for i, column in enumerate(found.values()):
             column[1:] = table[f"{i}"]  # type: ignore[index] # an array
         events, present = np.zeros(n, np.int64), np.ones(n, np.bool_)
-        events[1:] = table["event"] if flag & rows.WIDE_EVENT else table["event"] >> 8
+        events[1:] = _events(table, flag)
         present[0] = False
         return Block(found, present, events)
 
@@ -162,7 +162,7 @@ class Decoder:
         kind = self._kinds.get(flag)
         if kind is None:
             wide = flag & rows.WIDE_EVENT
-            # Seven signed bytes are the upper ones of the eight that begin with the flags.
+            # Of seven bytes, see `_events`.
             fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 3 if wide else 2)}
             fields["start"] = (f"S{rows.START.size}", 0)
             end = (
@@ -224,7 +224,7 @@ class Decoder:
             self._drop(members[~right], present)
             self._decode(flag, members[right], buffer, at, size, found, events, present)
             return
-        events[members] = table["event"] if flag & rows.WIDE_EVENT else table["event"] >> 8
+        events[members] = _events(table, flag)
         null = None
         if flag & rows.HAS_NULLS:
             bits = np.ascontiguousarray(table["nulls"])
@@ -286,6 +286,12 @@ class Decoder:
     def _refuse(self, times: int) -> None:
         for _ in range(times):
             self.layout.refuse()
+
+
+def _events(table: NDArray[Any], flag: int) -> Integers:
+    """As-of times: seven signed bytes are the upper ones of the eight that begin with the flags."""
+    events: Integers = table["event"]
+    return events if flag & rows.WIDE_EVENT else events >> 8
 
 
 # Behind the last value, so that a header which is cut short can be looked at.

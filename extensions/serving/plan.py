@@ -117,11 +117,6 @@ class Plan:
         )
 
     @cached_property
-    def spelled(self) -> Mapping[str, str]:
-        """The request's own fields by their names in JSON: ``requestHour``."""
-        return {_camel(name): name for name in self.request}
-
-    @cached_property
     def place(self) -> Mapping[int, int]:
         """Each view's place in the plan, by its identity."""
         return {id(view): i for i, view in enumerate(self.views)}
@@ -283,8 +278,3 @@ def _definition(repo: Path, view: str, version: int) -> str | None:
 def _name(projection: Any) -> str:
     name: str = projection.name_to_use()
     return name
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(one[:1].upper() + one[1:] for one in rest)

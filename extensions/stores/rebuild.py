@@ -17,7 +17,7 @@ from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.offline.address import url_of
-from extensions.stores.online.keys import stem
+from extensions.stores.online.keys import aside
 from extensions.stores.publish import latest, online_store, registered
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
@@ -68,7 +68,7 @@ def _rebuild(store: FeatureStore, computation: Computation, progress: Progress |
     online = online_store(store)
     client = online._get_client(store.config.online_store)  # noqa: SLF001
     # The note of how far it came is kept in Redis: a server that lost the rows lost it as well.
-    note = f"{stem(store.config)}:!rebuild:{computation.log_table}"
+    note = aside(store.config, f"rebuild:{computation.log_table}")
     url = url_of(store.config)
     with connect(url, autocommit=True) as conn:
         mark = read_watermark(conn, computation)

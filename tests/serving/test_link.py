@@ -88,6 +88,12 @@ def hurried(link: PipelinedLink, seconds: float = 5) -> bool:
     return True
 
 
+async def made_again(link: PipelinedLink) -> None:
+    while not link.connected:  # noqa: ASYNC110 - a link tells nobody
+        await asyncio.sleep(0.01)
+    assert await link.run([("GET", "b")]) == [b"b"]
+
+
 def test_replies_taken_by_looking_go_to_whom_they_belong(fake: Any) -> None:
     async def work(link: PipelinedLink) -> None:
         for i in range(200):
@@ -157,9 +163,7 @@ def test_a_connection_that_ends_while_it_is_looked_at_is_made_again(fake: Any) -
                 await coming
             assert not link.quick
             assert link.hurry()
-            while not link.connected:  # noqa: ASYNC110 - a link tells nobody
-                await asyncio.sleep(0.01)
-            assert await link.run([("GET", "b")]) == [b"b"]
+            await made_again(link)
 
     server = fake(leave)
     linked(server, work)
@@ -197,9 +201,7 @@ def test_what_is_no_reply_ends_the_connection(fake: Any) -> None:
                 assert not link.hurry()
             with pytest.raises(UnavailableError):
                 await coming
-            while not link.connected:  # noqa: ASYNC110 - a link tells nobody
-                await asyncio.sleep(0.01)
-            assert await link.run([("GET", "b")]) == [b"b"]
+            await made_again(link)
 
     server = fake(babble)
     linked(server, work)

@@ -62,7 +62,7 @@ def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> in
         )
         if created in table.column_names:
             _note_late(session, log, name, created)
-        session.run(sql.SQL("DROP TABLE pg_temp.{}").format(sql.Identifier(name)))
+        session.drop(name)
     return int(table.num_rows)
 
 

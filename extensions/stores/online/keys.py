@@ -81,6 +81,11 @@ def stem(config: RepoConfig) -> str:
     return quote(getattr(config.online_store, "key_prefix", None) or config.project, safe="")
 
 
+def aside(config: RepoConfig, what: str) -> str:
+    """A key of the project that is no entity's."""
+    return f"{stem(config)}:!{what}"
+
+
 @lru_cache(maxsize=1024)
 def place(start: str, join_keys: tuple[str, ...], view: str) -> Place:
     """The place of a view version; ``join_keys`` with the leading one first."""

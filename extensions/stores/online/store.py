@@ -26,7 +26,7 @@ from extensions.errors import SkewlessError
 from extensions.stores.defaults import default_values
 from extensions.stores.online.arrow_rows import ids, pack_rows
 from extensions.stores.online.exchange import Expiry, Reads, drop, scan, write, write_async
-from extensions.stores.online.keys import Place, place_of, stem
+from extensions.stores.online.keys import Place, aside, place_of
 from extensions.stores.online.layout import AnotherLayoutError, Layout
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -186,13 +186,13 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         for table in tables:
             self._delete(config, table, _versions(table))
         if config.online_store.key_prefix:
-            self._get_client(config.online_store).delete(f"{stem(config)}:!project")
+            self._get_client(config.online_store).delete(aside(config, "project"))
 
     def _claim(self, config: RepoConfig) -> None:
         """See to it that a prefix which is no project's name is one project's alone."""
         if not config.online_store.key_prefix:
             return
-        name = f"{stem(config)}:!project"
+        name = aside(config, "project")
         client = self._get_client(config.online_store)
         try:
             client.set(name, config.project, nx=True)
