@@ -17,13 +17,12 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.utils import _convert_arrow_to_proto, _get_column_names
+from feast.utils import _get_column_names
 
 from extensions.stores.offline.point_in_time import exact_features
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.store import SkewlessPostgresOfflineStore
-from extensions.stores.online.arrow_rows import columnar
-from extensions.stores.online.store import SkewlessRedisOnlineStore, layout_of
+from extensions.stores.online.store import SkewlessRedisOnlineStore
 
 # Rows that one writer takes at a time, where feature_store.yaml does not say.
 ROWS_PER_WRITE = 25_000
@@ -120,15 +119,8 @@ class SkewlessBatchEngine(LocalComputeEngine):
             )
 
     def _write(self, view: FeatureView, part: pa.Table) -> None:
-        online, config = self.online_store, self.repo_config
-        assert isinstance(online, SkewlessRedisOnlineStore)
-        ids = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-        if columnar(layout_of(config, view), ids, part.schema):
-            online.write_arrow(config, view, part)
-            return
-        for batch in part.to_batches():
-            rows = _convert_arrow_to_proto(batch, view, ids)
-            online.online_write_batch(config, view, rows, None)
+        assert isinstance(self.online_store, SkewlessRedisOnlineStore)
+        self.online_store.write_table(self.repo_config, view, part)
 
 
 def _parts(pieces: Generator[pa.Table], rows: int) -> Generator[pa.Table]:

@@ -32,6 +32,7 @@ from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.feature_logging import write_logged_features
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.point_in_time import JoinOptions, view_joins
+from extensions.stores.offline.pushing import install
 from extensions.stores.offline.range_retrieval import range_query
 from extensions.stores.offline.retrieval_job import (
     PlainQuery,
@@ -48,6 +49,8 @@ __all__ = [
     "SkewlessSqlRegistry",
     "url_of",
 ]
+
+install()
 
 
 class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):

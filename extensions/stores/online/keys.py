@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from feast import RepoConfig
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
@@ -39,6 +40,10 @@ def id_bytes(value: Value) -> bytes:
     return b"%" + bytes(value.SerializeToString(deterministic=True))
 
 
+# The one row of a view without entities.
+_EVERYBODY = id_bytes(Value(string_val=DUMMY_ENTITY_VAL))
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the rows of one view version are kept.
@@ -57,6 +62,8 @@ class Place:
 
     def address(self, entity: EntityKey) -> tuple[bytes, bytes | None]:
         """Key, and field where composite."""
+        if not entity.entity_values:  # Feast names no key in pushes to a view without entities
+            return self.of_ids([_EVERYBODY])
         if not self.composite:
             return self.prefix + id_bytes(entity.entity_values[0]), None
         ids = dict(zip(entity.join_keys, map(id_bytes, entity.entity_values), strict=True))
@@ -102,5 +109,5 @@ def place_of(
     join_keys = tuple(getattr(table, "join_keys", None) or ())
     if not join_keys:
         first = next(iter(entities), None)
-        join_keys = tuple(first.join_keys) if first is not None else ("__dummy_id",)
-    return place(stem(config), join_keys, view)
+        join_keys = tuple(first.join_keys) if first is not None else ()
+    return place(stem(config), join_keys or (DUMMY_ENTITY_ID,), view)
