@@ -15,6 +15,7 @@ from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.offline.address import url_of
 from extensions.stores.offline.latest_rows import sorted_rows
+from extensions.stores.offline.row_order import RowOrder
 from extensions.stores.online.store import SkewlessRedisOnlineStore
 
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
@@ -73,8 +74,8 @@ def latest(
     computation: Computation, condition: sql.Composable, limit: int | None = None
 ) -> sql.Composed:
     """Each entity's newest row of the log among those that the condition admits, by key."""
-    keys, times = computation.join_keys, ("event_timestamp", "created_timestamp")
-    columns = [*keys, *times, *(feature.name for feature in computation.features)]
+    keys, times = computation.join_keys, RowOrder("event_timestamp", "created_timestamp")
+    columns = [*keys, times.event, "created_timestamp", *(feature.name for feature in computation.features)]
     log = sql.Identifier(computation.log_table).as_string(None)
     rows = sorted_rows(log, keys, times, identifiers(columns, "l"), condition)
     return sql.SQL("{} LIMIT {}").format(rows, sql.Literal(limit))

@@ -210,7 +210,7 @@ def _manifest(
                 feature.output: rates[view.label]
                 for view in question.views
                 for feature in view.features
-                if feature.default is not None
+                if feature.default is not None and not feature.output.startswith(HIDDEN)
             }
         ),
         warnings=tuple(tally.warnings()),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.row_order import RowOrder, order_facts
 
 # Rows per entity from which on two probes for each entity cost less than sorting.
 MANY = 8
@@ -25,21 +26,29 @@ def latest_rows(
 ) -> sql.Composable:
     """The statement: one row per entity, the latest by ``times`` (event, created if there is one).
 
+    Of rows that are equal in these, and of those without a created time, see `row_order`.
+
     ``columns`` and ``condition`` name the table's columns with the alias ``l``.
     """
-    plain = sorted_rows(table, keys, times, columns, condition)
+    event, created = times[0], times[1] if len(times) > 1 else None
+    facts = sql.SQL("SELECT {} AS is_unique, {} AS dated").format(
+        *order_facts(table, keys, event, created)
+    )
+    [found] = session.table(facts).to_pylist()
+    by = RowOrder(event, created, found["is_unique"], found["dated"])
+    plain = sorted_rows(table, keys, by, columns, condition)
     if not keys or table.startswith("("):
         return plain
-    order = _index_order(session, table, keys, times[0])
+    order = _index_order(session, table, keys, event)
     if order is None or _rows_per_entity(session, table, keys, condition) < MANY:
         return plain
-    return _hopping(table, order, times, columns, condition)
+    return _hopping(table, order, by, columns, condition)
 
 
 def sorted_rows(
     table: str,
     keys: Sequence[str],
-    times: Sequence[str],
+    by: RowOrder,
     columns: sql.Composable,
     condition: sql.Composable,
 ) -> sql.Composed:
@@ -53,7 +62,7 @@ def sorted_rows(
         columns=columns,
         table=sql.SQL(table),
         condition=condition,
-        order=sql.SQL(", ").join([*names, *_newest_first(times)]),
+        order=sql.SQL(", ").join([*names, *by.newest_first()]),
         one=sql.SQL("" if keys else " LIMIT 1"),
     )
 
@@ -61,7 +70,7 @@ def sorted_rows(
 def _hopping(
     table: str,
     keys: Sequence[str],
-    times: Sequence[str],
+    by: RowOrder,
     columns: sql.Composable,
     condition: sql.Composable,
 ) -> sql.Composed:
@@ -81,12 +90,8 @@ def _hopping(
         table=sql.SQL(table),
         columns=columns,
         condition=condition,
-        newest=sql.SQL(", ").join(_newest_first(times)),
+        newest=sql.SQL(", ").join(by.newest_first()),
     )
-
-
-def _newest_first(times: Sequence[str]) -> list[sql.Composable]:
-    return [sql.SQL("{} DESC").format(sql.Identifier("l", time)) for time in times]
 
 
 def _index_order(

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from extensions.stores.offline.arrow_session import ArrowSession
 from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
+from extensions.stores.offline.row_order import RowOrder
 
 # A role that may not see other roles' transactions in pg_stat_activity assumes that none of
 # them is open longer than this.
@@ -145,7 +146,8 @@ class RowsToPublish:
                 columns, sql.SQL(source.table), wanted
             )
         if session is None:
-            return sorted_rows(source.table, source.keys, times, columns, wanted)
+            by = RowOrder(source.event_time, source.created_time, unique=False, dated=False)
+            return sorted_rows(source.table, source.keys, by, columns, wanted)
         return latest_rows(session, source.table, source.keys, times, columns, wanted)
 
 

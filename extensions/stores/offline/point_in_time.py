@@ -1,7 +1,7 @@
 """The point-in-time join: for each label and view the latest row that was known by then."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,11 +18,15 @@ from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import declared_defaults
+from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.row_order import RowOrder, order_facts
 from extensions.stores.registry.eras import ServedEra
 
 # The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
 ORDINAL = "_ordinal"
 MOMENT = "_at"
+# What columns begin with that the join returns for transforms alone, and that nobody asked for.
+HIDDEN = "_served_"
 
 _EXACT = (String, Decimal, Array(String), Array(Decimal))
 
@@ -40,46 +44,43 @@ class Key:
 class Feature:
     """A feature: its column in the source, its name in the result, what a missing entity has.
 
-    ``exact``: declared as text or decimal, so that a numeric column keeps its digits.
+    ``name``: what its view calls it. ``exact``: declared as text or decimal, so that a numeric column keeps its digits.
     """
 
     column: str
     output: str
     default: str | None
     exact: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class ViewJoin:
     """What the join must know of one feature view; ``ttl`` None is unlimited.
 
-    ``name`` is as the reference has it (``view`` or ``view@vN``); ``label`` leaves the version
-    out where that is unambiguous. ``eras``: where the reference names no version and the default
+    ``name`` is as the reference has it (``view``, ``view@vN`` or an alias); ``label`` leaves the
+    version out where that is unambiguous; ``view`` is the view's own name. ``eras``: where the reference names no version and the default
     was another one at times, whose log counts when.
     """
 
     name: str
     label: str
     table: str
-    is_query: bool
     keys: tuple[Key, ...]
     features: tuple[Feature, ...]
     event_time: str
     created_time: str | None
     ttl: timedelta | None
     eras: tuple[ServedEra, ...] = ()
+    view: str = ""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the database says of a view's source: key types, and whether its rows are unique.
-
-    Unique: no two rows of one entity have the same event and created time, so nothing is left
-    to chance among the latest.
-    """
+    """What the database says of a view's source: key types, and what orders its rows."""
 
     key_types: tuple[str, ...]
-    unique: bool
+    order: RowOrder
 
 
 def view_joins(
@@ -89,27 +90,37 @@ def view_joins(
     project: str,
     *,
     full_feature_names: bool,
+    taken: Collection[str] = (),
 ) -> tuple[ViewJoin, ...]:
     """The views that ``feature_refs`` name (``view[@vN]:feature``), in the order of the refs.
 
     A service pins versions, and what its transforms read comes again without one: a column
-    that is there already is not joined twice.
+    that is there already is not joined twice. A feature whose name in the result is another's
+    (``taken``: what transforms make) is there for a transform, and gets a column of its own.
     """
     wanted, _ = _get_requested_feature_views_to_features_dict(
         feature_refs,
         feature_views,
         _get_requested_on_demand_feature_views(feature_refs, project, registry),
     )
-    there: set[str] = set()
+    owner: dict[str, str] = dict.fromkeys(taken, "")
     joins = []
+    hidden = 0
     for view, features in wanted.items():
         join = view_join(view, features, full_feature_names=full_feature_names)
         if view.projection.version_tag is None and hasattr(registry, "served_eras"):
             join = replace(join, eras=registry.served_eras(view.name))
-        new = tuple(feature for feature in join.features if feature.output not in there)
-        there |= {feature.output for feature in new}
+        new = []
+        own = join.name.partition("@")[0]
+        for feature in join.features:
+            first = owner.setdefault(feature.output, own)
+            if first == own and all(feature.output != f.output for j in joins for f in j.features):
+                new.append(feature)
+            elif first != own:
+                new.append(replace(feature, output=f"{HIDDEN}beside_{hidden}"))
+                hidden += 1
         if new:
-            joins.append(replace(join, features=new))
+            joins.append(replace(join, features=tuple(new)))
     return labelled(joins)
 
 
@@ -140,7 +151,6 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
         name=name,
         label=name,
         table=source.get_table_query_string(),
-        is_query=source.get_table_query_string().startswith("("),
         keys=tuple(
             Key(
                 column=in_source.get(key.name, key.name),
@@ -156,6 +166,7 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
                 output=f"{name}__{feature}" if full_feature_names else feature,
                 default=_text(defaults[feature]) if feature in defaults else None,
                 exact=feature in exact,
+                name=feature,
             )
             for feature in dict.fromkeys(features)
         ),
@@ -163,6 +174,7 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
         created_time=in_source.get(source.created_timestamp_column, source.created_timestamp_column)
         or None,
         ttl=view.ttl or None,
+        view=view.name,
     )
 
 
@@ -192,7 +204,7 @@ def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
 
 
 def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
-    """One row: for each view its keys' types as an array of text, then its uniqueness."""
+    """One row: for each view its keys' types as an array of text, then what orders its rows."""
     columns: list[sql.Composable] = []
     for view in views:
         types = [
@@ -202,7 +214,8 @@ def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
             for key in view.keys
         ]
         columns.append(sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(types)))
-        columns.append(_is_unique(view))
+        keys = [key.column for key in view.keys]
+        columns += order_facts(view.table, keys, view.event_time, view.created_time)
     return sql.SQL("SELECT {}").format(
         sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(column, sql.Identifier(f"c{i}"))
@@ -211,17 +224,16 @@ def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
     )
 
 
-def _is_unique(view: ViewJoin) -> sql.Composable:
-    if view.is_query:
-        return sql.SQL("FALSE")
-    columns = [key.column for key in view.keys] + [view.event_time]
-    columns += [view.created_time] if view.created_time else []
-    return sql.SQL(
-        "EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass({table}) "
-        "AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL "
-        "AND (SELECT bool_and(a.attname = ANY({columns}::text[])) FROM pg_attribute AS a "
-        "WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1])))"
-    ).format(table=sql.Literal(view.table), columns=sql.Literal(columns))
+def layouts(session: ArrowSession, views: Sequence[ViewJoin]) -> list[Layout]:
+    """What the database says of each view's source."""
+    [row] = session.table(layout_query(views)).to_pylist()
+    cells = list(row.values())
+    return [
+        Layout(tuple(types), RowOrder(view.event_time, view.created_time, unique, dated))
+        for view, types, unique, dated in zip(
+            views, cells[::3], cells[1::3], cells[2::3], strict=True
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -352,14 +364,11 @@ def _latest(
         conditions.append(
             sql.SQL("{} >= {} - {}::interval").format(event, at, sql.Literal(seconds))
         )
-    order: list[sql.Composable] = [sql.SQL("{} DESC").format(event)]
     if view.created_time is not None:
-        created = sql.Identifier("l", view.created_time)
-        order.append(sql.SQL("{} DESC").format(created))
         if options.bitemporal:
-            conditions.append(sql.SQL("{} <= {}").format(created, at))
+            conditions.append(layout.order.known_by(at))
         if options.known_at is not None:
-            conditions.append(sql.SQL("{} <= {}").format(created, sql.Literal(options.known_at)))
+            conditions.append(layout.order.known_by(sql.Literal(options.known_at)))
     columns: list[sql.Composable] = [
         sql.Identifier("l", feature.column)
         if era is None or feature.column in era.defaults
@@ -368,9 +377,6 @@ def _latest(
     ]
     if era is not None:
         conditions.append(within(era.moments))
-    if not layout.unique:
-        # Rows of one moment that differ: any rule will do, as long as it is one.
-        order.append(sql.SQL('ROW({})::text COLLATE "C" DESC').format(sql.SQL(", ").join(columns)))
     return sql.SQL(
         "SELECT {event} AS at, {columns} FROM {source} AS l "
         "WHERE {conditions} ORDER BY {order} LIMIT 1"
@@ -382,7 +388,7 @@ def _latest(
         ),
         source=_source(view) if era is None else sql.Identifier(str(era.table)),
         conditions=sql.SQL(" AND ").join(conditions),
-        order=sql.SQL(", ").join(order),
+        order=sql.SQL(", ").join(layout.order.newest_first()),
     )
 
 

@@ -24,13 +24,13 @@ from extensions.stores.offline.export import export
 from extensions.stores.offline.materialization import RowsToPublish
 from extensions.stores.offline.parts import joined_in_parts
 from extensions.stores.offline.point_in_time import (
+    HIDDEN,
     ORDINAL,
     JoinOptions,
-    Layout,
     ViewJoin,
     join_keys,
     join_query,
-    layout_query,
+    layouts,
 )
 from extensions.stores.offline.served_transforms import ServedTransform
 
@@ -116,25 +116,16 @@ class PointInTimeQuestion:
     ) -> sql.Composed:
         keys = join_keys(self.views)
         extra = self.labels.columns if isinstance(self.labels, EntityQuery) else []
-        layouts = self._layouts(session)
         return join_query(
             relation,
             extra,
             keys,
             self.views,
-            layouts,
+            layouts(session, self.views),
             self.options,
             beside=self.beside,
             ordered=ordered,
         )
-
-    def _layouts(self, session: ArrowSession) -> list[Layout]:
-        [row] = session.table(layout_query(self.views)).to_pylist()
-        cells = list(row.values())
-        return [
-            Layout(key_types=tuple(types), unique=unique)
-            for types, unique in zip(cells[::2], cells[1::2], strict=True)
-        ]
 
     def _piece(self, answer: pa.Table, done: int) -> pa.Table:
         features = answer.drop_columns([ORDINAL])
@@ -179,7 +170,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         question: Question,
         *,
         full_feature_names: bool = False,
-        on_demand_feature_views: Sequence[OnDemandFeatureView | ServedTransform] | None = None,
+        on_demand_feature_views: Sequence[ServedTransform] | None = None,
         metadata: RetrievalMetadata | None = None,
     ) -> None:
         self.config = config
@@ -201,7 +192,7 @@ class SkewlessRetrievalJob(RetrievalJob):
     @property
     def served_transforms(self) -> list[ServedTransform]:
         """Those that are chosen by each label's moment."""
-        return [one for one in self._on_demand_feature_views if isinstance(one, ServedTransform)]
+        return [one for one in self._on_demand_feature_views if one.column is not None]
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
@@ -249,8 +240,8 @@ class SkewlessRetrievalJob(RetrievalJob):
     ) -> pa.Table:
         """All rows; transforms have their declared types (float32 stays float32)."""
         table = super().to_arrow(validation_reference=validation_reference, timeout=timeout)
-        hidden = {name for one in self.served_transforms for name in one.hidden}
-        return self._declared(table.drop_columns([n for n in table.column_names if n in hidden]))
+        hidden = [name for name in table.column_names if name.startswith(HIDDEN)]
+        return self._declared(table.drop_columns(hidden))
 
     def _declared(self, table: pa.Table) -> pa.Table:
         for view in self._on_demand_feature_views:

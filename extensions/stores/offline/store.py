@@ -25,14 +25,15 @@ from extensions.addresses import PostgresAddress, postgres_url
 from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
+from extensions.stores import on_demand
+from extensions.stores.offline import pushing
 from extensions.stores.offline.address import url_of
 from extensions.stores.offline.appending import append
 from extensions.stores.offline.arrow_session import arrow_session
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.feature_logging import write_logged_features
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
-from extensions.stores.offline.point_in_time import JoinOptions, view_joins
-from extensions.stores.offline.pushing import install
+from extensions.stores.offline.point_in_time import HIDDEN, JoinOptions, ViewJoin, view_joins
 from extensions.stores.offline.range_retrieval import range_query
 from extensions.stores.offline.retrieval_job import (
     PlainQuery,
@@ -40,7 +41,7 @@ from extensions.stores.offline.retrieval_job import (
     SkewlessMetadata,
     SkewlessRetrievalJob,
 )
-from extensions.stores.offline.served_transforms import ServedTransform, by_moment
+from extensions.stores.offline.served_transforms import by_moment, by_names
 from extensions.stores.registry.store import SkewlessSqlRegistry
 
 __all__ = [
@@ -50,7 +51,8 @@ __all__ = [
     "url_of",
 ]
 
-install()
+pushing.install()
+on_demand.install()
 
 
 class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
@@ -121,6 +123,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                 start_date=kwargs.get("start_date"),
                 end_date=kwargs.get("end_date"),
             )
+            served = by_names(transforms, full_feature_names=full_feature_names)
             query = range_query(
                 feature_refs,
                 feature_views,
@@ -133,7 +136,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                 config,
                 PlainQuery(query, "reading features of a range"),
                 full_feature_names=full_feature_names,
-                on_demand_feature_views=transforms,
+                on_demand_feature_views=served,
                 metadata=SkewlessMetadata(feature_refs, [], lambda: (start, end)),
             )
         labels = _labels(config, entity_df)
@@ -146,11 +149,12 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                 registry,
                 project,
                 full_feature_names=full_feature_names,
+                taken=_outputs(transforms, feature_refs, full_feature_names=full_feature_names),
             ),
             registry,
             project,
-            full_feature_names=full_feature_names,
         )
+        _check_names(views, labels)
         return SkewlessRetrievalJob(
             config,
             PointInTimeQuestion(
@@ -160,7 +164,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                     bitemporal=config.offline_store.bitemporal or filter_by_created_timestamp,
                     full=config.offline_store.full,
                 ),
-                beside=tuple(one.chosen() for one in served if isinstance(one, ServedTransform)),
+                beside=tuple(one.chosen() for one in served if one.column is not None),
                 connections=config.offline_store.connections,
             ),
             full_feature_names=full_feature_names,
@@ -282,6 +286,32 @@ def _check_request_data(
                 raise SkewlessError(
                     f"The transform {transform.name} needs {name}, which a request brings: add "
                     f"the column {name} to the labels."
+                )
+
+
+def _outputs(
+    transforms: list[OnDemandFeatureView], feature_refs: list[str], *, full_feature_names: bool
+) -> set[str]:
+    """What the result calls the transforms' features that were asked for."""
+    made = set()
+    for transform in transforms:
+        name = transform.projection.name_to_use()  # type: ignore[no-untyped-call]
+        for ref in feature_refs:
+            view, _, feature = ref.partition(":")
+            if view in (name, transform.name):
+                made.add(f"{name}__{feature}" if full_feature_names else feature)
+    return made
+
+
+def _check_names(views: tuple[ViewJoin, ...], labels: EntityTable | EntityQuery) -> None:
+    """A result's columns have names of their own."""
+    for view in views:
+        for feature in view.features:
+            if feature.output in labels.columns and not feature.output.startswith(HIDDEN):
+                raise SkewlessError(
+                    f"The labels have a column {feature.output}, which is also the name of "
+                    f"{view.name}:{feature.name} in the result: rename the labels' column, or ask "
+                    "with full_feature_names=True."
                 )
 
 
