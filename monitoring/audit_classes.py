@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from extensions.asof import Computation
 from monitoring.audit_sides import ROW, SERVED, Evidence, evidence
 from monitoring.baseline import Feature
-from monitoring.bits import same
+from extensions.consistency.bitwise_equality import same
 
 # In order of gravity: what one row's features say together is the gravest.
 CLASSES = ("equal", "version", "lag", "late", "bug")

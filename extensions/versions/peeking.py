@@ -85,11 +85,11 @@ def sample(
     times = table["event_timestamp"].to_pylist()
     return [
         Held(at, row, layout)
-        for at, row in zip(times, _fetch(store, layout, addresses), strict=True)
+        for at, row in zip(times, fetch(store, layout, addresses), strict=True)
     ]
 
 
-def _fetch(
+def fetch(
     store: FeatureStore, layout: Layout, addresses: list[tuple[bytes, bytes | None]]
 ) -> Iterator[bytes | None]:
     client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001

@@ -17,7 +17,7 @@ from psycopg import sql
 from extensions.asof import Computation, Spine
 from extensions.asof.engine import answers
 from monitoring.audit import AuditReport, audit
-from monitoring.bits import same
+from extensions.consistency.bitwise_equality import same
 from tests.monitoring.conftest import ask, logged, wait_for
 
 HOUR = timedelta(hours=1)
