@@ -169,6 +169,15 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
                 ]
         return Batch({number: new for number, new in messages.items() if new}, placed)
 
+    def topic_id(self) -> str | None:
+        """The topic's identity by the client's latest metadata; None from brokers without one.
+
+        The client asks for metadata anew as soon as a fetch meets a topic that is gone, so a
+        topic that was made anew under its name is known as another one before it is read.
+        """
+        identity = self.consumer._client.cluster.topic_id(self._settings.topic)  # noqa: SLF001
+        return str(identity) if identity else None
+
     def _ask_again(self) -> None:
         """Join the group anew after a while without any partition, ever more rarely.
 

@@ -123,6 +123,10 @@ class Worker:
             [self._refused] = error.args or ({},)
             self._subscription.unplace()
             return
+        if self._topic_was_made_anew():
+            # What the poll brought was read at offsets of the old topic.
+            self._subscription.unplace()
+            return
         if batch.messages:
             self._subscription.moved(self._stepper.step(conn, batch))
         self._limit = _next_limit(self.settings, self._limit, batch.size)
@@ -133,6 +137,14 @@ class Worker:
         if now >= self._report_at:
             self.metrics.report(conn, self.settings, self._subscription.placed())
             self._report_at = now + self.settings.report_every
+
+    def _topic_was_made_anew(self) -> bool:
+        """Whether the topic of this name is another one than before; notes which it is now."""
+        identity = self._subscription.topic_id()
+        if identity is None or identity == self._topic_id:
+            return False
+        self._topic_id = identity
+        return True
 
     def _place(self, conn: psycopg.Connection, partition: TopicPartition) -> None:
         """Take a partition over: where PostgreSQL says, with what was left pending computed."""
