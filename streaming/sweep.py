@@ -17,8 +17,9 @@ import psycopg
 import pyarrow as pa
 from redis.exceptions import RedisError
 
-from extensions.asof import Computation, active, log
+from extensions.asof import Computation, everyone, log
 from extensions.asof.clock import settled_now
+from extensions.asof.unpublished import unpublished
 from extensions.asof.watermarks import (
     advance_processed,
     advance_published,
@@ -79,7 +80,10 @@ def sweep(
                 publisher.publish(view, rows)
 
         mark = read_watermark(conn, computation)
-        if mark is not None and (mark.published_through or _NEVER) < mark.processed_through:
+        if mark is not None and (
+            (mark.published_through or _NEVER) < mark.processed_through
+            or unpublished(conn, computation)
+        ):
             # A backfill's rows, or a refresh's that did not live to publish them: whoever
             # moves the mark past them must have published them.
             publish_log(publisher.feast_store, conn, computation)
@@ -139,7 +143,7 @@ def _log(
             rows = log_values(conn, computation, unanswered(computation, after, through))
             return rows.num_rows, iter([rows])
         spine = (
-            active(computation, through)
+            everyone(computation, through)
             if after is None
             else unanswered(computation, after, through)
         )

@@ -87,6 +87,7 @@ def backfill(
         raise SkewlessError("A backfill needs --from and --to.", exit_code=2)
     answering_postgres("watermarks")
     from extensions.asof.backfill import backfill as run
+    from extensions.asof.coverage import gap_behind
     from extensions.operations.refreshing import Refresher
 
     done = []
@@ -102,4 +103,13 @@ def backfill(
             elif result.rows == 0 and result.resumed_from is not None:
                 err.print(f"{computation.name}: done before; after an import, say --again.")
             done.append(result)
+            gap = gap_behind(refresher.conn, computation)
+            if gap is not None:
+                err.print(
+                    f"{computation.name}: the log is not complete between "
+                    f"{gap.start.isoformat()} and {gap.end.isoformat()}: labels there get the "
+                    f"values of its beginning. Run `skewless backfill {computation.view} --from "
+                    f"{gap.start.isoformat()} --to {gap.end.isoformat()}`.",
+                    markup=False, soft_wrap=True,
+                )  # fmt: skip
     emit(done, as_json)

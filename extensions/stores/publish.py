@@ -1,5 +1,7 @@
 """Publishing: from a view version's log to Redis, what came since the last time."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -9,6 +11,7 @@ from feast.errors import FeatureViewNotFoundException, FeatureViewVersionNotFoun
 from psycopg import sql
 
 from extensions.asof.computation import Computation
+from extensions.asof.unpublished import UnpublishedRange, forget_unpublished, unpublished
 from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
@@ -34,18 +37,38 @@ def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computat
     if mark is None:
         return 0
     through = mark.processed_through
-    if mark.published_through is not None and mark.published_through >= through:
+    behind = unpublished(conn, computation)
+    if mark.published_through is not None and mark.published_through >= through and not behind:
         return 0
     view = registered(store, computation)
     # Rows of an earlier moment that are logged later (a backfill) are history to Redis, too.
     newer = sql.SQL("event_timestamp <= {}").format(sql.Literal(through))
     if mark.published_through is not None:
-        newer = sql.SQL("event_timestamp > {} AND {}").format(
-            sql.Literal(mark.published_through), newer
-        )
+        ranges = [
+            sql.SQL("event_timestamp > {}").format(sql.Literal(mark.published_through)),
+            *(
+                sql.SQL("event_timestamp BETWEEN {} AND {}").format(
+                    sql.Literal(each.start), sql.Literal(each.end)
+                )
+                for each in _joined(behind)
+            ),
+        ]
+        newer = sql.SQL("({}) AND {}").format(sql.SQL(" OR ").join(ranges), newer)
     written = write_query(store, view, latest(computation, newer))
     advance_published(conn, computation, through)
+    forget_unpublished(conn, behind)
     return written
+
+
+def _joined(ranges: Sequence[UnpublishedRange]) -> list[UnpublishedRange]:
+    """The same range in as few parts as can be: a backfill notes each of its days."""
+    joined: list[UnpublishedRange] = []
+    for each in sorted(ranges, key=lambda one: one.start):
+        if joined and each.start <= joined[-1].end:
+            joined[-1] = replace(joined[-1], end=max(joined[-1].end, each.end))
+        else:
+            joined.append(each)
+    return joined
 
 
 def registered(store: FeatureStore, computation: Computation) -> FeatureView:

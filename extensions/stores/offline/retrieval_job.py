@@ -21,6 +21,7 @@ from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow_types import arrow_type
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.export import export
+from extensions.stores.offline.label_coverage import read_coverages, warn_of_uncovered
 from extensions.stores.offline.materialization import RowsToPublish
 from extensions.stores.offline.parts import joined_in_parts
 from extensions.stores.offline.point_in_time import (
@@ -322,9 +323,15 @@ class SkewlessRetrievalJob(RetrievalJob):
             yield from self.question.pieces(session)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        table = pa.concat_tables(self._pieces(timeout))
-        # Feast's writer to the online store looks at the first chunk only.
-        return table if isinstance(self.question, PointInTimeQuestion) else table.combine_chunks()
+        question = self.question
+        if not isinstance(question, PointInTimeQuestion):
+            # Feast's writer to the online store looks at the first chunk only.
+            return pa.concat_tables(self._pieces(timeout)).combine_chunks()
+        with arrow_session(self.config, question.doing, timeout=timeout) as session:
+            table = pa.concat_tables(question.pieces(session))
+            covered = read_coverages(session)
+        warn_of_uncovered(question.views, covered, table, question.labels.timestamp_column)
+        return table
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()

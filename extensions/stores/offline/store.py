@@ -1,6 +1,6 @@
 """The offline store: Feast's PostgreSQL store with a point-in-time join of its own, in Arrow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from psycopg import sql
 from pydantic import PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
+from extensions.asof.log_tables import BACKFILLED
 from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
@@ -236,6 +237,13 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         rows = append(config, feature_view, table)
         if progress:
             progress(rows)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """As Feast's, which compares a push with it, but for the column of our own in a log."""
+        columns = super().get_table_column_names_and_types_from_data_source(config, data_source)
+        return [(name, pg_type) for name, pg_type in columns if name != BACKFILLED]
 
     @staticmethod
     def write_logged_features(
