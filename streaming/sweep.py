@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from extensions.asof import Computation, everyone, log
 from extensions.asof.clock import settled_now
+from extensions.asof.history_changes import affected, changes_of
 from extensions.asof.unpublished import unpublished
 from extensions.asof.watermarks import (
     advance_processed,
@@ -139,14 +140,17 @@ def _log(
             "SET logged_through = excluded.logged_through",
             [computation.view, computation.version, through],
         )
-        if after is not None and through - after < _LARGE:
+        changed = [] if after is None else changes_of(conn, computation, after, through)
+        if after is not None and through - after < _LARGE and not changed:
             rows = log_values(conn, computation, unanswered(computation, after, through))
             return rows.num_rows, iter([rows])
-        spine = (
-            everyone(computation, through)
-            if after is None
-            else unanswered(computation, after, through)
-        )
+        if after is None:
+            spine = everyone(computation, through)
+        elif changed:
+            # Rows that claim an earlier arrival: what was logged since did not know of them.
+            spine = affected(computation, changed, after, through)
+        else:
+            spine = unanswered(computation, after, through)
         count = log(conn, computation, spine)
     return count, logged_values(conn, computation, through)
 

@@ -11,6 +11,7 @@ import pytest
 from feast import repo_operations
 
 from extensions.asof import Computation, load_computations
+from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
 from extensions.local import apache_kafka, postgres, tansu, valkey
@@ -83,6 +84,7 @@ def template_database(postgres_server: str, computations: dict[str, Computation]
     migrate(url)
     with connect(url) as conn:
         ensure_log_tables(conn, computations.values())
+        follow_sources(conn, computations.values())
     return name
 
 

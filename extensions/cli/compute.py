@@ -32,7 +32,10 @@ def refresh(
         bool, typer.Option("--due", help="Only views whose hour or day has ended since.")
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="All active entities, e.g. after an import.")
+        bool,
+        typer.Option(
+            "--full", help="Every entity of every view, realtime ones too: whatever was missed."
+        ),
     ] = False,
     every: Annotated[
         float | None, typer.Option(help="Repeat every so many seconds until stopped.")
@@ -51,7 +54,11 @@ def refresh(
     def once(refresher: Refresher) -> None:
         with progress("Refreshing") as report:
             done = refresher.refresh(
-                refresher.choose(view), when, due_only=due, full=full, progress=report
+                refresher.choose(view, everything=full),
+                when,
+                due_only=due,
+                full=full,
+                progress=report,
             )
         if done or every is None:
             emit(done, as_json)

@@ -22,6 +22,14 @@ Rejected = Annotated[
     typer.Option(help="Where rejected rows go; beside the input by default."),
 ]
 Delimiter = Annotated[str | None, typer.Option(help="Of a CSV's columns; a comma if left.")]
+KnownAtEventTime = Annotated[
+    bool,
+    typer.Option(
+        "--known-at-event-time",
+        help="Rows without ingested_at count as known when they happened, also those from after "
+        "the store went live: their values of that time are then others than were served.",
+    ),
+]
 File = Annotated[Path, typer.Argument(help="A CSV or Parquet file.")]
 
 imports = typer.Typer(
@@ -31,10 +39,10 @@ imports = typer.Typer(
 )
 
 
-# History arrives behind the watermarks of views that were computed before.
+# Values online need nothing: what was computed before is computed again with the new rows.
 NEXT = (
-    "Next: `skewless backfill all --from … --to …` for training (--again if it was done before), "
-    "`skewless refresh --full` for values online."
+    "Next: `skewless backfill all --from … --to …` for training (--again if it was done before); "
+    "values online follow by themselves under `skewless up`, else by `skewless refresh`."
 )
 
 
@@ -93,12 +101,22 @@ def import_events(
     mapping: Mapping = None,
     delimiter: Delimiter = None,
     rejected: Rejected = None,
+    known_at_event_time: KnownAtEventTime = False,
     as_json: AsJson = False,
 ) -> None:
     """Rejected rows are written with their reason; read = inserted + duplicates + rejected."""
     from extensions.history.importing import import_events as run
 
-    _import(run, "Importing events", file, mapping, delimiter, rejected, as_json=as_json)
+    _import(
+        run,
+        "Importing events",
+        file,
+        mapping,
+        delimiter,
+        rejected,
+        known_at_event_time=known_at_event_time,
+        as_json=as_json,
+    )
     err.print(NEXT)
 
 
@@ -107,12 +125,22 @@ def import_items(
     mapping: Mapping = None,
     delimiter: Delimiter = None,
     rejected: Rejected = None,
+    known_at_event_time: KnownAtEventTime = False,
     as_json: AsJson = False,
 ) -> None:
     """A row is an item's genre from valid_from on; a correction is one more row."""
     from extensions.history.importing import import_items as run
 
-    _import(run, "Importing items", file, mapping, delimiter, rejected, as_json=as_json)
+    _import(
+        run,
+        "Importing items",
+        file,
+        mapping,
+        delimiter,
+        rejected,
+        known_at_event_time=known_at_event_time,
+        as_json=as_json,
+    )
     err.print(NEXT)
 
 
@@ -124,6 +152,7 @@ def _import(
     delimiter: str | None,
     rejected: Path | None,
     *,
+    known_at_event_time: bool,
     as_json: bool,
 ) -> None:
     """Run an import and print its counts; an input of which nothing could be used is an error."""
@@ -138,6 +167,7 @@ def _import(
             delimiter=delimiter,
             rejected=rejected,
             progress=report,
+            known_at_event_time=known_at_event_time,
         )
     emit([result.to_json()], as_json)
     if result.read and result.rejected == result.read:

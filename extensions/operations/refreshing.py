@@ -121,7 +121,10 @@ class Refresher:
 
     def _one(self, computation: Computation, at: datetime | None, *, full: bool) -> Refreshed:
         start = perf_counter()
-        result = tick(self.conn, computation, at, full=full)
+        # Of a view that follows the stream, a full refresh corrects values, and the stream alone
+        # says how far they go.
+        held = full and computation.freshness is Freshness.REALTIME and self._streaming()
+        result = tick(self.conn, computation, at, full=full, advance=not held)
         written = publish(self.store, self.conn, computation) if self.store else 0
         return Refreshed(
             computation.view,

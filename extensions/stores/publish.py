@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ from extensions.stores.offline.address import url_of
 from extensions.stores.offline.latest_rows import sorted_rows
 from extensions.stores.online.store import SkewlessRedisOnlineStore
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
 ROWS_PER_BATCH = 50_000
 
@@ -34,28 +36,28 @@ def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computat
         SkewlessError: the view or the version has not been applied.
     """
     mark = read_watermark(conn, computation)
-    if mark is None:
-        return 0
-    through = mark.processed_through
     behind = unpublished(conn, computation)
-    if mark.published_through is not None and mark.published_through >= through and not behind:
+    wanted = [
+        sql.SQL("event_timestamp BETWEEN {} AND {}").format(
+            sql.Literal(each.start), sql.Literal(each.end)
+        )
+        for each in _joined(behind)
+    ]
+    if mark is not None and (mark.published_through or _NEVER) < mark.processed_through:
+        # Rows of an earlier time that are logged later (a backfill) are history to Redis, too.
+        newer = sql.SQL("event_timestamp <= {}").format(sql.Literal(mark.processed_through))
+        if mark.published_through is not None:
+            newer = sql.SQL("event_timestamp > {} AND {}").format(
+                sql.Literal(mark.published_through), newer
+            )
+        wanted.append(newer)
+    if not wanted:
         return 0
     view = registered(store, computation)
-    # Rows of an earlier moment that are logged later (a backfill) are history to Redis, too.
-    newer = sql.SQL("event_timestamp <= {}").format(sql.Literal(through))
-    if mark.published_through is not None:
-        ranges = [
-            sql.SQL("event_timestamp > {}").format(sql.Literal(mark.published_through)),
-            *(
-                sql.SQL("event_timestamp BETWEEN {} AND {}").format(
-                    sql.Literal(each.start), sql.Literal(each.end)
-                )
-                for each in _joined(behind)
-            ),
-        ]
-        newer = sql.SQL("({}) AND {}").format(sql.SQL(" OR ").join(ranges), newer)
-    written = write_query(store, view, latest(computation, newer))
-    advance_published(conn, computation, through)
+    condition = sql.SQL("({})").format(sql.SQL(" OR ").join(wanted))
+    written = write_query(store, view, latest(computation, condition))
+    if mark is not None:
+        advance_published(conn, computation, mark.processed_through)
     forget_unpublished(conn, behind)
     return written
 

@@ -19,6 +19,7 @@ from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
 from extensions.asof.computation import read_repository
+from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.errors import SkewlessError
@@ -84,7 +85,9 @@ def apply(
             if d.kind == "computation"
         }
         with conn.transaction():
-            ensure_log_tables(conn, {**logs, **live_computations(conn, logs)}.values())
+            computations = {**logs, **live_computations(conn, logs)}.values()
+            ensure_log_tables(conn, computations)
+            follow_sources(conn, computations)
         point(Fault.APPLY_LOGS_MADE)
 
         # 2. Feast's registry, and with it what is published: staged, beside the default.

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.history import ImportResult, import_events, import_items, parse_mapping
 from extensions.history import files as files_module
@@ -67,6 +68,65 @@ def test_missing_optional_columns_get_defaults_and_the_result_says_so(
     notes = " ".join(result.notes)
     for said in ("event_id: derived", "ingested_at: taken", "duration: no", "1 times without"):
         assert said in notes
+
+
+def test_what_a_live_store_did_not_know_counts_as_known_from_its_import_on(
+    database: str, tmp_path: Path
+) -> None:
+    live = datetime(2025, 3, 1, 12, tzinfo=UTC)
+    with connect(database, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO watermarks (view_name, version, live_from, processed_through) "
+            "VALUES ('user_habits', 1, %s, now())",
+            [live],
+        )
+        try:
+            rows = [
+                "user_id,item_id,watched_at",
+                "1,1,2025-03-01T11:59:59Z",
+                "1,1,2025-03-01T12:00Z",
+            ]
+            before = datetime.now(UTC)
+            result = import_events(database, write_csv(tmp_path / "e.csv", *rows))
+            claimed = import_events(
+                database,
+                write_csv(
+                    tmp_path / "c.csv", "user_id,item_id,watched_at", "2,1,2025-03-01T13:00Z"
+                ),
+                known_at_event_time=True,
+            )
+        finally:
+            conn.execute("DELETE FROM watermarks")
+        arrivals = fetch(database, "SELECT watched_at, ingested_at FROM watch_events ORDER BY 1")
+        changes = conn.execute(
+            "SELECT operation, claimed_from FROM history_changes ORDER BY id DESC LIMIT 2"
+        ).fetchall()
+    assert arrivals[0][1] == arrivals[0][0]
+    assert before <= arrivals[1][1] <= datetime.now(UTC)
+    assert arrivals[2][1] == arrivals[2][0]
+    assert any(live.isoformat() in note for note in result.notes)
+    assert "ingested_at: taken to be watched_at." in claimed.notes
+    assert changes == [
+        ("insert", datetime(2025, 3, 1, 13, tzinfo=UTC)),
+        ("insert", datetime(2025, 3, 1, 11, 59, 59, tzinfo=UTC)),
+    ]
+
+
+def test_a_catalogue_that_is_imported_again_into_a_live_store_adds_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    path = write_csv(tmp_path / "items.csv", "item_id,genre,valid_from", "1,drama,2025-03-02")
+    with connect(database, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO watermarks (view_name, version, live_from, processed_through) "
+            "VALUES ('user_habits', 1, '2025-01-01', now())"
+        )
+        try:
+            assert import_items(database, path).inserted == 1
+            again = import_items(database, path)
+        finally:
+            conn.execute("DELETE FROM watermarks")
+    assert (again.inserted, again.duplicates) == (0, 1)
 
 
 def test_the_published_names_need_no_mapping(database: str, tmp_path: Path) -> None:
