@@ -4,7 +4,9 @@ DECLARE
 BEGIN
     FOR trigger IN
         SELECT tgrelid::regclass AS source, tgname AS name FROM pg_trigger
-        WHERE tgparentid = 0 AND (tgname LIKE 'skewless\_note\_%' OR tgname = 'skewless_hold_ingest_lock')
+        WHERE
+            tgparentid = 0
+            AND (tgname LIKE 'skewless\_note\_%' OR tgname = 'skewless_hold_ingest_lock')
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', trigger.name, trigger.source);
     END LOOP;
