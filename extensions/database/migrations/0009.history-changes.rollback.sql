@@ -16,5 +16,6 @@ BEGIN
         EXECUTE format('DROP FUNCTION %s', trigger.source);
     END LOOP;
 END $$;
-DROP FUNCTION follow_history, follow_partitions, rounded_claim, note_history_change, hold_ingest_lock;
+DROP FUNCTION
+follow_history, follow_partitions, rounded_claim, note_history_change, hold_ingest_lock;
 DROP TABLE history_changes;
