@@ -86,6 +86,11 @@ def aside(config: RepoConfig, what: str) -> str:
     return f"{stem(config)}:!{what}"
 
 
+def entity_prefix(config: RepoConfig, join_keys: Sequence[str]) -> bytes:
+    """What keys of an entity begin with, up to the ids or, where composite, the view's name."""
+    return f"{stem(config)}:{','.join(quote(key, safe='') for key in join_keys)}:".encode()
+
+
 @lru_cache(maxsize=1024)
 def place(start: str, join_keys: tuple[str, ...], view: str) -> Place:
     """The place of a view version; ``join_keys`` with the leading one first."""
