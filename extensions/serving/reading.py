@@ -232,7 +232,7 @@ def _found(view: View, rows: Sequence[bytes | None], now: int) -> Rows:
     held: Any = [rows[i] for i in there]
     inverse = np.zeros(len(rows), np.int64)
     inverse[there] = counting(1, len(there) + 1)
-    alike = view.decoder.alike(held)
+    alike = view.decoder.alike(held, now)
     return _of(view, alike, inverse) if alike else _block(view, [b"", *held], inverse, now)
 
 

@@ -96,9 +96,13 @@ def check(conn: psycopg.Connection, store: FeatureStore, computation: Computatio
     """
     client = client_of(store)
     noted = _noted(conn, computation)
-    mark, running = read_mark(client, store.config, computation.log_table), run_of(client)
-    state, why = _state(conn, computation, noted, mark, running)
-    at = noted.confirmed_at if noted else None
+    while True:
+        mark, running = read_mark(client, store.config, computation.log_table), run_of(client)
+        state, why = _state(conn, computation, noted, mark, running)
+        before, noted = noted, _noted(conn, computation)
+        if state is State.AGREES or noted == before:
+            break  # else somebody published between one look and the other
+    at = before.confirmed_at if before else None
     return Verdict(computation.view, computation.version, state, why, at, running)
 
 
@@ -123,6 +127,13 @@ def publishing(
             f"{verdict.why} Run `skewless rebuild-online --view {computation.name}`."
         )
     yield
+    _advance(conn, store, computation, verdict)
+
+
+def note_restart(
+    conn: psycopg.Connection, store: FeatureStore, computation: Computation, verdict: Verdict
+) -> None:
+    """Say that what a restarted Redis may have lost has been published again."""
     _advance(conn, store, computation, verdict)
 
 
@@ -175,7 +186,7 @@ def client_of(store: FeatureStore) -> Any:
     return online._get_client(store.config.online_store)  # noqa: SLF001
 
 
-def _state(
+def _state(  # noqa: PLR0911 - one sentence for each state
     conn: psycopg.Connection,
     computation: Computation,
     noted: _Noted | None,

@@ -22,7 +22,8 @@ ALLOWANCE = timedelta(minutes=5)
 
 def allowance_of(config: Any) -> timedelta:
     """How far ahead of the clock a row's times may be under this configuration."""
-    seconds = getattr(config.online_store, "future_allowance_seconds", None)
+    online = getattr(config, "online_store", None)
+    seconds = getattr(online, "future_allowance_seconds", None)
     return ALLOWANCE if seconds is None else timedelta(seconds=seconds)
 
 

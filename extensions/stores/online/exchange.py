@@ -142,7 +142,7 @@ def write(
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust = Trust(),  # noqa: B008 - it is frozen
+    trust: Trust = Trust(),
 ) -> int:
     """Write rows by script; returns how many were newer than what was there."""
     cluster = isinstance(client, RedisCluster)
@@ -156,7 +156,7 @@ async def write_async(
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust = Trust(),  # noqa: B008 - it is frozen
+    trust: Trust = Trust(),
 ) -> int:
     """As `write`."""
     cluster = isinstance(client, AsyncRedisCluster)
@@ -170,9 +170,7 @@ async def write_async(
     return written
 
 
-def drop(
-    client: Any, keys: Sequence[bytes], tags: list[bytes], before: int | None = None
-) -> int:
+def drop(client: Any, keys: Sequence[bytes], tags: list[bytes], before: int | None = None) -> int:
     """Take sections out of entities' strings; returns how many there were.
 
     ``before``: only those whose event time (microseconds) is not later.

@@ -84,6 +84,4 @@ def run_of(client: Any) -> str:
 
 def _set(client: Any, config: RepoConfig, view: str, mark: Mark, how: str) -> bool:
     key = aside(config, MARKS).encode()
-    return bool(
-        run(client, scripts.ADVANCE_MARK, [key], [view, mark.epoch, mark.number, how])
-    )
+    return bool(run(client, scripts.ADVANCE_MARK, [key], [view, mark.epoch, mark.number, how]))

@@ -64,8 +64,8 @@ end
 # ARGV[1..7] of both writing scripts: '' (rows stay), 'event' or 'age' (expiry counts from the
 # event or from now); its milliseconds; stored rows up to this event time (high and low half) give
 # way whatever they are, '' for none; microseconds that a stored row may be ahead of Redis' clock;
-# fingerprints of earlier layouts whose rows are as good; the kinds of the layout's columns, '' where
-# nobody says.
+# fingerprints of earlier layouts whose rows are as good; the kinds of the layout's columns, ''
+# where nobody says.
 _WRITE = (
     _COMMON
     + """

@@ -43,7 +43,13 @@ from extensions.stores.online.exchange import Expiry, Reads, Trust, drop, scan, 
 from extensions.stores.online.keys import Place, aside, entity_prefix, place_of, stem
 from extensions.stores.online.layout import AnotherLayoutError, Layout
 from extensions.stores.online.marks import MARKS, forget_marks
-from extensions.stores.row_times import ALLOWANCE, allowance_of, latest_time, refuse_future, refuse_future_rows
+from extensions.stores.row_times import (
+    ALLOWANCE,
+    allowance_of,
+    latest_time,
+    refuse_future,
+    refuse_future_rows,
+)
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -159,8 +165,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
         refuse_future_rows(config, layout.view, rows, [event, created])
         client, expiry = self._get_client(config.online_store), self._expiry(config, table)
-        if missing := self._unclaimed(config, table, layout, where):
-            claim(client, config, missing)
+        missing = self._unclaimed(config, table, layout, where)
+        if missing or before is not None:  # a repair finds a Redis that may have lost its claims
+            claim(client, config, [claim_of(table.name, layout, where)])
             self._note_claims(config, missing)
         trust = trust_of(config, layout, before)
         written = at = 0
@@ -283,9 +290,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             client.delete(aside(config, MARKS))
         self._claimed.clear()
 
-    def _claim_of(
-        self, config: RepoConfig, table: Any, layout: Layout | None = None
-    ) -> Claim:
+    def _claim_of(self, config: RepoConfig, table: Any, layout: Layout | None = None) -> Claim:
         layout = layout or layout_of(config, table)
         return claim_of(table.name, layout, place_of(config, table, layout.view))
 
