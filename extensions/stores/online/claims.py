@@ -14,6 +14,7 @@ from feast import RepoConfig
 from redis.exceptions import ResponseError
 
 from extensions.errors import SkewlessError
+from extensions.stores.online.exchange import is_foreign
 from extensions.stores.online.keys import Place, aside, stem
 from extensions.stores.online.layout import Layout
 
@@ -97,7 +98,7 @@ def _ask(pipe: Any, config: RepoConfig, views: Sequence[Claim]) -> None:
 def _answered(config: RepoConfig, views: Sequence[Claim], replies: list[Any]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
-            raise _foreign(config, reply) if _is_foreign(reply) else reply
+            raise _foreign(config, reply) if is_foreign(reply) else reply
     _check_owner(config, replies[1])
     for (_, value), held in zip(views, replies[3::2], strict=True):
         if held != value:
@@ -119,10 +120,6 @@ def _collision(mine: bytes, held: bytes) -> SkewlessError:
         f"The view versions {one} and {other} would have one name in Redis and take each other's "
         f"rows: give {one} another name or another version number."
     )
-
-
-def _is_foreign(error: Exception) -> bool:
-    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def _foreign(config: RepoConfig, error: Exception) -> SkewlessError:

@@ -99,11 +99,11 @@ class Reads:
                     pipe.get(key)
                 for key, fields in self.hashes:
                     pipe.hmget(key, fields)
-                replies = pipe.execute()
-            return replies[: len(keys)], replies[len(keys) :]
+                replies = pipe.execute(raise_on_error=False)
+            return self._found_each(keys, replies)
         with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
         return self._found(keys, replies)
 
     async def fetch_async(self, client: Any) -> Found:
@@ -115,13 +115,13 @@ class Reads:
                 pipe.get(key)
             for key, fields in self.hashes:
                 pipe.hmget(key, fields)  # type: ignore[arg-type]
-            replies = await pipe.execute()
-            return replies[: len(keys)], replies[len(keys) :]
+            replies = await pipe.execute(raise_on_error=False)
+            return self._found_each(keys, replies)
         if keys and not self.hashes:
             return await client.mget(keys), []
         async with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
-            replies = await pipe.execute()
+            replies = await pipe.execute(raise_on_error=False)
         return self._found(keys, replies)
 
     def _ask(self, pipe: Any, keys: list[bytes]) -> None:
@@ -131,9 +131,36 @@ class Reads:
             pipe.hmget(key, fields)
 
     def _found(self, keys: list[bytes], replies: list[Any]) -> Found:
-        if keys:
-            return replies[0], replies[1:]
-        return [], replies
+        if not keys:
+            return [], self._rows(replies)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies[0], self._rows(replies[1:])
+
+    def _found_each(self, keys: list[bytes], replies: list[Any]) -> Found:
+        strings = [_ours(reply) for reply in replies[: len(keys)]]
+        return strings, self._rows(replies[len(keys) :])
+
+    def _rows(self, replies: list[Any]) -> list[list[bytes | None]]:
+        """The rows of each hash; of a key of another type, none."""
+        return [
+            _ours(reply) or [None] * len(fields)
+            for reply, (_, fields) in zip(replies, self.hashes, strict=True)
+        ]
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether a key holds another type than ours: no outage, only nothing of ours."""
+    return str(error).startswith("WRONGTYPE")
+
+
+def _ours(reply: Any) -> Any:
+    """A reply; None for a key that holds another type than ours. Raises what else Redis says."""
+    if not isinstance(reply, Exception):
+        return reply
+    if is_foreign(reply):
+        return None
+    raise reply
 
 
 def write(

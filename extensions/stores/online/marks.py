@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from extensions.errors import SkewlessError
 from extensions.stores.online import scripts
-from extensions.stores.online.exchange import run
+from extensions.stores.online.exchange import is_foreign, run
 from extensions.stores.online.keys import aside
 
 MARKS = "epochs"
@@ -35,7 +35,7 @@ def read_mark(client: Any, config: RepoConfig, view: str) -> Mark | None:
     try:
         held = client.hget(aside(config, MARKS), view)
     except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
+        if not is_foreign(error):
             raise
         return None
     found = _MARK.fullmatch(held or b"")
@@ -67,7 +67,7 @@ def forget_marks(client: Any, config: RepoConfig, views: Iterable[str]) -> None:
     try:
         client.hdel(aside(config, MARKS), *views)
     except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
+        if not is_foreign(error):
             raise
 
 
