@@ -122,7 +122,7 @@ class World:
                     for number, feature in enumerate(computation.features):
                         value = read[feature.name][place]
                         expected = held[key][number] if key in held else feature.default
-                        if value != pytest.approx(expected, rel=1e-6):
+                        if not same(value, expected):
                             found.append((name, key, value, expected))
         return found
 
@@ -133,6 +133,12 @@ class World:
 
     def stop(self) -> None:
         self.redis.stop()
+
+
+def same(value: Any, expected: Any) -> bool:
+    if isinstance(expected, str | None):
+        return bool(value == expected)
+    return bool(value == pytest.approx(expected, rel=1e-6))
 
 
 @pytest.fixture

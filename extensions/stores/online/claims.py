@@ -55,7 +55,20 @@ def owned(client: Any, config: RepoConfig) -> None:
     Raises:
         SkewlessError: it is another project's.
     """
-    _check_owner(config, _reply(client.get(aside(config, PROJECT))))
+    try:
+        held = client.get(aside(config, PROJECT))
+    except ResponseError as error:
+        raise _foreign(config, error) if is_foreign(error) else error from None
+    see_owner(config, held)
+
+
+async def owned_async(client: Any, config: RepoConfig) -> None:
+    """As `owned`."""
+    try:
+        held = await client.get(aside(config, PROJECT))
+    except ResponseError as error:
+        raise _foreign(config, error) if is_foreign(error) else error from None
+    see_owner(config, held)
 
 
 def release(client: Any, config: RepoConfig, views: Iterable[Claim]) -> None:
@@ -99,13 +112,18 @@ def _answered(config: RepoConfig, views: Sequence[Claim], replies: list[Any]) ->
     for reply in replies:
         if isinstance(reply, Exception):
             raise _foreign(config, reply) if is_foreign(reply) else reply
-    _check_owner(config, replies[1])
+    see_owner(config, replies[1])
     for (_, value), held in zip(views, replies[3::2], strict=True):
         if held != value:
             raise _collision(value, held)
 
 
-def _check_owner(config: RepoConfig, owner: bytes | None) -> None:
+def see_owner(config: RepoConfig, owner: bytes | None) -> None:
+    """See what the note of the prefix' owner says; None: there is none.
+
+    Raises:
+        SkewlessError: it is another project.
+    """
     if owner is not None and owner != config.project.encode():
         raise SkewlessError(
             f"The keys that begin with {stem(config)!r} are the project "
@@ -127,7 +145,3 @@ def _foreign(config: RepoConfig, error: Exception) -> SkewlessError:
         f"{aside(config, PROJECT)} or {aside(config, VIEWS)} in Redis is not what this store put "
         f"there ({error}): delete that key, or choose another key_prefix in feature_store.yaml."
     )
-
-
-def _reply(value: Any) -> bytes | None:
-    return value if value is None else bytes(value)

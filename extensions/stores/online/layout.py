@@ -1,6 +1,5 @@
 """The packed row: one view version's features and times as bytes (docs/online-layout.md)."""
 
-import json
 import logging
 import re
 import struct
@@ -15,6 +14,8 @@ from feast import ValueType
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
+
+from extensions.stores.earlier_schemas import Schema, earlier_of, parsed, schema_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,6 @@ START = struct.Struct("<HB")  # fingerprint, flags
 LENGTH = struct.Struct("<I")
 ABSOLUTE = struct.Struct("<q")
 SHORTEST = START.size + 7  # a row has an event time at least
-
-# A view's tag under which the registry keeps its earlier schemas: a JSON list of lists of
-# [feature, type]. Rows that were written in one of them are read by it.
-EARLIER_SCHEMAS = "skewless.earlier_schemas"
 
 # Rows that were met in another layout than the reader's, by view version; for /metrics.
 refused: Counter[str] = Counter()
@@ -131,7 +128,7 @@ class Layout:
         return _layout(
             _versioned_name(table, versioning=versioning),
             schema_of(table),
-            (getattr(table, "tags", None) or {}).get(EARLIER_SCHEMAS, ""),
+            earlier_of(table),
         )
 
     @cached_property
@@ -353,31 +350,16 @@ def _versioned_name(table: Any, *, versioning: bool) -> str:
     return name
 
 
-def schema_of(table: Any) -> tuple[tuple[str, ValueType], ...]:
-    """A Feast view's features and their types, in the order of a row."""
-    return tuple(sorted((field.name, field.dtype.to_value_type()) for field in table.features))
-
-
-def with_earlier(held: str, schema: tuple[tuple[str, ValueType], ...]) -> str:
-    """What the tag `EARLIER_SCHEMAS` says once ``schema`` is an earlier one, too."""
-    known: list[Any] = json.loads(held or "[]")
-    one = [[name, value_type.name] for name, value_type in schema]
-    return json.dumps([*(other for other in known if other != one), one])
-
-
 @lru_cache(maxsize=1024)
-def _layout(view: str, schema: tuple[tuple[str, ValueType], ...], earlier: str) -> Layout:
-    older = [
-        tuple((name, ValueType[kind]) for name, kind in one) for one in json.loads(earlier or "[]")
-    ]
+def _layout(view: str, schema: Schema, earlier: str) -> Layout:
     return Layout(
         view,
         _columns(schema),
-        tuple(Layout(view, _columns(one)) for one in older if one != schema),
+        tuple(Layout(view, _columns(one)) for one in parsed(earlier) if one != schema),
     )
 
 
-def _columns(schema: tuple[tuple[str, ValueType], ...]) -> tuple[Column, ...]:
+def _columns(schema: Schema) -> tuple[Column, ...]:
     return tuple(Column.of(name, value_type) for name, value_type in schema)
 
 

@@ -37,6 +37,7 @@ from extensions.stores.online.claims import (
     distinct,
     others,
     owned,
+    owned_async,
     release,
 )
 from extensions.stores.online.exchange import Expiry, Reads, Trust, drop, scan, write, write_async
@@ -93,6 +94,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         super().__init__()
         # What this process has claimed, so that it is asked for at the start of its writing only.
         self._claimed: set[tuple[str, Claim]] = set()
+        self._seen: set[str] = set()
 
     def online_write_batch(
         self,
@@ -189,6 +191,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """One row per entity key, in order; (epoch, defaults) where Redis holds none."""
         reads, layout = Reads(), layout_of(config, table)
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
+        self.see_owner(config)
         found = taken(reads.fetch(self._get_client(config.online_store)))
         return _unpacked(config, layout, table, requested_features, found)
 
@@ -202,18 +205,21 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """As `online_read`."""
         reads, layout = Reads(), layout_of(config, table)
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
+        await self._see_owner_async(config)
         found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
         return _unpacked(config, layout, table, requested_features, found)
 
     def _read_features_per_fv(self, config: RepoConfig, *request: Any) -> None:
         """All views of a request in one round trip."""
         reads, views = self._collect(config, *request)
+        self.see_owner(config)
         _answer(config, reads.fetch(self._get_client(config.online_store)), views, *request[3:])
 
     async def _read_features_per_fv_async(self, config: RepoConfig, *request: Any) -> None:
         reads, views = self._collect(config, *request)
         client = await self._get_client_async(config.online_store)
         async with asyncio.timeout(self.read_deadline):
+            await self._see_owner_async(config)
             found = await reads.fetch_async(client)
         _answer(config, found, views, *request[3:])
 
@@ -289,6 +295,22 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             client.delete(aside(config, PROJECT))
             client.delete(aside(config, MARKS))
         self._claimed.clear()
+
+    def see_owner(self, config: RepoConfig) -> None:
+        """See, once in a process' life, that what is read here is this project's.
+
+        Raises:
+            SkewlessError: the keys' prefix is another project's.
+        """
+        if stem(config) not in self._seen:
+            owned(self._get_client(config.online_store), config)
+            self._seen.add(stem(config))
+
+    async def _see_owner_async(self, config: RepoConfig) -> None:
+        if stem(config) not in self._seen:
+            client = await self._get_client_async(config.online_store)
+            await owned_async(client, config)
+            self._seen.add(stem(config))
 
     def _claim_of(self, config: RepoConfig, table: Any, layout: Layout | None = None) -> Claim:
         layout = layout or layout_of(config, table)
