@@ -44,7 +44,7 @@ def colliding_version(own: str) -> tuple[str, int]:
 
 def test_views_with_one_tag_are_refused_at_apply(store, config) -> None:
     one, other = map(view, colliding())
-    with pytest.raises(SkewlessError, match="would have one name in Redis.*another name"):
+    with pytest.raises(SkewlessError, match=r"would have one name in Redis.*another name"):
         store.update(config, [], [one, other], [], [], partial=False)
     store.update(config, [], [one], [], [], partial=False)
     with pytest.raises(SkewlessError, match=f"{other.name} and {one.name} would have"):
@@ -122,13 +122,13 @@ def test_deleting_under_prefixes_that_look_like_patterns(store, redis_server, cl
 
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "write": lambda store, config: write(store, config, view(), (key(user_id=1), 9, 9, 9)),
-    "write beside": lambda store, config: asyncio.run(
+    "write beside": lambda _, config: asyncio.run(
         SkewlessRedisOnlineStore().online_write_batch_async(
             config, view(), [(key(user_id=1), {}, T0, T0)], None
         )
     ),
     "read": lambda store, config: read(store, config, view(), key(user_id=1)),
-    "read beside": lambda store, config: asyncio.run(
+    "read beside": lambda _, config: asyncio.run(
         SkewlessRedisOnlineStore().online_read_async(config, view(), [key(user_id=1)])
     ),
     "apply": lambda store, config: store.update(config, [], [view()], [], [], partial=False),

@@ -131,7 +131,7 @@ def decoded_as_read(client: Any, table: Any, name: str, composite: bool, found: 
     else:
         buffer, [(at, size)] = sections([held], [layout])
     block = decoder.block(buffer, at, size, now)
-    one, event = decoder.one(None if not size[0] else buffer[at[0] : at[0] + size[0]], now)
+    _, event = decoder.one(None if not size[0] else buffer[at[0] : at[0] + size[0]], now)
     assert bool(block.present[0]) == (event is not None)
     if found[0] is None:
         assert not block.present[0]

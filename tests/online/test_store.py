@@ -110,7 +110,7 @@ def test_a_short_prefix_is_one_projects_alone(store, config, client, redis_serve
     own = config_of(redis_server, "two")
     for each in (mine, mine, own):
         store.update(each, [], [view()], [], [], partial=False)
-    with pytest.raises(SkewlessError, match="are the project one's in this Redis.*choose another"):
+    with pytest.raises(SkewlessError, match=r"are the project one's in this Redis.*choose another"):
         store.update(other, [], [view()], [], [], partial=False)
     encoded = quote(prefix, safe="")
     write(store, mine, view(), (key(user_id=1), 1, 10, 10))
