@@ -29,7 +29,9 @@ from extensions.asof.watermarks import (
 )
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.stores.online_epoch import check, publishing
 from extensions.stores.publish import publish as publish_log
+from extensions.stores.rebuild import reconcile
 from streaming.faults import Fault, point
 from streaming.metrics import WorkerMetrics
 from streaming.positions import stream_watermark, under_way_since
@@ -69,6 +71,13 @@ def sweep(
             stack.enter_context(alone_on(conn, computation))
         except SkewlessError:
             return None
+        # 0. Where PostgreSQL or Redis was restored without the other, Redis is made anew first.
+        verdict, mended = reconcile(publisher.feast_store, conn, computation)
+        if mended is not None:
+            logger.warning("%s %d rows were written again, %d taken out.",
+                           verdict.why, mended.written, mended.removed)  # fmt: skip
+            verdict = check(conn, publisher.feast_store, computation)
+        stack.enter_context(publishing(conn, publisher.feast_store, computation, verdict))
         # Read before anything else: what a step had logged and could not publish was noted
         # before the step moved these.
         partitions = stream_watermark(conn, settings)

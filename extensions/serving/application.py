@@ -25,6 +25,8 @@ from extensions.serving.reading import Reader
 from extensions.serving.served_log import ServedLog
 from extensions.serving.settings import Settings
 from extensions.stores.offline.address import url_of
+from extensions.stores.online.claims import PROJECT, see_owner
+from extensions.stores.online.keys import aside
 from extensions.stores.publish import online_store
 
 logger = logging.getLogger(__name__)
@@ -220,6 +222,7 @@ class Application:
                 stack.callback(self.watcher.stop)
                 await self.link.start()
                 stack.push_async_callback(self.link.close)
+                await self._see_owner()
                 stack.callback(self._follow().stop)
                 await self.near.loaded(NEAR_PATIENCE)
                 await self._warm_up()
@@ -232,6 +235,12 @@ class Application:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _see_owner(self) -> None:
+        """See that the keys are this project's; a Redis that is away is waited for, as ever."""
+        with contextlib.suppress(UnavailableError):
+            [owner] = await self.link.run([("GET", aside(self.store.config, PROJECT))])
+            see_owner(self.store.config, owner)
 
     def _follow(self) -> Follower:
         """Begin to hold near copies, on connections of their own."""

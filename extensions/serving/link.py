@@ -22,9 +22,10 @@ from typing import Any, Protocol
 
 import hiredis
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from extensions.errors import SkewlessError
+from extensions.stores.online.exchange import is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +307,8 @@ class ClientLink:
                     async with self._client.pipeline(transaction=False) as pipe:
                         for command in commands:
                             pipe.execute_command(*command)
-                        replies = await pipe.execute()
+                        replies = await pipe.execute(raise_on_error=False)
+                replies = [_unless_foreign(reply) for reply in replies]
         except (RedisError, RedisClusterException, AttributeError, OSError, TimeoutError) as error:
             # AttributeError: redis-py trips over a node that it is just learning of.
             self.connected = False
@@ -321,7 +323,7 @@ class ClientLink:
             else self._client.execute_command(*command)
             for command in commands
         ]
-        return list(await asyncio.gather(*asked))
+        return list(await asyncio.gather(*map(_answer, asked)))
 
     async def _probe(self) -> None:
         """Find out, also while nobody asks, whether it is away or back (a node, a failover)."""
@@ -337,6 +339,22 @@ class ClientLink:
         if self._prober:
             self._prober.cancel()
         await self._client.aclose()
+
+
+async def _answer(asked: Awaitable[Any]) -> Any:
+    try:
+        return await asked
+    except ResponseError as error:
+        return error
+
+
+def _unless_foreign(reply: Any) -> Any:
+    """A reply; None where a key holds another type than ours. Raises what else Redis says."""
+    if not isinstance(reply, Exception):
+        return reply
+    if is_foreign(reply):
+        return None
+    raise reply
 
 
 def link_to(store: RedisOnlineStore, config: Any, deadline: float) -> Link:
@@ -373,8 +391,11 @@ def _settle(waiting: _Waiting) -> None:
         waiting.timer.cancel()
     if waiting.future.done():
         return
-    for reply in waiting.replies:
+    for i, reply in enumerate(waiting.replies):
         if isinstance(reply, hiredis.ReplyError):
+            if is_foreign(reply):
+                waiting.replies[i] = None
+                continue
             waiting.future.set_exception(UnavailableError(str(reply)))
             return
     waiting.future.set_result(waiting.replies)

@@ -50,7 +50,7 @@ class Wanted:
                 numbers[group.prefix] = group.numbers
                 for view in group.views:
                     # Age is looked at when a row is read.
-                    decoders[view.decoder.layout.view] = replace(view.decoder, ttl=None)
+                    decoders[view.decoder.layout.view] = replace(view.decoder, ttl=None, ahead=None)
         return {
             prefix: cls(
                 prefix,
@@ -136,7 +136,7 @@ class Copy:
         self, decoder: Decoder, slots: Integers, now: int
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
         """Columns, who has a row, and as-of times."""
-        return self._views[decoder.layout.view].rows(slots, now, decoder.ttl)
+        return self._views[decoder.layout.view].rows(slots, now, decoder)
 
     def texts(self, plan: Plan) -> list[bytes | None]:
         """Pieces of a service's replies, by slot; each is forgotten when its row changes."""
@@ -178,6 +178,7 @@ class _View:
         self._empty = decoder.block(b"", np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
         self._present = np.zeros(room, np.bool_)
         self._events = np.zeros(room, np.int64)
+        self._latest = 0  # no row was later
         self._columns: dict[str, NDArray[Any]] = {}
         self._texts: dict[str, list[Any]] = {}
         self._codes: dict[str, dict[Any, int]] = {}
@@ -210,6 +211,7 @@ class _View:
     def put(self, where: Integers, block: Block) -> None:
         self._present[where] = block.present
         self._events[where] = block.events
+        self._latest = max(self._latest, int(block.events.max(initial=0)))
         for name, values in block.columns.items():
             column = self._columns[name]
             if name in self._texts:
@@ -224,10 +226,12 @@ class _View:
                     self._bytes += getattr(value, "nbytes", 0) + 100  # what was there, too
 
     def rows(
-        self, slots: Integers, now: int, ttl: int | None
+        self, slots: Integers, now: int, decoder: Decoder
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
-        if ttl is not None:
-            slots = np.where(self._events[slots] >= now - ttl, slots, 0)
+        if decoder.ttl is not None:
+            slots = np.where(self._events[slots] >= now - decoder.ttl, slots, 0)
+        if decoder.ahead is not None and self._latest > now + decoder.ahead:
+            slots = np.where(self._events[slots] <= now + decoder.ahead, slots, 0)
         found: dict[str, Values] = {}
         for name, column in self._columns.items():
             texts = self._texts.get(name)

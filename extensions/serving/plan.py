@@ -15,7 +15,7 @@ from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
 from extensions.serving.decoding import Decoder, default_of
 from extensions.serving.transforms import Transform
 from extensions.stores.online.keys import Place, place_of
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.store import layout_of, trust_of
 
 _PLAIN = {
     ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
@@ -261,7 +261,7 @@ def _view(
         name=table.name,
         version=version,
         place=place_of(store.config, table, layout.view),
-        decoder=Decoder(layout, defaults, ttl),
+        decoder=Decoder(layout, defaults, ttl, trust_of(store.config, layout).ahead),
         features=features,
         names=tuple(f"{alias}__{name}" if name in clashing else name for name in features),
         budget=Freshness(freshness).budget if freshness else None,

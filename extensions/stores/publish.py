@@ -20,6 +20,8 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.address import url_of
 from extensions.stores.offline.latest_rows import sorted_rows
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.stores.online_epoch import publishing
+from extensions.stores.row_times import not_future
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
@@ -33,7 +35,8 @@ def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computat
     where it was, and rows that come again change nothing. ``conn`` must be in autocommit.
 
     Raises:
-        SkewlessError: the view or the version has not been applied.
+        SkewlessError: the view or the version has not been applied, or the log and Redis have
+            not one history (`extensions.stores.rebuild.reconcile` mends it).
     """
     mark = read_watermark(conn, computation)
     behind = unpublished(conn, computation)
@@ -55,7 +58,9 @@ def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computat
         return 0
     view = registered(store, computation)
     condition = sql.SQL("({})").format(sql.SQL(" OR ").join(wanted))
-    written = write_query(store, view, latest(computation, condition))
+    with publishing(conn, store, computation):
+        query = latest(computation, condition, allowed=store.config)
+        written = write_query(store, view, query)
     if mark is not None:
         advance_published(conn, computation, mark.processed_through)
     forget_unpublished(conn, behind)
@@ -95,12 +100,20 @@ def registered(store: FeatureStore, computation: Computation) -> FeatureView:
 
 
 def latest(
-    computation: Computation, condition: sql.Composable, limit: int | None = None
+    computation: Computation,
+    condition: sql.Composable,
+    limit: int | None = None,
+    *,
+    allowed: Any = None,
 ) -> sql.Composed:
-    """Each entity's newest row of the log among those that the condition admits, by key."""
+    """Each entity's newest row of the log among those that the condition admits, by key.
+
+    Rows from the future are passed over; ``allowed``: the configuration that says how far.
+    """
     keys, times = computation.join_keys, ("event_timestamp", "created_timestamp")
     columns = [*keys, *times, *(feature.name for feature in computation.features)]
     log = sql.Identifier(computation.log_table).as_string(None)
+    condition = sql.SQL("{} AND {}").format(condition, not_future(allowed, list(times)))
     rows = sorted_rows(log, keys, times, identifiers(columns, "l"), condition)
     return sql.SQL("{} LIMIT {}").format(rows, sql.Literal(limit))
 

@@ -24,6 +24,7 @@ from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.errors import SkewlessError
 from extensions.stores.publish import publish
+from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry.published import Published, hold_pointer, operator, published
 from extensions.versions.declared import read_declared
@@ -161,6 +162,7 @@ def _fill(
     tick(conn, computation)
     point(Fault.APPLY_TICKED)
 
+    reconcile(store, conn, computation)
     online = publish(store, conn, computation)
     point(Fault.APPLY_ONLINE)
 

@@ -27,6 +27,12 @@ PREFIX = b"sk:item_id:"
 IDS = range(1, 121)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def future_is_allowed(feast_store: FeatureStore) -> None:
+    """Rows of 2035 stand for newer ones here; a store refuses them unless it is told otherwise."""
+    feast_store.config.online_store.future_allowance_seconds = 1e10
+
+
 @pytest.fixture(scope="module")
 def plans(feast_store: FeatureStore) -> Plans:
     return compile_plans(feast_store, 1)

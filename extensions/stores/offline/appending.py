@@ -14,6 +14,7 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow_types import arrow_type, is_text
 from extensions.stores.offline.moments import parsed
+from extensions.stores.row_times import refuse_future_rows
 
 
 def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> int:
@@ -47,6 +48,9 @@ def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> in
         "pushed online too, Redis holds them already, and pushing again is harmless)"
     )
     created = source.created_timestamp_column
+    refuse_future_rows(
+        config, feature_view.name, table, [in_source.get(name, name) for name in times if name]
+    )
     with arrow_session(config, doing) as session:
         session.upload(name, table)
         session.run(

@@ -190,7 +190,10 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             created_timestamp_column,
         )
         return SkewlessRetrievalJob(
-            config, RowsToPublish(config.project, source, start_date, end_date, latest=True)
+            config,
+            RowsToPublish(
+                config.project, source, start_date, end_date, latest=True, allowed=config
+            ),
         )
 
     @staticmethod
@@ -219,7 +222,10 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             query = all_rows(source, start_date, end_date)
             return SkewlessRetrievalJob(config, PlainQuery(query, "reading a log"))
         return SkewlessRetrievalJob(
-            config, RowsToPublish(config.project, source, start_date, end_date, latest=False)
+            config,
+            RowsToPublish(
+                config.project, source, start_date, end_date, latest=False, allowed=config
+            ),
         )
 
     @staticmethod

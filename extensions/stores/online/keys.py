@@ -76,6 +76,21 @@ def field_of(ids: Sequence[bytes]) -> bytes:
     return b"".join(b"%d:%b" % (len(one), one) for one in ids)
 
 
+def ids_of_field(name: bytes, count: int) -> list[bytes]:
+    """The ids that `field_of` made a field of; none where it is not such a field."""
+    if count == 1:
+        return [name]
+    ids, at = [], 0
+    while at < len(name):
+        colon = name.find(b":", at)
+        digits = name[at:colon] if colon >= 0 else b""
+        if not digits.isdigit() or colon + 1 + int(digits) > len(name):
+            return []
+        ids.append(name[colon + 1 : colon + 1 + int(digits)])
+        at = colon + 1 + int(digits)
+    return ids if len(ids) == count else []
+
+
 def stem(config: RepoConfig) -> str:
     """What all keys of a project begin with: its name, or ``key_prefix`` of its online store."""
     return quote(getattr(config.online_store, "key_prefix", None) or config.project, safe="")
@@ -84,6 +99,11 @@ def stem(config: RepoConfig) -> str:
 def aside(config: RepoConfig, what: str) -> str:
     """A key of the project that is no entity's."""
     return f"{stem(config)}:!{what}"
+
+
+def entity_prefix(config: RepoConfig, join_keys: Sequence[str]) -> bytes:
+    """What keys of an entity begin with, up to the ids or, where composite, the view's name."""
+    return f"{stem(config)}:{','.join(quote(key, safe='') for key in join_keys)}:".encode()
 
 
 @lru_cache(maxsize=1024)
