@@ -7,15 +7,17 @@ publication was visible to it, and the run that goes on from its end also reads 
 were published since, whatever their event time.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.types import FeastType
 from psycopg import sql
 
 from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
 
 # A role that may not see other roles' transactions in pg_stat_activity assumes that none of
@@ -52,8 +54,8 @@ class Source:
 class RowsToPublish:
     """The rows whose event time lies in ``[start, end]`` or that came late.
 
-    ``latest``: only the latest of each entity among them. ``exact``: numeric columns that stay
-    text.
+    ``latest``: only the latest of each entity among them. ``types``: as which Feast types the
+    columns are declared; such a column comes as that type or is refused.
     """
 
     project: str
@@ -61,7 +63,7 @@ class RowsToPublish:
     start: datetime
     end: datetime
     latest: bool
-    exact: frozenset[str] = frozenset()
+    types: Mapping[str, FeastType] = field(default_factory=dict)
     doing: str = "reading rows to materialize"
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
@@ -71,7 +73,9 @@ class RowsToPublish:
         if marked:
             settled = _settled(session)
             since = self._published_since(session)
-        yield from session.pieces(self._query(since, session), self.exact)
+        yield from read_exactly(
+            session, self._query(since, session), self.types, self.source.keys
+        )
         if marked:
             self._note(session, settled)
 

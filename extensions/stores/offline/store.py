@@ -158,6 +158,9 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                     full=config.offline_store.full,
                 ),
                 beside=tuple(one.chosen() for one in served if isinstance(one, ServedTransform)),
+                beside_names=tuple(
+                    one.column for one in served if isinstance(one, ServedTransform)
+                ),
                 connections=config.offline_store.connections,
             ),
             full_feature_names=full_feature_names,

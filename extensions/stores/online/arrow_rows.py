@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
 from extensions.errors import SkewlessError
+from extensions.stores.exact_cast import refuse_null_items, whole_seconds
 from extensions.stores.online import layout as rows
 from extensions.stores.online.keys import id_bytes
 from extensions.stores.online.layout import Column, Layout
@@ -114,8 +114,14 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
         return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
         return [b"=" + one.encode() for one in _cast(column, pa.string(), name).to_pylist()]
-    values = python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type)
-    return [id_bytes(value) for value in values]
+    if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
+        seconds = whole_seconds(column)
+        if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
+            raise SkewlessError(
+                f"The key {name} holds a time with a fraction of a second, which Feast cuts off: "
+                "two such keys would be one."
+            )
+    return [id_bytes(value) for value in _messages(column, name, value_type)]
 
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
@@ -258,6 +264,8 @@ def _column(column: Column, table: pa.Table) -> _Packed:
         empty = np.zeros(0, np.uint8)
         return _Packed(valid, octets, empty, none, none, long=column.code == "q")
     if column.kind == "array" and _is_list(array.type):
+        if column.code not in "fd":  # there a null is NaN, as Feast makes it
+            refuse_null_items(array, column.name)
         lists = array.cast(pa.large_list(array.type.value_type))
         offsets = lists.offsets.to_numpy().astype(np.int64)
         items = _numbers(lists.values, column).to_numpy(zero_copy_only=False)
@@ -278,7 +286,9 @@ def _column(column: Column, table: pa.Table) -> _Packed:
 
 def _by_messages(array: pa.Array, column: Column) -> _Packed:
     """Types without a columnar form: sets, maps, texts within texts. Feast converts each value."""
-    values = python_values_to_proto_values(array.to_numpy(zero_copy_only=False), column.value_type)
+    if _is_list(array.type):
+        refuse_null_items(array, column.name)
+    values = _messages(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
         b"" if kind is None else rows._payload(column, value)  # noqa: SLF001
@@ -290,10 +300,22 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
     return _Packed(valid, None, np.frombuffer(b"".join(packed), np.uint8), starts, lengths)
 
 
+def _messages(array: pa.Array, name: str, value_type: ValueType) -> list[Any]:
+    """Feast's conversion of each value, from Python's own objects.
+
+    Not from numpy's: those make floats of whole numbers that stand beside a null.
+    """
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+    try:
+        return python_values_to_proto_values(array.to_pylist(), value_type)
+    except (TypeError, ValueError, AssertionError, OverflowError) as error:
+        raise SkewlessError(f"The column {name} does not fit {value_type.name}: {error}.") from error
+
+
 def _numbers(array: pa.Array, column: Column) -> pa.Array:
     if pa.types.is_timestamp(array.type):  # Feast keeps whole seconds
-        micros = array.cast(pa.timestamp("us", array.type.tz), safe=False).view(pa.int64())
-        return pc.cast(pc.floor(pc.divide(micros.cast(pa.float64()), 1e6)), pa.int64())
+        return whole_seconds(array)
     if pa.types.is_boolean(array.type) or column.code == "?":
         array = _cast(array, pa.bool_(), column.name)
     return _cast(array, _ARROW[column.code], column.name)

@@ -1,0 +1,260 @@
+"""Reading a column as its declared Feast type: exactly, or refused with the column's name.
+
+A value leaves PostgreSQL in a form that Arrow carries without loss, chosen here from the column's
+type and the declared one, and becomes the declared type in Arrow. What has no exact form (5.7 as
+Int64, a point as Float64, the time 'infinity') is refused; so is what Arrow or its driver would
+change without a word: arrays of several dimensions are flattened by it, and times beyond the
+years 1 to 9999 wrap around.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from feast.types import Array, FeastType, PrimitiveFeastType, Set, Struct
+from psycopg import sql
+
+from extensions.errors import SkewlessError
+from extensions.stores.exact_cast import exactly, nested
+from extensions.stores.offline.source_types import SourceType
+
+TEXTS = frozenset({"text", "character varying", "name", "bpchar"})
+INTEGERS = frozenset({"smallint", "integer", "bigint"})
+FLOATS = frozenset({"real", "double precision"})
+TIMES = frozenset({"timestamp with time zone", "timestamp without time zone", "date"})
+JSONS = frozenset({"json", "jsonb"})
+
+# Types whose values the driver carries as they are; of all others it is given the text.
+_NATIVE = TEXTS | INTEGERS | FLOATS | TIMES | JSONS | {"boolean", "bytea", "uuid", "numeric"}
+
+_NUMBERS = INTEGERS | FLOATS | {"numeric", "boolean", "oid"}
+# What a declared type can be made of without loss. What is not here takes the text of any type.
+_READ_FROM: Mapping[str, frozenset[str]] = {
+    "INT32": _NUMBERS | TEXTS,
+    "INT64": _NUMBERS | TEXTS,
+    "FLOAT32": INTEGERS | FLOATS | {"numeric"},
+    "FLOAT64": INTEGERS | FLOATS | {"numeric"},
+    "BOOL": frozenset({"boolean"}),
+    "UNIX_TIMESTAMP": TIMES | INTEGERS,
+    "ZONED_TIMESTAMP": TIMES,
+    "BYTES": frozenset({"bytea"}),
+    "PDF_BYTES": frozenset({"bytea"}),
+    "IMAGE_BYTES": frozenset({"bytea"}),
+    "UUID": TEXTS | {"uuid"},
+    "TIME_UUID": TEXTS | {"uuid"},
+    "DECIMAL": INTEGERS | TEXTS | {"numeric"},
+    "JSON": JSONS | TEXTS,
+    "MAP": JSONS | TEXTS,
+    "STRUCT": JSONS | TEXTS,
+    "SCALAR_MAP": frozenset(),
+    "INVALID": frozenset(),
+}
+# Declared types that a document in one column holds, where the column is no array.
+_DOCUMENT_LISTS = frozenset({"MAP", "STRUCT"})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one column is read; `selected` in SQL, then `taken` in Arrow.
+
+    ``column``: its name in messages. ``dtype``: as declared, None where nothing is. ``strict``:
+    times, too, become the declared type, as the online store wants them.
+    """
+
+    column: str
+    type: SourceType
+    dtype: FeastType | None
+    key: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be exact.
+
+        Raises:
+            SkewlessError: no value of the column's type is one of the declared type.
+        """
+        kind = _element(self.dtype)
+        if kind is None or kind == "STRING":
+            fits = self.depth == 0 or self.type.element is not None
+        elif self.depth and self.type.element is None:
+            fits = kind in _DOCUMENT_LISTS and self.depth == 1 and self.type.name in JSONS
+        else:
+            held = self.type.element if self.depth else self.type
+            fits = held is not None and held.name in _READ_FROM[kind]
+        if not fits:
+            raise SkewlessError(
+                f"The column {self.column} is {self._type_name}, which is no {self.dtype} "
+                "exactly: declare the type that it has, or cast it in the source."
+            )
+
+    @property
+    def depth(self) -> int:
+        """Of how many dimensions the declared type is."""
+        return _depth(self.dtype)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a second column is selected, which says what cannot be read."""
+        held = self.type.element or self.type
+        return self.type.element is not None and not self._as_text or held.name in TIMES
+
+    @property
+    def _as_text(self) -> bool:
+        """Whether an array goes as a whole, as the text that PostgreSQL writes."""
+        return _element(self.dtype) == "STRING" and self.depth == 0
+
+    @property
+    def _type_name(self) -> str:
+        return self.type.name
+
+    @property
+    def bare(self) -> bool:
+        """Whether the column is selected as it is and left as it comes."""
+        return not self.guarded and self.selected(sql.SQL("x")).as_string(None) == "x"
+
+    def selected(self, value: sql.Composable) -> sql.Composable:
+        """The expression to select instead of ``value``."""
+        kind = _element(self.dtype)
+        element = self.type.element
+        if element is None or self._as_text:
+            return _scalar(value, self.type, kind, key=self.key)
+        item = sql.SQL("u.v")
+        read = _scalar(item, element, kind, key=False)
+        if read == item:
+            return value
+        return sql.SQL(
+            "CASE WHEN {value} IS NOT NULL THEN ARRAY(SELECT {read} FROM unnest({value}) "
+            "WITH ORDINALITY AS u (v, n) ORDER BY u.n) END"
+        ).format(value=value, read=read)
+
+    def guard(self, value: sql.Composable) -> sql.Composable:
+        """An expression that is null unless the value cannot be read: then it says why.
+
+        Of nested lists, always the dimensions.
+        """
+        element = self.type.element
+        if element is None:
+            return sql.SQL("CASE WHEN NOT {} THEN {}::text END").format(
+                _ordinary(value, self.type), value
+            )
+        dimensions = sql.SQL("array_dims({})").format(value)
+        if self.depth > 1:
+            guard: sql.Composable = dimensions
+        else:
+            guard = sql.SQL("CASE WHEN array_ndims({}) > 1 THEN {} END").format(value, dimensions)
+        if element.name not in TIMES:
+            return guard
+        return sql.SQL(
+            "CASE WHEN EXISTS (SELECT FROM unnest({value}) AS u (v) WHERE NOT {ordinary}) "
+            "THEN 'times' ELSE {guard} END"
+        ).format(value=value, ordinary=_ordinary(sql.SQL("u.v"), element), guard=guard)
+
+    def taken(self, values: pa.ChunkedArray, guard: pa.ChunkedArray | None) -> pa.ChunkedArray:
+        """The column as it is wanted.
+
+        Raises:
+            SkewlessError: a value is none of the declared type.
+        """
+        if guard is not None and self.depth <= 1 and guard.null_count < len(guard):
+            raise SkewlessError(self._refusal(str(guard.drop_null()[0].as_py())))
+        if self.depth > 1:
+            assert guard is not None  # an array is guarded
+            values = nested(values, guard, self.depth, self.column)
+        kind = _element(self.dtype)
+        if kind is None or self.dtype is None:
+            return values
+        return exactly(
+            values, kind, self.depth, f"The column {self.column}", str(self.dtype), self.strict
+        )
+
+    def _refusal(self, found: str) -> str:
+        if self.type.element is None or found == "times":
+            what = "a time before the year 1 or after 9999" if found == "times" else found
+            return f"The column {self.column} holds {what}, which is no time that can be read."
+        declared = "no type" if self.dtype is None else str(self.dtype)
+        return (
+            f"The column {self.column} holds an array of several dimensions ({found}), and its "
+            f"declared type is {declared}: declare an Array of Array, one for each dimension."
+        )
+
+
+def readings(
+    types: Mapping[str, SourceType],
+    declared: Mapping[str, FeastType],
+    keys: Sequence[str] = (),
+    *,
+    strict: bool = False,
+) -> tuple[Reading, ...]:
+    """How each column of a source is read.
+
+    Raises:
+        SkewlessError: a column cannot be read as declared.
+    """
+    return tuple(
+        Reading(name, kind, declared.get(name), key=name in keys, strict=strict)
+        for name, kind in types.items()
+    )
+
+
+def text_form(value: sql.Composable, kind: SourceType) -> sql.Composable:
+    """A value's text as PostgreSQL writes it; ``true`` and ``false`` for booleans."""
+    if kind.name in ("inet", "cidr") or (kind.name == "bpchar" and kind.domain):
+        # Their casts to text say more, or less, than they print: 10.0.0.1/32, and no padding.
+        return sql.SQL("CASE WHEN {value} IS NOT NULL THEN format('%s', {value}) END").format(
+            value=value
+        )
+    if kind.name in TEXTS and not kind.domain and kind.name != "name":
+        return value
+    return sql.SQL("{}::text").format(value)
+
+
+def _scalar(
+    value: sql.Composable, kind: SourceType, declared: str | None, *, key: bool
+) -> sql.Composable:
+    if key and kind.name == "bpchar":
+        return sql.SQL("{}::text").format(value)  # without the padding, as it is compared
+    if declared == "STRING" or kind.name not in _NATIVE | {"oid"}:
+        return text_form(value, kind)
+    if kind.name == "numeric":
+        if declared in ("INT32", "INT64"):
+            return sql.SQL("trim_scale({})::text").format(value)
+        if declared == "DECIMAL":
+            return sql.SQL("{}::text").format(value)  # the driver writes inf for Infinity
+    if kind.name == "oid":
+        return sql.SQL("{}::bigint").format(value)
+    if kind.name == "uuid":
+        return sql.SQL("{}::text").format(value)
+    if declared == "DECIMAL" and kind.name in INTEGERS:
+        return sql.SQL("{}::text").format(value)
+    if kind.domain:
+        return sql.SQL("{}::{}").format(value, sql.SQL(kind.name))
+    return value
+
+
+def _ordinary(value: sql.Composable, kind: SourceType) -> sql.Composable:
+    """Whether a time is of the years that programs know; true of null."""
+    return sql.SQL(
+        "coalesce({value} >= {first}::{kind} AND {value} < {end}::{kind}, TRUE)"
+    ).format(
+        value=value,
+        kind=sql.SQL(kind.name),
+        first=sql.Literal("0001-01-01 00:00:00+00"),
+        end=sql.Literal("9999-12-31 00:00:00+00"),
+    )
+
+
+def _depth(dtype: FeastType | None) -> int:
+    depth = 0
+    while isinstance(dtype, Array | Set):
+        dtype, depth = dtype.base_type, depth + 1
+    return depth
+
+
+def _element(dtype: Any) -> str | None:
+    """The primitive within, by name."""
+    while isinstance(dtype, Array | Set):
+        dtype = dtype.base_type
+    if isinstance(dtype, Struct):
+        return "STRUCT"
+    return dtype.name if isinstance(dtype, PrimitiveFeastType) else None
