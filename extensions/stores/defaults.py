@@ -21,9 +21,9 @@ from feast.types import (
     UnixTimestamp,
 )
 
+from extensions.asof.default_value import read_default
 from extensions.errors import SkewlessError
 
-_BYTES = (Bytes, PdfBytes, ImageBytes)
 _EPOCH = datetime.fromtimestamp(0, tz=UTC)
 
 
@@ -33,7 +33,7 @@ def declared_defaults(view: FeatureView) -> dict[str, Any]:
     `default_text` writes them for PostgreSQL.
     """
     return {
-        field.name: json.loads(field.tags["default"])
+        field.name: _read(view.name, field.name, field.tags["default"], field.dtype)
         for field in view.features
         if "default" in field.tags
     }
@@ -52,6 +52,13 @@ def default_values(view: FeatureView) -> dict[str, Value]:
     }
 
 
+def _read(view: str, feature: str, declared: str, dtype: FeastType) -> Any:
+    try:
+        return read_default(view, feature, declared, dtype)
+    except ValueError as error:
+        raise SkewlessError(str(error)) from error
+
+
 def default_text(value: Any, dtype: FeastType | None) -> str | None:
     """A default in PostgreSQL's text form, as the column of a feature of ``dtype`` reads it."""
     if value is None:
@@ -63,8 +70,9 @@ def default_text(value: Any, dtype: FeastType | None) -> str | None:
         return value if isinstance(value, str) and dtype == Json else json.dumps(value)
     if dtype == UnixTimestamp and not isinstance(value, str):
         return (_EPOCH + timedelta(seconds=value)).isoformat()
-    if dtype in _BYTES and isinstance(value, str):
-        return "\\x" + value.encode().hex()
+    if isinstance(value, bytes) or dtype in (Bytes, PdfBytes, ImageBytes):
+        octets = value if isinstance(value, bytes) else str(value).encode()
+        return "\\x" + octets.hex()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):  # of a view that does not say its types
@@ -84,12 +92,8 @@ def _array_item(item: Any, dtype: FeastType | None) -> str:
 @lru_cache(maxsize=1024)
 def _value(view: str, feature: str, declared: str, dtype: Any) -> Value:
     kind = dtype.to_value_type()
-    # JSON writes 1.0 as 1, and Feast takes no int in a list of floats.
-    number = float if kind.name.startswith(("FLOAT", "DOUBLE")) else int
+    held = _read(view, feature, declared, dtype)
     try:
-        held = json.loads(declared, parse_int=number)
-        if dtype in _BYTES and isinstance(held, str):
-            held = held.encode()
         [value] = python_values_to_proto_values([held], kind)
     except (ValueError, TypeError, AssertionError) as error:
         raise SkewlessError(

@@ -34,16 +34,12 @@ def exactly(
     Raises:
         SkewlessError: a value is not one of that type.
     """
-    if depth:
-        if not _is_list(values.type):
-            return values
-        chunks = [_items(chunk, kind, depth, what, declared, strict) for chunk in values.chunks]
-        return pa.chunked_array(chunks) if chunks else values
-    chunks = [_scalars(chunk, kind, what, declared, strict) for chunk in values.chunks]
-    if not chunks:
-        empty = _scalars(pa.array([], values.type), kind, what, declared, strict)
-        return pa.chunked_array([], empty.type)
-    return pa.chunked_array(chunks)
+    if depth and not _is_list(values.type):
+        return values
+    chunks = values.chunks or [pa.array([], values.type)]
+    return pa.chunked_array(
+        [_items(chunk, kind, depth, what, declared, strict) for chunk in chunks]
+    )
 
 
 def _items(

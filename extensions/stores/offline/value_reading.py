@@ -7,11 +7,12 @@ change without a word: arrays of several dimensions are flattened by it, and tim
 years 1 to 9999 wrap around.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.types import Array, FeastType, PrimitiveFeastType, Set, Struct
 from psycopg import sql
 
@@ -52,6 +53,22 @@ _READ_FROM: Mapping[str, frozenset[str]] = {
 }
 # Declared types that a document in one column holds, where the column is no array.
 _DOCUMENT_LISTS = frozenset({"MAP", "STRUCT"})
+
+
+# How texts must be written that are declared as another type; None: as JSON.
+_UUID_PATTERN = "^[{]?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[}]?$"
+_WRITTEN: Mapping[str, str | None] = {
+    "UUID": _UUID_PATTERN,
+    "TIME_UUID": _UUID_PATTERN,
+    "DECIMAL": r"^[+-]?(([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]{1,6})?|nan|inf(inity)?)$",
+    "JSON": None,
+    "MAP": None,
+    "STRUCT": None,
+}
+# Begins a guard that shows a value, and not an array's dimensions.
+_UNSOUND = "value:"
+
+Check = Callable[[sql.Composable], sql.Composable]
 
 
 @dataclass(frozen=True)
@@ -96,8 +113,15 @@ class Reading:
     @property
     def guarded(self) -> bool:
         """Whether a second column is selected, which says what cannot be read."""
+        return (self.type.element is not None and not self._as_text) or self._sound is not None
+
+    @property
+    def _sound(self) -> "Check | None":
+        """What a value, or an item, must be beside its type."""
+        if self._as_text:
+            return None
         held = self.type.element or self.type
-        return self.type.element is not None and not self._as_text or held.name in TIMES
+        return _sound(held, _element(self.dtype))
 
     @property
     def _as_text(self) -> bool:
@@ -133,22 +157,25 @@ class Reading:
 
         Of nested lists, always the dimensions.
         """
-        element = self.type.element
-        if element is None:
-            return sql.SQL("CASE WHEN NOT {} THEN {}::text END").format(
-                _ordinary(value, self.type), value
+        sound = self._sound
+        if self.type.element is None:
+            assert sound is not None  # else there is no guard
+            return sql.SQL("CASE WHEN NOT coalesce({}, TRUE) THEN {}::text END").format(
+                sound(value), value
             )
         dimensions = sql.SQL("array_dims({})").format(value)
         if self.depth > 1:
             guard: sql.Composable = dimensions
         else:
             guard = sql.SQL("CASE WHEN array_ndims({}) > 1 THEN {} END").format(value, dimensions)
-        if element.name not in TIMES:
+        if sound is None:
             return guard
         return sql.SQL(
-            "CASE WHEN EXISTS (SELECT FROM unnest({value}) AS u (v) WHERE NOT {ordinary}) "
-            "THEN 'times' ELSE {guard} END"
-        ).format(value=value, ordinary=_ordinary(sql.SQL("u.v"), element), guard=guard)
+            "coalesce((SELECT {unsound} || u.v FROM unnest({value}) AS u (v) "
+            "WHERE NOT coalesce({sound}, TRUE) LIMIT 1), {guard})"
+        ).format(
+            unsound=sql.Literal(_UNSOUND), value=value, sound=sound(sql.SQL("u.v")), guard=guard
+        )
 
     def taken(self, values: pa.ChunkedArray, guard: pa.ChunkedArray | None) -> pa.ChunkedArray:
         """The column as it is wanted.
@@ -156,8 +183,8 @@ class Reading:
         Raises:
             SkewlessError: a value is none of the declared type.
         """
-        if guard is not None and self.depth <= 1 and guard.null_count < len(guard):
-            raise SkewlessError(self._refusal(str(guard.drop_null()[0].as_py())))
+        if guard is not None and guard.null_count < len(guard):
+            self._refuse(guard.drop_null())
         if self.depth > 1:
             assert guard is not None  # an array is guarded
             values = nested(values, guard, self.depth, self.column)
@@ -168,15 +195,26 @@ class Reading:
             values, kind, self.depth, f"The column {self.column}", str(self.dtype), self.strict
         )
 
-    def _refusal(self, found: str) -> str:
-        if self.type.element is None or found == "times":
-            what = "a time before the year 1 or after 9999" if found == "times" else found
-            return f"The column {self.column} holds {what}, which is no time that can be read."
-        declared = "no type" if self.dtype is None else str(self.dtype)
-        return (
-            f"The column {self.column} holds an array of several dimensions ({found}), and its "
-            f"declared type is {declared}: declare an Array of Array, one for each dimension."
-        )
+    def _refuse(self, found: pa.ChunkedArray) -> None:
+        if self.type.element is None:
+            unsound = found
+        else:
+            unsound = found.filter(pc.starts_with(found, _UNSOUND))
+        if len(unsound):
+            text = str(unsound[0].as_py()).removeprefix(_UNSOUND)
+            held = self.type.element or self.type
+            what = "time of the years 1 to 9999" if held.name in TIMES else str(self.dtype)
+            raise SkewlessError(
+                f"The column {self.column} holds {text!r}, which is no {what}: correct it, or "
+                "declare another type."
+            )
+        if self.depth <= 1:
+            declared = "nothing" if self.dtype is None else str(self.dtype)
+            raise SkewlessError(
+                f"The column {self.column} holds an array of several dimensions "
+                f"({found[0].as_py()}), and is declared as {declared}: declare an Array of Array, "
+                "one for each dimension."
+            )
 
 
 def readings(
@@ -232,16 +270,21 @@ def _scalar(
     return value
 
 
-def _ordinary(value: sql.Composable, kind: SourceType) -> sql.Composable:
-    """Whether a time is of the years that programs know; true of null."""
-    return sql.SQL(
-        "coalesce({value} >= {first}::{kind} AND {value} < {end}::{kind}, TRUE)"
-    ).format(
-        value=value,
-        kind=sql.SQL(kind.name),
-        first=sql.Literal("0001-01-01 00:00:00+00"),
-        end=sql.Literal("9999-12-31 00:00:00+00"),
-    )
+def _sound(kind: SourceType, declared: str | None) -> Check | None:
+    """The condition that a value must meet; null of null. None: every value is right."""
+    if kind.name in TIMES:
+        return lambda value: sql.SQL("{value} >= {first}::{kind} AND {value} < {end}::{kind}").format(
+            value=value,
+            kind=sql.SQL(kind.name),
+            first=sql.Literal("0001-01-01 00:00:00+00"),
+            end=sql.Literal("9999-12-31 00:00:00+00"),
+        )
+    if kind.name not in TEXTS or declared not in _WRITTEN:
+        return None
+    pattern = _WRITTEN[declared]
+    if pattern is None:
+        return lambda value: sql.SQL("pg_input_is_valid({}::text, 'json')").format(value)
+    return lambda value: sql.SQL("{}::text ~* {}").format(value, sql.Literal(pattern))
 
 
 def _depth(dtype: FeastType | None) -> int:

@@ -21,7 +21,7 @@ from feast.utils import (
 from pydantic import Field, model_validator
 from redis.exceptions import RedisError
 
-from extensions.addresses import connection_string_of, redis_url
+from extensions.addresses import connection_string_of, redis_parts, redis_url
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import default_values
 from extensions.stores.online.arrow_rows import ids, pack_rows
@@ -62,6 +62,13 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
 
     # Seconds after which an asynchronous read fails; a server sets it (extensions/serving).
     read_deadline: float | None = None
+
+    @staticmethod
+    def _parse_connection_string(
+        connection_string: str,
+    ) -> tuple[list[dict[str, str]], dict[str, Any]]:
+        """Feast's form, or a URL, which can say more."""
+        return redis_parts(connection_string)
 
     def online_write_batch(
         self,

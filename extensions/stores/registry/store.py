@@ -28,6 +28,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
 from extensions.asof.definition import Definition
+from extensions.asof.definition_checks import check_view
 from extensions.errors import SkewlessError
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry import published as rows
@@ -61,6 +62,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         Raises:
             SkewlessError: a published definition would change, or a number be used again.
         """
+        check_view(feature_view)
         if not (is_versioned(feature_view) and self._here()):
             super().apply_feature_view(feature_view, project, commit, no_promote)
             return
