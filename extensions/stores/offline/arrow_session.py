@@ -95,9 +95,11 @@ class ArrowSession:
         """Take an uploaded table away again."""
         self.run(sql.SQL("DROP TABLE pg_temp.{}").format(sql.Identifier(name)))
 
-    def ingest(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None:
+    def ingest(
+        self, name: str, data: pa.Table | pa.RecordBatchReader, schema: str | None = None
+    ) -> None:
         """Make the lasting table ``name`` from ``data``."""
-        self._cursor.adbc_ingest(name, data, mode="create")
+        self._cursor.adbc_ingest(name, data, mode="create", db_schema_name=schema)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from psycopg import sql
 from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow_types import arrow_type
+from extensions.stores.offline.dataset_table import DatasetTable
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.export import export
@@ -365,18 +366,18 @@ class SkewlessRetrievalJob(RetrievalJob):
                 "A saved dataset of this store is a PostgreSQL table: use "
                 "SavedDatasetPostgreSQLStorage."
             )
-        name = str(storage.postgres_options._table)  # noqa: SLF001
-        with arrow_session(self.config, f"writing the dataset {name}") as session:
-            if session.has(name):
-                if not allow_overwrite:
-                    raise SkewlessError(
-                        f"The table {name} exists: choose another name, or allow_overwrite=True."
-                    )
-                session.run(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+        reference = str(storage.postgres_options._table)  # noqa: SLF001
+        with arrow_session(self.config, f"writing the dataset {reference}") as session:
+            table = DatasetTable.of(reference, session)
+            if table.exists and not allow_overwrite:
+                raise SkewlessError(
+                    f"The table {reference} exists: choose another name, or allow_overwrite=True."
+                )
+            # Read first: the labels or the sources may be what is overwritten.
             pieces = self.to_batches(timeout)
             first = next(pieces)
-            session.ingest(
-                name, pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
+            table.write(
+                session, pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
             )
 
     def _pieces(self, timeout: float | None) -> Iterator[pa.Table]:

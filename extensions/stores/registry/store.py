@@ -9,8 +9,10 @@ place when it is imported, which happens when `feature_store.yaml` names our sto
 """
 
 import copy
+import random
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from feast.base_feature_view import BaseFeatureView
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.sql import SqlRegistry
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
@@ -36,8 +39,22 @@ from extensions.stores.registry.eras import ServedEra, TransformEra, served_eras
 from extensions.stores.registry.published import Kind, Published
 
 
+# Tries to make what several programs make at once on an empty database.
+FIRST_ATTEMPTS = 10
+
+
 class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
+
+    def __init__(self, registry_config: Any, project: str, repo_path: Path | None) -> None:
+        """Open the registry; several programs may be the first to."""
+        open_registry = super().__init__
+        _again_if_another_was_first(lambda: open_registry(registry_config, project, repo_path))
+
+    def _apply_object(self, *args: Any, **kwargs: Any) -> Any:
+        """As Feast's, which looks whether a row is there and then inserts it: others may, too."""
+        apply_object = super()._apply_object
+        return _again_if_another_was_first(lambda: apply_object(*args, **kwargs))
 
     def proto(self) -> RegistryProto:
         """All of the registry, as of now.
@@ -64,7 +81,10 @@ class SkewlessSqlRegistry(SqlRegistry):
         """
         check_view(feature_view)
         if not (is_versioned(feature_view) and self._here()):
-            super().apply_feature_view(feature_view, project, commit, no_promote)
+            apply_view = super().apply_feature_view
+            _again_if_another_was_first(
+                lambda: apply_view(feature_view, project, commit, no_promote)
+            )
             return
         feature_view.ensure_valid()  # type: ignore[no-untyped-call]
         self._ensure_feature_view_name_is_unique(feature_view, project)
@@ -222,6 +242,18 @@ class SkewlessSqlRegistry(SqlRegistry):
         with self.write_engine.begin() as connection:
             driver: Any = connection.connection.driver_connection
             yield driver
+
+
+def _again_if_another_was_first(step: Callable[[], Any]) -> Any:
+    """Do a step that makes what is missing; another program may make it in between."""
+    for attempt in range(FIRST_ATTEMPTS):
+        try:
+            return step()
+        except (IntegrityError, ProgrammingError):
+            if attempt + 1 == FIRST_ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - no secret
+    return None
 
 
 def is_versioned(view: Any) -> bool:
