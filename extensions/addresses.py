@@ -112,7 +112,7 @@ def postgres_url_of(store: Mapping[str, Any]) -> str:
 
 
 def libpq_url(settings: Mapping[str, str]) -> str:
-    """libpq's settings by their own names (``host``, ``dbname``, …) as one URL.
+    """Libpq's settings by their own names (``host``, ``dbname``, …) as one URL.
 
     Everything is percent-encoded; several hosts or a socket's folder go into the query.
     """
@@ -222,10 +222,10 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
     if "://" not in connection_string:
         from feast.infra.online_stores.redis import RedisOnlineStore  # noqa: PLC0415
 
-        return RedisOnlineStore._parse_connection_string(connection_string)  # type: ignore[no-untyped-call, no-any-return] # noqa: SLF001
+        return RedisOnlineStore._parse_connection_string(connection_string)  # type: ignore[no-any-return] # noqa: SLF001
     from redis.connection import parse_url  # noqa: PLC0415
 
-    options: dict[str, Any] = dict(parse_url(connection_string))
+    options: dict[str, Any] = dict(parse_url(connection_string))  # type: ignore[no-untyped-call]
     if "host" not in options:
         raise SkewlessError(
             f"{REDIS_VARIABLE} must look like redis://user:password@host:port/database."

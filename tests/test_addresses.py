@@ -77,9 +77,9 @@ def test_a_stack_that_has_died_is_no_address(repository: Path) -> None:
 
 
 # Whatever a person may have in a password, a user's or a database's name.
-PART = st.text(
-    st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=12
-).filter(lambda text: "\0" not in text)
+PART = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
+    lambda text: "\0" not in text
+)
 OPTIONS = {
     "sslmode": st.sampled_from(["disable", "prefer", "verify-full"]),
     "sslrootcert": PART,
@@ -104,7 +104,7 @@ PORTS = {"a,b": "5432,5433"}
     )
 )
 def test_everything_in_a_postgresql_url_reaches_every_client(given: dict[str, str]) -> None:
-    """libpq's own reading is the oracle: psycopg and ADBC are given the URL, SQLAlchemy its parts."""
+    """libpq's own reading is the oracle: psycopg and ADBC get the URL, SQLAlchemy its parts."""
     told = given | {"port": PORTS.get(given["host"], "5432")}
     url = addresses.libpq_url(told)
     assert conninfo_to_dict(url) == told

@@ -72,7 +72,7 @@ def _float(value: Any, name: str) -> float:
     # Python's JSON reads NaN and Infinity, too, as floats.
     _be(isinstance(value, int | float | Number) and not isinstance(value, bool), "a number")
     number = float(value)
-    finite = not isinstance(value, float) or value == value and abs(value) != float("inf")  # noqa: PLR0124
+    finite = not isinstance(value, float) or (value == value and abs(value) != float("inf"))  # noqa: PLR0124
     limit = _LARGEST_SINGLE if name == "FLOAT32" else float("inf")
     _be(not finite or abs(number) < limit, "a number of its range")
     return number

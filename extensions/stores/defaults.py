@@ -63,11 +63,15 @@ def default_text(value: Any, dtype: FeastType | None) -> str | None:
     """A default in PostgreSQL's text form, as the column of a feature of ``dtype`` reads it."""
     if value is None:
         return None
-    if isinstance(dtype, Array | Set) and isinstance(value, list):
-        parts = (_array_item(item, dtype.base_type) for item in value)
-        return "{" + ",".join(parts) + "}"
     if isinstance(dtype, Struct) or dtype in (Json, Map):
         return value if isinstance(value, str) and dtype == Json else json.dumps(value)
+    if isinstance(value, list):
+        item_type = dtype.base_type if isinstance(dtype, Array | Set) else None
+        return "{" + ",".join(_array_item(item, item_type) for item in value) + "}"
+    return _scalar_text(value, dtype)
+
+
+def _scalar_text(value: Any, dtype: FeastType | None) -> str:
     if dtype == UnixTimestamp and not isinstance(value, str):
         return (_EPOCH + timedelta(seconds=value)).isoformat()
     if isinstance(value, bytes) or dtype in (Bytes, PdfBytes, ImageBytes):
@@ -75,8 +79,6 @@ def default_text(value: Any, dtype: FeastType | None) -> str | None:
         return "\\x" + octets.hex()
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list):  # of a view that does not say its types
-        return "{" + ",".join(_array_item(item, None) for item in value) + "}"
     return str(value)
 
 

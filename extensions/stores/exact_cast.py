@@ -144,9 +144,10 @@ def nested(
                 f"The column {column} holds an array of {len(lengths)} dimension(s) ({bounds}), "
                 f"and its declared type has {depth}: declare one Array for each."
             )
+        shaped = flat
         for length in reversed(lengths[1:]):
-            flat = [flat[at : at + length] for at in range(0, len(flat), length)]
-        rows.append(flat)
+            shaped = [shaped[at : at + length] for at in range(0, len(shaped), length)]
+        rows.append(shaped)
     kind = values.type.value_type
     for _ in range(depth):
         kind = pa.list_(kind)

@@ -52,7 +52,7 @@ def _decimal(text: str) -> str:
     if not kept:
         return "0"
     minus = "-" if sign else ""
-    if 0 <= exponent and len(kept) + exponent <= _WRITTEN_OUT:
+    if exponent >= 0 and len(kept) + exponent <= _WRITTEN_OUT:
         return minus + kept + "0" * exponent
     if -_WRITTEN_OUT <= exponent < 0:
         padded = kept.rjust(1 - exponent, "0")

@@ -1,4 +1,4 @@
-"""Definitions that would be misread are refused when they are read, in a sentence that says where."""
+"""Definitions that would be misread are refused when they are read, in one sentence each."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -108,9 +108,9 @@ def test_a_misspelt_tag_is_asked_about(root: Path, tag: str, meant: str) -> None
 
 def test_misspelt_tags_of_fields_and_sources(root: Path) -> None:
     field = Field(name="spent", dtype=Int64, tags={"default": "0", "defalt": "1"})
-    with pytest.raises(SkewlessError, match="Field spending:spent .*did you mean default"):
+    with pytest.raises(SkewlessError, match=r"Field spending:spent .*did you mean default"):
         read(root, field=field)
-    with pytest.raises(SkewlessError, match="Source events .*did you mean keys"):
+    with pytest.raises(SkewlessError, match=r"Source events .*did you mean keys"):
         read(root, source_tags={"key": "user_id"})
 
 
@@ -213,5 +213,5 @@ def test_keys_that_are_no_columns(root: Path, fresh_database: str) -> None:
         check_sources(conn, [computation])
         [events] = computation.reads
         odd = replace(events, keys=("usr_id",))
-        with pytest.raises(SkewlessError, match="names usr_id.* Did you mean user_id"):
+        with pytest.raises(SkewlessError, match=r"names usr_id.* Did you mean user_id"):
             check_sources(conn, [replace(computation, reads=(odd,))])

@@ -17,7 +17,8 @@ CANDIDATES = (
     "0", "1", "-7", "5.7", "32767", "2147483647", "9007199254740993", "9223372036854775807", "1.50",
     "0.1", "1e300", "-0.0", "NaN", "Infinity", "-Infinity", "123456789012345678901234567890.123",
     "t", "false", "a", "A-1", "B 'q\"\\{,}", "日本", "", "2026-01-31", "2026-01-31 12:00:00.25+02",
-    "1969-12-31 23:59:59.5+00", "0044-03-15 BC", "infinity", "24:00:00", "12:30:00+02", "1 day 02:00",
+    "1969-12-31 23:59:59.5+00", "0044-03-15 BC", "infinity", "24:00:00", "12:30:00+02",
+    "1 day 02:00",
     "10.0.0.1", "10.1.0.0/16", "::1", "08:00:2b:01:02:03", "08:00:2b:01:02:03:04:05", "$1,234.50",
     "101", "\\x00ff", "(1,2)", "(1,1),(0,0)", "[(0,0),(1,1)]", "<(0,0),1>", "{1,2,3}", "[1,5)",
     "[2026-01-01,2026-02-01)", "{[1,3),[5,7)}", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
@@ -106,7 +107,8 @@ def held_values(conn: psycopg.Connection, table: str, *, array: bool) -> dict[in
     # The shortest text of a real is not the number that it is.
     whole = "::double precision" if row and row[0].startswith("real") else ""
     for user_id, absent, cast, printed, seconds, dims in conn.execute(
-        f"SELECT user_id, x IS NULL, x{'' if array else whole}::text, format('%s', x), {_seconds(conn, table)}, "
+        f"SELECT user_id, x IS NULL, x{'' if array else whole}::text, format('%s', x), "
+        f"{_seconds(conn, table)}, "
         f"{'array_dims(x)' if array else 'NULL'} FROM {table}"
     ).fetchall():
         items = None

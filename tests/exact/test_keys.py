@@ -61,8 +61,8 @@ CASES = [
     ("double precision", "7", Int64, [7], [8, 2**53 + 1]),
     ("text", "7", Int64, [7], [8]),
     ("bigint", "7", Int32, [7], [8]),
-    ("timestamptz", "2026-01-31 12:00:00+00", UnixTimestamp, [datetime(2026, 1, 31, 12, tzinfo=UTC)],
-     [datetime(2026, 1, 31, 12, 0, 1, tzinfo=UTC)]),
+    ("timestamptz", "2026-01-31 12:00:00+00", UnixTimestamp,
+     [datetime(2026, 1, 31, 12, tzinfo=UTC)], [datetime(2026, 1, 31, 12, 0, 1, tzinfo=UTC)]),
     ("date", "2026-01-31", UnixTimestamp, [datetime(2026, 1, 31, tzinfo=UTC)],
      [datetime(2026, 1, 31, 1, tzinfo=UTC)]),
 ]  # fmt: skip
@@ -143,13 +143,15 @@ def test_training_and_serving_know_the_same_keys(
         store.get_historical_features(query, [f"{name}:x"]).to_arrow()
 
 
-@pytest.mark.parametrize("value", ["5.7", "1e30::float8", "'NaN'::float8", "2.5::real", "9e18::numeric * 9"])
+@pytest.mark.parametrize(
+    "value", ["5.7", "1e30::float8", "'NaN'::float8", "2.5::real", "9e18::numeric * 9"]
+)
 def test_inexact_keys_of_a_query_are_refused(
     store: FeatureStore, conn: psycopg.Connection, value: str
 ) -> None:
     name = applied(store, conn, "bigint", Int64, "7")
     query = f"SELECT {value} AS k, timestamptz '{LATER}' AS event_timestamp"
-    with pytest.raises(SkewlessError, match="The key k must be Int64.* returns "):
+    with pytest.raises(SkewlessError, match=r"The key k must be Int64.* returns "):
         store.get_historical_features(query, [f"{name}:x"]).to_arrow()
     whole = f"SELECT 7.0::numeric AS k, timestamptz '{LATER}' AS event_timestamp"
     answer = store.get_historical_features(whole, [f"{name}:x"]).to_arrow()

@@ -36,9 +36,9 @@ SAME = [
     ("transforms.py", '"""(n rows) -> (n rows): cosine', '"""What it does: cosine'),
 ]
 # The default goes with the type: one that does not fit is refused.
-ITEM_GENRE = '''dtype=String,
+ITEM_GENRE = """dtype=String,
             description="Primary genre.",
-            tags={"default": '"unknown"'}'''
+            tags={"default": '"unknown"'}"""
 CHANGED = [
     (SQL, "'168 hours'", "'169 hours'", "user_watch_stats", ["SQL"]),
     (SQL, "'168 hours'", "'168  hours'", "user_watch_stats", ["SQL"]),

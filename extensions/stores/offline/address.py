@@ -23,7 +23,7 @@ def url_of(config: RepoConfig) -> str:
 
 def use_own_connections() -> None:
     """Let Feast's PostgreSQL sources look at their tables through our connections."""
-    feasts = postgres_source._get_conn  # noqa: SLF001
+    feasts = postgres_source._get_conn  # type: ignore[attr-defined] # noqa: SLF001
     if getattr(feasts, "ours", False):
         return
 
@@ -38,4 +38,4 @@ def use_own_connections() -> None:
         return conn
 
     open_connection.ours = True  # type: ignore[attr-defined]
-    postgres_source._get_conn = open_connection  # noqa: SLF001
+    postgres_source._get_conn = open_connection  # type: ignore[attr-defined] # noqa: SLF001

@@ -38,7 +38,7 @@ class DatasetTable:
         names = parts["parts"][0].as_py()
         if len(names) not in (1, 2) or any(len(one.encode()) > LONGEST_NAME for one in names):
             raise SkewlessError(_refusal(reference))
-        return cls(names[0] if len(names) == 2 else None, names[-1], parts["there"][0].as_py())  # noqa: PLR2004
+        return cls(names[0] if len(names) == 2 else None, names[-1], parts["there"][0].as_py())
 
     def write(self, session: ArrowSession, rows: pa.RecordBatchReader) -> None:
         """Make the table of ``rows``, in the place of an older one, in the session's transaction.

@@ -36,7 +36,9 @@ def read_exactly(
     columns = readings(types, declared, keys, strict=bool(declared))
     if any(not column.bare for column in columns):
         query = sql.SQL("SELECT {} FROM ({}) AS l").format(
-            sql.SQL(", ").join(part for i, column in enumerate(columns) for part in _parts(i, column)),
+            sql.SQL(", ").join(
+                part for i, column in enumerate(columns) for part in _parts(i, column)
+            ),
             query,
         )
     for piece in session.pieces(query, list(declared)):
@@ -47,16 +49,12 @@ def _parts(place: int, column: Reading) -> Iterator[sql.Composable]:
     name = sql.Identifier("l", column.column)
     yield sql.SQL("{} AS {}").format(column.selected(name), sql.Identifier(column.column))
     if column.guarded:
-        yield sql.SQL("{} AS {}").format(
-            column.guard(name), sql.Identifier(_GUARD.format(place))
-        )
+        yield sql.SQL("{} AS {}").format(column.guard(name), sql.Identifier(_GUARD.format(place)))
 
 
 def _taken(piece: pa.Table, columns: Sequence[Reading]) -> pa.Table:
     arrays = [
-        column.taken(
-            piece[column.column], piece[_GUARD.format(i)] if column.guarded else None
-        )
+        column.taken(piece[column.column], piece[_GUARD.format(i)] if column.guarded else None)
         for i, column in enumerate(columns)
     ]
     return pa.Table.from_arrays(arrays, names=[column.column for column in columns])

@@ -14,6 +14,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
+from extensions.stores.key_spelling import canonical
 from extensions.stores.offline.source_types import SourceType
 from extensions.stores.offline.value_reading import (
     FLOATS,
@@ -21,7 +22,6 @@ from extensions.stores.offline.value_reading import (
     TEXTS,
     text_form,
 )
-from extensions.stores.key_spelling import canonical
 
 # The type in which the labels' temporary table holds a key.
 _HELD = {
@@ -35,7 +35,8 @@ _HELD = {
 }
 _SPELLED = ("UUID", "TIME_UUID", "DECIMAL")
 
-Match = Callable[[sql.Composable, sql.Composable], sql.Composable]
+# Column, label, and the column's type.
+Match = Callable[[sql.Composable, sql.Composable, SourceType], sql.Composed]
 
 
 def _kind(dtype: FeastType) -> str:
@@ -49,32 +50,7 @@ def matches(
 
     ``held``: the column's type.
     """
-    kind = _kind(dtype)
-    if kind in ("INT32", "INT64"):
-        return _to_whole(column, label, held)
-    if kind in ("FLOAT32", "FLOAT64"):
-        if held.name in INTEGERS:
-            return _equal(column, _whole(label, held.name))
-        if held.name == "numeric":
-            return sql.SQL("{}::double precision = {}").format(column, label)
-        return _equal(column, label)
-    if kind in ("UUID", "TIME_UUID"):
-        if held.name == "uuid":
-            return _equal(column, _valid(label, "uuid"))
-        return sql.SQL("{} = ANY({})").format(column, _spellings(label))
-    if kind == "DECIMAL":
-        number = _valid(label, "numeric")
-        if held.name in INTEGERS:
-            return _equal(column, _whole(number, held.name))
-        if held.name == "numeric":
-            return _equal(column, number)
-        return sql.SQL("{} = {}").format(_valid(column, "numeric"), number)
-    if kind == "UNIX_TIMESTAMP" and held.name != "timestamp with time zone":
-        # Exact in a session that speaks UTC; of a date, only its first instant.
-        return sql.SQL("{} = {}::timestamp without time zone").format(column, label)
-    if kind in ("BYTES", "BOOL", "UNIX_TIMESTAMP"):
-        return _equal(column, label)
-    return _as_text(column, label, held)
+    return _MATCHES.get(_kind(dtype), _as_text)(column, label, held)
 
 
 def _to_whole(column: sql.Composable, label: sql.Composable, held: SourceType) -> sql.Composed:
@@ -99,6 +75,40 @@ def _as_text(column: sql.Composable, label: sql.Composable, held: SourceType) ->
         return same_text
     # The first condition is for the index, the second for one spelling.
     return sql.SQL("{} = {} AND {}").format(column, _valid(label, held.name), same_text)
+
+
+def _to_float(column: sql.Composable, label: sql.Composable, held: SourceType) -> sql.Composed:
+    if held.name in INTEGERS:
+        return _equal(column, _whole_float(label, held.name))
+    if held.name == "numeric":
+        return sql.SQL("{}::double precision = {}").format(column, label)
+    return _equal(column, label)
+
+
+def _to_uuid(column: sql.Composable, label: sql.Composable, held: SourceType) -> sql.Composed:
+    if held.name == "uuid":
+        return _equal(column, _valid(label, "uuid"))
+    return sql.SQL("{} = ANY({})").format(column, _spellings(label))
+
+
+def _to_decimal(column: sql.Composable, label: sql.Composable, held: SourceType) -> sql.Composed:
+    number = _valid(label, "numeric")
+    if held.name in INTEGERS:
+        return _equal(column, _whole(number, held.name))
+    if held.name == "numeric":
+        return _equal(column, number)
+    return sql.SQL("{} = {}").format(_valid(column, "numeric"), number)
+
+
+def _to_time(column: sql.Composable, label: sql.Composable, held: SourceType) -> sql.Composed:
+    if held.name == "timestamp with time zone":
+        return _equal(column, label)
+    # Exact in a session that speaks UTC; of a date, only its first instant.
+    return sql.SQL("{} = {}::timestamp without time zone").format(column, label)
+
+
+def _to_same(column: sql.Composable, label: sql.Composable, _held: SourceType) -> sql.Composed:
+    return _equal(column, label)
 
 
 def _equal(column: sql.Composable, label: sql.Composable) -> sql.Composed:
@@ -126,6 +136,20 @@ def _whole(number: sql.Composable, kind: str) -> sql.Composed:
     )
 
 
+def _whole_float(number: sql.Composable, kind: str) -> sql.Composed:
+    """As `_whole`, of a float: as a numeric it would be rounded to 15 digits."""
+    bits = {"smallint": 15, "integer": 31, "bigint": 63}[kind]
+    return sql.SQL(
+        "CASE WHEN {number} = trunc({number}) AND {number} >= {least}::double precision "
+        "AND {number} < {end}::double precision THEN {number}::{kind} END"
+    ).format(
+        number=number,
+        least=sql.Literal(-(2**bits)),
+        end=sql.Literal(2**bits),
+        kind=sql.SQL(kind),
+    )
+
+
 def _spellings(label: sql.Composable) -> sql.Composed:
     """The ways in which a text column may spell a UUID; the label comes in the first of them."""
     bare = sql.SQL("replace({}, '-', '')").format(label)
@@ -133,6 +157,21 @@ def _spellings(label: sql.Composable) -> sql.Composed:
         "ARRAY[{label}, upper({label}), {bare}, upper({bare}), "
         "'{{' || {label} || '}}', '{{' || upper({label}) || '}}']"
     ).format(label=label, bare=bare)
+
+
+# By the declared type; any other is compared as text.
+_MATCHES: Mapping[str, Match] = {
+    "INT32": _to_whole,
+    "INT64": _to_whole,
+    "FLOAT32": _to_float,
+    "FLOAT64": _to_float,
+    "BOOL": _to_same,
+    "BYTES": _to_same,
+    "UNIX_TIMESTAMP": _to_time,
+    "UUID": _to_uuid,
+    "TIME_UUID": _to_uuid,
+    "DECIMAL": _to_decimal,
+}
 
 
 def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
@@ -150,7 +189,9 @@ def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
     for text in texts:
         if text is not None and text not in known:
             known[text] = canonical(text, kind)
-    return pa.chunked_array([pa.array([None if t is None else known[t] for t in texts], pa.string())])
+    return pa.chunked_array(
+        [pa.array([None if t is None else known[t] for t in texts], pa.string())]
+    )
 
 
 # --- labels that a query returns ---------------------------------------------------------------
@@ -171,30 +212,12 @@ def key_of_query(
             f"The key {name} must be {dtype}, as its entity says; the labels' query has "
             f"{held.name}."
         )
-    if kind in ("INT32", "INT64"):
-        if held.name == wanted:
-            return value
-        if held.name in FLOATS:
-            # As a number in full: a cast would round it to 15 digits.
-            value = sql.SQL("CASE WHEN abs({value}) < 1e19 THEN {value} END").format(value=value)
-            return sql.SQL(
-                "CASE WHEN {value} = trunc({value}) AND {value} >= {least} AND {value} < {end} "
-                "THEN ({value})::{kind} END"
-            ).format(
-                value=value,
-                least=sql.Literal(float(-(2 ** (31 if wanted == "integer" else 63)))),
-                end=sql.Literal(float(2 ** (31 if wanted == "integer" else 63))),
-                kind=sql.SQL(wanted),
-            )
-        return _whole(value, wanted)
-    if kind == "FLOAT64" and held.name == "numeric":
-        return sql.SQL("{}::double precision").format(value)
+    if kind in ("INT32", "INT64") and held.name != wanted:
+        return (_whole_float if held.name in FLOATS else _whole)(value, wanted)
     if kind in ("UUID", "TIME_UUID") and held.name in TEXTS:
         uuid = _valid(text_form(value, held), "uuid")
         return sql.SQL("coalesce(({})::text, {}::text)").format(uuid, value)
-    if kind == "STRING" and held.name == "bpchar":
-        return sql.SQL("{}::text").format(value)
-    if wanted == "text":
+    if wanted == "text" and held.name != "bpchar":
         return text_form(value, held)
     return sql.SQL("{}::{}").format(value, sql.SQL(wanted))
 

@@ -73,9 +73,7 @@ class RowsToPublish:
         if marked:
             settled = _settled(session)
             since = self._published_since(session)
-        yield from read_exactly(
-            session, self._query(since, session), self.types, self.source.keys
-        )
+        yield from read_exactly(session, self._query(since, session), self.types, self.source.keys)
         if marked:
             self._note(session, settled)
 

@@ -1,7 +1,7 @@
-"""Arrow tables as pandas frames without losing digits: pandas makes doubles of what is beside a null.
+"""Arrow tables as pandas frames without losing digits.
 
-A column of whole numbers with a null becomes doubles, which hold no more than 2^53 of them. Only
-where that would change a number, the column is pandas' nullable Int64, or of Python's lists.
+Pandas makes doubles of whole numbers that stand beside a null, and doubles hold them up to 2^53
+only. Where that would change a number, the column is pandas' nullable Int64, or of Python's lists.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def _nullable(column: pa.ChunkedArray) -> Any:
 
 def _loses(values: pa.ChunkedArray | pa.Array) -> bool:
     """Whether doubles would not hold these whole numbers, and doubles they would be."""
-    if values.type.bit_width < 64 or not values.null_count:  # noqa: PLR2004 - bits
+    if values.type.bit_width < 64 or not values.null_count:
         return False
     bounds = pc.min_max(values)
     least, most = bounds["min"].as_py(), bounds["max"].as_py()

@@ -116,10 +116,11 @@ class PointInTimeQuestion:
             self.beside_names,
             full=self.options.full,
         )
-        in_rows = isinstance(labels, EntityTable)
-        relation = labels.relation if in_rows else labels.prepare(session, keys)
+        relation = (
+            labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
+        )
         joined = self._joined(session, relation, shortened(self.views), types, ordered=False)
-        statement = answer_query(joined, columns, ordered=not in_rows)
+        statement = answer_query(joined, columns, ordered=isinstance(labels, EntityQuery))
         exact = digits_kept(columns)
         if isinstance(labels, EntityTable):
             yield from joined_in_parts(
@@ -169,16 +170,13 @@ class PointInTimeQuestion:
 
     def _types(self, session: ArrowSession) -> list[dict[str, SourceType]]:
         """The types of the keys and features of each view's source."""
-        return column_types(
-            session,
-            [
-                (
-                    view.table,
-                    list(dict.fromkeys(one.column for one in (*view.keys, *view.features))),
-                )
-                for view in self.views
-            ],
-        )
+        columns = [
+            [*(key.column for key in view.keys), *(feature.column for feature in view.features)]
+            for view in self.views
+        ]
+        names = [list(dict.fromkeys(one)) for one in columns]
+        tables = [view.table for view in self.views]
+        return column_types(session, list(zip(tables, names, strict=True)))
 
     def _layouts(
         self, session: ArrowSession, types: Sequence[Mapping[str, SourceType]]

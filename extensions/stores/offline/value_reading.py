@@ -250,36 +250,43 @@ def text_form(value: sql.Composable, kind: SourceType) -> sql.Composable:
 def _scalar(
     value: sql.Composable, kind: SourceType, declared: str | None, *, key: bool
 ) -> sql.Composable:
-    if key and kind.name == "bpchar":
-        return sql.SQL("{}::text").format(value)  # without the padding, as it is compared
-    if declared == "STRING" or kind.name not in _NATIVE | {"oid"}:
+    if declared == "STRING" and not (key and kind.name == "bpchar"):
         return text_form(value, kind)
-    if kind.name == "numeric":
-        if declared in ("INT32", "INT64"):
-            return sql.SQL("trim_scale({})::text").format(value)
-        if declared == "DECIMAL":
-            return sql.SQL("{}::text").format(value)  # the driver writes inf for Infinity
-    if kind.name == "oid":
-        return sql.SQL("{}::bigint").format(value)
-    if kind.name == "uuid":
-        return sql.SQL("{}::text").format(value)
-    if declared == "DECIMAL" and kind.name in INTEGERS:
-        return sql.SQL("{}::text").format(value)
-    if kind.domain:
-        return sql.SQL("{}::{}").format(value, sql.SQL(kind.name))
+    if kind.name not in _NATIVE | {"oid"}:
+        return text_form(value, kind)
+    if (cast := _cast_to(kind, declared, key=key)) is not None:
+        return sql.SQL("{}::{}").format(value, sql.SQL(cast))
+    if kind.name == "numeric" and declared in ("INT32", "INT64"):
+        return sql.SQL("trim_scale({})::text").format(value)
     return value
+
+
+def _cast_to(kind: SourceType, declared: str | None, *, key: bool) -> str | None:
+    """The type to cast to in PostgreSQL; None: the driver carries the column as it is."""
+    as_text = (
+        kind.name == "uuid"
+        or (declared == "DECIMAL" and kind.name in INTEGERS | {"numeric"})
+        or (key and kind.name == "bpchar")  # without the padding, as it is compared
+    )
+    if as_text:
+        return "text"
+    if kind.name == "oid":
+        return "bigint"
+    return kind.name if kind.domain else None
 
 
 def _sound(kind: SourceType, declared: str | None) -> Check | None:
     """The condition that a value must meet; null of null. None: every value is right."""
     if kind.name in TIMES:
-        return lambda value: sql.SQL("{value} >= {first}::{kind} AND {value} < {end}::{kind}").format(
+        return lambda value: sql.SQL(
+            "{value} >= {first}::{kind} AND {value} < {end}::{kind}"
+        ).format(
             value=value,
             kind=sql.SQL(kind.name),
             first=sql.Literal("0001-01-01 00:00:00+00"),
             end=sql.Literal("9999-12-31 00:00:00+00"),
         )
-    if kind.name not in TEXTS or declared not in _WRITTEN:
+    if kind.name not in TEXTS or declared is None or declared not in _WRITTEN:
         return None
     pattern = _WRITTEN[declared]
     if pattern is None:

@@ -1,5 +1,6 @@
 """From Arrow columns to packed rows and ids, whole columns at a time: no message per value."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,7 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
                 f"The key {name} holds a time with a fraction of a second, which Feast cuts off: "
                 "two such keys would be one."
             )
-    return [id_bytes(value) for value in _messages(column, name, value_type)]
+    return [id_bytes(value) for value in proto_values(column, name, value_type)]
 
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
@@ -286,9 +287,7 @@ def _column(column: Column, table: pa.Table) -> _Packed:
 
 def _by_messages(array: pa.Array, column: Column) -> _Packed:
     """Types without a columnar form: sets, maps, texts within texts. Feast converts each value."""
-    if _is_list(array.type):
-        refuse_null_items(array, column.name)
-    values = _messages(array, column.name, column.value_type)
+    values = proto_values(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
         b"" if kind is None else rows._payload(column, value)  # noqa: SLF001
@@ -300,17 +299,28 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
     return _Packed(valid, None, np.frombuffer(b"".join(packed), np.uint8), starts, lengths)
 
 
-def _messages(array: pa.Array, name: str, value_type: ValueType) -> list[Any]:
+def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]:
     """Feast's conversion of each value, from Python's own objects.
 
     Not from numpy's: those make floats of whole numbers that stand beside a null.
+
+    Raises:
+        SkewlessError: a value does not fit, by the column's ``name``.
     """
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+    items = array.to_pylist()
+    if _is_list(array.type) and pa.types.is_floating(array.type.value_type):
+        # As Feast makes it.
+        items = [row and [math.nan if one is None else one for one in row] for row in items]
+    elif _is_list(array.type):
+        refuse_null_items(array, name)
     try:
-        return python_values_to_proto_values(array.to_pylist(), value_type)
+        return python_values_to_proto_values(items, value_type)
     except (TypeError, ValueError, AssertionError, OverflowError) as error:
-        raise SkewlessError(f"The column {name} does not fit {value_type.name}: {error}.") from error
+        raise SkewlessError(
+            f"The column {name} does not fit {value_type.name}: {error}."
+        ) from error
 
 
 def _numbers(array: pa.Array, column: Column) -> pa.Array:

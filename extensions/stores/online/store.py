@@ -25,6 +25,7 @@ from extensions.addresses import connection_string_of, redis_parts, redis_url
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import default_values
 from extensions.stores.online.arrow_rows import ids, pack_rows
+from extensions.stores.online.exact_ingestion import use_exact_conversion
 from extensions.stores.online.exchange import Expiry, Reads, drop, scan, write, write_async
 from extensions.stores.online.keys import Place, aside, place_of
 from extensions.stores.online.layout import AnotherLayoutError, Layout
@@ -35,6 +36,9 @@ NEVER = datetime.fromtimestamp(0, tz=UTC)
 MICROSECOND = timedelta(microseconds=1)
 # Versions of a view whose sections a delete takes out.
 VERSIONS = 256
+
+
+use_exact_conversion()
 
 
 class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):

@@ -38,7 +38,6 @@ from extensions.stores.registry import published as rows
 from extensions.stores.registry.eras import ServedEra, TransformEra, served_eras, transform_eras
 from extensions.stores.registry.published import Kind, Published
 
-
 # Tries to make what several programs make at once on an empty database.
 FIRST_ATTEMPTS = 10
 
