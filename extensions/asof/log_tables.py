@@ -7,6 +7,7 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import identifiers, table_exists
+from extensions.database.names import bounded_name
 from extensions.errors import SkewlessError
 
 # The column of each log that says whether a backfill wrote the row. Times do not say it: a row
@@ -66,7 +67,7 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
         sql.SQL(
             "CREATE UNIQUE INDEX {} ON {} ({}, event_timestamp DESC, created_timestamp DESC)"
         ).format(
-            sql.Identifier(f"{table}_as_of"),
+            sql.Identifier(bounded_name(f"{table}_as_of")),
             sql.Identifier(table),
             identifiers(computation.join_keys),
         )
@@ -75,7 +76,7 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
     # worth naming on the write.
     conn.execute(
         sql.SQL("CREATE INDEX {} ON {} USING brin (event_timestamp, created_timestamp)").format(
-            sql.Identifier(f"{table}_by_time"), sql.Identifier(table)
+            sql.Identifier(bounded_name(f"{table}_by_time")), sql.Identifier(table)
         )
     )
 

@@ -24,6 +24,7 @@ import hiredis
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
+from extensions.addresses import redis_parts
 from extensions.errors import SkewlessError
 from extensions.stores.online.exchange import is_foreign
 
@@ -82,7 +83,7 @@ class PipelinedLink(asyncio.Protocol):
     """A single server, over TCP or TLS, from Feast's connection string."""
 
     def __init__(self, connection_string: str, deadline: float) -> None:
-        nodes, self._options = RedisOnlineStore._parse_connection_string(connection_string)  # noqa: SLF001
+        nodes, self._options = redis_parts(connection_string)
         self._host, self._port = nodes[0]["host"], int(nodes[0]["port"])
         self._tls = _tls(self._options)
         self._deadline = deadline

@@ -8,16 +8,18 @@ were published since, whatever their event time.
 """
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pyarrow as pa
 from feast import RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.types import FeastType
 from psycopg import sql
 
 from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
 from extensions.stores.row_times import not_future
 
@@ -57,9 +59,10 @@ class Source:
 class RowsToPublish:
     """The rows whose event time lies in ``[start, end]`` or that came late.
 
-    ``latest``: only the latest of each entity among them. ``exact``: numeric columns that stay
-    text. ``allowed``: the configuration that says how far ahead of now a row may be; what is
-    further ahead is passed over, and said.
+    ``latest``: only the latest of each entity among them. ``types``: as which Feast types the
+    columns are declared; such a column comes as that type or is refused. ``allowed``: the
+    configuration that says how far ahead of now a row may be; what is further ahead is passed
+    over, and said.
     """
 
     project: str
@@ -67,7 +70,7 @@ class RowsToPublish:
     start: datetime
     end: datetime
     latest: bool
-    exact: frozenset[str] = frozenset()
+    types: Mapping[str, FeastType] = field(default_factory=dict)
     allowed: RepoConfig | None = None
     doing: str = "reading rows to materialize"
 
@@ -79,7 +82,7 @@ class RowsToPublish:
         if marked:
             settled = _settled(session)
             since = self._published_since(session)
-        yield from session.pieces(self._query(since, session), self.exact)
+        yield from read_exactly(session, self._query(since, session), self.types, self.source.keys)
         if marked:
             self._note(session, settled)
 

@@ -12,13 +12,19 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from feast import RepoConfig
+from feast import RepoConfig, ValueType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from extensions.errors import SkewlessError
+from extensions.stores.key_spelling import canonical
 
-_TEXTS = frozenset({"string_val", "uuid_val", "time_uuid_val", "json_val", "decimal_val"})
+_TEXTS = frozenset({"string_val", "json_val"})
+_SPELLED = {
+    "uuid_val": ValueType.UUID,
+    "time_uuid_val": ValueType.TIME_UUID,
+    "decimal_val": ValueType.DECIMAL,
+}
 
 
 def id_bytes(value: Value) -> bytes:
@@ -30,6 +36,8 @@ def id_bytes(value: Value) -> bytes:
     kind = value.WhichOneof("val")
     if kind in ("int64_val", "int32_val"):
         return b"%d" % getattr(value, kind)
+    if kind in _SPELLED:  # one key in every spelling
+        return b"=" + canonical(getattr(value, kind), _SPELLED[kind]).encode()
     if kind in _TEXTS:
         return b"=" + str(getattr(value, kind)).encode()
     if kind == "bytes_val":

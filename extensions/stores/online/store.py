@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from extensions.addresses import connection_string_of, redis_url
+from extensions.addresses import connection_string_of, redis_parts, redis_url
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import default_values
 from extensions.stores.online.arrow_rows import ids, pack_rows
@@ -40,6 +40,7 @@ from extensions.stores.online.claims import (
     owned_async,
     release,
 )
+from extensions.stores.online.exact_ingestion import use_exact_conversion
 from extensions.stores.online.exchange import Expiry, Reads, Trust, drop, scan, write, write_async
 from extensions.stores.online.keys import Place, aside, entity_prefix, place_of, stem
 from extensions.stores.online.layout import AnotherLayoutError, Layout
@@ -58,6 +59,9 @@ NEVER = datetime.fromtimestamp(0, tz=UTC)
 MICROSECOND = timedelta(microseconds=1)
 # Versions of a view whose sections a delete takes out.
 VERSIONS = 256
+
+
+use_exact_conversion()
 
 
 class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -95,6 +99,13 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         # What this process has claimed, so that it is asked for at the start of its writing only.
         self._claimed: set[tuple[str, Claim]] = set()
         self._seen: set[str] = set()
+
+    @staticmethod
+    def _parse_connection_string(
+        connection_string: str,
+    ) -> tuple[list[dict[str, str]], dict[str, Any]]:
+        """Feast's form, or a URL, which can say more."""
+        return redis_parts(connection_string)
 
     def online_write_batch(
         self,
