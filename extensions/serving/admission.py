@@ -140,6 +140,8 @@ class Body:
         except asyncio.CancelledError:
             if self._task is not None:  # by somebody else, for another reason
                 raise
+            if task := asyncio.current_task():
+                task.uncancel()
             raise RefusedError(503, "The server is busy.") from None
         finally:
             self._bodies.reading.pop(self, None)
