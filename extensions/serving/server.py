@@ -7,7 +7,9 @@ import asyncio
 import gc
 import logging
 import resource
+import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,8 @@ def run(settings: Settings) -> None:
 
         listening = _listen(settings)
         if settings.workers == 1:
+            # uvicorn sends itself the signal once more when it has stopped: end as usual then.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             _serve(settings, listening)
             return
         gc.collect()
