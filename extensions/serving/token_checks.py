@@ -48,8 +48,10 @@ class Discovery(OIDCDiscoveryService):  # type: ignore[misc, unused-ignore]
                 self.discovery_url, verify=self._get_verify(), timeout=self._timeout
             )
             answer.raise_for_status()
-            self._held = answer.json()
-            self._until = time.monotonic() + DISCOVERY_SECONDS
+            read = answer.json()
+            if not (isinstance(read, dict) and isinstance(read.get("jwks_uri"), str)):
+                raise requests.RequestException("It names no keys.")
+            self._held, self._until = read, time.monotonic() + DISCOVERY_SECONDS
         except (requests.RequestException, ValueError) as error:
             if not self._held:
                 raise RuntimeError(f"OIDC discovery failed: {type(error).__name__}") from error

@@ -17,9 +17,9 @@ class Issuer:
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.other_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        # Keys by the name that tokens give; the document of keys, where it is to be another.
+        # Keys by the name that tokens give; by path, what is said instead of the truth.
         self.keys = {"one": self.key}
-        self.broken: bytes | None = None
+        self.broken: dict[str, bytes] = {}
         self.asked = 0
         self.answering = threading.Event()
         self.answering.set()
@@ -29,9 +29,8 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked += 1
                 issuer.answering.wait(20)
-                body = json.dumps(issuer.document(self.path)).encode()
-                if issuer.broken is not None:
-                    body = issuer.broken
+                document = json.dumps(issuer.document(self.path)).encode()
+                body = issuer.broken.get(self.path, document)
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))

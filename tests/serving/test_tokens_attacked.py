@@ -30,6 +30,7 @@ from tests.serving.test_auth import bearer
 
 HOME = "/v1/features/user/1"
 AUDIENCE = "the-features"
+ENDLESS = b'{"exp": 1e999}'
 
 
 @pytest.fixture
@@ -67,15 +68,19 @@ def ask(http: httpx.Client, token: str) -> int:
     return http.get(HOME, headers=bearer(token)).status_code
 
 
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
 def part(value: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+    return encoded(json.dumps(value).encode())
 
 
 def by_secret(issuer: Issuer, algorithm: str, secret: bytes) -> str:
     """Signed with a secret that everybody knows: the issuer's public key."""
     signed = f"{part({'alg': algorithm, 'kid': 'one'})}.{good(issuer).split('.')[1]}"
     digest = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+    return f"{signed}.{encoded(digest)}"
 
 
 def test_forged_and_confused_tokens(http: httpx.Client, issuer: Issuer) -> None:
@@ -98,9 +103,9 @@ def test_forged_and_confused_tokens(http: httpx.Client, issuer: Issuer) -> None:
         "a key that is no name": f"{part({'alg': 'RS256', 'kid': ['one']})}.{body}.{seal}",
         "a critical header": f"{part({'alg': 'RS256', 'kid': 'one', 'crit': ['x']})}.{body}.{seal}",
         "expired": good(issuer, lasts=-60),
-        "expiry that is none": good(issuer, exp=None) if False else f"{head}.{part({})}.{seal}",
+        "no claims": f"{head}.{part({})}.{seal}",
         "expiry as a text": f"{head}.{part({'exp': 'never'})}.{seal}",
-        "expiry without end": f"{head}.{base64.urlsafe_b64encode(b'{\"exp\":1e999}').decode()}.{seal}",
+        "expiry without end": f"{head}.{encoded(ENDLESS)}.{seal}",
         "not valid yet": good(issuer, nbf=time.time() + 600),
         "issued in the future": good(issuer, iat=time.time() + 600),
         "another audience": good(issuer, aud="somebody"),
@@ -109,7 +114,7 @@ def test_forged_and_confused_tokens(http: httpx.Client, issuer: Issuer) -> None:
         "another's claims": f"{head}.{good(issuer, name='root').split('.')[1]}.{seal}",
         "a list": f"{head}.{part([1])}.{seal}",
         "a number": f"{head}.{part(5)}.{seal}",
-        "deep": f"{head}.{base64.urlsafe_b64encode(b'[' * 9_000).decode()}.{seal}",
+        "deep": f"{head}.{encoded(b'[' * 9_000)}.{seal}",
         "a reviewed one": f"{head}.{part({'kubernetes.io': {'namespace': 'x'}})}.{seal}",
         "four parts": f"{head}.{body}.{seal}.{seal}",
         "nothing but dots": "..",
@@ -161,14 +166,15 @@ def test_keys_that_are_rotated_are_known_in_seconds(http: httpx.Client, issuer: 
     assert ask(http, good(issuer)) == 200
 
 
+@pytest.mark.parametrize("path", ["/keys", "/.well-known/openid-configuration"])
 @pytest.mark.parametrize("broken", [b"<html>", b"[]", b"{}", b'{"keys": []}', b'{"keys": 5}'])
 def test_an_issuer_that_talks_nonsense_is_no_fault_of_the_token(
-    http: httpx.Client, issuer: Issuer, broken: bytes
+    http: httpx.Client, issuer: Issuer, path: str, broken: bytes
 ) -> None:
-    issuer.broken = broken
+    issuer.broken[path] = broken
     answer = http.get(HOME, headers=bearer(good(issuer)))
     assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
-    issuer.broken = None
+    issuer.broken.clear()
     assert until(lambda: ask(http, good(issuer)) == 200, 10) < 8
 
 
@@ -207,11 +213,8 @@ def test_a_flood_of_unknown_tokens_does_not_wait_in_line(http, issuer: Issuer) -
     raws = []
     try:
         for i in range(400):
-            token = (
-                good(issuer, kid=f"k{i}")
-                if i % 50 == 0
-                else f"{part({'alg': 'RS256', 'kid': 'x'})}.{part({'exp': time.time() + 60, 'n': i})}.AAAA"
-            )
+            unsigned = f"{part({'alg': 'RS256', 'kid': f'k{i}'})}.{part({'exp': 9e9, 'n': i})}.AAAA"
+            token = unsigned if i % 50 else good(issuer, kid=f"k{i}")
             raws.append(Raw(str(http.base_url)).head("GET", HOME, Authorization=f"Bearer {token}"))
         began = time.monotonic()
         for _ in range(10):
@@ -257,8 +260,8 @@ def with_key(http: httpx.Client, key: str) -> int:
 def test_keys_are_rotated_without_a_restart(keyed) -> None:
     http, file = keyed
     assert with_key(http, "first") == 200
-    for wrong in ("second", "", "# of the pages", "first ", "firs"):
-        assert with_key(http, wrong) == (200 if wrong == "first " else 401)
+    for wrong in ("second", "", "# of the pages", "firs", "first\tsecond"):
+        assert with_key(http, wrong) == 401
     file.write_text("first\nsecond\n")
     assert until(lambda: with_key(http, "second") == 200, 5) < 2
     assert with_key(http, "first") == 200
