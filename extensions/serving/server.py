@@ -3,14 +3,12 @@
 Workers are forked after the imports, each with its own connections.
 """
 
-import asyncio
 import gc
 import logging
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -134,11 +132,8 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
 class Loop(uvloop.Loop):
     """uvloop's event loop, in which a TLS handshake has seconds, not a minute."""
 
-    def create_server(
-        self, factory: Callable[[], asyncio.BaseProtocol], *arguments: Any, **named: Any
-    ) -> Coroutine[Any, Any, Any]:
+    def create_server(self, *arguments: Any, **named: Any) -> Any:
         """As uvloop's."""
         if named.get("ssl") is not None:
             named.setdefault("ssl_handshake_timeout", _HANDSHAKE_SECONDS)
-        made: Coroutine[Any, Any, Any] = super().create_server(factory, *arguments, **named)
-        return made
+        return super().create_server(*arguments, **named)

@@ -44,9 +44,8 @@ class Discovery(OIDCDiscoveryService):  # type: ignore[misc, unused-ignore]
         if time.monotonic() < self._until:
             return self._held
         try:
-            answer = requests.get(
-                self.discovery_url, verify=self._get_verify(), timeout=self._timeout
-            )
+            verify = self._get_verify()  # type: ignore[no-untyped-call]
+            answer = requests.get(self.discovery_url, verify=verify, timeout=self._timeout)
             answer.raise_for_status()
             read = answer.json()
             if not (isinstance(read, dict) and isinstance(read.get("jwks_uri"), str)):
