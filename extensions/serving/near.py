@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from extensions.serving.columns import Coded, Integers, Values
 from extensions.serving.decoding import Block, Decoder, sections
-from extensions.serving.ids import Ids
+from extensions.serving.ids import Ids, is_whole_number
 from extensions.serving.plan import Group, Plan, Plans
 from extensions.serving.slots import Slots
 
 # A copy that may lag further behind Redis than this is not read from.
 MOST_LAG = 1.0
-# Pieces of replies that are kept for rows as they are now.
-MOST_TEXTS = 200_000
+# Bytes of pieces of replies that are kept for rows as they are now; what each takes beside its
+# own length.
+MOST_TEXTS, PER_TEXT = 64_000_000, 50
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,9 @@ class Copy:
             held.extend([None] * (self.count - len(held)))
         return held
 
-    def keeps(self, more: int) -> None:
-        """Note that this many pieces were made."""
-        self._kept += more
+    def keeps(self, pieces: int, size: int) -> None:
+        """Note that this many pieces were made, of so many bytes."""
+        self._kept += size + pieces * PER_TEXT
 
     def _add(self, ids: list[Any]) -> None:
         if self.wanted.numbers:
@@ -166,9 +167,9 @@ class Copy:
                 view.grow(self._room)
 
     def fits(self, key: bytes) -> bool:
-        """Whether the key is of an id of this entity's type."""
+        """Whether the key is of an id of this entity's type; others' keys are no rows of ours."""
         raw = key[len(self.wanted.prefix) :]
-        return not self.wanted.numbers or raw.removeprefix(b"-").isdigit()
+        return is_whole_number(raw) if self.wanted.numbers else raw.startswith(b"=")
 
 
 class _View:
