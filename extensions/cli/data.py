@@ -21,7 +21,17 @@ Rejected = Annotated[
     Path | None,
     typer.Option(help="Where rejected rows go; beside the input by default."),
 ]
-Delimiter = Annotated[str | None, typer.Option(help="Of a CSV's columns; a comma if left.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="Between a CSV's values, of any length (\\\\t is a tab); a comma if left."),
+]
+Header = Annotated[
+    bool,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether a CSV's first row names its columns; else --map takes their numbers, from 1.",
+    ),
+]
 File = Annotated[Path, typer.Argument(help="A CSV or Parquet file.")]
 
 imports = typer.Typer(
@@ -92,13 +102,14 @@ def import_events(
     file: File,
     mapping: Mapping = None,
     delimiter: Delimiter = None,
+    header: Header = True,
     rejected: Rejected = None,
     as_json: AsJson = False,
 ) -> None:
     """Rejected rows are written with their reason; read = inserted + duplicates + rejected."""
     from extensions.history.importing import import_events as run
 
-    _import(run, "Importing events", file, mapping, delimiter, rejected, as_json=as_json)
+    _import(run, "Importing events", file, mapping, delimiter, header, rejected, as_json=as_json)
     err.print(NEXT)
 
 
@@ -106,13 +117,14 @@ def import_items(
     file: File,
     mapping: Mapping = None,
     delimiter: Delimiter = None,
+    header: Header = True,
     rejected: Rejected = None,
     as_json: AsJson = False,
 ) -> None:
     """A row is an item's genre from valid_from on; a correction is one more row."""
     from extensions.history.importing import import_items as run
 
-    _import(run, "Importing items", file, mapping, delimiter, rejected, as_json=as_json)
+    _import(run, "Importing items", file, mapping, delimiter, header, rejected, as_json=as_json)
     err.print(NEXT)
 
 
@@ -122,6 +134,7 @@ def _import(
     file: Path,
     mapping: list[str] | None,
     delimiter: str | None,
+    header: bool,
     rejected: Path | None,
     *,
     as_json: bool,
@@ -136,6 +149,7 @@ def _import(
             file,
             mapping=parse_mapping(mapping or []),
             delimiter=delimiter,
+            header=header,
             rejected=rejected,
             progress=report,
         )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from extensions.history.csv_records import IsRow
 from extensions.history.files import Rows, TableFile, open_table
 from extensions.history.identity import EventIds
 from extensions.history.load import LoadResult, Progress, load_events, load_items
@@ -67,6 +68,7 @@ def import_events(
     *,
     mapping: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    header: bool = True,
     rejected: Path | None = None,
     progress: Progress | None = None,
 ) -> ImportResult:
@@ -75,17 +77,17 @@ def import_events(
     user_id, item_id and watched_at must be there. Without event_id one is derived (see
     `EventIds`); without ingested_at an event counts as known when it was watched; without a
     duration (duration_min, duration_s or duration_ms) or progress they are 0. Importing the
-    same file again adds nothing.
+    same file again adds nothing. A CSV without a ``header`` has columns by number, from 1.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter)
-    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS)
+    file = open_table(path, delimiter=delimiter, header=header)
+    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS, first_row=file.first_row)
     with ExitStack() as stack:
         ids = None if "event_id" in places else stack.enter_context(EventIds(url))
         parser = _EventParser(places, ids, _latest())
-        run = _Import(path, file, rejected, progress, EVENT_SCHEMA)
+        run = _Import(path, file, rejected, progress, EVENT_SCHEMA, EVENT_COLUMNS.is_row(places))
         return run.into(
             lambda batches: load_events(url, batches), parser.parse, parser.complete, parser.notes
         )
@@ -97,6 +99,7 @@ def import_items(
     *,
     mapping: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    header: bool = True,
     rejected: Path | None = None,
     progress: Progress | None = None,
 ) -> ImportResult:
@@ -108,10 +111,10 @@ def import_items(
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter)
-    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS)
+    file = open_table(path, delimiter=delimiter, header=header)
+    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS, first_row=file.first_row)
     parser = _ItemParser(places, _latest())
-    run = _Import(path, file, rejected, progress, ITEM_SCHEMA)
+    run = _Import(path, file, rejected, progress, ITEM_SCHEMA, ITEM_COLUMNS.is_row(places))
     return run.into(
         lambda batches: load_items(url, batches), parser.parse, lambda columns: columns,
         parser.notes,
@@ -128,8 +131,10 @@ class _Import:
         rejected: Path | None,
         progress: Progress | None,
         schema: pa.Schema,
+        is_row: IsRow,
     ) -> None:
         self._path, self._file, self._schema = path, file, schema
+        self._is_row = is_row
         self._progress = progress
         self._rejects = Rejects(path, file.columns, rejected)
         self._read = 0
@@ -162,14 +167,14 @@ class _Import:
             rejected,
             dict(self._rejects.reasons.most_common()),
             rejected_path,
-            tuple(notes()),
+            tuple(notes() + self._file.notes()),
             time.perf_counter() - begun,
         )
 
     def _accepted(
         self, parse: Parse, complete: Callable[[list[pa.Array]], list[pa.Array]]
     ) -> Iterator[pa.RecordBatch]:
-        for rows in self._file.rows():
+        for rows in self._file.rows(self._is_row):
             columns, problems = parse(rows)
             self._rejects.add(rows, problems)
             self._read += rows.batch.num_rows + len(rows.unreadable)
