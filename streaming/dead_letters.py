@@ -41,7 +41,7 @@ _AT_ONCE = 1_000
 # Repetitions of a letter lie within the batch of one step, of each partition.
 _REMEMBERED = 50_000
 # The original's own headers, in the letter.
-_PREFIX = "header:"
+_PREFIX, _NULL_PREFIX = "header:", "null-header:"
 _OURS = ("reason", "detail", "topic", "partition", "offset", "timestamp", "truncated", "origin")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -159,7 +159,11 @@ class DeadLetterWriter:
             value=value,
             headers=[
                 *((name, text.encode(errors="replace")) for name, text in headers.items()),
-                *((_PREFIX + name, content) for name, content in own),
+                # The client sends no null.
+                *(
+                    ((_PREFIX if content is not None else _NULL_PREFIX) + name, content or b"")
+                    for name, content in own
+                ),
             ],
         )
 
@@ -244,7 +248,12 @@ def _again(
     producer: KafkaProducer, letter: DeadLetter, there: set[int], *, timed: bool = True
 ) -> Any:
     """Send one original to where it came from, as it came."""
-    own = [(n, v) for n, v in letter.headers if n not in {ORIGIN_HEADER, TIMESTAMP_HEADER}]
+    # The client sends no null: such a header comes back empty.
+    own = [
+        (name, value or b"")
+        for name, value in letter.headers
+        if name not in {ORIGIN_HEADER, TIMESTAMP_HEADER}
+    ]
     stamp = letter.timestamp_ms
     if letter.origin is not None:
         own.append((ORIGIN_HEADER, letter.origin.encode()))
@@ -361,14 +370,19 @@ def _read(record: Any, topic: str) -> DeadLetter:
         value=record.value,
         truncated="truncated" in said,
         timestamp_ms=_number(said.get("timestamp")),
-        headers=tuple(
-            (name.removeprefix(_PREFIX), value)
-            for name, value in record.headers
-            if name.startswith(_PREFIX)
-        ),
+        headers=tuple(_own_headers(record.headers)),
         origin=said.get("origin"),
         foreign=foreign,
     )
+
+
+def _own_headers(headers: Headers) -> Iterator[tuple[str, bytes | None]]:
+    """The original's own headers, of a letter's."""
+    for name, value in headers:
+        if name.startswith(_PREFIX):
+            yield name.removeprefix(_PREFIX), value
+        elif name.startswith(_NULL_PREFIX):
+            yield name.removeprefix(_NULL_PREFIX), None
 
 
 def _number(text: str | None) -> int | None:
