@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PATIENCE_SECONDS = 300.0
 _ORIGIN = re.compile(r"[^\0/]{1,220}/[0-9]{1,9}/[0-9]{1,18}(@[0-9]{1,5})?")
-# The end of what a datetime can count.
-_LAST_MS = 253_402_300_799_000
 # What a broker takes to answer with what it has.
 _ANSWER_MS = 5
 
@@ -262,7 +260,7 @@ def _message(record: Any, incarnation: int) -> Message:
         record.topic,
         record.partition,
         record.offset,
-        _counted(record.timestamp if timestamp_ms is None else timestamp_ms),
+        record.timestamp if timestamp_ms is None else timestamp_ms,
         record.key,
         record.value,
         incarnation,
@@ -280,8 +278,3 @@ def _original(headers: tuple[tuple[str, bytes | None], ...]) -> tuple[str | None
         origin if _ORIGIN.fullmatch(origin) else None,
         int(stamp) if re.fullmatch(r"-?[0-9]{1,18}", stamp) else None,
     )
-
-
-def _counted(timestamp_ms: int) -> int:
-    """A producer may send any 64-bit number; the decoder refuses both ends of this range."""
-    return min(max(timestamp_ms, -1), _LAST_MS)

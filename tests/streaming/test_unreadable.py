@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -105,16 +106,19 @@ def test_a_message_of_64_mib_is_a_letter_like_others(
         assert fleet.stop(worker) == 0
 
 
-def test_a_record_of_an_impossible_time_is_a_letter(settings: Settings) -> None:
+def test_a_record_of_an_impossible_time_stops_nothing(settings: Settings) -> None:
     ensure_topics(settings)
     stream = Stream(settings)
-    for stamp in (10**17, 2**62, 253_402_300_800_000):
+    now = datetime.now(UTC).isoformat()
+    for number, stamp in enumerate((10**17, 2**62, 253_402_300_800_000, 0)):
         produce(settings, [event(1)], timestamp_ms=stamp)
-    produce(settings, [event(1, eventId="behind")])
+        # Its own time is all that is asked of an event that has one.
+        produce(settings, [event(1, eventId=f"{number}", watchedAt=now)], timestamp_ms=stamp)
     with Fleet(settings) as fleet:
         fleet.start()
-        wait_until(lambda: stream.stored() == 1, 40, "what lies behind is read")
-        assert [letter.reason for letter in dead_letters.list_(settings)] == ["in-the-future"] * 3
+        wait_until(lambda: stream.stored() == 4, 40, "the events that name their time")
+        reasons = sorted(letter.reason for letter in dead_letters.list_(settings))
+        assert reasons == ["bad-time"] * 3 + ["too-old"]
 
 
 def test_what_unfolds_without_end_is_not_unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
