@@ -20,6 +20,7 @@ from extensions.history.files import Rows, TableFile, open_table
 from extensions.history.identity import EventIds
 from extensions.history.load import LoadResult, Progress, load_events, load_items
 from extensions.history.mapping import EVENT_COLUMNS, ITEM_COLUMNS, Columns, resolve
+from extensions.history.references import Spelling, spellings
 from extensions.history.rejects import Rejects
 from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA, to_micros
 from extensions.history.values import Mask, Times, integers, numbers, texts
@@ -106,19 +107,19 @@ def import_items(
     """Import rows of the items' history: item_id and genre, and since when (valid_from).
 
     Without valid_from an item has always had its genre (since 1970); without ingested_at it is
-    taken as known when it became true.
+    taken as known when it became true. A genre is spelt as the table of genres spells it where
+    only one is meant; the result says how many it does not know.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
     file = open_table(path, delimiter=delimiter, header=header)
     places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS, first_row=file.first_row)
-    parser = _ItemParser(places, _latest())
+    parser = _ItemParser(places, _latest(), spellings(url, "items"))
     run = _Import(path, file, rejected, progress, ITEM_SCHEMA, ITEM_COLUMNS.is_row(places))
     return run.into(
-        lambda batches: load_items(url, batches), parser.parse, lambda columns: columns,
-        parser.notes,
-    )  # fmt: skip
+        lambda batches: load_items(url, batches), parser.parse, parser.complete, parser.notes
+    )
 
 
 class _Import:
@@ -254,8 +255,11 @@ class _EventParser:
 class _ItemParser:
     """A file's columns as `ITEM_SCHEMA`."""
 
-    def __init__(self, places: Mapping[str, int], latest_us: int) -> None:
+    def __init__(
+        self, places: Mapping[str, int], latest_us: int, spelling: Mapping[str, Spelling]
+    ) -> None:
         self._places = places
+        self._spelling = spelling
         self._valid_from = Times("valid_from", low_us=_FIRST_ITEM_US, high_us=_LAST_ITEM_US)
         self._ingested_at = Times("ingested_at", low_us=_FIRST_ITEM_US, high_us=latest_us)
 
@@ -275,8 +279,16 @@ class _ItemParser:
         values = [item.values, genre.values, valid, ingested]
         return [_column(v, f) for v, f in zip(values, ITEM_SCHEMA, strict=True)], problems
 
+    def complete(self, columns: list[pa.Array]) -> list[pa.Array]:
+        """With values spelt as the tables that explain them spell them."""
+        return [
+            self._spelling[name].respell(column) if name in self._spelling else column
+            for name, column in zip(ITEM_SCHEMA.names, columns, strict=True)
+        ]
+
     def notes(self) -> list[str]:
         notes = self._valid_from.notes() + self._ingested_at.notes()
+        notes += [note for spelling in self._spelling.values() for note in spelling.notes()]
         if "valid_from" not in self._places:
             notes.append("valid_from: no column, so since 1970.")
         if "ingested_at" not in self._places:
