@@ -21,7 +21,17 @@ Rejected = Annotated[
     Path | None,
     typer.Option(help="Where rejected rows go; beside the input by default."),
 ]
-Delimiter = Annotated[str | None, typer.Option(help="Of a CSV's columns; a comma if left.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="Between a CSV's values, of any length (\\\\t is a tab); a comma if left."),
+]
+Header = Annotated[
+    bool,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether a CSV's first row names its columns; else --map takes their numbers, from 1.",
+    ),
+]
 KnownAtEventTime = Annotated[
     bool,
     typer.Option(
@@ -100,6 +110,7 @@ def import_events(
     file: File,
     mapping: Mapping = None,
     delimiter: Delimiter = None,
+    header: Header = True,
     rejected: Rejected = None,
     known_at_event_time: KnownAtEventTime = False,
     as_json: AsJson = False,
@@ -113,6 +124,7 @@ def import_events(
         file,
         mapping,
         delimiter,
+        header,
         rejected,
         known_at_event_time=known_at_event_time,
         as_json=as_json,
@@ -124,6 +136,7 @@ def import_items(
     file: File,
     mapping: Mapping = None,
     delimiter: Delimiter = None,
+    header: Header = True,
     rejected: Rejected = None,
     known_at_event_time: KnownAtEventTime = False,
     as_json: AsJson = False,
@@ -137,6 +150,7 @@ def import_items(
         file,
         mapping,
         delimiter,
+        header,
         rejected,
         known_at_event_time=known_at_event_time,
         as_json=as_json,
@@ -150,6 +164,7 @@ def _import(
     file: Path,
     mapping: list[str] | None,
     delimiter: str | None,
+    header: bool,
     rejected: Path | None,
     *,
     known_at_event_time: bool,
@@ -165,6 +180,7 @@ def _import(
             file,
             mapping=parse_mapping(mapping or []),
             delimiter=delimiter,
+            header=header,
             rejected=rejected,
             progress=report,
             known_at_event_time=known_at_event_time,

@@ -18,10 +18,12 @@ import pyarrow as pa
 from extensions.asof.history_changes import live_since
 from extensions.database import connect
 from extensions.database.connection import table_exists
+from extensions.history.csv_records import IsRow
 from extensions.history.files import Rows, TableFile, open_table
 from extensions.history.identity import EventIds
 from extensions.history.load import LoadResult, Progress, load_events, load_items
 from extensions.history.mapping import EVENT_COLUMNS, ITEM_COLUMNS, Columns, resolve
+from extensions.history.references import Spelling, spellings
 from extensions.history.rejects import Rejects
 from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA, to_micros
 from extensions.history.values import Mask, Times, integers, numbers, texts
@@ -70,6 +72,7 @@ def import_events(
     *,
     mapping: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    header: bool = True,
     rejected: Path | None = None,
     progress: Progress | None = None,
     known_at_event_time: bool = False,
@@ -81,18 +84,19 @@ def import_events(
     are 0. Without ingested_at an event from before the store went live counts as known when it
     was watched, so that the past can be backfilled; a later one counts as known from now on,
     since what was served in between did not know it (``known_at_event_time`` claims otherwise).
-    Importing the same file again adds nothing.
+    Importing the same file again adds nothing. A CSV without a ``header`` has columns by number,
+    from 1.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter)
-    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS)
+    file = open_table(path, delimiter=delimiter, header=header)
+    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS, first_row=file.first_row)
     with ExitStack() as stack:
         ids = None if "event_id" in places else stack.enter_context(EventIds(url))
         rule = ArrivalRule.of(url, known_at_event_time=known_at_event_time)
         parser = _EventParser(places, ids, _latest(), rule)
-        run = _Import(path, file, rejected, progress, EVENT_SCHEMA)
+        run = _Import(path, file, rejected, progress, EVENT_SCHEMA, EVENT_COLUMNS.is_row(places))
         return run.into(
             lambda batches: load_events(url, batches), parser.parse, parser.complete, parser.notes
         )
@@ -104,6 +108,7 @@ def import_items(
     *,
     mapping: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    header: bool = True,
     rejected: Path | None = None,
     progress: Progress | None = None,
     known_at_event_time: bool = False,
@@ -111,19 +116,20 @@ def import_items(
     """Import rows of the items' history: item_id and genre, and since when (valid_from).
 
     Without valid_from an item has always had its genre (since 1970); ingested_at as with events.
+    A genre is spelt as the table of genres spells it where only one is meant; the result says
+    how many it does not know.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter)
-    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS)
+    file = open_table(path, delimiter=delimiter, header=header)
+    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS, first_row=file.first_row)
     rule = ArrivalRule.of(url, known_at_event_time=known_at_event_time)
-    parser = _ItemParser(places, _latest(), rule)
-    run = _Import(path, file, rejected, progress, ITEM_SCHEMA)
+    parser = _ItemParser(places, _latest(), rule, spellings(url, "items"))
+    run = _Import(path, file, rejected, progress, ITEM_SCHEMA, ITEM_COLUMNS.is_row(places))
     return run.into(
-        lambda batches: load_items(url, batches), parser.parse, lambda columns: columns,
-        parser.notes,
-    )  # fmt: skip
+        lambda batches: load_items(url, batches), parser.parse, parser.complete, parser.notes
+    )
 
 
 class _Import:
@@ -136,8 +142,10 @@ class _Import:
         rejected: Path | None,
         progress: Progress | None,
         schema: pa.Schema,
+        is_row: IsRow,
     ) -> None:
         self._path, self._file, self._schema = path, file, schema
+        self._is_row = is_row
         self._progress = progress
         self._rejects = Rejects(path, file.columns, rejected)
         self._read = 0
@@ -170,14 +178,14 @@ class _Import:
             rejected,
             dict(self._rejects.reasons.most_common()),
             rejected_path,
-            tuple(notes()),
+            tuple(notes() + self._file.notes()),
             time.perf_counter() - begun,
         )
 
     def _accepted(
         self, parse: Parse, complete: Callable[[list[pa.Array]], list[pa.Array]]
     ) -> Iterator[pa.RecordBatch]:
-        for rows in self._file.rows():
+        for rows in self._file.rows(self._is_row):
             columns, problems = parse(rows)
             self._rejects.add(rows, problems)
             self._read += rows.batch.num_rows + len(rows.unreadable)
@@ -292,9 +300,16 @@ class _EventParser:
 class _ItemParser:
     """A file's columns as `ITEM_SCHEMA`."""
 
-    def __init__(self, places: Mapping[str, int], latest_us: int, rule: "ArrivalRule") -> None:
+    def __init__(
+        self,
+        places: Mapping[str, int],
+        latest_us: int,
+        rule: "ArrivalRule",
+        spelling: Mapping[str, Spelling],
+    ) -> None:
         self._places = places
         self._rule = rule
+        self._spelling = spelling
         self._valid_from = Times("valid_from", low_us=_FIRST_ITEM_US, high_us=_LAST_ITEM_US)
         self._ingested_at = Times("ingested_at", low_us=_FIRST_ITEM_US, high_us=latest_us)
 
@@ -316,8 +331,16 @@ class _ItemParser:
         values = [item.values, genre.values, valid, ingested]
         return [_column(v, f) for v, f in zip(values, ITEM_SCHEMA, strict=True)], problems
 
+    def complete(self, columns: list[pa.Array]) -> list[pa.Array]:
+        """With values spelt as the tables that explain them spell them."""
+        return [
+            self._spelling[name].respell(column) if name in self._spelling else column
+            for name, column in zip(ITEM_SCHEMA.names, columns, strict=True)
+        ]
+
     def notes(self) -> list[str]:
         notes = self._valid_from.notes() + self._ingested_at.notes()
+        notes += [note for spelling in self._spelling.values() for note in spelling.notes()]
         if "valid_from" not in self._places:
             notes.append("valid_from: no column, so since 1970.")
         if "ingested_at" not in self._places:

@@ -14,9 +14,9 @@ import pytest
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.history import ImportResult, import_events, import_items, parse_mapping
 from extensions.history import files as files_module
-from tests.history.tables import count, empty, fetch, write_csv
+from extensions.history import import_events, import_items, parse_mapping
+from tests.history.tables import count, empty, fetch, rejected_rows, write_csv
 
 HEADER = "user_id,item_id,watched_at,duration_min,progress"
 GOOD = "1,2,2025-03-01T10:00:00Z,1.5,0.5"
@@ -30,12 +30,6 @@ def _empty(database: str) -> None:
 def moments(url: str) -> list[str]:
     rows = fetch(url, "SELECT watched_at AT TIME ZONE 'UTC' FROM watch_events ORDER BY user_id")
     return [row[0].isoformat() for row in rows]
-
-
-def rejected_rows(result: ImportResult) -> list[dict[str, str]]:
-    assert result.rejected_path is not None
-    with result.rejected_path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_file_with_every_column(database: str, tmp_path: Path) -> None:
@@ -413,17 +407,18 @@ def test_unusable_files_are_one_sentence_and_exit_code_2(database: str, tmp_path
     assert not list(tmp_path.glob("*.rejected.csv"))
 
 
-def test_a_quotation_mark_that_is_never_closed(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", [128, 1 << 20])
+def test_a_quotation_mark_that_is_never_closed_takes_no_other_row_with_it(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
+    monkeypatch.setattr(files_module, "_BLOCK_BYTES", block)
     rows = [f"{n},2,2025-03-01,1,{chr(34) if n == 5 else ''}0.5" for n in range(200)]
     path = write_csv(tmp_path / "e.csv", HEADER, *rows)
     result = import_events(database, path)
-    assert (result.inserted, result.rejected) == (5, 1)
-    assert rows[-1] in rejected_rows(result)[0]["progress"]
-    monkeypatch.setattr(files_module, "_BLOCK_BYTES", 256)
-    with pytest.raises(SkewlessError, match="quotation mark may not be closed"):
-        import_events(database, path)
+    assert (result.read, result.inserted, result.rejected) == (200, 199, 1)
+    (refused,) = rejected_rows(result)
+    assert (refused["rejected_row"], refused["progress"]) == ("7", '"0.5')
+    assert any("the first is row 7" in note for note in result.notes)
 
 
 def test_rejected_rows_can_go_elsewhere_and_a_closed_folder_is_one_sentence(
