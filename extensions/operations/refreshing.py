@@ -17,6 +17,7 @@ from extensions.asof.schedule import due_tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.publish import publish
+from extensions.stores.rebuild import reconcile
 from extensions.versions.live import live_computations
 from extensions.versions.retiring import finish_retired
 
@@ -97,6 +98,8 @@ class Refresher:
             finish_retired(self.store, self.conn)
         for number, computation in enumerate(computations):
             try:
+                if self.store:
+                    reconcile(self.store, self.conn, computation)
                 if not due_only:
                     done.append(self._one(computation, at, full=full))
                 elif when := due_tick(self.conn, computation, settled_now(self.conn)):
@@ -121,7 +124,10 @@ class Refresher:
 
     def _one(self, computation: Computation, at: datetime | None, *, full: bool) -> Refreshed:
         start = perf_counter()
-        result = tick(self.conn, computation, at, full=full)
+        # Of a view that follows the stream, a full refresh corrects values, and the stream alone
+        # says how far they go.
+        held = full and computation.freshness is Freshness.REALTIME and self._streaming()
+        result = tick(self.conn, computation, at, full=full, advance=not held)
         written = publish(self.store, self.conn, computation) if self.store else 0
         return Refreshed(
             computation.view,

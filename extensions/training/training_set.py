@@ -16,8 +16,10 @@ from psycopg import sql
 from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
+from extensions.asof.coverage import NOT_KNOWN, Coverage
 from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow_session import arrow_session
+from extensions.stores.offline.label_coverage import read_coverages
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
 from extensions.stores.offline.served_transforms import ServedTransform
@@ -279,6 +281,7 @@ def _spans(multirange: str) -> tuple[Span, ...]:
 def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedVersion]:
     """The versions, with the moments up to which their logs are complete where that is noted."""
     through: dict[str, datetime] = {}
+    covered: dict[str, Coverage] = {}
     retired: set[tuple[str, int]] = set()
     with arrow_session(store.config, "reading watermarks") as session:
         if session.has("watermarks"):
@@ -286,6 +289,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
                 "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
+        covered = read_coverages(session)
         if session.has("view_versions"):
             gone = session.table(
                 "SELECT view_name, version FROM view_versions WHERE state = 'retired'"
@@ -296,6 +300,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
             one,
             processed_through=through.get(str(one.table)),
             complete=(one.view, one.version) in retired,
+            coverage=covered.get(str(one.table), NOT_KNOWN),
         )
         for one in _versions(question)
     ]

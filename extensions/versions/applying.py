@@ -19,10 +19,13 @@ from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
 from extensions.asof.computation import read_repository
+from extensions.asof.definition_checks import check_sources
+from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.errors import SkewlessError
 from extensions.stores.publish import publish
+from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry.published import Published, hold_pointer, operator, published
 from extensions.versions.declared import read_declared
@@ -83,8 +86,11 @@ def apply(
             for d in declared.definitions.values()
             if d.kind == "computation"
         }
+        check_sources(conn, logs.values())
         with conn.transaction():
-            ensure_log_tables(conn, {**logs, **live_computations(conn, logs)}.values())
+            computations = {**logs, **live_computations(conn, logs)}.values()
+            ensure_log_tables(conn, computations)
+            follow_sources(conn, computations)
         point(Fault.APPLY_LOGS_MADE)
 
         # 2. Feast's registry, and with it what is published: staged, beside the default.
@@ -158,6 +164,7 @@ def _fill(
     tick(conn, computation)
     point(Fault.APPLY_TICKED)
 
+    reconcile(store, conn, computation)
     online = publish(store, conn, computation)
     point(Fault.APPLY_ONLINE)
 

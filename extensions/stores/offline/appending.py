@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
-from feast.types import Int32, Int64
+from feast.types import Array, FeastType, Set
 from psycopg import sql
 
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
+from extensions.stores.exact_cast import exactly
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow_types import arrow_type, is_text
+from extensions.stores.offline.arrow_types import is_text
 from extensions.stores.offline.moments import parsed
+from extensions.stores.row_times import refuse_future_rows
 
 
 def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> int:
@@ -47,6 +49,9 @@ def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> in
         "pushed online too, Redis holds them already, and pushing again is harmless)"
     )
     created = source.created_timestamp_column
+    refuse_future_rows(
+        config, feature_view.name, table, [in_source.get(name, name) for name in times if name]
+    )
     with arrow_session(config, doing) as session:
         session.upload(name, table)
         session.run(
@@ -77,20 +82,32 @@ def _value(field: pa.Field, created: str) -> sql.Composable:
 
 
 def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
-    """Whole numbers must be whole: the database would round them, and say nothing."""
+    """Columns in their declared types, exactly: the database would round, and say nothing."""
     for field in [*view.entity_columns, *view.features]:
         place = table.schema.get_field_index(field.name)
-        if place < 0 or field.dtype not in {Int32, Int64}:
+        kind, depth = _primitive(field.dtype)
+        if place < 0 or kind not in _CAST:
             continue
         try:
-            column = table.column(place).cast(arrow_type(field.dtype))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            what = f"The column {field.name}"
+            column = exactly(table.column(place), kind, depth, what, str(field.dtype))
+        except SkewlessError as error:
             raise SkewlessError(
-                f"The column {field.name} must be {field.dtype}, as view {view.name} says "
-                f"({error}); none of the {table.num_rows} rows was appended."
+                f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
+                "appended."
             ) from error
         table = table.set_column(place, field.name, column)
     return table
+
+
+_CAST = ("INT32", "INT64", "FLOAT32", "FLOAT64")
+
+
+def _primitive(dtype: FeastType) -> tuple[str, int]:
+    depth = 0
+    while isinstance(dtype, Array | Set):
+        dtype, depth = dtype.base_type, depth + 1
+    return str(getattr(dtype, "name", "")), depth
 
 
 def _note_late(session: ArrowSession, log: str, rows: str, created: str) -> None:

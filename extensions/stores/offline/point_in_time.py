@@ -17,7 +17,9 @@ from feast.utils import (
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.defaults import declared_defaults
+from extensions.stores.defaults import declared_defaults, default_text
+from extensions.stores.offline.key_matching import matches
+from extensions.stores.offline.source_types import SourceType
 from extensions.stores.registry.eras import ServedEra
 
 # The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
@@ -40,13 +42,15 @@ class Key:
 class Feature:
     """A feature: its column in the source, its name in the result, what a missing entity has.
 
-    ``exact``: declared as text or decimal, so that a numeric column keeps its digits.
+    ``exact``: declared as text or decimal, so that a numeric column keeps its digits. ``dtype``:
+    as declared, None where the view does not say.
     """
 
     column: str
     output: str
     default: str | None
     exact: bool = False
+    dtype: FeastType | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Layout:
     to chance among the latest.
     """
 
-    key_types: tuple[str, ...]
+    key_types: tuple[SourceType, ...]
     unique: bool
 
 
@@ -136,6 +140,7 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
     name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
     defaults = declared_defaults(view)
     exact = exact_features(view)
+    types = {field.name: field.dtype for field in view.features}
     return ViewJoin(
         name=name,
         label=name,
@@ -154,8 +159,9 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
             Feature(
                 column=in_source.get(feature, feature),
                 output=f"{name}__{feature}" if full_feature_names else feature,
-                default=_text(defaults[feature]) if feature in defaults else None,
+                default=_text(defaults[feature], types[feature]) if feature in defaults else None,
                 exact=feature in exact,
+                dtype=types.get(feature),
             )
             for feature in dict.fromkeys(features)
         ),
@@ -171,19 +177,9 @@ def exact_features(view: FeatureView) -> frozenset[str]:
     return frozenset(field.name for field in view.features if field.dtype in _EXACT)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any, dtype: FeastType | None) -> str | None:
     """A default in PostgreSQL's text form, which takes the type of the feature's column."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        parts = (
-            "NULL"
-            if part is None
-            else '"' + str(_text(part)).replace("\\", r"\\").replace('"', r"\"") + '"'
-            for part in value
-        )
-        return "{" + ",".join(parts) + "}"
-    return None if value is None else str(value)
+    return default_text(value, dtype)
 
 
 def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
@@ -192,21 +188,11 @@ def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
 
 
 def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
-    """One row: for each view its keys' types as an array of text, then its uniqueness."""
-    columns: list[sql.Composable] = []
-    for view in views:
-        types = [
-            sql.SQL("pg_typeof((SELECT l.{} FROM {} AS l LIMIT 0))::text").format(
-                sql.Identifier(key.column), _source(view)
-            )
-            for key in view.keys
-        ]
-        columns.append(sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(types)))
-        columns.append(_is_unique(view))
+    """One row: for each view whether its rows are unique."""
     return sql.SQL("SELECT {}").format(
         sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(column, sql.Identifier(f"c{i}"))
-            for i, column in enumerate(columns)
+            sql.SQL("{} AS {}").format(_is_unique(view), sql.Identifier(f"c{i}"))
+            for i, view in enumerate(views)
         )
     )
 
@@ -282,7 +268,8 @@ def _value(alias: str, place: int, feature: Feature, view: ViewJoin) -> sql.Comp
     if view.eras:
         defaults = [
             sql.SQL("WHEN {} THEN {}").format(
-                within(era.moments), sql.Literal(_text(era.defaults[feature.column]))
+                within(era.moments),
+                sql.Literal(_text(era.defaults[feature.column], feature.dtype)),
             )
             for era in view.eras
             if era.table is not None and feature.column in era.defaults
@@ -338,10 +325,11 @@ def _latest(
     at = sql.Identifier("e", MOMENT)
     event = sql.Identifier("l", view.event_time)
     conditions: list[sql.Composable] = [
-        sql.SQL("l.{} = e.{}::{}").format(
-            sql.Identifier(key.column),
-            sql.Identifier(places[key.label_column]),
-            sql.SQL(key_type),
+        matches(
+            sql.Identifier("l", key.column),
+            sql.Identifier("e", places[key.label_column]),
+            key.dtype,
+            key_type,
         )
         for key, key_type in zip(view.keys, layout.key_types, strict=True)
     ]
