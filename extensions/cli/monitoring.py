@@ -78,8 +78,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(drift, name="drift")
     app.command(
         "audit",
-        help="Compare served values with the training join and with a recomputation. Exit code 2 "
-        "if a difference has no explanation.",
+        help="Compare served values, and a sample of all entities, with the training join and "
+        "with a recomputation. Exit code 0: all agree; 1: something is behind by more than its "
+        "freshness budget; 2: history, log, Redis or what was served say different things; "
+        "4: not all could be seen.",
         epilog="Examples: `skewless audit` · `skewless audit --since 1d --sample 1000`",
     )(audit)
 
@@ -260,10 +262,13 @@ def audit(
         int | None, typer.Option(help="So many requests of each service; all by default.")
     ] = None,
     service: Annotated[list[str] | None, typer.Option(help="Only these services.")] = None,
+    entities: Annotated[
+        int, typer.Option(help="Entities of each view to compare as of now; 0: none.")
+    ] = 500,
     metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Each difference has a name: lag, late, version; what has none is a bug."""
+    """Each difference has a name: lag, late, overdue, version; what has none is a bug."""
     until = datetime.now(UTC)
     begin = moment(since, "--since") if "-" in since else until - length_of(since)
     assert begin is not None  # the option has a value
@@ -282,14 +287,14 @@ def audit(
         computations = live_computations(conn, load_computations(REPO_ROOT))
         found = run(
             FeatureStore(str(REPO_ROOT)), computations, begin, until, sample=sample,
-            services=service,
+            services=service, entities=entities,
         )  # fmt: skip
         record(conn, found)
         if metrics_file is not None:
             write_file(url, metrics_file)
     show_audit(found, as_json=as_json)
-    if found.bugs:
-        raise typer.Exit(2)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
 
 
 def exit_with(runs: "list[Run]") -> None:

@@ -107,7 +107,8 @@ def _compared(
         return _Comparison(context, entities).run()
     except _FAILURES as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return _unseen(computation, lines[0].rstrip("."))
+        who = "Redis does not answer: " if isinstance(error, RedisError) else ""
+        return _unseen(computation, who + lines[0].rstrip("."))
     finally:
         # Each view sees the database as it is by then.
         arrow.rollback()
@@ -173,6 +174,7 @@ class _Comparison:
     def _redis_is_away(self, error: RedisError) -> None:
         self.blind = True
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.context.reader.away = reason
         self.left_out[
             f"Redis does not answer ({reason}): what {self.context.computation.name} serves was "
             "not seen."

@@ -51,7 +51,7 @@ def compare_online(context: Context, keys: Sequence[Key], marks: Marks) -> Found
     shown = [instant(int(at)) if at != NEVER else None for at in _representable(online_at)]
     times = log_times(context.arrow, computation, keys, now, [at or marks.safe for at in shown])
     trained, found_in_log = training_answers(context.store, computation, keys, now)
-    served = _served(context, rows, trained)
+    served = _served(rows, trained)
     differs = differing(_comparable(trained), _comparable(served))
     work = _Classification(context, marks, times, online_at, rows, now)
     differences, lag = [], 0
@@ -87,19 +87,19 @@ class _Classification:
         self._context, self._marks, self._times, self._now = context, marks, times, now
         self._online_at, self._rows = online_at, rows
         ahead = microseconds(now + AHEAD)
-        self._future = (online_at > ahead) | (times.newest > ahead)
+        self._future = (rows.stored_at > ahead) | (times.newest > ahead)
         self._ahead = rows.present & (online_at > times.current) & ~times.holds_online
 
     def suspects(self, differs: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Entities to name: other values, or a row that must not be even if its value is right."""
         return np.flatnonzero(differs | self._future | self._ahead)
 
-    def cause(self, i: int, *, differs: bool) -> tuple[str | None, str | None]:
+    def cause(self, i: int, *, differs: bool) -> tuple[str | None, str | None]:  # noqa: PLR0911 - a cause each
         """The cause, None where it is ordinary lag; and what there is to say beyond its meaning."""
         times, current, online = self._times, self._times.current[i], self._online_at[i]
         if self._future[i]:
             side = "the log" if times.newest[i] > microseconds(self._now + AHEAD) else "Redis"
-            at = max(int(times.newest[i]), int(online))
+            at = max(int(times.newest[i]), int(self._rows.stored_at[i]))
             return FUTURE_ROW, f"{side} holds a row of {_readable(at)}, ahead of the clock"
         if self._ahead[i]:
             return ONLINE_AHEAD, None
@@ -140,7 +140,7 @@ class _Classification:
         return bool(row and row[0])
 
 
-def _served(context: Context, rows: OnlineRows, like: pa.Table) -> pa.Table:
+def _served(rows: OnlineRows, like: pa.Table) -> pa.Table:
     """The served columns, typed as the training set's."""
     return pa.table(
         {
@@ -185,7 +185,8 @@ _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 def _representable(micros: NDArray[np.int64]) -> list[int]:
     there = micros != NEVER
-    return np.where(there, np.clip(micros, _FIRST, _LAST), NEVER).tolist()
+    told: list[int] = np.where(there, np.clip(micros, _FIRST, _LAST), NEVER).tolist()
+    return told
 
 
 def _readable(micros: int) -> str:

@@ -1,7 +1,8 @@
 """Rows of the online store, read as serving reads them: by entity, and a scan for a sample."""
 
+import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from feast import FeatureStore, ValueType
 from numpy.typing import NDArray
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from extensions.asof.computation import Computation
 from extensions.consistency.entity_sample import SUSPECTS, Key
@@ -17,10 +19,11 @@ from extensions.serving.decoding import fields
 from extensions.serving.plan import View, compile_plan
 from extensions.stores.online.arrow_rows import ids
 from extensions.stores.online.exchange import scan
-from extensions.stores.online.layout import AnotherLayoutError
+from extensions.stores.online.layout import AnotherLayoutError, Layout
 from extensions.stores.publish import online_store
 from extensions.versions.peeking import fetch
 
+_NEVER = np.iinfo(np.int64).min
 _NUMBERS = (ValueType.INT64, ValueType.INT32)
 
 
@@ -30,13 +33,15 @@ class OnlineRows:
 
     ``columns``: features with defaults where there is no row. ``present``: whether a row counts;
     ``stored``: whether Redis holds one at all, be it expired or of another layout. ``events``:
-    event times in microseconds, 0 where ``present`` is False.
+    event times in microseconds, 0 where ``present`` is False. ``stored_at``: event times of all
+    rows that are stored and can be read, the least integer elsewhere.
     """
 
     columns: dict[str, Any]
     present: NDArray[np.bool_]
     stored: NDArray[np.bool_]
     events: NDArray[np.int64]
+    stored_at: NDArray[np.int64]
 
 
 @dataclass
@@ -55,6 +60,8 @@ class OnlineReader:
     store: FeatureStore
     most_keys: int
     seconds: float
+    # Why Redis does not answer, once it did not: each further try would wait as long again.
+    away: str | None = None
     _scanned: dict[bytes, tuple[list[tuple[bytes, Any]], bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,12 +83,15 @@ class OnlineReader:
         [view] = plan.views
         return view
 
-    def read(self, view: View, types: dict[str, ValueType], keys: pa.Table, now: int) -> OnlineRows:
+    def read(
+        self, view: View, types: Mapping[str, ValueType], keys: pa.Table, now: int
+    ) -> OnlineRows:
         """The rows of entities at ``now`` (microseconds); ``keys``: a column per join key.
 
         Raises:
             RedisError: Redis does not answer.
         """
+        self._refuse_if_away()
         columns = [ids(keys, name, types[name]) for name in view.join_keys]
         addresses = [view.place.of_ids(one) for one in zip(*columns, strict=True)]
         layout = view.decoder.layout
@@ -92,10 +102,11 @@ class OnlineReader:
             block.present,
             np.array([row is not None for row in rows], np.bool_),
             np.where(block.present, block.events, 0),
+            np.array([_event_time(layout, row) for row in rows], np.int64),
         )
 
     def scan(
-        self, view: View, types: dict[str, ValueType], computation: Computation, after: int
+        self, view: View, types: Mapping[str, ValueType], computation: Computation, after: int
     ) -> OnlineScan:
         """Entities that Redis holds; suspects: rows later than ``after``, or of another layout.
 
@@ -104,6 +115,7 @@ class OnlineReader:
         Raises:
             RedisError: Redis does not answer.
         """
+        self._refuse_if_away()
         held, whole = self._held(view)
         found = OnlineScan()
         if not whole:
@@ -112,7 +124,8 @@ class OnlineReader:
                 "the rest was not scanned."
             )
         unread = 0
-        random, suspects = [], []
+        random: list[Key] = []
+        suspects: list[Key] = []
         for parts, row in self._rows(view, held):
             key = _key(parts, view.join_keys, types, computation.join_keys)
             if key is None:
@@ -133,8 +146,12 @@ class OnlineReader:
             )
         return found
 
+    def _refuse_if_away(self) -> None:
+        if self.away is not None:
+            raise RedisConnectionError(self.away)
+
     def _held(self, view: View) -> tuple[list[tuple[bytes, Any]], bool]:
-        """Keys below the view's prefix with their values (hashes whole), and whether all of them."""
+        """Keys below the view's prefix with their values (hashes whole), and whether all."""
         prefix = view.place.prefix
         if prefix in self._scanned:
             return self._scanned[prefix]
@@ -168,6 +185,15 @@ class OnlineReader:
                 yield [key[start:]], row
 
 
+def _event_time(layout: Layout, row: bytes | None) -> int:
+    if row is None:
+        return int(_NEVER)
+    try:
+        return layout.times(row)[0]
+    except (AnotherLayoutError, IndexError, struct.error):
+        return int(_NEVER)
+
+
 def _parts(name: bytes, count: int) -> list[bytes]:
     """The ids of a field's name (`extensions.stores.online.keys.field_of`)."""
     if count == 1:
@@ -183,7 +209,7 @@ def _parts(name: bytes, count: int) -> list[bytes]:
 def _key(
     parts: Sequence[bytes],
     names: Sequence[str],
-    types: dict[str, ValueType],
+    types: Mapping[str, ValueType],
     wanted: Sequence[str],
 ) -> Key | None:
     """The ids as PostgreSQL takes them, in the computation's order; None: of another type."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -43,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """One row per question. ``logged_at``: microseconds, the least integer where there is no row."""
+    """One row per question. ``logged_at``: microseconds, the least integer where there is none."""
 
     recomputed: pa.Table
     logged: pa.Table
@@ -137,12 +136,16 @@ def log_times(
         same=_same(computation.join_keys, "l"),
     )
     table = _fetched(conn, query)
+    holds_online, backfilled = (
+        np.asarray(table[name].fill_null(False).to_numpy(), np.bool_)
+        for name in ("holds_online", "backfilled")
+    )
     return LogTimes(
-        *(_micros(table[name]) for name in ("current", "newest", "oldest")),
-        *(
-            np.asarray(table[name].fill_null(False).to_numpy(), np.bool_)
-            for name in ("holds_online", "backfilled")
-        ),
+        _micros(table["current"]),
+        _micros(table["newest"]),
+        _micros(table["oldest"]),
+        holds_online,
+        backfilled,
     )
 
 
@@ -198,7 +201,7 @@ def evidence(
         "arrival": sql.Identifier("p", primary.arrival),
         "same": _same(computation.join_keys, "p"),
     }
-    horizon = sql.SQL("TRUE")
+    horizon: sql.Composable = sql.SQL("TRUE")
     left: sql.Composable = sql.SQL("FALSE")
     if computation.horizon is not None:
         span = sql.SQL("{}::interval").format(
@@ -220,8 +223,8 @@ def evidence(
     query = sql.SQL(
         "SELECT {active}, {left}, coalesce(({late}), FALSE) FROM {rows} "
         "LEFT JOIN LATERAL (SELECT age(l.xmin) AS age FROM {log} AS l WHERE {same} "
-        "AND l.event_timestamp = u.skewless_until ORDER BY l.created_timestamp DESC LIMIT 1) AS row "
-        "ON TRUE ORDER BY u.skewless_row"
+        "AND l.event_timestamp = u.skewless_until ORDER BY l.created_timestamp DESC LIMIT 1) "
+        "AS row ON TRUE ORDER BY u.skewless_row"
     ).format(
         active=active,
         left=left,

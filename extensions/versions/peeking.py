@@ -92,6 +92,7 @@ def sample(
 def fetch(
     store: FeatureStore, layout: Layout, addresses: list[tuple[bytes, bytes | None]]
 ) -> Iterator[bytes | None]:
+    """The rows at these addresses as Redis holds them, in order; None where there is none."""
     client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001
     with client.pipeline(transaction=False) as pipe:
         for key, field in addresses:
