@@ -76,7 +76,9 @@ def run_of(client: Any) -> str:
     try:
         if isinstance(client, RedisCluster):
             nodes = client.info("server", target_nodes=RedisCluster.PRIMARIES)  # type: ignore[no-untyped-call]
-            return ",".join(sorted(str(one.get("run_id", "")) for one in nodes.values()))
+            # Of a single primary, the client returns its answer alone.
+            every = [nodes] if "run_id" in nodes else nodes.values()
+            return ",".join(sorted(str(one.get("run_id", "")) for one in every))
         return str(client.info("server").get("run_id", ""))
     except ResponseError:  # a managed server may keep it to itself
         return ""
