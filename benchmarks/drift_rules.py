@@ -81,7 +81,7 @@ def _measured(asked: Any, values: Any) -> dict[str, Any]:
         return {expectations.ROWS: len(values), expectations.NULLS: 0, expectations.COUNTS: counts}
     if kind == EMBEDDING:
         vectors = np.asarray(values, float)
-        moments = {"means": vectors.mean(axis=0), "sds": vectors.std(axis=0, ddof=1)}
+        moments = array_metrics.moments_of(vectors, asked.baseline["sds"])
         return {
             expectations.ROWS: len(values), expectations.NULLS: 0, array_metrics.MOMENTS: moments,
         }  # fmt: skip

@@ -90,7 +90,7 @@ def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel])
         error = None
         message = Message(
             incident, kind, of, severity, _title(kind, of, severity),
-            (text, *(_line(Finding(**one)) for one in findings[:NAMED])) if kind == OPENED
+            (text, *(_line(Finding.from_json(one)) for one in findings[:NAMED])) if kind == OPENED
             else ("All features are within their limits again.",),
             window.isoformat(),
         )  # fmt: skip

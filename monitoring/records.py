@@ -224,7 +224,7 @@ def _runs(
             baseline_id=row[3],
             verdict=row[4],
             requests=row[5],
-            findings=tuple(Finding(**one) for one in row[6]),
+            findings=tuple(Finding.from_json(one) for one in row[6]),
             expectations=row[7],
             error=row[8],
             again=True,
