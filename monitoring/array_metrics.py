@@ -25,8 +25,8 @@ PLACE = "place"
 class DimensionMoments(ColumnAggregateMetricProvider):
     """Mean and standard deviation (n - 1) of each dimension: ``means``, ``sds``.
 
-    ``kurtoses`` only of dimensions that spread further than is ``usual``, else None: one row
-    with a huge number may be all there is to it, and those without are not worth a second scan.
+    ``kurtoses`` only of dimensions that spread otherwise than is ``usual``, else None: one row
+    with a huge number may be all there is to it, and the others are not worth a second scan.
     """
 
     metric_name = MOMENTS
@@ -81,16 +81,16 @@ class DimensionMoments(ColumnAggregateMetricProvider):
         means = [float(one) for one in row[2::2]]
         sds = [float(one or 0.0) for one in row[3::2]]
         kurtoses: list[float | None] = [None] * dimensions
-        wide = _wide(sds, metric_value_kwargs.get("usual"))
-        if wide:
+        unlike = _otherwise(sds, metric_value_kwargs.get("usual"))
+        if unlike:
             fourth = [
                 sa.text(
                     f"avg(power(({name}[{place + 1}] - ({means[place]!r})) / {sds[place]!r}, 4))"
                 )
-                for place in wide
+                for place in unlike
             ]
             found = execution_engine.execute_query(sa.select(*fourth).select_from(once)).fetchone()
-            for place, one in zip(wide, found or (), strict=True):
+            for place, one in zip(unlike, found or (), strict=True):
                 kurtoses[place] = float(one)
         return {"means": means, "sds": sds, "kurtoses": kurtoses}
 
@@ -100,7 +100,7 @@ def moments_of(vectors: NDArray[np.float64], usual: Sequence[float] | None) -> d
     means = vectors.mean(axis=0)
     sds = vectors.std(axis=0, ddof=1) if len(vectors) > 1 else np.zeros(vectors.shape[1])
     kurtoses: list[float | None] = [None] * len(means)
-    for place in _wide(sds, usual):
+    for place in _otherwise(sds, usual):
         far = (vectors[:, place] - means[place]) / sds[place]
         kurtoses[place] = float((far**4).mean())
     return {"means": means.tolist(), "sds": sds.tolist(), "kurtoses": kurtoses}
@@ -112,14 +112,14 @@ def _nothing(dimensions: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _wide(sds: Any, usual: Any) -> list[int]:
-    """The dimensions whose spread is larger by more than a tenth."""
+def _otherwise(sds: Any, usual: Any) -> list[int]:
+    """The dimensions whose spread is another one by more than a tenth; not those without any."""
     if usual is None:
         return []
     return [
         place
         for place, (now, was) in enumerate(zip(sds, usual, strict=True))
-        if now > max(1.1 * was, 1e-12)
+        if now > 1e-12 and not was / 1.1 <= now <= was * 1.1
     ]
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from monitoring import contingency
+from monitoring.statistics import HEAVY_TAILED
 from monitoring.verdicts import Statistic
 
 Floats = NDArray[np.float64]
@@ -49,7 +51,11 @@ def _mean(live: Moments, base: Moments, alpha: float) -> Statistic:
     scale = np.where(base.sds > _TINY, base.sds, np.maximum(joint, _TINY))
     effect = moved / scale
     z = moved / np.maximum(joint, _TINY) / np.sqrt(1 / n + 1 / m)
-    by_law = 2 * stats.norm.sf(z)
+    # The skewness of the difference of the means; a distribution's own is at most the root of its
+    # kurtosis less one (Pearson 1916).
+    kurtosis = np.fmax(base.kurtoses, live.kurtoses)
+    skew = abs(m - n) / np.sqrt(n * m * (n + m)) * np.sqrt(np.maximum(kurtosis - 1, 0.0))
+    by_law = 2 * np.maximum(stats.norm.sf(z), stats.pearson3.sf(z, skew))
     # Rows that carry the shift if all variance that one side has more is theirs: with k rows at
     # a distance x, the shift is k x / n and the variance k x^2 / n, and k is their ratio.
     more = live.sds**2 - base.sds**2
@@ -63,7 +69,8 @@ def _sd(live: Moments, base: Moments, alpha: float) -> Statistic:
     moving, now = base.sds > _TINY, live.sds > _TINY
     unit = np.where(moving, base.sds, 1.0)
     ratio = np.where(moving, np.abs(np.log(np.maximum(live.sds, _DEAD * unit) / unit)), 0.0)
-    errors = np.sqrt(np.maximum(base.kurtoses - 1, 0.5) / 4 * (1 / n + 1 / m))
+    kurtosis = np.fmax(base.kurtoses, live.kurtoses)
+    errors = np.sqrt(np.maximum(kurtosis - 1, 0.5) / 4 * (1 / n + 1 / m))
     by_law = np.where(moving, 2 * stats.norm.sf(ratio / errors), np.where(now, 0.0, 1.0))
     # As above for the variance: k x^2 / n and the fourth moment k x^4 / n.
     more = live.sds**2 - base.sds**2
@@ -79,6 +86,10 @@ def _sd(live: Moments, base: Moments, alpha: float) -> Statistic:
     moved2 = (live.means - base.means) ** 2
     share = np.where(moving | measured, share, _ratio(moved2, moved2 + live.sds**2))
     p = np.maximum(by_law, _all_on_one_side(share, more > 0, n, m))
+    for place in np.flatnonzero(moving & measured & (kurtosis > HEAVY_TAILED)):
+        # Few rows carry the spread of both sides: they must be more of one side, too.
+        carrying = round(n / live.kurtoses[place]), n, round(m / base.kurtoses[place]), m
+        p[place] = max(p[place], contingency.fisher(*carrying))
     # A constant of the training set: the share of rows that vary, so that a normal one is 1.
     effect = np.where(moving, ratio, np.where(now, np.minimum(1.0, NORMAL_KURTOSIS * share), 0.0))
     return _most_certain("dimension_sd", effect, p, alpha)

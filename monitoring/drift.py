@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -11,8 +11,9 @@ import psycopg
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from monitoring import records
-from monitoring.baseline import Baseline
+from monitoring.baseline import Baseline, FeatureBaseline
 from monitoring.causes import muted
+from monitoring.faults import Fault, point
 from monitoring.records import Run
 from monitoring.strata import conditioned
 from monitoring.verdicts import (
@@ -32,6 +33,9 @@ from monitoring.window import Window, count_requests, relations, rows_by
 
 logger = logging.getLogger(__name__)
 
+# Called with the session whose transaction records the run.
+Decide = Callable[[psycopg.Connection, Run], Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -41,12 +45,21 @@ class Measured:
     unwatched: Mapping[str, str]
 
 
-def check(url: str, window: Window, *, least_rows: int = LEAST_ROWS, again: bool = False) -> Run:
+def check(
+    url: str,
+    window: Window,
+    *,
+    least_rows: int = LEAST_ROWS,
+    again: bool = False,
+    decide: Decide | None = None,
+) -> Run:
     """Compare a window with the service's baseline, and record the verdict.
 
     The same window and baseline are compared once: the second time the recorded run comes back.
     ``again`` compares once more and records nothing. What goes wrong while measuring is the
-    verdict ``error``, which is recorded too and tried again the next time.
+    verdict ``error``, which is recorded too and tried again the next time. ``decide`` writes what
+    follows from a new verdict in the verdict's own transaction: there is never one without the
+    other.
 
     Raises:
         SkewlessError: the service has no baseline, or another check of it is running.
@@ -59,7 +72,13 @@ def check(url: str, window: Window, *, least_rows: int = LEAST_ROWS, again: bool
                 return done
             run = _measured(conn, url, window, baseline_id, baseline, least_rows)
             if not again:
-                records.record(conn, run)
+                with conn.transaction():
+                    records.record(conn, run)
+                    point(Fault.VERDICT_RECORDED)
+                    if decide is not None:
+                        decide(conn, run)
+                    point(Fault.REACTION_DECIDED)
+                point(Fault.REACTION_COMMITTED)
     return run
 
 
@@ -145,17 +164,15 @@ def for_window(
     features, unwatched = [], {}
     rows: dict[tuple[str, str], dict[str, int]] = {}
     for one in baseline.features:
-        strata = one.content.get("strata")
-        if strata is not None:
+        found: FeatureBaseline | str = one
+        if (strata := one.content.get("strata")) is not None:
             key = one.feature.view, strata["by"]
             if key not in rows:
                 rows[key] = rows_by(conn, window, *key)
             found = conditioned(one, rows[key])
-            if isinstance(found, str):
-                unwatched[one.feature.label] = found
-            else:
-                one = found
-        features.append(one)
+        if isinstance(found, str):
+            unwatched[one.feature.label] = found
+        features.append(one if isinstance(found, str) else found)
     return dataclasses.replace(baseline, features=tuple(features)), unwatched
 
 
