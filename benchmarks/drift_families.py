@@ -148,7 +148,7 @@ CHANGES: Mapping[str, tuple[str, Draw]] = {
     "a new category at 2 %": ("zipf 200", _new_category),
     "zipf 200 permuted": ("zipf 200", _permuted),
     "a constant changes": ("constant", lambda _, n: np.full(n, 4.0)),
-    "true 1 % -> 5 %": ("true 1 %", lambda r, n: r.random(n) < 0.05),
+    "true 1 % -> 10 %": ("true 1 %", lambda r, n: r.random(n) < 0.1),
     "poisson 0.3 -> 0.5": ("poisson 0.3", lambda r, n: r.poisson(0.5, n)),
 }  # fmt: skip
 
@@ -164,9 +164,7 @@ class Watched:
         # Of the service: with all families together.
         rules = Rules.of(self.baseline, least_rows=1)
         asked = expectations_of(self.baseline, VIEW, rules, set(FAMILIES))
-        self._asked: dict[str, Any] = {
-            one.column: one for one in asked if hasattr(one, "judged")
-        }
+        self._asked: dict[str, Any] = {one.column: one for one in asked if hasattr(one, "judged")}
 
     def findings(self, name: str, live: Values) -> list[Finding]:
         """Of one feature's live values."""
