@@ -17,6 +17,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from email.message import EmailMessage
 from functools import partial
@@ -128,19 +129,12 @@ class Email:
         context = ssl.create_default_context(cafile=self.ca)
         connect = partial(smtplib.SMTP_SSL, context=context) if self.tls else partial(smtplib.SMTP)
         try:
-            with connect(self.host, self.port, timeout=TIMEOUT_SECONDS) as server:
-                server.ehlo()
-                if not self.tls and server.has_extn("starttls"):
-                    server.starttls(context=context)
-                    server.ehlo()
-                elif not self.tls and self.user:
-                    raise ChannelError(
-                        "it offers no STARTTLS, and the password does not go in clear: use "
-                        "smtps://, or a URL without user and password"
-                    )
-                if self.user:
-                    server.login(self.user, self.password or "")
-                server.send_message(mail)
+            server = connect(self.host, self.port, timeout=TIMEOUT_SECONDS)
+            try:
+                self._deliver(server, context, mail)
+            finally:  # a mail that was taken is sent, whatever the farewell
+                with suppress(OSError, smtplib.SMTPException):
+                    server.quit()
         except ssl.SSLCertVerificationError as error:
             raise ChannelError(
                 f"its certificate cannot be verified ({error.verify_message}): name the CA's file "
@@ -150,6 +144,20 @@ class Email:
             raise ChannelError(f"it answered {error.smtp_code}") from None
         except (OSError, smtplib.SMTPException) as error:
             raise ChannelError(f"it cannot be reached ({type(error).__name__})") from None
+
+    def _deliver(self, server: smtplib.SMTP, context: ssl.SSLContext, mail: EmailMessage) -> None:
+        server.ehlo()
+        if not self.tls and server.has_extn("starttls"):
+            server.starttls(context=context)
+            server.ehlo()
+        elif not self.tls and self.user:
+            raise ChannelError(
+                "it offers no STARTTLS, and the password does not go in clear: use smtps://, or a "
+                "URL without user and password"
+            )
+        if self.user:
+            server.login(self.user, self.password or "")
+        server.send_message(mail)
 
 
 def channels(environment: Mapping[str, str] | None = None) -> Sequence[Channel]:

@@ -1,4 +1,4 @@
-"""What follows from a verdict is never lost and happens once: killed at each place, then resumed."""
+"""What follows from a verdict is never lost and happens once: killed at each place, resumed."""
 
 import multiprocessing
 import os
@@ -174,11 +174,9 @@ def test_a_view_goes_back_once(world: World, fault: str) -> None:
 
     for number in (2, 3):
         world.repository.name_version("item_profile", number)
+        first = world.repository.path("computations/item_profile.v1.sql").read_text()
         path = world.repository.path(f"computations/item_profile.v{number}.sql")
-        first = world.repository.path("computations/item_profile.v1.sql")
-        text = (first if first.is_file() else world.repository.path(
-            "computations/item_profile.sql")).read_text()  # fmt: skip
-        path.write_text(text.replace("'unknown'", f"'unknown {number}'"))
+        path.write_text(first.replace("'unknown'", f"'unknown {number}'"))
         world.apply()
         world.refresh()
         promote(world.conn, world.store().project, "item_profile", number)
