@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from monitoring import array_metrics, expectations
-from monitoring.baseline import CATEGORICAL, EMBEDDING, Baseline, Feature, baseline_of
+from monitoring.baseline import CATEGORICAL, EMBEDDING, NUMERIC, Baseline, Feature, baseline_of
 from monitoring.suite import Rules, expectations_of
 from monitoring.verdicts import Finding
 
@@ -43,7 +43,8 @@ class Family:
 def zipf_shares(exponent: float, categories: int) -> NDArray[np.float64]:
     """Shares that fall with a power of the rank."""
     shares: NDArray[np.float64] = 1 / np.arange(1, categories + 1) ** exponent
-    return shares / shares.sum()
+    shares /= shares.sum()
+    return shares
 
 
 def categories(shares: NDArray[np.float64]) -> Draw:
@@ -51,7 +52,8 @@ def categories(shares: NDArray[np.float64]) -> Draw:
     edges = np.cumsum(shares)[:-1]
 
     def draw(rng: np.random.Generator, n: int) -> Values:
-        return np.searchsorted(edges, rng.random(n), "right").astype(str)
+        names: Values = np.searchsorted(edges, rng.random(n), "right").astype(str)
+        return names
 
     return draw
 
@@ -73,8 +75,9 @@ def _genre_shares() -> NDArray[np.float64]:
     # 18 genres, up to three of them at once, by a popularity that falls fast.
     single = zipf_shares(1.0, 18)
     pairs = np.outer(single, single)[np.triu_indices(18, 1)]
-    shares = np.sort(np.concatenate([single, 1.5 * pairs, np.repeat(pairs[:45] / 9, 1)]))[::-1]
-    return shares[:216] / shares[:216].sum()
+    shares = np.sort(np.concatenate([single, 1.5 * pairs, pairs[:45] / 9]))[::-1]
+    found: NDArray[np.float64] = shares[:216] / shares[:216].sum()
+    return found
 
 
 def _vectors(rng: np.random.Generator, n: int) -> Values:
@@ -129,7 +132,8 @@ FAMILIES = {
 def _permuted(rng: np.random.Generator, n: int) -> Values:
     """The same shares, of other categories."""
     names = FAMILIES["zipf 200"].draw(rng, n).astype(int)
-    return np.random.default_rng(1).permutation(200)[names].astype(str)
+    permuted: Values = np.random.default_rng(1).permutation(200)[names].astype(str)
+    return permuted
 
 
 def _new_category(rng: np.random.Generator, n: int) -> Values:
@@ -156,8 +160,8 @@ CHANGES: Mapping[str, tuple[str, Draw]] = {
 class Watched:
     """A training set of all families, and how windows are judged against it."""
 
-    def __init__(self, rows: int, rng: np.random.Generator) -> None:
-        table = pa.table({name: _column(one.draw(rng, rows)) for name, one in FAMILIES.items()})
+    def __init__(self, columns: Mapping[str, Values]) -> None:
+        table = pa.table({name: _column(values) for name, values in columns.items()})
         self.baseline: Baseline = baseline_of(
             SERVICE, {}, "none", table, [one.feature for one in FAMILIES.values()], {}
         )
@@ -165,6 +169,11 @@ class Watched:
         rules = Rules.of(self.baseline, least_rows=1)
         asked = expectations_of(self.baseline, VIEW, rules, set(FAMILIES))
         self._asked: dict[str, Any] = {one.column: one for one in asked if hasattr(one, "judged")}
+
+    @classmethod
+    def drawn(cls, rows: int, rng: np.random.Generator) -> "Watched":
+        """With a training set of so many rows."""
+        return cls({name: one.draw(rng, rows) for name, one in FAMILIES.items()})
 
     def findings(self, name: str, live: Values) -> list[Finding]:
         """Of one feature's live values."""
@@ -186,14 +195,16 @@ def measured(asked: Any, kind: str | None, live: Values) -> dict[str, Any]:
         return {**rows, expectations.NULLS: 0, array_metrics.MOMENTS: moments}
     held = np.asarray(live, float)
     kept = held[np.isfinite(held)]
-    bins = asked.metric_values()[expectations.HISTOGRAM]["bins"]
-    return {
+    found = {
         **rows,
         expectations.NULLS: len(held) - len(kept),
         expectations.MEAN: kept.mean(),
         expectations.SD: kept.std(ddof=1),
-        expectations.HISTOGRAM: np.histogram(kept, bins)[0].tolist(),
     }
+    if kind == NUMERIC:
+        bins = asked.metric_values()[expectations.HISTOGRAM]["bins"]
+        found[expectations.HISTOGRAM] = np.histogram(kept, bins)[0].tolist()
+    return found
 
 
 def _column(values: Values) -> pa.Array:

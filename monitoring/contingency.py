@@ -146,7 +146,8 @@ def pool_neighbours(live: Floats, base: Floats, least: float = LEAST_EXPECTED) -
         places[places == place] = place - 1
     if places[-1:].any() or (total > 0).sum() < 2:
         return places
-    return (np.arange(len(total)) != np.argmax(total)).astype(np.int64)
+    joined: NDArray[np.int64] = (np.arange(len(total)) != np.argmax(total)).astype(np.int64)
+    return joined
 
 
 def pool_rare(live: Floats, base: Floats, least: float = LEAST_EXPECTED) -> NDArray[np.int64]:
@@ -163,7 +164,7 @@ def pool_rare(live: Floats, base: Floats, least: float = LEAST_EXPECTED) -> NDAr
 
 def pooled(counts: Floats, places: NDArray[np.int64]) -> Floats:
     """Counts by the cells that they are joined into."""
-    found: Floats = np.bincount(places, counts)
+    found: Floats = np.bincount(places, counts).astype(np.float64)
     return found
 
 

@@ -143,7 +143,7 @@ class ExpectNumbersLikeBaseline(_Compared):
         level = statistics.Numbers(now, live["mean"], live["sd"])
         base_level = statistics.Numbers(was, base["mean"], base["sd"])
         return [
-            statistics.psi(now, was / was.sum(), m),
+            statistics.psi(now, was),
             statistics.mean_shift(level, base_level, centers, base["kurtosis"]),
             statistics.sd_shift(level, base_level, centers, base["kurtosis"]),
             *found,
@@ -219,10 +219,8 @@ class ExpectEmbeddingLikeBaseline(_Compared):
             return found
         moments = metrics[array_metrics.MOMENTS]
         kurtoses = moments.get("kurtoses") or [None] * len(base["means"])
-        now = Moments(*(np.array(moments[name], float) for name in ("means", "sds")),
-                      np.array(kurtoses, float), n)  # fmt: skip
-        was = Moments(*(np.array(base[name], float) for name in ("means", "sds", "kurtoses")), m)
-        return [*dimension_shifts(now, was, self.alpha), *found]
+        now = _moments({**moments, "kurtoses": kurtoses}, n)
+        return [*dimension_shifts(now, _moments(base, m), self.alpha), *found]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """Moments by dimension."""
@@ -375,6 +373,11 @@ def _numbers(metrics: Mapping[str, Any], n: int, base: Mapping[str, Any]) -> dic
         "mean": float(metrics[MEAN]),
         "sd": float(metrics[SD] or 0.0),
     }
+
+
+def _moments(held: Mapping[str, Any], rows: int) -> Moments:
+    means, sds, kurtoses = (np.array(held[name], float) for name in ("means", "sds", "kurtoses"))
+    return Moments(means, sds, kurtoses, rows)
 
 
 def _joined(counts: Any) -> Any:

@@ -43,14 +43,13 @@ class Numbers:
         return float(self.counts.sum())
 
 
-def psi(live: Sequence[float], weights: Sequence[float], m: float) -> Statistic:
+def psi(live: Floats, base: Floats) -> Statistic:
     """Population stability index over bins, sum (q - p) ln(q / p), and its table's homogeneity.
 
     Bins in which chance would leave too few rows are joined to their neighbours.
     """
-    q, p = np.asarray(live, float), np.asarray(weights, float) * m
-    places = contingency.pool_neighbours(q, p)
-    q, p = contingency.pooled(q, places), contingency.pooled(p, places)
+    places = contingency.pool_neighbours(live, base)
+    q, p = contingency.pooled(live, places), contingency.pooled(base, places)
     if len(q) < 2 or not q.sum() or not p.sum():
         return Statistic("psi", 0.0, 1.0)
     return Statistic("psi", stability(p, q), contingency.homogeneity(q, p))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -79,8 +80,8 @@ def test_a_window_of_defaults_names_the_views_and_nothing_else(
 
 
 def test_without_a_baseline_nothing_is_watched_and_that_is_said(
-    conn: psycopg.Connection, fresh_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path
-) -> None:  # type: ignore[no-untyped-def]
+    conn: psycopg.Connection, fresh_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(addresses.POSTGRES_VARIABLE, fresh_database)
     platform.serve(conn, fresh_database, STATIONARY, 600, 0, seed=1)
     out = tmp_path / "drift.html"

@@ -22,7 +22,7 @@ def test_a_stationary_service_of_all_families_is_quiet(m: int, n: int) -> None:
     rng = np.random.default_rng([m, n])
     alarms, named = 0, Counter[tuple[str, str]]()
     for _ in range(TRAINED):
-        watched = Watched(m, rng)
+        watched = Watched.drawn(m, rng)
         for _ in range(WINDOWS):
             bad = [
                 (name, one.statistic)
@@ -38,7 +38,7 @@ def test_a_stationary_service_of_all_families_is_quiet(m: int, n: int) -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> list[Watched]:
-    return [Watched(10_000, np.random.default_rng(seed)) for seed in range(3)]
+    return [Watched.drawn(10_000, np.random.default_rng(seed)) for seed in range(3)]
 
 
 @pytest.mark.parametrize("change", CHANGES)
