@@ -161,8 +161,8 @@ def detected(counts: Counts) -> list[Row]:
         of = {OURS: counts.windows, PUBLISHED: counts.windows, EVIDENTLY: counts.evidently}
         share = {rule: 100 * seen[rule] / of[rule] for rule in of}
         found.append(
-            Row(f"{change}, {CHANGED_ROWS:,} rows, {counts.windows:,} windows, {counts.evidently} of them; "
-                f"stock: {EVIDENTLY}",
+            Row(f"{change}, {CHANGED_ROWS:,} rows, {counts.windows:,} windows, "
+                f"{counts.evidently} of them; stock: {EVIDENTLY}",
                 "detected", "% of windows", "higher", share[OURS], share[EVIDENTLY],
                 runs=counts.windows,
                 why=f"asked for: at least 95 %; {PUBLISHED}: {share[PUBLISHED]:.3g} %")
