@@ -61,6 +61,8 @@ def independence(table: Floats) -> float:
         2 * total / (total - 3) * (even[0] - uneven[0]) * (even[1] - uneven[1])
         + total**2 / (total - 1) * uneven[0] * uneven[1]
     )
+    if variance <= 0:  # margins that leave one table only
+        return 1.0
     scale = 2 * mean / variance
     return float(stats.chi2.sf(found * scale, mean * scale))
 
