@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +16,12 @@ from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
 from extensions.errors import SkewlessError
+from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.arrow_session import arrow_session
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
 from extensions.stores.offline.served_transforms import ServedTransform
+from extensions.training.label_columns import check_names
 from extensions.training.labels import Labels, read_labels
 from extensions.training.manifest import (
     LabelsUsed,
@@ -113,6 +114,8 @@ def _take(
     except FeatureServiceNotFoundException as error:
         names = ", ".join(sorted(s.name for s in store.list_feature_services()))
         raise SkewlessError(f"There is no feature service {service}: there are {names}.") from error
+    output_path(out)
+    output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
     if not isinstance(job, SkewlessRetrievalJob) or not isinstance(
         job.question, PointInTimeQuestion
@@ -121,6 +124,7 @@ def _take(
             "Training sets need this project's offline store: set offline_store.type in "
             "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
+    check_names(service, job, job.question)
     if expected is not None:
         _check_versions(service, expected, _versions(job.question))
     known_at = known_at or _settled(store)
@@ -135,7 +139,7 @@ def _take(
         transforms=_transforms(job),
         full=full,
     )
-    with _whole_file(out) as partial:
+    with whole_file(out) as partial:
         _write(job, tally, partial, progress, total)
         manifest = _manifest(store, service, labels, out, tally, question)
         if expected is not None and manifest.sha256 != expected.sha256:
@@ -145,7 +149,7 @@ def _take(
                 "transform was edited; take a new one."
             )
     described = manifest_path(out)
-    with _whole_file(described) as partial:
+    with whole_file(described) as partial:
         partial.write_text(manifest.to_json())
     return TrainingSet(out, described, manifest)
 
@@ -169,18 +173,6 @@ def _write(
     finally:
         if writer is not None:
             writer.close()
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _manifest(
