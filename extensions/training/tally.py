@@ -8,7 +8,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.training.digest import ContentDigest, as_stored
+from extensions.training.digest import ContentDigest
 from extensions.training.manifest import Column, TransformUsed, ViewUsed
 
 # Moments [since, until); None is without a bound.
@@ -84,7 +84,7 @@ class Tally:
             for label in {version.label: None for version in self._counts}
             for name in (f"{label}__age_seconds", f"{label}__found")
         ]
-        kept = as_stored(piece if self.full else piece.drop_columns(details))
+        kept = piece if self.full else piece.drop_columns(details)
         self._schema = self._schema or kept.schema
         self.digest.update(kept)
         self.rows += piece.num_rows

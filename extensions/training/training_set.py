@@ -21,6 +21,7 @@ from extensions.stores.offline.arrow_session import arrow_session
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
 from extensions.stores.offline.served_transforms import ServedTransform
+from extensions.training.digest import as_stored
 from extensions.training.label_columns import check_names
 from extensions.training.labels import Labels, read_labels
 from extensions.training.manifest import (
@@ -164,7 +165,7 @@ def _write(
     writer = None
     try:
         for piece in job.to_batches():
-            kept = tally.count(piece)
+            kept = tally.count(as_stored(piece))
             if writer is None:
                 writer = pq.ParquetWriter(path, kept.schema, compression="zstd")
             writer.write_table(kept.cast(writer.schema))
