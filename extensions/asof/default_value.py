@@ -1,6 +1,7 @@
 """Declared defaults: JSON that is read strictly as the feature's Feast type."""
 
 import json
+import math
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -72,9 +73,9 @@ def _float(value: Any, name: str) -> float:
     # Python's JSON reads NaN and Infinity, too, as floats.
     _be(isinstance(value, int | float | Number) and not isinstance(value, bool), "a number")
     number = float(value)
-    finite = not isinstance(value, float) or (value == value and abs(value) != float("inf"))  # noqa: PLR0124
-    limit = _LARGEST_SINGLE if name == "FLOAT32" else float("inf")
-    _be(not finite or abs(number) < limit, "a number of its range")
+    _be(not math.isnan(number), "a number")  # Feast would serve null
+    limit = _LARGEST_SINGLE if name == "FLOAT32" else math.inf
+    _be(isinstance(value, float) or abs(number) < limit, "a number of its range")
     return number
 
 

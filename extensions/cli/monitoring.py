@@ -207,7 +207,8 @@ def watch(
     from extensions.database import connect
     from extensions.stores.offline.served_table import prune
     from monitoring.metrics import MonitoringCollector, write_file
-    from monitoring.watching import check_and_react, due
+    from monitoring.records import NOTHING_WATCHED, bound_services
+    from monitoring.watching import check_and_react, due, resume
 
     response = _response(least_rows, rollback, after, rollback_command)
     if metrics_port is not None:
@@ -216,8 +217,15 @@ def watch(
         registry = CollectorRegistry()
         registry.register(MonitoringCollector(url))
         start_http_server(metrics_port, registry=registry)
+    told = False
     while True:
         try:
+            for unfinished in resume(url, services, response):
+                say(unfinished)
+            with connect(url, autocommit=True) as conn:
+                if not bound_services(conn) and not told:
+                    told = True
+                    err.print(f"drift watch: {NOTHING_WATCHED}", markup=False)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
                 show([reaction.run], as_json=False)
@@ -243,17 +251,20 @@ def report(
 
     url = answering_postgres()
     from extensions.database import connect
-    from monitoring.records import bound_services, recent_runs
+    from monitoring.records import NOTHING_WATCHED, bound_services, recent_runs
     from monitoring.report import report as page
 
     with connect(url, autocommit=True) as conn:
-        named = services or bound_services(conn)
+        bound = bound_services(conn)
+        named = services or bound
         if as_json:
             runs = [run for one in named for run in recent_runs(conn, one, 1, details=True)]
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
         out.write_text(page(conn, named))
     err.print(f"Written: {out}", markup=False)
+    if not set(named) & set(bound):
+        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
 
 
 def audit(
@@ -346,35 +357,32 @@ def _response(
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
 
 
-def _roll_back(view: str, reason: str, _evidence: Any) -> str:
-    """`skewless rollback VIEW`, in this process."""
+def _roll_back(view: str, reason: str, evidence: Any) -> str:
+    """`skewless rollback VIEW`, in this process and once for each reason."""
     from feast import FeatureStore
 
     from extensions.addresses import REPO_ROOT
     from extensions.database import connect
     from extensions.stores.offline.address import url_of
-    from extensions.versions.moving import rollback
+    from monitoring.rollback import move_back
 
     store = FeatureStore(str(REPO_ROOT))
     with connect(url_of(store.config), autocommit=True) as conn:
-        moved = rollback(conn, store.project, view, reason=reason, by="skewless drift")
-    return f"v{moved.from_version} -> v{moved.to_version}"
+        return move_back(conn, store.project, view, reason, evidence)
 
 
 def _windows(
     url: str, services: list[str] | None, length: str, start: str | None, end: str | None
 ) -> list[Any]:
     from extensions.database import connect
-    from monitoring.records import bound_services
+    from monitoring.records import NOTHING_WATCHED, bound_services
     from monitoring.window import Window as Span
     from monitoring.window import whole_windows
 
     with connect(url) as conn:
         named = services or bound_services(conn)
     if not named:
-        raise SkewlessError(
-            "No service has a baseline: run `skewless drift baseline` first.", exit_code=EXIT_ERROR
-        )
+        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
     first, last = moment(start, "--from"), moment(end, "--to")
     if (first is None) != (last is None):
         raise SkewlessError("Give both --from and --to, or neither.", exit_code=EXIT_ERROR)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from monitoring.audit import AuditReport
     from monitoring.calibration import Calibration
     from monitoring.records import Run
-    from monitoring.watching import Reaction
+    from monitoring.watching import Reaction, Unfinished
 
 
 def show(runs: "list[Run]", *, as_json: bool) -> None:
@@ -45,13 +45,15 @@ def show(runs: "list[Run]", *, as_json: bool) -> None:
                     "critical_at": f"{one.critical:.3g}",
                     "verdict": one.verdict,
                 }
-                for one in _bad(run)
+                for one in [*_bad(run), *_of(run, "symptom")]
             ],
             as_json=False,
         )
+        for one in [*_of(run, "symptom"), *_of(run, "unwatched")]:
+            err.print(f"{one.feature} {one.because}", markup=False)
 
 
-def say(reaction: "Reaction") -> None:
+def say(reaction: "Reaction | Unfinished") -> None:
     """What followed from a verdict, and what failed."""
     for one in reaction.deliveries:
         if one.error:
@@ -147,6 +149,10 @@ def _whole(run: "Run") -> dict[str, Any]:
         "error": run.error,
         "findings": [one.to_json() for one in run.findings],
     }
+
+
+def _of(run: "Run", verdict: str) -> list[Any]:
+    return [one for one in run.findings if one.verdict == verdict]
 
 
 def _bad(run: "Run") -> list[Any]:

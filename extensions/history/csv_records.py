@@ -37,15 +37,17 @@ class Block:
     """Whole records as well-formed CSV, for a parser that trusts quotation marks.
 
     ``delimiter`` is one ASCII character; where it stands in for another, that one comes back by
-    `restored`. ``unsplit``: by the record's number in the block, from 1, the original text of
-    those that had to be rewritten and do not have the file's number of fields. ``repaired``:
-    the numbers of those that were rewritten and do.
+    `restored`. ``records``: how many there are, blank lines included. ``unsplit``: by the
+    record's number in the block, from 1, the original text of those that had to be rewritten
+    and do not have the file's number of fields. ``repaired``: the numbers of those that were
+    rewritten and do.
     """
 
     data: bytes
     delimiter: str
     quoted: bool
     original_delimiter: str
+    records: int
     unsplit: dict[int, str] = field(default_factory=dict)
     repaired: list[int] = field(default_factory=list)
 
@@ -86,10 +88,9 @@ class RecordReader:
     def blocks(self, columns: int, is_row: IsRow | None = None) -> Iterator[Block]:
         """All further records; ``columns`` is how many fields one has.
 
-        ``is_row`` tells a line within a quoted value that is a row of the file; without it, any
-        line with that many fields is one.
+        ``is_row`` tells a line within a quoted value that is a row of the file; without it, the
+        numbers of fields alone do.
         """
-        is_row = is_row or (lambda *_: True)
         while True:
             self._fill(self._block_bytes + LONGEST_VALUE)
             if not self._buffer:
@@ -97,10 +98,13 @@ class RecordReader:
             end = self._last_line_end()
             data = self._buffer
             if b'"' not in data[:end]:
-                yield self._block(data[:end], quoted=False)
+                records = _line_ends(data[:end]) + (not data[:end].endswith((b"\n", b"\r")))
+                yield self._block(data[:end], records)
             else:
-                pieces, unsplit, repaired, end = self._well_formed(data, end, columns, is_row)
-                yield self._block(b"".join(pieces), quoted=True, unsplit=unsplit, repaired=repaired)
+                pieces, records, unsplit, repaired, end = self._well_formed(
+                    data, end, columns, is_row
+                )
+                yield self._block(b"".join(pieces), records, unsplit, repaired)
             self._buffer = data[end:]
 
     def _first_record(self) -> tuple[list[str], int]:
@@ -122,9 +126,14 @@ class RecordReader:
         return grammar.literal(data[:stop]), after
 
     def _well_formed(
-        self, data: bytes, end: int, columns: int, is_row: IsRow
-    ) -> tuple[list[bytes], dict[int, str], list[int], int]:
-        """The records up to ``end``, or a little further; what was rewritten; where they end."""
+        self, data: bytes, end: int, columns: int, is_row: IsRow | None
+    ) -> tuple[list[bytes], int, dict[int, str], list[int], int]:
+        """The records up to ``end``, or a little further, and how many; what was rewritten; where.
+
+        Returns:
+            The pieces, their records, as `Block` has them the unsplit and the repaired ones, and
+            the place behind the last one.
+        """
         grammar = self._grammar
         pieces: list[bytes] = []
         unsplit: dict[int, str] = {}
@@ -151,23 +160,27 @@ class RecordReader:
             pieces += [data[kept:at], grammar.quoted(fields)]
             at = kept = after
         pieces.append(data[kept:at])
-        return pieces, unsplit, repaired, at
+        return pieces, records, unsplit, repaired, at
 
-    def _hides_rows(self, record: bytes, columns: int, is_row: IsRow) -> bool:
+    def _hides_rows(self, record: bytes, columns: int, is_row: IsRow | None) -> bool:
         """Is a line of this record, which has several, by itself a row of the file?
 
         What comes before the value that spans lines is true of the first line anyway, and what
         comes behind it of the last one: they are told by the other side.
         """
         lines = [self._grammar.repaired(line, columns) for line in record.splitlines()]
-        suspects = [place for place, fields in enumerate(lines) if len(fields) == columns]
+        suspects = [place for place, fields in enumerate(lines) if len(fields) >= columns]
         if len(lines) == 1 or not suspects:
             return False
+        last = len(lines) - 1
+        if is_row is None:
+            # A value in the last column leaves the first line whole, one in the first the last.
+            return {0, last} <= set(suspects) or any(0 < line < last for line in suspects)
         own = self._grammar.fields(record)
         spanning = [place for place, value in enumerate(own) if "\n" in value or "\r" in value]
         for line in suspects:
             after = spanning[0] + 1 if line == 0 else 0
-            until = spanning[-1] if line == len(lines) - 1 else columns
+            until = spanning[-1] if line == last else columns
             if is_row(lines[line], range(after, until)):
                 return True
         return False
@@ -175,8 +188,7 @@ class RecordReader:
     def _block(
         self,
         data: bytes,
-        *,
-        quoted: bool,
+        records: int,
         unsplit: dict[int, str] | None = None,
         repaired: list[int] | None = None,
     ) -> Block:
@@ -190,8 +202,14 @@ class RecordReader:
                 )
             data = data.replace(delimiter, used)
         return Block(
-            data, used.decode(), quoted, self._delimiter, unsplit or {}, repaired or []
-        )  # fmt: skip
+            data,
+            used.decode(),
+            unsplit is not None,
+            self._delimiter,
+            records,
+            unsplit or {},
+            repaired or [],
+        )
 
     def _last_line_end(self) -> int:
         """After which whole lines the block ends, with room to look ahead behind it."""

@@ -102,7 +102,7 @@ def open_table(path: Path, *, delimiter: str | None = None, header: bool = True)
 class ParquetFile:
     """A Parquet file, read a row group's slice at a time."""
 
-    first_row = None
+    first_row: list[str] | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -34,11 +34,16 @@ class Columns:
     def is_row(self, places: Mapping[str, int]) -> IsRow:
         """Tells a line that is a row of a file whose columns have these ``places``.
 
-        In text that only happens to have as many delimiters, a number or a time in its right
-        place is so rare that one is enough.
+        Text may happen to have as many delimiters, and a number between two of them; that most
+        of the places have what they should is no accident. A row with a fault is one all the same.
         """
         tests = [(places[name], test) for name, test in self.typed.items()]
-        return lambda fields, among: any(test(fields[at]) for at, test in tests if at in among)
+
+        def is_row(fields: Sequence[str], among: range) -> bool:
+            fits = [test(fields[at]) for at, test in tests if at in among]
+            return 2 * sum(fits) > len(fits)
+
+        return is_row
 
 
 EVENT_COLUMNS = Columns(

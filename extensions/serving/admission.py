@@ -6,9 +6,8 @@ who asks, then the body, and only a whole body takes one of the places of reques
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import orjson
 
@@ -77,14 +76,9 @@ class Bodies:
                 "Content-Encoding",
             )  # fmt: skip
 
-    @contextmanager
-    def room(self) -> Iterator["Body"]:
-        """Room for one body, given back in the end."""
-        body = Body(self)
-        try:
-            yield body
-        finally:
-            self.give_back(body)
+    def room(self) -> "Body":
+        """Room for one body, given back in the end (a context manager)."""
+        return Body(self)
 
     def take(self, body: "Body", more: int) -> None:
         """Count bytes that came for a body.
@@ -117,10 +111,18 @@ class Bodies:
 class Body:
     """One body, while it is read and in hand."""
 
+    __slots__ = ("_bodies", "_task", "size")
+
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
         self._task: asyncio.Task[Any] | None = None
         self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bodies.held -= self.size
 
     async def read(self, receive: Receive) -> bytes:
         """The whole body.
@@ -130,8 +132,8 @@ class Body:
             DisconnectedError: it does not come to its end.
         """
         message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            body: bytes = message.get("body", b"")
+        if message["type"] == "http.request" and not message["more_body"]:
+            body: bytes = message["body"]
             self._bodies.take(self, len(body))  # the usual case: it came in one piece
             return body
         self._task, self._bodies.reading[self] = asyncio.current_task(), None

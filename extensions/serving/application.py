@@ -78,6 +78,7 @@ class Application:
             url_of(store.config), settings.log_rates, settings.log_rate, self.metrics.registry
         )
         self.guard = Guard(store, settings)
+        self.unguarded = self.guard.open_to_all
         self.hot = Hot(
             settings, self.watcher, self.near, self.reader, self.metrics, self.log, self.guard
         )
@@ -104,18 +105,19 @@ class Application:
                 headers = dict(scope["headers"])
                 self.bodies.check(headers)
                 ours, open_to_all = route in OURS, route in DOCUMENTS
-                if not open_to_all:
+                if not (self.unguarded or open_to_all):
                     await self.guard.admit(scope, by_key=ours)
                 with self.bodies.room() as room:
                     body = b""
                     if scope["method"] in WITH_BODY and not open_to_all:
                         body = await room.read(receive)
-                        receive = replay(body, receive)
                     if ours:
-                        answer = await self._ours(scope, headers, route, body, started)
+                        answer = await self._answer(scope, headers, route, body, started)
                     else:
                         found = await self._of_feast(scope, route, body)
                         if found is None:
+                            if scope["method"] in WITH_BODY and not open_to_all:
+                                receive = replay(body, receive)
                             await self.feast(scope, receive, send)
                             return
                         answer = found
@@ -149,21 +151,12 @@ class Application:
         """Whether the worker has no other request in hand than the one that asks."""
         return self._waiting == 1 and not self.feast.working
 
-    async def _ours(
+    async def _answer(  # noqa: PLR0911 - each way out is one answer
         self, scope: Scope, headers: Mapping[bytes, bytes], route: str, body: bytes, started: float
     ) -> Answer:
-        """One of our routes, if there is room for another request."""
         if self._waiting >= self.settings.max_waiting:
             return refusal(503, "The server is busy.", None)
         self._waiting += 1
-        try:
-            return await self._answer(scope, headers, route, body, started)
-        finally:
-            self._waiting -= 1
-
-    async def _answer(
-        self, scope: Scope, headers: Mapping[bytes, bytes], route: str, body: bytes, started: float
-    ) -> Answer:
         try:
             if route == USER:
                 _method(scope, "GET")
@@ -179,6 +172,8 @@ class Application:
         except Exception:
             logger.exception("A request to %s failed.", route)
             return refusal(500, "The server made a mistake; its log says more.", None)
+        finally:
+            self._waiting -= 1
 
     async def _of_feast(self, scope: Scope, route: str, body: bytes) -> Answer | None:
         """Feast's own route where it can be answered here; None: Feast's application must.

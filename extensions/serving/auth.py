@@ -140,6 +140,11 @@ class Guard:
         """Whether nobody needs a permission."""
         return self._permissions is None
 
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nobody is asked anything: neither tokens nor keys are configured."""
+        return self._permissions is None and not self._keys.demanded
+
     async def admit(self, scope: MutableMapping[str, Any], *, by_key: bool = True) -> None:
         """Find out who asks. ``by_key``: whether the key is enough where `auth` is configured.
 

@@ -77,25 +77,33 @@ class Behind:
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, admitted and whole."""
-        if scope.get("path", "") in LONG:
-            if self._long >= MOST_LONG:
-                await _busy(scope, receive, send)
-                return
-            self._long += 1
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                self._long -= 1
-            return
-        if self.working >= self._most:
+        """One request, admitted and whole; at work until its reply begins."""
+        long = scope.get("path", "") in LONG
+        if self._long >= MOST_LONG if long else self.working >= self._most:
             await _busy(scope, receive, send)
             return
-        self.working += 1
+        at_work = True
+        self._count(long, 1)
+
+        async def replied(message: MutableMapping[str, Any]) -> None:
+            # A client that does not read its reply takes nobody's place.
+            nonlocal at_work
+            if at_work:
+                at_work = False
+                self._count(long, -1)
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, replied)
         finally:
-            self.working -= 1
+            if at_work:
+                self._count(long, -1)
+
+    def _count(self, long: bool, more: int) -> None:
+        if long:
+            self._long += more
+        else:
+            self.working += more
 
 
 class RemoteWrites:

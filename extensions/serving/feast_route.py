@@ -35,7 +35,6 @@ MOST_BYTES, PER_REFERENCE, PLAN_SHARE = 32_000_000, 100, 8
 # Plans that may be waited for; more requests for others are answered 503.
 MOST_COMPILING = 16
 
-_COLUMNS: ByteCache[tuple[bytes, int], bytes] = ByteCache(8_000_000)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
 _REQUEST: dict[ValueType, tuple[type, ...]] = {
@@ -91,7 +90,8 @@ class FeastRoute:
         if isinstance(service, str) and service and not features:
             plan = plans.by_service.get(service)
         elif not service and isinstance(features, list) and by_reference:
-            plan = await self._of_references(features, plans)
+            key = self._key(features, plans)
+            plan = self._plans.get(key) or await self._compile(key, plans)
         else:
             raise UnusualError
         if not isinstance(plan, Plan) or not plan.plain:
@@ -114,7 +114,8 @@ class FeastRoute:
             raise UnusualError from None
         return _body(asked, served), served, asked
 
-    async def _of_references(self, features: list[Any], plans: Plans) -> Plan | None:
+    def _key(self, features: list[Any], plans: Plans) -> tuple[str, ...]:
+        """What the plan of these references is kept by."""
         if self._of is not plans:
             self._of = plans
             self._compiling = {}
@@ -124,9 +125,9 @@ class FeastRoute:
             not isinstance(one, str) or one.count(":") != 1 or "@" in one for one in features
         ):
             raise UnusualError
-        key = tuple(features)
-        if (plan := self._plans.get(key)) is not None:
-            return plan
+        return tuple(features)
+
+    async def _compile(self, key: tuple[str, ...], plans: Plans) -> Plan | None:
         if self._unusual.get(key) or len(set(key)) < len(key):
             return None
         future = self._compiling.get(key)
@@ -134,7 +135,7 @@ class FeastRoute:
             if len(self._compiling) >= MOST_COMPILING:
                 raise UnavailableError("The server is busy.")
             loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._thread, self._compiled, features, plans.number)
+            future = loop.run_in_executor(self._thread, self._compiled, list(key), plans.number)
             self._compiling[key] = future
             future.add_done_callback(lambda done: self._keep(key, plans, done))
         # Whoever goes away meanwhile does not end it for the others.
@@ -287,13 +288,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@lru_cache(maxsize=128)
 def _all(token: bytes, n: int) -> bytes:
-    """A column of the same token, kept for the lengths that come again."""
-    column = _COLUMNS.get((token, n))
-    if column is None:
-        column = b"[" + b",".join([token] * n) + b"]"
-        _COLUMNS.put((token, n), column, len(column) + PER_REFERENCE)
-    return column
+    """A column of one token. Few are kept: each takes as many bytes as a request may have rows."""
+    return b"[" + b",".join([token] * n) + b"]"
 
 
 @lru_cache(maxsize=4096)

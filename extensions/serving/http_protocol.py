@@ -22,6 +22,8 @@ SWEEP_SECONDS, SWEEP_AT_ONCE, SWEEP_PAUSE = 0.5, 200, 0.005
 LINGER_SECONDS = 2.0
 # Seconds that a client may leave a reply unread once the buffers are full.
 WRITE_SECONDS = 20.0
+# Bytes of replies that are not read, of all connections; beyond it those unread longest are ended.
+MOST_UNREAD = 256_000_000
 # Requests that a connection may send ahead of their replies.
 MOST_PIPELINED = 64
 # Connections beyond the limit are told so, up to this share; further ones are just closed.
@@ -122,11 +124,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase, self._since, self._unspent = _HEADERS, 0.0, 0
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; one that trails a body is of no use to anybody."""
-        if self._phase == _HEADERS:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Start the request, if its headers are within the limits."""
         if self._unspent + self._chunk > self.limits.headers:
@@ -190,6 +187,20 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.abort()  # or it would wait for a client that does not read
             else:
                 self.transport.close()
+
+    @property
+    def unread(self) -> tuple[float, int]:
+        """Since when the client has not kept up, and the bytes of replies that it has not read."""
+        return self._write_paused_at, self.transport.get_write_buffer_size()
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the client reads its replies."""
+        return not self._write_paused_at
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.transport.abort()
 
     @property
     def _busy(self) -> bool:
@@ -257,9 +268,20 @@ class Sweep:
     def _run(self) -> None:
         if not self._left:
             self._left = list(self._connections)
+            self._end_unread()
         now = self._loop.time()
         for connection in self._left[-SWEEP_AT_ONCE:]:
             connection.sweep(now)
         del self._left[-SWEEP_AT_ONCE:]
         pause = SWEEP_PAUSE if self._left else SWEEP_SECONDS
         self._timer = self._loop.call_later(pause, self._run)
+
+    def _end_unread(self) -> None:
+        """Keep the memory of replies that nobody reads within its bound."""
+        slow = [one for one in self._left if not one.keeps_up]
+        held = sorted(((*one.unread, i) for i, one in enumerate(slow)), reverse=True)
+        total = sum(size for _, size, _ in held)
+        while held and total > MOST_UNREAD:
+            _, size, i = held.pop()
+            total -= size
+            slow[i].abort()

@@ -19,7 +19,6 @@ from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
 from extensions.asof.computation import read_repository
-from extensions.asof.definition_checks import check_sources
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
@@ -86,7 +85,6 @@ def apply(
             for d in declared.definitions.values()
             if d.kind == "computation"
         }
-        check_sources(conn, logs.values())
         with conn.transaction():
             computations = {**logs, **live_computations(conn, logs)}.values()
             ensure_log_tables(conn, computations)

@@ -184,7 +184,8 @@ def test_bounded_names_differ_where_long_names_do() -> None:
 @pytest.mark.parametrize(
     ("dtype", "default"),
     [(Int64, '"5"'), (Int64, "5.7"), (Int64, "true"), (Int32, "3000000000"), (Int64, "[1]"),
-     (Float32, '"0.5"'), (Float32, "1e300"), (String, "300"), (Bool, "1"), (Bool, '"true"'),
+     (Float32, '"0.5"'), (Float32, "1e300"), (Float32, "NaN"),
+     (String, "300"), (Bool, "1"), (Bool, '"true"'),
      (UnixTimestamp, '"yesterday"'), (UnixTimestamp, "1.5"), (Uuid, '"x"'), (Decimal, '"x"'),
      (Bytes, "5"), (Json, '"{"'), (Array(Int64), "5"), (Array(Int64), "[1, null]"),
      (Array(Float32), '["a"]'), (Array(Array(Int64)), "[1]"), (Int64, "{"), (Int64, "0 ,")],

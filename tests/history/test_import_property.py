@@ -92,8 +92,9 @@ def test_any_bytes_are_counted_or_refused(database: str, octets: bytes) -> None:
     assert result.read == result.inserted + result.duplicates + result.rejected
 
 
+# No digits: a value with a line that is a row of the file by itself is nobody's to tell.
 _text = st.text(
-    st.sampled_from(["a", "é", " ", ",", ";", '"', "'", "\n", "\r", "0", "\t"]), max_size=10
+    st.sampled_from(["a", "é", " ", ",", ";", '"', "'", "\n", "\r", "z", "\t"]), max_size=10
 )
 # What a hand, or a program that knows no quotation, does to a row's last value; no line ends.
 _marks = st.sampled_from(

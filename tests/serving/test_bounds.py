@@ -335,6 +335,24 @@ def test_a_client_that_does_not_read_is_let_go(url, http, monkeypatch) -> None:
     well(http)
 
 
+def test_replies_that_nobody_reads_are_bounded_all_together(url, http, monkeypatch) -> None:
+    """Those unread longest go first; who reads is not ended."""
+    monkeypatch.setattr(http_protocol, "MOST_UNREAD", 400_000)
+    ranking = post(RANK, {**RANKING, "itemIds": list(range(1, 201))})
+    with many(url, 12) as raws:
+        for raw in raws:
+            raw.socket.setsockopt(1, 8, 4096)  # SO_RCVBUF
+            raw.socket.settimeout(0.5)
+            with contextlib.suppress(OSError):
+                for _ in range(60):
+                    raw.socket.sendall(ranking)
+        began = time.monotonic()
+        while sum(_alive(raw) for raw in raws) > 6:
+            assert time.monotonic() - began < 10
+            well(http)
+            time.sleep(0.1)
+
+
 def _alive(raw: Raw) -> bool:
     """Whether the server's end has not gone: what it reset cannot be written to."""
     raw.socket.settimeout(0.01)

@@ -44,6 +44,7 @@ from extensions.stores.offline.point_in_time import (
     join_query,
     layout_query,
 )
+from extensions.stores.offline.request_fields import check_request_fields
 from extensions.stores.offline.served_transforms import ServedTransform
 from extensions.stores.offline.source_types import SourceType, column_types
 
@@ -381,7 +382,18 @@ class SkewlessRetrievalJob(RetrievalJob):
 
     def _pieces(self, timeout: float | None) -> Iterator[pa.Table]:
         with arrow_session(self.config, self.question.doing, timeout=timeout) as session:
-            yield from self.question.pieces(session)
+            for piece in self.question.pieces(session):
+                self._check_query(piece)
+                yield piece
+
+    def _check_query(self, piece: pa.Table) -> None:
+        """What a query's columns hold is seen when its rows come; a frame's was, before."""
+        question = self.question
+        if isinstance(question, PointInTimeQuestion) and isinstance(question.labels, EntityQuery):
+            for transform in self._on_demand_feature_views:
+                served = isinstance(transform, ServedTransform)
+                views = [one.view for one in transform.versions] if served else [transform]
+                check_request_fields(views, piece)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         question = self.question

@@ -34,6 +34,7 @@ from extensions.stores.offline.feature_logging import write_logged_features
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.point_in_time import JoinOptions, view_joins
 from extensions.stores.offline.range_retrieval import range_query
+from extensions.stores.offline.request_fields import check_request_fields
 from extensions.stores.offline.retrieval_job import (
     PlainQuery,
     PointInTimeQuestion,
@@ -294,6 +295,8 @@ def _check_request_data(
                     f"The transform {transform.name} needs {name}, which a request brings: add "
                     f"the column {name} to the labels."
                 )
+    if isinstance(labels, EntityTable):
+        check_request_fields(transforms, labels.rows)
 
 
 def _labels(

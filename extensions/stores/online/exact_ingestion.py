@@ -79,7 +79,7 @@ def _is_of_python(held: pa.DataType, name: str) -> bool:
 
 def _times(table: pa.Table, name: str) -> list[Any]:
     times = pd.to_datetime(table.column(name).to_numpy())
-    return [_coerce_datetime(at) for at in times]
+    return [_coerce_datetime(at) for at in times]  # type: ignore[no-untyped-call]
 
 
 def _ours(provider: Any, view: Any) -> bool:
