@@ -309,7 +309,7 @@ def _logged_at(
     computation: Computation,
     rows: Sequence[tuple[tuple[object, ...], datetime]],
 ) -> list[datetime | None]:
-    """When the log's row of each (key, event time) was logged; None for a backfilled one, or none."""
+    """When the log's row of each (key, event time) was logged; None: by a backfill, or never."""
     kinds = (*computation.key_types, "timestamptz")
     columns = zip(*((*key, at) for key, at in rows), strict=True)
     names = [f"k{i}" for i in range(len(computation.join_keys))]

@@ -36,8 +36,8 @@ KnownAtEventTime = Annotated[
     bool,
     typer.Option(
         "--known-at-event-time",
-        help="Rows without ingested_at count as known when they happened, also those from after "
-        "the store went live: their values of that time are then others than were served.",
+        help="Rows without ingested_at count as known when they happened, as in a first load: "
+        "values of that time are then others than were served.",
     ),
 ]
 File = Annotated[Path, typer.Argument(help="A CSV or Parquet file.")]

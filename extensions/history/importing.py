@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from psycopg import sql
 
 from extensions.asof.history_changes import live_since
 from extensions.database import connect
@@ -81,9 +82,9 @@ def import_events(
 
     user_id, item_id and watched_at must be there. Without event_id one is derived (see
     `EventIds`); without a duration (duration_min, duration_s or duration_ms) or progress they
-    are 0. Without ingested_at an event from before the store went live counts as known when it
-    was watched, so that the past can be backfilled; a later one counts as known from now on,
-    since what was served in between did not know it (``known_at_event_time`` claims otherwise).
+    are 0. Without ingested_at the events of a first load count as known when they were watched,
+    so that the past can be backfilled; those that come later, as known from now on, since what
+    was served in between did not know them (``known_at_event_time`` claims otherwise).
     Importing the same file again adds nothing. A CSV without a ``header`` has columns by number,
     from 1.
 
@@ -94,7 +95,7 @@ def import_events(
     places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS, first_row=file.first_row)
     with ExitStack() as stack:
         ids = None if "event_id" in places else stack.enter_context(EventIds(url))
-        rule = ArrivalRule.of(url, known_at_event_time=known_at_event_time)
+        rule = ArrivalRule.of(url, "watch_events", known_at_event_time=known_at_event_time)
         parser = _EventParser(places, ids, _latest(), rule)
         run = _Import(path, file, rejected, progress, EVENT_SCHEMA, EVENT_COLUMNS.is_row(places))
         return run.into(
@@ -124,7 +125,7 @@ def import_items(
     """
     file = open_table(path, delimiter=delimiter, header=header)
     places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS, first_row=file.first_row)
-    rule = ArrivalRule.of(url, known_at_event_time=known_at_event_time)
+    rule = ArrivalRule.of(url, "items", known_at_event_time=known_at_event_time)
     parser = _ItemParser(places, _latest(), rule, spellings(url, "items"))
     run = _Import(path, file, rejected, progress, ITEM_SCHEMA, ITEM_COLUMNS.is_row(places))
     return run.into(
@@ -198,31 +199,37 @@ class _Import:
 
 @dataclass(frozen=True)
 class ArrivalRule:
-    """When rows that do not say so arrived; ``live_since`` None: as of their own time, all."""
+    """When rows that do not say so arrived: when they happened, or when they are imported."""
 
-    live_since: datetime | None
+    at_event_time: bool
 
     @classmethod
-    def of(cls, url: str, *, known_at_event_time: bool) -> "ArrivalRule":
-        """The rule for the database at ``url``."""
+    def of(cls, url: str, table: str, *, known_at_event_time: bool) -> "ArrivalRule":
+        """The rule for an import into ``table`` now.
+
+        A first load claims its events' own times, so that the past can be backfilled from it:
+        the table is empty, or nothing has been served yet. What comes later was not known to
+        what was served before it.
+        """
         if known_at_event_time:
-            return cls(None)
+            return cls(at_event_time=True)
         with connect(url, name="skewless import") as conn:
-            return cls(live_since(conn) if table_exists(conn, "watermarks") else None)
+            if not table_exists(conn, table) or live_since(conn) is None:
+                return cls(at_event_time=True)
+            query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(table))
+            return cls(at_event_time=conn.execute(query).fetchone() == (False,))
 
     def arrivals(self, times: npt.NDArray[Any]) -> npt.NDArray[Any] | pa.Array:
         """Arrivals, in microseconds, for the rows' own ``times``; null is when they are loaded."""
-        if self.live_since is None:
-            return times
-        return pa.array(times, mask=times >= to_micros(self.live_since))
+        return times if self.at_event_time else pa.nulls(len(times), pa.int64())
 
     def note(self, column: str) -> str:
         """What was assumed, for a person."""
-        if self.live_since is None:
+        if self.at_event_time:
             return f"ingested_at: taken to be {column}."
         return (
-            f"ingested_at: taken to be {column} before {self.live_since.isoformat()}, when this "
-            "store went live; rows from then on count as known from this import on."
+            "ingested_at: now, since this store has served without these rows; "
+            "--known-at-event-time claims that they were known when they happened."
         )
 
 

@@ -98,15 +98,9 @@ class Refresher:
             finish_retired(self.store, self.conn)
         for number, computation in enumerate(computations):
             try:
-                if self.store:
-                    reconcile(self.store, self.conn, computation)
-                if not due_only:
-                    done.append(self._one(computation, at, full=full))
-                elif when := due_tick(self.conn, computation, settled_now(self.conn)):
-                    done.append(self._one(computation, when, full=full))
-                elif self.store:
-                    # What an interrupted round, or a backfill, logged and did not publish.
-                    publish(self.store, self.conn, computation)
+                refreshed = self._one_if_due(computation, at, due_only=due_only, full=full)
+                if refreshed is not None:
+                    done.append(refreshed)
             except SkewlessError as error:
                 failed.append(f"{computation.name}: {error.format_message()}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
@@ -117,6 +111,20 @@ class Refresher:
         if failed:
             raise SkewlessError(" ".join(failed))
         return done
+
+    def _one_if_due(
+        self, computation: Computation, at: datetime | None, *, due_only: bool, full: bool
+    ) -> Refreshed | None:
+        if self.store:
+            reconcile(self.store, self.conn, computation)
+        if not due_only:
+            return self._one(computation, at, full=full)
+        if when := due_tick(self.conn, computation, settled_now(self.conn)):
+            return self._one(computation, when, full=full)
+        if self.store:
+            # What an interrupted round, or a backfill, logged and did not publish.
+            publish(self.store, self.conn, computation)
+        return None
 
     def _streaming(self) -> bool:
         row = self.conn.execute("SELECT EXISTS (SELECT FROM stream_offsets)").fetchone()

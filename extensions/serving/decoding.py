@@ -114,7 +114,9 @@ class Decoder:
         kinds = {column.kind for column in self.layout.columns}
         return kinds == {"scalar"} and None not in map(self.defaults.get, self.layout.names)
 
-    def one(self, row: bytes | None, now: int) -> tuple[dict[str, Any], int | None]:
+    def one(  # noqa: PLR0911 - each way in which a row does not count ends here
+        self, row: bytes | None, now: int
+    ) -> tuple[dict[str, Any], int | None]:
         """One entity's features as they go into a reply, and their as-of time; None: defaults."""
         if row is None:
             return self.defaults, None

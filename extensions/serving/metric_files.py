@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +75,8 @@ def metric_files(*, several: bool) -> Iterator[MetricFiles]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for variable in VARIABLES:
             os.environ[variable] = str(folder)
-        if feasts is not None and any(feasts.glob(f"*_{owner}.db")):
-            shutil.rmtree(feasts, ignore_errors=True)  # of this process, and not used any more
+        if feasts is not None and _made_here():
+            shutil.rmtree(feasts, ignore_errors=True)  # and not used any more
         files = MetricFiles(folder)
         _name_by(files, several=several)
         yield files
@@ -85,6 +86,14 @@ def metric_files(*, several: bool) -> Iterator[MetricFiles]:
                 os.environ.pop(variable, None)
             os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_here() -> bool:
+    """Whether Feast made its folder in this process: one that was inherited has other users."""
+    feasts = sys.modules.get("feast.metrics")
+    return bool(getattr(feasts, "_owns_mp_dir", False)) and (
+        getattr(feasts, "_owner_pid", None) == os.getpid()
+    )
 
 
 def _name_by(files: MetricFiles, *, several: bool) -> None:

@@ -277,7 +277,7 @@ def _count(
     conn: psycopg.Connection, computation: Computation, change: str, **values: Any
 ) -> tuple[UUID, int, datetime]:
     row = conn.execute(
-        "INSERT INTO online_epochs AS e (view_name, version, intended) "  # type: ignore[arg-type]
+        "INSERT INTO online_epochs AS e (view_name, version, intended) "
         "VALUES (%(view)s, %(version)s, 1) ON CONFLICT (view_name, version) DO UPDATE "
         f"SET {change} RETURNING epoch, intended, clock_timestamp()",
         {"view": computation.view, "version": computation.version, **values},
@@ -295,7 +295,7 @@ def _confirm(
     change: str,
 ) -> None:
     conn.execute(
-        f"UPDATE online_epochs SET {change}, confirmed_at = greatest(confirmed_at, %(at)s), "  # type: ignore[arg-type]
+        f"UPDATE online_epochs SET {change}, confirmed_at = greatest(confirmed_at, %(at)s), "
         "run_id = %(run)s WHERE view_name = %(view)s AND version = %(version)s",
         {"view": computation.view, "version": computation.version, "number": number, "at": at,
          "run": running},

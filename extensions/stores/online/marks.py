@@ -75,7 +75,7 @@ def run_of(client: Any) -> str:
     """Which run of Redis this is: its primaries' run ids; '' where it does not say."""
     try:
         if isinstance(client, RedisCluster):
-            nodes = client.info("server", target_nodes=RedisCluster.PRIMARIES)  # type: ignore[no-untyped-call]
+            nodes: Any = client.info("server", target_nodes=RedisCluster.PRIMARIES)
             # Of a single primary, the client returns its answer alone.
             every = [nodes] if "run_id" in nodes else nodes.values()
             return ",".join(sorted(str(one.get("run_id", "")) for one in every))
