@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash test-long lint bench lock clean
+.PHONY: help install demo up down test test-crash test-faults test-long lint bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,10 @@ test: $(INSTALLED) ## all tests, on real servers
 
 test-crash: $(INSTALLED) ## the long loops: 200 killed workers, each server away for a minute
 	$(BIN)/pytest tests/streaming/crash_long.py tests/streaming/outage_long.py -s
+
+test-faults: $(INSTALLED) ## the server under attack: 200,000 hostile requests, 1,000 held connections
+	HOSTILE=200000 $(BIN)/pytest tests/serving/test_hostile.py tests/serving/test_bounds.py \
+		tests/serving/test_supervisor.py tests/serving/test_tokens_attacked.py -s
 
 test-long: $(INSTALLED) ## more examples for the tests that generate them
 	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from great_expectations.expectations.core import ExpectColumnToExist
 
+from benchmarks.drift_families import measured
 from benchmarks.drift_platform import (
     FEATURES,
     STATIONARY,
@@ -22,7 +23,7 @@ from benchmarks.drift_platform import (
     tastes,
 )
 from monitoring import array_metrics, expectations
-from monitoring.baseline import CATEGORICAL, EMBEDDING, NUMERIC, Baseline
+from monitoring.baseline import EMBEDDING, NUMERIC, Baseline
 from monitoring.suite import IS_DEFAULT, IS_STALE, Rules, anchors_of, expectations_of
 from monitoring.verdicts import CRITICAL, OK, worst
 
@@ -57,7 +58,7 @@ class Ours:
         for view, one in self._asked:
             default, stale = marks[view]
             values = {IS_DEFAULT: default, IS_STALE: stale, **columns}[one.column]
-            found += one.judged(_measured(one, values))
+            found += one.judged(measured(one, _KINDS.get(one.column), values))
         asked, users = self._anchors
         now = shaped(moved(tastes(users, STATIONARY), rng), world)
         vectors = list(enumerate(now))
@@ -70,33 +71,6 @@ def _anchors(base: Baseline, rules: Rules) -> tuple[Any, Any]:
     [one] = [each for each in base.features if each.feature.kind == EMBEDDING]
     users = np.array([anchor["keys"][0] for anchor in one.content["anchors"]])
     return anchors_of(one, rules), users
-
-
-def _measured(asked: Any, values: Any) -> dict[str, Any]:
-    """What Great Expectations would measure for an expectation, by the names of its metrics."""
-    kind = _KINDS.get(asked.column)
-    if kind == CATEGORICAL:
-        names, numbers = np.unique(values, return_counts=True)
-        counts = dict(zip(names.tolist(), numbers.tolist(), strict=True))
-        return {expectations.ROWS: len(values), expectations.NULLS: 0, expectations.COUNTS: counts}
-    if kind == EMBEDDING:
-        vectors = np.asarray(values, float)
-        moments = {"means": vectors.mean(axis=0), "sds": vectors.std(axis=0, ddof=1)}
-        return {
-            expectations.ROWS: len(values), expectations.NULLS: 0, array_metrics.MOMENTS: moments,
-        }  # fmt: skip
-    held = np.asarray(values, float)
-    kept = held[np.isfinite(held)]
-    found = {
-        expectations.ROWS: len(held),
-        expectations.NULLS: len(held) - len(kept),
-        expectations.MEAN: kept.mean(),
-        expectations.SD: kept.std(ddof=1),
-    }
-    if kind == NUMERIC:
-        bins = asked.metric_values()[expectations.HISTOGRAM]["bins"]
-        found[expectations.HISTOGRAM] = np.histogram(kept, bins)[0].tolist()
-    return found
 
 
 class Published:

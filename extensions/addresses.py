@@ -8,13 +8,15 @@ rule to it as a SQLAlchemy plugin.
 
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import yaml
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 from sqlalchemy.engine import CreateEnginePlugin
 
 from extensions.errors import SkewlessError
@@ -82,24 +84,75 @@ def _written(server: str) -> str | None:
     return postgres_url_of(store) if store.get("host") else None
 
 
+# The settings of Feast's PostgreSQL store that libpq knows by another name.
+_FEAST_NAMES = {
+    "database": "dbname",
+    "sslkey_path": "sslkey",
+    "sslcert_path": "sslcert",
+    "sslrootcert_path": "sslrootcert",
+}
+_FEAST_SETTINGS = (
+    "user", "password", "host", "port", "database", "sslmode", "sslkey_path", "sslcert_path",
+    "sslrootcert_path", "keepalives_idle",
+)  # fmt: skip
+
+
 def postgres_url_of(store: Mapping[str, Any]) -> str:
-    """The settings of Feast's PostgreSQL store as a URL that libpq reads."""
-    query = {
-        "sslmode": store.get("sslmode"),
-        "sslkey": store.get("sslkey_path"),
-        "sslcert": store.get("sslcert_path"),
-        "sslrootcert": store.get("sslrootcert_path"),
-        "keepalives_idle": store.get("keepalives_idle"),
+    """The settings of our PostgreSQL store as a URL that libpq reads.
+
+    ``parameters``: what libpq knows beyond Feast's settings (connect_timeout, options, …).
+    """
+    given = {
+        _FEAST_NAMES.get(name, name): str(store[name])
+        for name in _FEAST_SETTINGS
+        if store.get(name) is not None
     }
-    return URL.create(
-        "postgresql",
-        username=store.get("user"),
-        password=store.get("password"),
-        host=store["host"],
-        port=int(store.get("port") or 5432),
-        database=store.get("database"),
-        query={name: str(value) for name, value in query.items() if value is not None},
-    ).render_as_string(hide_password=False)
+    given.setdefault("port", "5432")
+    return libpq_url({**given, **(store.get("parameters") or {})})
+
+
+def libpq_url(settings: Mapping[str, str]) -> str:
+    """Libpq's settings by their own names (``host``, ``dbname``, …) as one URL.
+
+    Everything is percent-encoded; several hosts or a socket's folder go into the query.
+    """
+    rest = dict(settings)
+    user, password = rest.pop("user", None), rest.pop("password", None)
+    host, port = rest.pop("host", ""), rest.pop("port", None)
+    database = rest.pop("dbname", "")
+    if not host or "/" in host or "," in host or host.startswith("@"):
+        rest |= {name: value for name, value in (("host", host), ("port", port)) if value}
+        where = ""
+    else:
+        where = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    who = "" if user is None else _quoted(user)
+    who += "" if password is None else ":" + _quoted(password)
+    query = "&".join(f"{name}={_quoted(value)}" for name, value in rest.items())
+    return (
+        f"postgresql://{who}{'@' if who else ''}{where}/{_quoted(database)}"
+        f"{'?' if query else ''}{query}"
+    )
+
+
+def libpq_settings(url: str) -> dict[str, str]:
+    """A PostgreSQL URL's settings by libpq's own names, as libpq itself reads them.
+
+    Raises:
+        SkewlessError: it is no such URL; the sentence does not show it.
+    """
+    from psycopg import ProgrammingError  # noqa: PLC0415 - most commands read no such URL
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
+    try:
+        settings = conninfo_to_dict(re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", url))
+    except ProgrammingError:
+        settings = {}
+    if not url.startswith("postgres") or not settings.get("host"):
+        raise SkewlessError(
+            f"{POSTGRES_VARIABLE} must look like postgresql://user:password@host:port/database; "
+            "spaces and signs within a part are written as %20 and the like."
+        )
+    return {name: str(value) for name, value in settings.items() if value is not None}
 
 
 # Options that have a place of their own in a URL; others, such as ssl_ca_certs, are its query.
@@ -107,33 +160,84 @@ _IN_URL = frozenset({"ssl", "username", "password", "db"})
 
 
 def redis_url_of(connection_string: str) -> str:
-    """Feast's ``host:port,db=0,password=…`` as a URL; of a cluster, its first node."""
+    """Feast's ``host:port,db=0,password=…`` as a URL; of a cluster, its first node.
+
+    A URL is taken as it stands: it says what the other form cannot (a comma in a password).
+    """
+    if "://" in connection_string:
+        return connection_string
     parts = connection_string.split(",")
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     host, _, port = next(part for part in parts if "=" not in part).partition(":")
-    return URL.create(
-        "rediss" if options.get("ssl") == "true" else "redis",
-        username=options.get("username", "" if "password" in options else None),
-        password=options.get("password"),
-        host=host,
-        port=int(port or 6379),
-        database=options.get("db", "0"),
-        query={name: value for name, value in options.items() if name not in _IN_URL},
-    ).render_as_string(hide_password=False)
+    user, password = options.get("username"), options.get("password")
+    who = "" if user is None else _quoted(user)
+    who += "" if password is None else ":" + _quoted(password)
+    query = "&".join(f"{n}={_quoted(v)}" for n, v in options.items() if n not in _IN_URL)
+    scheme = "rediss" if options.get("ssl") == "true" else "redis"
+    return (
+        f"{scheme}://{who}{'@' if who else ''}{host}:{port or 6379}/{options.get('db', '0')}"
+        f"{'?' if query else ''}{query}"
+    )
 
 
 def connection_string_of(url: str) -> str:
-    """The other way: ``redis://user:password@host:port/db`` as Feast's Redis store reads it."""
-    parsed = make_url(url)
-    parts = [f"{parsed.host}:{parsed.port or 6379}", f"db={parsed.database or 0}"]
-    if parsed.username:
-        parts.append(f"username={parsed.username}")
-    if parsed.password:
-        parts.append(f"password={parsed.password}")
-    if parsed.drivername == "rediss":
+    """The other way: ``redis://user:password@host:port/db`` as our Redis store reads it.
+
+    In Feast's form where that means the same, else the URL itself (see `redis_parts`).
+    """
+    parsed = urlsplit(url)
+    options = dict(parse_qsl(parsed.query, keep_blank_values=True))
+    user, password = unquote(parsed.username or ""), unquote(parsed.password or "")
+    host = parsed.hostname or ""
+    texts = [user, password, *options.values()]
+    plain = not any("," in text or _means_more(text) for text in texts) and "db" not in options
+    if not plain or ":" in host or not host or parsed.scheme not in ("redis", "rediss"):
+        return url
+    parts = [f"{host}:{parsed.port or 6379}", f"db={parsed.path.strip('/') or 0}"]
+    if user:
+        parts.append(f"username={user}")
+    if password:
+        parts.append(f"password={password}")
+    if parsed.scheme == "rediss":
         parts.append("ssl=true")
-    parts += [f"{name}={value}" for name, value in parsed.query.items()]
+    parts += [f"{name}={value}" for name, value in options.items()]
     return ",".join(parts)
+
+
+def _means_more(text: str) -> bool:
+    """Whether Feast would read the text as JSON: ``1e5``, ``null`` and ``true`` are no texts."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Nodes (host, port) and redis-py's options, of a URL or of Feast's form.
+
+    Raises:
+        SkewlessError: a URL that names no host.
+    """
+    if "://" not in connection_string:
+        from feast.infra.online_stores.redis import RedisOnlineStore  # noqa: PLC0415
+
+        return RedisOnlineStore._parse_connection_string(connection_string)  # type: ignore[no-any-return] # noqa: SLF001
+    from redis.connection import parse_url  # noqa: PLC0415
+
+    options: dict[str, Any] = dict(parse_url(connection_string))  # type: ignore[no-untyped-call]
+    if "host" not in options:
+        raise SkewlessError(
+            f"{REDIS_VARIABLE} must look like redis://user:password@host:port/database."
+        )
+    node = {"host": str(options.pop("host")), "port": str(options.pop("port", 6379))}
+    if options.pop("connection_class", None) is not None:
+        options["ssl"] = True
+    return [node], options
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
 
 
 def _find(server: str, name: str) -> str:
@@ -151,7 +255,10 @@ def _find(server: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """The parts of a PostgreSQL URL that Feast's configuration wants one by one."""
+    """The parts of a PostgreSQL URL that Feast's configuration wants one by one.
+
+    ``parameters``: what else the URL says, by libpq's names; several hosts are there, too.
+    """
 
     host: str
     port: int
@@ -159,24 +266,48 @@ class PostgresAddress:
     user: str
     password: str
     sslmode: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, url: str) -> "PostgresAddress":
-        """Read ``postgresql://…``; ``sslmode`` defaults to libpq's own default, ``prefer``."""
-        parsed = make_url(url)
-        if not parsed.drivername.startswith("postgres") or not parsed.host:
-            raise SkewlessError(
-                f"{POSTGRES_VARIABLE} must look like postgresql://user:password@host:port/database."
-            )
-        sslmode = parsed.query.get("sslmode", "prefer")
+        """Read ``postgresql://…``; ``sslmode`` defaults to libpq's own default, ``prefer``.
+
+        Raises:
+            SkewlessError: it is no URL of PostgreSQL.
+        """
+        told = libpq_settings(url)
+        host, port = told.pop("host"), told.pop("port", "5432")
+        if not port.isdigit():  # one for each of several hosts
+            told["port"], port = port, port.partition(",")[0] or "5432"
+        user = told.pop("user", "postgres")
         return cls(
-            host=parsed.host,
-            port=parsed.port or 5432,
-            database=parsed.database or "postgres",
-            user=parsed.username or "postgres",
-            password=str(parsed.password or ""),
-            sslmode=sslmode if isinstance(sslmode, str) else sslmode[0],
+            host=host,
+            port=int(port),
+            database=told.pop("dbname", "postgres"),
+            user=user,
+            password=told.pop("password", ""),
+            sslmode=told.pop("sslmode", "prefer"),
+            parameters=told,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of our offline store."""
+        known = {_FEAST_NAMES[name]: name for name in _FEAST_NAMES if name.endswith("_path")}
+        known["keepalives_idle"] = "keepalives_idle"
+        rest = {name: value for name, value in self.parameters.items() if name not in known}
+        given = {known[name]: v for name, v in self.parameters.items() if name in known}
+        if "keepalives_idle" in given:
+            given["keepalives_idle"] = int(given["keepalives_idle"])  # type: ignore[assignment]
+        return {
+            "host": self.host,
+            "port": self.port,
+            "database": self.database,
+            "user": self.user,
+            "password": self.password,
+            "sslmode": self.sslmode,
+            "parameters": rest,
+            **given,
+        }
 
 
 class RegistryAddress(CreateEnginePlugin):
@@ -191,5 +322,16 @@ class RegistryAddress(CreateEnginePlugin):
         url = url.difference_update_query(["plugin"])
         if url.host:
             return url
-        found = make_url(postgres_url())
-        return found.set(drivername=url.drivername).update_query_dict(dict(url.query))
+        found = libpq_settings(postgres_url())
+        several = "," in found["host"] or "/" in found["host"]
+        host = None if several else found.pop("host")
+        port = None if several else found.pop("port", None)
+        return URL.create(
+            url.drivername,
+            username=found.pop("user", None),
+            password=found.pop("password", None),
+            host=host,
+            port=None if port is None else int(port),
+            database=found.pop("dbname", None),
+            query={**found, **url.query},
+        )

@@ -1,6 +1,7 @@
 """Metrics over columns of arrays, for Great Expectations on pandas and in PostgreSQL."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
@@ -13,6 +14,7 @@ from great_expectations.expectations.metrics.column_aggregate_metric_provider im
     ColumnAggregateMetricProvider,
 )
 from great_expectations.expectations.metrics.metric_provider import metric_value
+from numpy.typing import NDArray
 
 MOMENTS = "column.dimension_moments"
 VECTORS = "column.placed_vectors"
@@ -21,10 +23,14 @@ PLACE = "place"
 
 
 class DimensionMoments(ColumnAggregateMetricProvider):
-    """Mean and standard deviation (n - 1) of each dimension: ``means``, ``sds``."""
+    """Mean and standard deviation (n - 1) of each dimension: ``means``, ``sds``.
+
+    ``kurtoses`` only of dimensions that spread otherwise than is ``usual``, else None: one row
+    with a huge number may be all there is to it, and the others are not worth a second scan.
+    """
 
     metric_name = MOMENTS
-    value_keys = ("dimensions",)
+    value_keys = ("dimensions", "usual")
 
     @metric_value(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
     def _pandas(
@@ -33,19 +39,18 @@ class DimensionMoments(ColumnAggregateMetricProvider):
         metric_domain_kwargs: dict[str, Any],
         metric_value_kwargs: dict[str, Any],
         **_more: Any,
-    ) -> dict[str, list[float]]:
+    ) -> dict[str, Any]:
         frame, _, accessor = execution_engine.get_compute_domain(
             metric_domain_kwargs, MetricDomainTypes.COLUMN
         )
         held = frame[accessor["column"]].dropna()
         dimensions = metric_value_kwargs["dimensions"]
         if not len(held):
-            return {"means": [0.0] * dimensions, "sds": [0.0] * dimensions}
+            return _nothing(dimensions)
         vectors = np.array([np.asarray(one, np.float64) for one in held])
         if vectors.shape[1] != dimensions:
             raise ValueError(f"Vectors have {vectors.shape[1]} dimensions, not {dimensions}.")
-        sds = vectors.std(axis=0, ddof=1) if len(vectors) > 1 else np.zeros(dimensions)
-        return {"means": vectors.mean(axis=0).tolist(), "sds": sds.tolist()}
+        return moments_of(vectors, metric_value_kwargs.get("usual"))
 
     @metric_value(engine=SqlAlchemyExecutionEngine)  # type: ignore[untyped-decorator]
     def _sqlalchemy(
@@ -54,7 +59,7 @@ class DimensionMoments(ColumnAggregateMetricProvider):
         metric_domain_kwargs: dict[str, Any],
         metric_value_kwargs: dict[str, Any],
         **_more: Any,
-    ) -> dict[str, list[float]]:
+    ) -> dict[str, Any]:
         selectable, _, accessor = execution_engine.get_compute_domain(
             metric_domain_kwargs, MetricDomainTypes.COLUMN
         )
@@ -70,13 +75,52 @@ class DimensionMoments(ColumnAggregateMetricProvider):
         query = sa.select(*[sa.text(part) for part in parts]).select_from(once)
         row = execution_engine.execute_query(query).fetchone()
         if row is None or row[0] is None:
-            return {"means": [0.0] * dimensions, "sds": [0.0] * dimensions}
+            return _nothing(dimensions)
         if (row[0], row[1]) != (dimensions, dimensions):
             raise ValueError(f"Vectors have {row[0]} to {row[1]} dimensions, not {dimensions}.")
-        return {
-            "means": [float(one) for one in row[2::2]],
-            "sds": [float(one or 0.0) for one in row[3::2]],
-        }
+        means = [float(one) for one in row[2::2]]
+        sds = [float(one or 0.0) for one in row[3::2]]
+        kurtoses: list[float | None] = [None] * dimensions
+        unlike = _otherwise(sds, metric_value_kwargs.get("usual"))
+        if unlike:
+            fourth = [
+                sa.text(
+                    f"avg(power(({name}[{place + 1}] - ({means[place]!r})) / {sds[place]!r}, 4))"
+                )
+                for place in unlike
+            ]
+            found = execution_engine.execute_query(sa.select(*fourth).select_from(once)).fetchone()
+            for place, one in zip(unlike, found or (), strict=True):
+                kurtoses[place] = float(one)
+        return {"means": means, "sds": sds, "kurtoses": kurtoses}
+
+
+def moments_of(vectors: NDArray[np.float64], usual: Sequence[float] | None) -> dict[str, Any]:
+    """`DimensionMoments` of (n, dimensions) vectors; ``usual``: the spreads of the baseline."""
+    means = vectors.mean(axis=0)
+    sds = vectors.std(axis=0, ddof=1) if len(vectors) > 1 else np.zeros(vectors.shape[1])
+    kurtoses: list[float | None] = [None] * len(means)
+    for place in _otherwise(sds, usual):
+        far = (vectors[:, place] - means[place]) / sds[place]
+        kurtoses[place] = float((far**4).mean())
+    return {"means": means.tolist(), "sds": sds.tolist(), "kurtoses": kurtoses}
+
+
+def _nothing(dimensions: int) -> dict[str, Any]:
+    return {
+        "means": [0.0] * dimensions, "sds": [0.0] * dimensions, "kurtoses": [None] * dimensions,
+    }  # fmt: skip
+
+
+def _otherwise(sds: Any, usual: Any) -> list[int]:
+    """The dimensions whose spread is another one by more than a tenth; not those without any."""
+    if usual is None:
+        return []
+    return [
+        place
+        for place, (now, was) in enumerate(zip(sds, usual, strict=True))
+        if now > 1e-12 and not was / 1.1 <= now <= was * 1.1
+    ]
 
 
 class PlacedVectors(ColumnAggregateMetricProvider):

@@ -6,7 +6,13 @@ The expected number of differences is zero, and each one has a name:
 ``late``     the training join finds a row that was not there when the request was served:
              published afterwards, or dated back (a backfill, a push of old rows)
 ``version``  within a minute of a promotion the server still answered with the version before
-``bug``      anything else, and whatever the recomputation does not give again bit for bit
+``overdue``  as ``lag``, but for longer than the view's freshness budget; or a default that was
+             served although history had had another value for that long
+``bug``      anything else, and whatever the recomputation does not give again bit for bit,
+             unless history that became visible later claims to have been there (``late``)
+
+Served requests name the entities that somebody asked for. So a random sample of the entities of
+history, log and Redis is compared as well, as of now (`extensions.consistency`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +30,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from extensions.asof import Computation
+from extensions.consistency import ViewComparison, compare_views, report
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
 from extensions.stores.offline import served_table
@@ -49,6 +56,7 @@ class FeatureReport:
     equal: int = 0
     lag: int = 0
     late: int = 0
+    overdue: int = 0
     version: int = 0
     bug: int = 0
     longest_lag_seconds: float = 0.0
@@ -65,19 +73,23 @@ class FeatureReport:
             self.longest_lag_seconds = max(self.longest_lag_seconds, float(lags.max()))
         self.worst += other.cases(WORST)
         # Bugs first; of the others the longest behind.
-        self.worst.sort(key=lambda one: (one["class"] != "bug", -one["behind_seconds"]))
+        self.worst.sort(key=lambda one: (-CLASSES.index(one["class"]), -one["behind_seconds"]))
         del self.worst[WORST:]
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All that an audit found; ``left_out``: what it could not compare, and why."""
+    """All that an audit found; ``left_out``: what it could not compare, and why.
+
+    ``views``: history, log and Redis compared for a sample of entities, as of now.
+    """
 
     since: datetime
     until: datetime
     requests: int
     features: tuple[FeatureReport, ...]
     left_out: tuple[str, ...]
+    views: tuple[ViewComparison, ...] = ()
 
     @property
     def compared(self) -> int:
@@ -94,6 +106,36 @@ class AuditReport:
         """Those that nothing explains."""
         return sum(one.bug for one in self.features)
 
+    @property
+    def overdue(self) -> int:
+        """Values, and sampled entities, that are behind by more than the freshness budget."""
+        served = sum(one.overdue for one in self.features)
+        return served + sum(one.counts.get(report.OVERDUE, 0) for one in self.views)
+
+    @property
+    def apart(self) -> int:
+        """Sampled entities of which history, log and Redis say different things."""
+        return sum(one.findings - one.counts.get(report.OVERDUE, 0) for one in self.views)
+
+    @property
+    def entities(self) -> int:
+        """Entities that were sampled, over all views."""
+        return sum(one.entities for one in self.views)
+
+    @property
+    def blind(self) -> bool:
+        """Whether something could not be looked at that should have been."""
+        return any(one.blind for one in self.views) or not (self.compared or self.entities)
+
+    @property
+    def exit_code(self) -> int:
+        """2: served = trained = recomputed is broken; 1: overdue; 4: not all was seen; 0: fine."""
+        if self.bugs or self.apart:
+            return 2
+        if self.overdue:
+            return 1
+        return 4 if self.blind else 0
+
 
 def audit(
     store: FeatureStore,
@@ -103,11 +145,13 @@ def audit(
     *,
     sample: int | None = None,
     services: Sequence[str] | None = None,
+    entities: int = 500,
 ) -> AuditReport:
     """Compare the values served in ``[since, until)``; ``sample`` requests of each service.
 
     ``computations`` by ``view.vN``: what values are recomputed with. The sample are those with
-    the lowest hashes, so that a larger one holds every smaller one.
+    the lowest hashes, so that a larger one holds every smaller one. ``entities``: how many of
+    each view are compared as of now; 0 leaves that out.
 
     Raises:
         SkewlessError: the database failed.
@@ -123,23 +167,37 @@ def audit(
                 work = _Work(store, conn, arrow, computations, part)
                 for label, compared in work.run(left_out):
                     reports.setdefault(label, FeatureReport(label)).add(compared)
+    if not requests:
+        left_out["No request was logged in that time (`skewless serve --log 1`)."] = None
     found = tuple(reports[label] for label in sorted(reports))
-    return AuditReport(since, until, requests, found, tuple(left_out))
+    views: Sequence[ViewComparison] = ()
+    if entities:
+        views = compare_views(store, computations.values(), entities=entities)
+        left_out |= dict.fromkeys(said for one in views for said in one.left_out)
+    else:
+        left_out["No entities were sampled."] = None
+    return AuditReport(since, until, requests, found, tuple(left_out), tuple(views))
 
 
-def record(conn: psycopg.Connection, report: AuditReport) -> None:
+def record(conn: psycopg.Connection, found: AuditReport) -> None:
     """Keep what an audit found."""
-    content = [_plain(asdict(one)) for one in report.features]
+    content = [_plain(asdict(one)) for one in found.features]
     conn.execute(
         "INSERT INTO audit_runs (since, until, compared, equal, bugs, report) "
         "VALUES (%s, %s, %s, %s, %s, %s)",
         [
-            report.since,
-            report.until,
-            report.compared,
-            report.equal,
-            report.bugs,
-            Jsonb({"features": content, "left_out": list(report.left_out)}),
+            found.since,
+            found.until,
+            found.compared,
+            found.equal,
+            found.bugs + found.apart,
+            Jsonb(
+                {
+                    "features": content,
+                    "left_out": list(found.left_out),
+                    "views": [_plain(asdict(one)) for one in found.views],
+                }
+            ),
         ],
     )
 

@@ -9,15 +9,21 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 from numpy.typing import NDArray
+from psycopg import sql
 
 from extensions.asof import Computation
+from extensions.asof.history_changes import HistoryChange, changes_of
+from extensions.asof.log_tables import BACKFILLED
+from extensions.asof.watermarks import read_watermark
+from extensions.consistency.bitwise_equality import same
+from extensions.consistency.recomputation import evidence as history_evidence
+from extensions.database.connection import identifiers
 from monitoring.audit_sides import ROW, SERVED, Evidence, evidence
 from monitoring.baseline import Feature
-from monitoring.bits import same
 
 # In order of gravity: what one row's features say together is the gravest.
-CLASSES = ("equal", "version", "lag", "late", "bug")
-EQUAL, VERSION, LAG, LATE, BUG = range(len(CLASSES))
+CLASSES = ("equal", "version", "lag", "late", "overdue", "bug")
+EQUAL, VERSION, LAG, LATE, OVERDUE, BUG = range(len(CLASSES))
 
 REASONS = {
     "default": "the default that was served is not the declared one",
@@ -28,6 +34,9 @@ REASONS = {
     "input": "an input differs",
     "lag": "a later value had been logged and was not online yet",
     "late": "the join's row was published after the request, or dated back",
+    "claimed": "history that became visible after the value was computed claims an earlier arrival",
+    "overdue": "a later value had been logged for longer than the freshness budget",
+    "uncomputed": "history had another value than the default a whole freshness budget before",
     "version": "the pointer had moved to another version",
 }
 
@@ -156,8 +165,8 @@ def classify(
         if again is not None and places is not None:
             computed = again[one.name].combine_chunks().take(pa.array(places, mask=places < 0))
             values[one.label] = computed
-            # Defaults have no moment of their own: the join says whether they are right.
-            wrong[one.label] = (as_of != _NEVER) & ~same(served, computed)
+            wrong[one.label] = ~same(served, computed)
+    excused = _excused(conn, computation, held, as_of, wrong)
     any_differs = np.zeros(len(rows), np.bool_)
     for one in features:
         any_differs |= differs[one.label] & ~wrong[one.label]
@@ -167,7 +176,7 @@ def classify(
     for one in features:
         classes, reasons, behind = _name(
             differs[one.label], wrong[one.label], as_of, joined, look, found,
-            _micros(held["event_timestamp"]),
+            _micros(held["event_timestamp"]), excused, computation,
         )  # fmt: skip
         result[one.label] = Compared(
             answer, one, version, rows, classes, behind, reasons, values[one.label]
@@ -187,6 +196,8 @@ def _name(
     look: NDArray[np.int64],
     found: Evidence | None,
     served_at: NDArray[np.int64],
+    excused: "_Excused",
+    computation: Computation | None,
 ) -> tuple[NDArray[np.int8], list[str], NDArray[np.float64]]:
     n = len(differs)
     classes, reasons = np.zeros(n, np.int8), [""] * n
@@ -212,10 +223,116 @@ def _name(
     set_to(ahead & ~logged, BUG, "unlogged")
     set_to(older & ~late, LAG, "lag")
     set_to(late, LATE, "late")
-    set_to(wrong, BUG, "recomputed")
-    lagging = classes == LAG
+    default = as_of == _NEVER
+    set_to(wrong & ~default & ~excused.claimed, BUG, "recomputed")
+    set_to(wrong & ~default & excused.claimed, LATE, "claimed")
+    uncomputed = wrong & default & ~excused.before_live & (classes < OVERDUE)
+    set_to(uncomputed & ~excused.claimed, OVERDUE, "uncomputed")
+    set_to(uncomputed & excused.claimed, LATE, "claimed")
+    lagging = (classes == LAG) | ((classes == OVERDUE) & ~np.isnan(created))
     behind[lagging] = served_at[lagging] / 1e6 - created[lagging]
+    if computation is not None:
+        budget = computation.freshness.budget.total_seconds()
+        set_to((classes == LAG) & (behind > budget), OVERDUE, "overdue")
     return classes, reasons, behind
+
+
+@dataclass(frozen=True)
+class _Excused:
+    """Served rows whose recomputation may differ: arrays of one length.
+
+    ``claimed``: history that became visible later claims an earlier arrival. ``before_live``: the
+    view was not computed as it came yet.
+    """
+
+    claimed: NDArray[np.bool_]
+    before_live: NDArray[np.bool_]
+
+
+def _excused(
+    conn: psycopg.Connection,
+    computation: Computation | None,
+    held: pa.Table,
+    as_of: NDArray[np.int64],
+    wrong: Mapping[str, NDArray[np.bool_]],
+) -> _Excused:
+    """Look at those rows alone that are wrong in some feature."""
+    claimed, before_live = np.zeros(len(as_of), np.bool_), np.zeros(len(as_of), np.bool_)
+    look = np.flatnonzero(np.logical_or.reduce([*wrong.values(), claimed]))
+    if computation is None or not len(look):
+        return _Excused(claimed, before_live)
+    budget = computation.freshness.budget
+    served_at = held["event_timestamp"].take(pa.array(look)).to_pylist()
+    asked_at = [
+        _moment(as_of[place]) or at - budget for place, at in zip(look, served_at, strict=True)
+    ]
+    mark = read_watermark(conn, computation)
+    live_from = mark.live_from if mark else None
+    before_live[look] = [live_from is None or at < live_from for at in asked_at]
+    rows = held.take(pa.array(look))
+    keys = zip(*(rows[key].to_pylist() for key in computation.join_keys), strict=True)
+    asked = [(key, at, at) for key, at in zip(keys, asked_at, strict=True)]
+    seen = history_evidence(conn, computation, asked)
+    changes = changes_of(conn, computation, min(asked_at), datetime.now(UTC))
+    logged_at = _logged_at(conn, computation, [(key, at) for key, at, _ in asked])
+    claimed[look] = [
+        one.rewritten or _changed_since(changes, at, at if default else logged, default=default)
+        for one, at, logged, default in zip(
+            seen, asked_at, logged_at, (as_of[look] == _NEVER).tolist(), strict=True
+        )
+    ]
+    return _Excused(claimed, before_live)
+
+
+def _changed_since(
+    changes: Sequence[HistoryChange], at: datetime, computed: datetime | None, *, default: bool
+) -> bool:
+    """Whether history of ``at`` was changed after a value of it had been ``computed``.
+
+    Rows that a value lacked are found one by one, by the transactions that wrote them: notes
+    tell of what is gone, and of what a default, which no transaction wrote, did not know.
+    """
+    if computed is None:
+        return False
+    return any(
+        change.changed_at > computed
+        and (
+            (default and (change.claimed_from is None or change.claimed_from <= at))
+            or change.operation != "insert"
+        )
+        for change in changes
+    )
+
+
+def _logged_at(
+    conn: psycopg.Connection,
+    computation: Computation,
+    rows: Sequence[tuple[tuple[object, ...], datetime]],
+) -> list[datetime | None]:
+    """When the log's row of each (key, event time) was logged; None: by a backfill, or never."""
+    kinds = (*computation.key_types, "timestamptz")
+    columns = zip(*((*key, at) for key, at in rows), strict=True)
+    names = [f"k{i}" for i in range(len(computation.join_keys))]
+    found = conn.execute(
+        sql.SQL(
+            "SELECT (SELECT min(l.created_timestamp) FROM {log} AS l WHERE {same} "
+            "AND l.event_timestamp = c.at AND NOT l.{mark}) "
+            "FROM unnest({arrays}) WITH ORDINALITY AS c ({names}, at, n) ORDER BY c.n"
+        ).format(
+            log=sql.Identifier(computation.log_table),
+            mark=sql.Identifier(BACKFILLED),
+            same=sql.SQL(" AND ").join(
+                sql.SQL("l.{} = c.{}").format(sql.Identifier(key), sql.Identifier(name))
+                for key, name in zip(computation.join_keys, names, strict=True)
+            ),
+            arrays=sql.SQL(", ").join(
+                sql.SQL("{}::{}[]").format(sql.Literal(list(values)), sql.SQL(kind))
+                for values, kind in zip(columns, kinds, strict=True)
+            ),
+            names=identifiers(names),
+        )
+    ).fetchall()
+    return [at for (at,) in found]
 
 
 def _evidence(

@@ -86,16 +86,20 @@ def joined(
 def recomputed(conn: dbapi.Connection, part: Slice, computation: Computation) -> pa.Table:
     """Each served value of a view once more, from the raw history as of its own moment.
 
-    Columns: ``request_id``, ``row_number``, the features. Only rows that were no defaults.
+    Columns: ``request_id``, ``row_number``, the features. A default has no moment of its own: it
+    is recomputed as of the request less the view's freshness budget, by when a value that is
+    another must have been served.
     """
     view = computation.view
     as_of = sql.Identifier("f", column_name(view, "as_of"))
     held = part.rows(
         [
             *(sql.Identifier("f", name) for name in (*ROW, *computation.join_keys)),
-            sql.SQL("{} AS as_of").format(as_of),
+            sql.SQL("coalesce({}, f.served_at - {}::interval) AS as_of").format(
+                as_of, sql.Literal(computation.freshness.budget)
+            ),
         ],
-        as_of.as_string(None) + " IS NOT NULL",
+        sql.Identifier("f", column_name(view, "version")).as_string(None) + " IS NOT NULL",
     )
     keys = identifiers(computation.join_keys)
     spine = sql.SQL("SELECT DISTINCT {keys}, as_of FROM ({held}) AS held").format(

@@ -96,7 +96,7 @@ def calibrate(
             for window in whole_windows(service, length, since, until):
                 if count_requests(conn, window) < least_rows:
                     continue
-                results = measure(conn, url, window, baseline, least_rows)
+                results = measure(conn, url, window, baseline, least_rows).results
                 findings, errors = read_results(results)
                 if errors:
                     raise SkewlessError(

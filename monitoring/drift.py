@@ -1,8 +1,9 @@
 """The drift check: one window of one service against its baseline, once."""
 
+import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -10,28 +11,55 @@ import psycopg
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from monitoring import records
-from monitoring.baseline import Baseline
+from monitoring.baseline import Baseline, FeatureBaseline
+from monitoring.causes import muted
+from monitoring.faults import Fault, point
 from monitoring.records import Run
+from monitoring.strata import conditioned
 from monitoring.verdicts import (
     CRITICAL,
     ERROR,
     FLOORS,
     INSUFFICIENT,
     LEAST_ROWS,
+    OK,
+    SYMPTOM,
+    UNWATCHED,
+    WARNING,
     Finding,
     worst,
 )
-from monitoring.window import Window, count_requests, relations
+from monitoring.window import Window, count_requests, relations, rows_by
 
 logger = logging.getLogger(__name__)
 
+# Called with the session whose transaction records the run.
+Decide = Callable[[psycopg.Connection, Run], Any]
 
-def check(url: str, window: Window, *, least_rows: int = LEAST_ROWS, again: bool = False) -> Run:
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Great Expectations' results as JSON; features that are not watched here, and why not."""
+
+    results: list[dict[str, Any]]
+    unwatched: Mapping[str, str]
+
+
+def check(
+    url: str,
+    window: Window,
+    *,
+    least_rows: int = LEAST_ROWS,
+    again: bool = False,
+    decide: Decide | None = None,
+) -> Run:
     """Compare a window with the service's baseline, and record the verdict.
 
     The same window and baseline are compared once: the second time the recorded run comes back.
     ``again`` compares once more and records nothing. What goes wrong while measuring is the
-    verdict ``error``, which is recorded too and tried again the next time.
+    verdict ``error``, which is recorded too and tried again the next time. ``decide`` writes what
+    follows from a new verdict in the verdict's own transaction: there is never one without the
+    other.
 
     Raises:
         SkewlessError: the service has no baseline, or another check of it is running.
@@ -44,7 +72,13 @@ def check(url: str, window: Window, *, least_rows: int = LEAST_ROWS, again: bool
                 return done
             run = _measured(conn, url, window, baseline_id, baseline, least_rows)
             if not again:
-                records.record(conn, run)
+                with conn.transaction():
+                    records.record(conn, run)
+                    point(Fault.VERDICT_RECORDED)
+                    if decide is not None:
+                        decide(conn, run)
+                    point(Fault.REACTION_DECIDED)
+                point(Fault.REACTION_COMMITTED)
     return run
 
 
@@ -60,8 +94,11 @@ def _measured(
     try:
         requests = count_requests(conn, window)
         enough = requests >= least_rows
-        results = measure(conn, url, window, baseline, least_rows, anchors=enough)
-        findings, errors = read_results(results, enough=enough)
+        measured = measure(conn, url, window, baseline, least_rows, anchors=enough)
+        findings, errors = read_results(measured.results, enough=enough)
+        findings = muted(findings, [one.feature for one in baseline.features])
+        findings += [_not_watched(label, why) for label, why in measured.unwatched.items()]
+        findings.sort(key=_gravity)
     except Exception as error:  # whatever it is, it is no drift
         logger.exception("The drift check of %s failed.", window.service)
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -77,7 +114,7 @@ def _measured(
         requests=requests,
         findings=tuple(findings),
         error="; ".join(errors)[:2000] or None,
-        expectations=results,
+        expectations=measured.results,
     )
 
 
@@ -89,18 +126,19 @@ def measure(
     least_rows: int,
     *,
     anchors: bool = True,
-) -> list[dict[str, Any]]:
-    """Great Expectations' results, as JSON; inside PostgreSQL, view by view."""
+) -> Measured:
+    """Great Expectations' results; inside PostgreSQL, view by view."""
     from monitoring import suite  # noqa: PLC0415 - Great Expectations takes seconds
 
     rules = suite.Rules.of(baseline, records.floors_of(conn, window.service), least_rows=least_rows)
     usual = records.usual_requests(conn, window)
+    compared, unwatched = for_window(conn, window, baseline)
     measuring = suite.Measuring(url)
     results: list[dict[str, Any]] = []
     try:
         with relations(conn, baseline, window) as found:
             for view, rows in found.views.items():
-                asked = suite.expectations_of(baseline, view, rules, set(rows.columns))
+                asked = suite.expectations_of(compared, view, rules, set(rows.columns), unwatched)
                 batch = measuring.of_relation(rows.name)
                 results += as_json(measuring.validate(batch, asked))
             for one in baseline.features:
@@ -113,7 +151,29 @@ def measure(
                 results += as_json(measuring.validate(batch, asked))
     finally:
         measuring.close()
-    return results
+    return Measured(results, unwatched)
+
+
+def for_window(
+    conn: psycopg.Connection, window: Window, baseline: Baseline
+) -> tuple[Baseline, dict[str, str]]:
+    """The baseline as it is for a window's hours and requests.
+
+    Returns it with the features that cannot be compared in this window, and why not, by label.
+    """
+    features, unwatched = [], {}
+    rows: dict[tuple[str, str], dict[str, int]] = {}
+    for one in baseline.features:
+        found: FeatureBaseline | str = one
+        if (strata := one.content.get("strata")) is not None:
+            key = one.feature.view, strata["by"]
+            if key not in rows:
+                rows[key] = rows_by(conn, window, *key)
+            found = conditioned(one, rows[key])
+        if isinstance(found, str):
+            unwatched[one.feature.label] = found
+        features.append(one if isinstance(found, str) else found)
+    return dataclasses.replace(baseline, features=tuple(features)), unwatched
 
 
 def read_results(
@@ -137,8 +197,8 @@ def read_results(
                 findings.append(_not_there(config["meta"]["feature"], verdict))
         else:
             details = one["result"]["details"]
-            findings += [Finding(**each) for each in details["findings"]]
-    findings.sort(key=lambda one: (-_rank(one), -one.effect / (one.warning or 1)))
+            findings += [Finding.from_json(each) for each in details["findings"]]
+    findings.sort(key=_gravity)
     return findings, errors
 
 
@@ -147,8 +207,13 @@ def _not_there(feature: str, verdict: str) -> Finding:
     return Finding(feature, "schema", 1.0, 0.0, floor.warning, floor.critical, verdict)
 
 
-def _rank(finding: Finding) -> int:
-    return ["ok", "insufficient", "warning", "critical"].index(finding.verdict)
+def _not_watched(feature: str, why: str) -> Finding:
+    return Finding(feature, "hours", 0.0, 1.0, 0.0, 0.0, UNWATCHED, why)
+
+
+def _gravity(finding: Finding) -> tuple[int, float]:
+    order = (CRITICAL, WARNING, INSUFFICIENT, SYMPTOM, UNWATCHED, OK)
+    return order.index(finding.verdict), -finding.effect / (finding.warning or 1)
 
 
 def as_json(result: Any) -> list[dict[str, Any]]:

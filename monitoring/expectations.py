@@ -10,6 +10,7 @@ the distribution that was found. ``success`` is False for a warning and for a cr
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
@@ -19,6 +20,7 @@ from great_expectations.expectations.expectation import BatchExpectation, Column
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
 from monitoring import array_metrics, statistics
+from monitoring.dimensions import Moments, dimension_shifts
 from monitoring.verdicts import (
     INSUFFICIENT,
     OK,
@@ -66,6 +68,10 @@ class _Compared(ColumnAggregateExpectation):
         """What the metrics must be told, by metric."""
         return {}
 
+    def asked_metrics(self) -> tuple[str, ...]:
+        """Which metrics are computed."""
+        return self.metric_dependencies
+
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """The comparisons; there are enough rows for them."""
         raise NotImplementedError
@@ -81,7 +87,7 @@ class _Compared(ColumnAggregateExpectation):
         dependencies = super().get_validation_dependencies(execution_engine, runtime_configuration)
         told = self.metric_values()
         domain = self.get_domain_kwargs()
-        for name in (*self.metric_dependencies, ROWS):
+        for name in (*self.asked_metrics(), ROWS):
             dependencies.set_metric_configuration(
                 name,
                 MetricConfiguration(
@@ -126,10 +132,20 @@ class ExpectNumbersLikeBaseline(_Compared):
         if n < 2 or m < 2:
             return found
         live = _numbers(metrics, n, base)
+        now, was = np.asarray(live["counts"], float), np.asarray(base["weights"], float) * m
+        centers = base.get("centers")
+        if centers is None:  # of an earlier release, which kept neither
+            centers = _between(base["edges"])
+        else:
+            # Nothing of the baseline lies in the outermost bins, by how they were chosen.
+            found.append(statistics.outside(int(now[0]), int(now[-1]), n, m))
+            now, was = _joined(now), _joined(was)
+        level = statistics.Numbers(now, live["mean"], live["sd"])
+        base_level = statistics.Numbers(was, base["mean"], base["sd"])
         return [
-            statistics.psi(live["counts"], base["weights"], m, self.alpha),
-            statistics.mean_shift(live["mean"], n, base["mean"], base["sd"], m, self.alpha),
-            statistics.sd_shift(live["sd"], n, base["sd"], base["kurtosis"], m, self.alpha),
+            statistics.psi(now, was),
+            statistics.mean_shift(level, base_level, centers, base["kurtosis"]),
+            statistics.sd_shift(level, base_level, centers, base["kurtosis"]),
             *found,
         ]
 
@@ -156,20 +172,11 @@ class ExpectCategoriesLikeBaseline(_Compared):
         base, nulls = self.baseline, int(metrics[NULLS])
         counts = _categories(metrics)
         found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
-        n, m = sum(counts.values()), base["values"]
-        if not n or not m:
+        m = base.get("counted") or base["values"]
+        if not sum(counts.values()) or not m:
             return found
-        known = {name: count for name, count in counts.items() if name in base["frequencies"]}
-        unseen = n - sum(known.values())
-        frequencies = (
-            {**base["frequencies"], "": base["other"]}
-            if base["other"]
-            else dict(base["frequencies"])
-        )
-        merged = {**known, "": unseen} if unseen or base["other"] else known
         return [
-            statistics.js_distance(merged, frequencies, m, self.alpha),
-            statistics.share_shift("unseen", unseen, n, base["other"], m),
+            *statistics.category_shifts(counts, base["frequencies"], base["other"], m),
             *found,
         ]
 
@@ -191,32 +198,33 @@ class ExpectEmbeddingLikeBaseline(_Compared):
     metric_dependencies = (array_metrics.MOMENTS, NULLS)
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
-        """The number of dimensions is the baseline's."""
-        return {array_metrics.MOMENTS: {"dimensions": len(self.baseline["means"])}}
+        """The dimensions are the baseline's."""
+        return {
+            array_metrics.MOMENTS: {
+                "dimensions": len(self.baseline["means"]),
+                "usual": self.baseline["sds"],
+            }
+        }
+
+    def asked_metrics(self) -> tuple[str, ...]:
+        """A baseline without a single vector has no dimensions to look at."""
+        return self.metric_dependencies if self.baseline["means"] else (NULLS,)
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """``alpha`` holds for one dimension; the family counts them all."""
         base, nulls = self.baseline, int(metrics[NULLS])
         found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
         n, m = rows - nulls, base["values"]
-        if n < 2 or m < 2:
+        if n < 2 or m < 2 or not base["means"]:
             return found
         moments = metrics[array_metrics.MOMENTS]
-        shifts = statistics.dimension_shifts(
-            np.asarray(moments["means"], float),
-            np.asarray(moments["sds"], float),
-            n,
-            np.asarray(base["means"]),
-            np.asarray(base["sds"]),
-            np.asarray(base["kurtoses"]),
-            m,
-            self.alpha,
-        )
-        return [*shifts, *found]
+        kurtoses = moments.get("kurtoses") or [None] * len(base["means"])
+        now = _moments({**moments, "kurtoses": kurtoses}, n)
+        return [*dimension_shifts(now, _moments(base, m), self.alpha), *found]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """Moments by dimension."""
-        return {**metrics[array_metrics.MOMENTS], "nulls": int(metrics[NULLS])}
+        return {**metrics.get(array_metrics.MOMENTS, {}), "nulls": int(metrics[NULLS])}
 
 
 class ExpectAnchorsToPointAlike(_Compared):
@@ -335,7 +343,6 @@ def _judge(
                 warning=floor.warning,
                 critical=floor.critical,
                 verdict=one.judge(floor, alpha),
-                limit=None if one.limit is None else float(one.limit),
             )
         )
     return findings
@@ -366,6 +373,26 @@ def _numbers(metrics: Mapping[str, Any], n: int, base: Mapping[str, Any]) -> dic
         "mean": float(metrics[MEAN]),
         "sd": float(metrics[SD] or 0.0),
     }
+
+
+def _moments(held: Mapping[str, Any], rows: int) -> Moments:
+    means, sds, kurtoses = (np.array(held[name], float) for name in ("means", "sds", "kurtoses"))
+    return Moments(means, sds, kurtoses, rows)
+
+
+def _joined(counts: Any) -> Any:
+    """The bins beyond the baseline's range, joined to their neighbours."""
+    inner = counts[1:-1].copy()
+    inner[0] += counts[0]
+    inner[-1] += counts[-1]
+    return inner
+
+
+def _between(edges: Sequence[float]) -> list[float]:
+    """Centers of bins of which only the edges are known."""
+    if not edges:
+        return [0.0]
+    return [edges[0], *((a + b) / 2 for a, b in pairwise(edges)), edges[-1]]
 
 
 def _categories(metrics: Mapping[str, Any]) -> dict[str, int]:

@@ -1,21 +1,29 @@
 """Incidents: from the first bad window to the first good one; one message when it begins and ends.
 
+Messages are written with the verdict, in one transaction, and sent after it (an outbox): a process
+that dies in between leaves them to the next one. A message whose sender died before it could note
+the delivery is sent again with the same key, by which a receiver tells the two apart.
+
 A channel that fails changes no verdict: its message waits in the table and is tried again with
 the next check, and how long it has been failing is a metric of its own.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from monitoring.channels import Channel, ChannelError, Message
+from monitoring.faults import Fault, point
 from monitoring.records import Run
 from monitoring.verdicts import CRITICAL, OK, WARNING, Finding
 
 OPENED, CLOSED = "opened", "closed"
-MOST_ATTEMPTS = 100
+# Between checks a channel that failed is left alone for so long.
+RETRY_AFTER = timedelta(minutes=5)
 # Findings that a message names; the report shows all.
 NAMED = 8
 
@@ -70,32 +78,58 @@ def follow(conn: psycopg.Connection, run: Run, channels: Sequence[Channel]) -> i
         return int(row[0])
 
 
+def open_of(conn: psycopg.Connection, service: str) -> int | None:
+    """The service's open incident."""
+    row = conn.execute(
+        "SELECT incident_id FROM drift_incidents WHERE service = %s AND closed_at IS NULL",
+        [service],
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def waiting_services(conn: psycopg.Connection, pause: timedelta = RETRY_AFTER) -> set[str]:
+    """The services with messages that were not tried within ``pause``."""
+    rows = conn.execute(
+        "SELECT DISTINCT i.service FROM drift_notifications AS n "
+        "INNER JOIN drift_incidents AS i USING (incident_id) WHERE n.delivered_at IS NULL "
+        "AND (n.tried_at IS NULL OR n.tried_at < clock_timestamp() - %s)",
+        [pause],
+    ).fetchall()
+    return {service for (service,) in rows}
+
+
 def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel]) -> list[Delivery]:
-    """Send what waits, oldest first; each message once per channel."""
+    """Send what waits, oldest first; each message once per channel.
+
+    At least once where the process dies between sending and noting it: the message's ``key`` is
+    the same both times.
+    """
     by_name = {channel.name: channel for channel in channels}
     waiting = conn.execute(
         "SELECT n.incident_id, n.message, n.channel, i.service, i.severity, i.summary, "
-        "i.findings, coalesce(i.closed_window, i.opened_window) "
+        "i.findings, coalesce(i.closed_window, i.opened_window), i.opened_at "
         "FROM drift_notifications AS n INNER JOIN drift_incidents AS i USING (incident_id) "
-        "WHERE i.service = %s AND n.delivered_at IS NULL AND n.attempts < %s "
+        "WHERE i.service = %s AND n.delivered_at IS NULL "
         "ORDER BY n.incident_id, n.message DESC",
-        [service, MOST_ATTEMPTS],
+        [service],
     ).fetchall()
     done = []
     failed: set[str] = set()
-    for incident, kind, name, of, severity, text, findings, window in waiting:
+    for incident, kind, name, of, severity, text, findings, window, opened in waiting:
         # Behind a message that failed the next would fail too, and arrive out of order.
         if name not in by_name or name in failed:
             continue
         error = None
         message = Message(
             incident, kind, of, severity, _title(kind, of, severity),
-            (text, *(_line(Finding(**one)) for one in findings[:NAMED])) if kind == OPENED
+            (text, *(_line(Finding.from_json(one)) for one in findings[:NAMED])) if kind == OPENED
             else ("All features are within their limits again.",),
-            window.isoformat(),
+            window.isoformat(), _key(of, incident, opened, kind),
         )  # fmt: skip
         try:
+            point(Fault.ALERT_BEGUN)
             by_name[name].send(message)
+            point(Fault.ALERT_SENT)
         except ChannelError as refused:
             error = str(refused)
             failed.add(name)
@@ -103,11 +137,12 @@ def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel])
             error = type(broken).__name__
             failed.add(name)
         conn.execute(
-            "UPDATE drift_notifications SET attempts = attempts + 1, error = %s, delivered_at = "
-            "CASE WHEN %s THEN clock_timestamp() END "
+            "UPDATE drift_notifications SET attempts = attempts + 1, error = %s, "
+            "tried_at = clock_timestamp(), delivered_at = CASE WHEN %s THEN clock_timestamp() END "
             "WHERE incident_id = %s AND message = %s AND channel = %s",
             [error, error is None, incident, kind, name],
         )
+        point(Fault.ALERT_NOTED)
         done.append(Delivery(name, incident, kind, error))
     return done
 
@@ -125,6 +160,12 @@ def summary(run: Run) -> str:
         f"Between {run.window_start:%Y-%m-%d %H:%M} and {run.window_end:%H:%M} UTC "
         f"{named} left the training data's range ({run.requests:,} logged requests)."
     )
+
+
+def _key(service: str, incident: int, opened: datetime, kind: str) -> str:
+    """The same for every attempt at a message, and for no other message of any database."""
+    text = f"{service} {incident} {opened.isoformat()} {kind}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _title(kind: str, service: str, severity: str) -> str:

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.output_files import whole_file
 from monitoring import records
 from monitoring.audit_classes import CLASSES, counts
 
@@ -46,9 +47,8 @@ def text(url: str) -> bytes:
 
 def write_file(url: str, path: Path) -> None:
     """For node exporter's textfile collector, which must never see half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(text(url))
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(text(url))
 
 
 def _drift(conn: psycopg.Connection) -> Iterator[Metric]:

@@ -15,6 +15,11 @@ from monitoring.baseline import Baseline
 from monitoring.verdicts import ERROR, Finding, Floor
 from monitoring.window import Window
 
+NOTHING_WATCHED = (
+    "Nothing is watched: no service has a baseline. Run `skewless drift baseline SERVICE "
+    "--training-set …manifest.json` with the set its model was trained on."
+)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -60,6 +65,19 @@ def bind(conn: psycopg.Connection, baseline: Baseline) -> str:
 def bound_services(conn: psycopg.Connection) -> list[str]:
     """The services that have a baseline."""
     rows = conn.execute("SELECT DISTINCT service FROM drift_bindings ORDER BY service").fetchall()
+    return [service for (service,) in rows]
+
+
+def unwatched_services(conn: psycopg.Connection) -> list[str]:
+    """The services in the served log that have no baseline."""
+    # By hops over the index: the log may hold many millions of rows of each.
+    rows = conn.execute(
+        "WITH RECURSIVE hop AS (SELECT min(service) AS service FROM served_features "
+        "UNION ALL SELECT (SELECT min(s.service) FROM served_features AS s "
+        "WHERE s.service > hop.service) FROM hop WHERE hop.service IS NOT NULL) "
+        "SELECT service FROM hop WHERE service IS NOT NULL "
+        "AND service NOT IN (SELECT service FROM drift_bindings)"
+    ).fetchall()
     return [service for (service,) in rows]
 
 
@@ -186,17 +204,21 @@ def usual_requests(conn: psycopg.Connection, window: Window, least: int = 3) -> 
     return float(row[0]) if row and row[1] >= least else None
 
 
+class CheckedElsewhereError(SkewlessError):
+    """Another process holds the service's checks."""
+
+
 @contextmanager
 def alone(conn: psycopg.Connection, service: str) -> Iterator[None]:
     """Hold the service's drift checks for this session.
 
     Raises:
-        SkewlessError: another check is running.
+        CheckedElsewhereError: another check is running.
     """
     key = f"skewless drift {service}"
     row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
     if not row or not row[0]:
-        raise SkewlessError(
+        raise CheckedElsewhereError(
             f"Another drift check of {service} is running: wait for it, or end it.", exit_code=3
         )
     try:
@@ -224,7 +246,7 @@ def _runs(
             baseline_id=row[3],
             verdict=row[4],
             requests=row[5],
-            findings=tuple(Finding(**one) for one in row[6]),
+            findings=tuple(Finding.from_json(one) for one in row[6]),
             expectations=row[7],
             error=row[8],
             again=True,

@@ -11,7 +11,16 @@ from extensions.versions.diff_report import document
 from monitoring import drawing, records
 from monitoring.baseline import CATEGORICAL, EMBEDDING, NUMERIC, FeatureBaseline
 from monitoring.records import Run
-from monitoring.verdicts import CRITICAL, INSUFFICIENT, OK, WARNING, Finding, worst
+from monitoring.verdicts import (
+    CRITICAL,
+    INSUFFICIENT,
+    OK,
+    SYMPTOM,
+    UNWATCHED,
+    WARNING,
+    Finding,
+    worst,
+)
 
 WINDOWS = 48
 SHOWN_CATEGORIES = 15
@@ -21,6 +30,7 @@ LOOK = {
     "mean": "the level: a unit, a scale or a population has changed",
     "sd": "the spread: values were cut off, or a source was mixed in",
     "js": "the mix of categories: a catalogue or a classifier has changed",
+    "outside": "values beyond any of the training set: a unit, an overflow, a new source",
     "unseen": "categories that the model never saw: look at the source's latest import",
     "nulls": "missing values: look at the computation and at the source's completeness",
     "defaults": "entities without a row: look at the refresh, and at who asks",
@@ -39,6 +49,7 @@ color:#1c1c1c;background:#fff}h1{font-size:1.5rem}h2{margin-top:2.5rem;border-to
 padding-top:1rem}h3{margin:1.5rem 0 .3rem}table{border-collapse:collapse;margin:.5rem 0}
 td,th{text-align:left;padding:.15rem .8rem .15rem 0;vertical-align:top}
 .badge{border-radius:.6rem;padding:.1rem .6rem;font-size:.85rem;color:#fff}
+.symptom,.unwatched{background:#888;fill:#bbb}
 .ok{background:#3a7d44;fill:#3a7d44}.insufficient{background:#888;fill:#bbb}
 .warning{background:#b7791f;fill:#b7791f;stroke:none}
 .critical{background:#b3261e;fill:#b3261e}.error{background:#5b3a8c;fill:#5b3a8c}
@@ -75,7 +86,13 @@ def _health(conn: psycopg.Connection, services: Sequence[str]) -> str:
             f"<td>{_badge(last.verdict) if last else 'never checked'}</td>"
             f"<td>{f'{last.requests:,} logged requests' if last else ''}</td><td>{strip}</td></tr>"
         )
-    return f"<table>{''.join(rows)}</table>{_incidents(conn)}{_audit(conn)}"
+    rows += [
+        f"<tr><td>{escape(service)}</td><td>not watched</td><td>served and logged, and has no "
+        "baseline: <code>skewless drift baseline</code></td><td></td></tr>"
+        for service in records.unwatched_services(conn)
+    ]
+    nothing = "" if services else f"<p><b>{escape(records.NOTHING_WATCHED)}</b></p>"
+    return f"{nothing}<table>{''.join(rows)}</table>{_incidents(conn)}{_audit(conn)}"
 
 
 def _incidents(conn: psycopg.Connection) -> str:
@@ -110,6 +127,11 @@ def _audit(conn: psycopg.Connection) -> str:
 
 
 def _service(conn: psycopg.Connection, service: str) -> str:
+    if service not in records.bound_services(conn):
+        return (
+            f'<h2 id="{escape(service)}">{escape(service)}</h2>'
+            "<p>Not watched: it has no baseline. <code>skewless drift baseline</code></p>"
+        )
     identity, baseline = records.bound_baseline(conn, service)
     runs = records.recent_runs(conn, service, WINDOWS, details=True)
     title = f'<h2 id="{escape(service)}">{escape(service)}</h2>'
@@ -149,6 +171,10 @@ def _feature(one: FeatureBaseline, last: Run, runs: Sequence[Run], live: Mapping
     own = [f for f in last.findings if f.feature == label]
     if not own:
         return f"<h3>{escape(label)}</h3><p class='muted'>Not measured.</p>"
+    unwatched = [f for f in own if f.verdict == UNWATCHED]
+    if unwatched:
+        said = f"<p class='muted'>It {escape(str(unwatched[0].because))}</p>"
+        return f"<h3>{escape(label)} {_badge(UNWATCHED)}</h3>{said}"
     gravest = max(own, key=_gravity)
     over_time = [_effect_of(run, label, gravest.statistic) for run in runs]
     table = "".join(
@@ -158,9 +184,13 @@ def _feature(one: FeatureBaseline, last: Run, runs: Sequence[Run], live: Mapping
     )
     bad = [f for f in own if f.verdict in (WARNING, CRITICAL)]
     hints = "".join(f"<li>{LOOK[f.statistic]}</li>" for f in bad)
+    symptoms = [f for f in own if f.verdict == SYMPTOM]
+    causes = dict.fromkeys(f"A symptom: it {f.because}." for f in symptoms)
+    verdict = worst(f.verdict for f in own)
     return (
-        f"<h3>{escape(label)} {_badge(worst(f.verdict for f in own))}</h3>"
+        f"<h3>{escape(label)} {_badge(SYMPTOM if symptoms and verdict == OK else verdict)}</h3>"
         + (f"<ul>{hints}</ul>" if hints else "")
+        + "".join(f"<p class='muted'>{escape(one)}</p>" for one in causes)
         + f'<div class="pair"><div>{_distribution(one, live)}</div>'
         f"<div>{drawing.line(over_time, gravest.warning, gravest.critical)}"
         f'<div class="muted">{gravest.statistic} over the last {len(runs)} windows</div></div>'
@@ -209,7 +239,7 @@ def _lives(run: Run) -> dict[str, Mapping[str, Any]]:
 
 
 def _gravity(finding: Finding) -> tuple[int, float]:
-    order = (OK, INSUFFICIENT, WARNING, CRITICAL).index(finding.verdict)
+    order = (OK, UNWATCHED, SYMPTOM, INSUFFICIENT, WARNING, CRITICAL).index(finding.verdict)
     return order, finding.effect / (finding.warning or 1)
 
 

@@ -1,7 +1,10 @@
 """Rollback by verdict: a view that stays critical goes back to its previous version, once.
 
 What rolls back is injected: a function of the view, the reason and the evidence that returns
-what it did, or raises. `command` makes one of a program.
+what it did, or raises. `command` makes one of a program. The decision is written with the verdict
+and carried out after it; a process that dies in between leaves it to the next one. So a rollback
+may be called twice with one reason: it must know by the reason (which names the incident), or by
+the version that the evidence names, that it was done before.
 """
 
 import json
@@ -17,7 +20,10 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from extensions.errors import SkewlessError
+from extensions.stores.registry.published import active, hold_pointer, promotions, published
+from extensions.versions.moving import rollback
 from monitoring import records
+from monitoring.faults import Fault, point
 from monitoring.records import Run
 from monitoring.verdicts import CRITICAL
 
@@ -58,29 +64,78 @@ def follow(
     """
     if run.verdict != CRITICAL or incident is None:
         return []
-    done = []
+    decide(conn, run, incident, policy)
+    return carry_out(conn, run.service, policy, roll_back)
+
+
+def decide(conn: psycopg.Connection, run: Run, incident: int | None, policy: Policy) -> None:
+    """Write which views the run speaks against, for `carry_out`."""
+    if run.verdict != CRITICAL or incident is None:
+        return
     for view in sorted(policy.views):
         evidence = _evidence(conn, run, view, policy.after)
-        if evidence is None or not _claim(conn, incident, view, evidence):
+        if evidence is not None:
+            reason = (
+                f"drift of {run.service} was critical in {policy.after} windows in a row, "
+                f"the last one until {run.window_end.isoformat()} (incident {incident})"
+            )
+            _claim(conn, incident, view, reason, evidence)
+
+
+def waiting_services(conn: psycopg.Connection, policy: Policy) -> set[str]:
+    """The services of open incidents with a decision that was not carried out."""
+    return {service for service, *_ in _waiting(conn, policy)}
+
+
+def carry_out(
+    conn: psycopg.Connection, service: str, policy: Policy, roll_back: RollBack
+) -> list[RolledBack]:
+    """Do what was decided and not done, as long as the incident is open."""
+    done = []
+    for of, incident, view, reason, evidence in _waiting(conn, policy):
+        if of != service:
             continue
-        reason = (
-            f"drift of {run.service} was critical in {policy.after} windows in a row, "
-            f"the last one until {run.window_end.isoformat()}"
-        )
         outcome = error = None
+        point(Fault.ROLLBACK_BEGUN)
         try:
             outcome = roll_back(view, reason, evidence)
         except SkewlessError as refused:
             error = refused.format_message()
         except Exception as broken:  # noqa: BLE001 - whatever happens is recorded
             error = f"{type(broken).__name__}: {broken}"
+        point(Fault.ROLLBACK_DONE)
         conn.execute(
             "UPDATE drift_rollbacks SET outcome = %s, error = %s "
             "WHERE incident_id = %s AND view_name = %s",
             [outcome, error, incident, view],
         )
-        done.append(RolledBack(view, policy.after, outcome, error))
+        point(Fault.ROLLBACK_NOTED)
+        done.append(RolledBack(view, len(evidence["windows"]), outcome, error))
     return done
+
+
+def move_back(
+    conn: psycopg.Connection, project: str, view: str, reason: str, evidence: Evidence
+) -> str:
+    """`skewless rollback VIEW`, once for each reason; ``conn`` must be in autocommit.
+
+    A move that was made before with this reason is what is returned. A default other than the one
+    that the evidence speaks against is left alone: somebody has moved it since.
+
+    Raises:
+        SkewlessError: as `extensions.versions.moving.rollback`.
+    """
+    with conn.transaction():
+        hold_pointer(conn, view, wait=False)
+        for move in reversed(promotions(conn, view)):
+            if move.kind == "rollback" and move.reason == reason:
+                return f"v{move.from_version} -> v{move.to_version}"
+        default, against = active(published(conn, view)), evidence.get("version")
+        if against is not None and (default is None or default.version != against):
+            now = "no version" if default is None else f"v{default.version}"
+            return f"left alone: {now} is the default, and no more v{against}"
+        moved = rollback(conn, project, view, reason=reason, by="skewless drift")
+    return f"v{moved.from_version} -> v{moved.to_version}"
 
 
 def command(text: str) -> RollBack:
@@ -88,7 +143,8 @@ def command(text: str) -> RollBack:
 
     ``{view}`` in the text is replaced. The environment has ``SKEWLESS_VIEW`` and
     ``SKEWLESS_REASON``; standard input has the evidence as JSON. The last line that it prints is
-    kept as what it did.
+    kept as what it did. Should this process die before it can keep that, the program is run again
+    with the same reason and evidence, whose ``version`` is the one to go back from.
     """
     parts = shlex.split(text)
     if not parts:
@@ -135,8 +191,10 @@ def _evidence(conn: psycopg.Connection, run: Run, view: str, windows: int) -> di
     ]
     if not all(against):
         return None
+    default = active(published(conn, view))
     return {
         "service": run.service,
+        "version": None if default is None else default.version,
         "baseline": run.baseline_id,
         "windows": [
             {
@@ -150,13 +208,27 @@ def _evidence(conn: psycopg.Connection, run: Run, view: str, windows: int) -> di
     }
 
 
-def _claim(conn: psycopg.Connection, incident: int, view: str, evidence: Mapping[str, Any]) -> bool:
-    """Record the decision before it is carried out; False where it was carried out before."""
-    row = conn.execute(
-        "INSERT INTO drift_rollbacks AS r (incident_id, view_name, evidence) VALUES (%s, %s, %s) "
-        "ON CONFLICT (incident_id, view_name) DO UPDATE SET evidence = excluded.evidence, "
-        "decided_at = clock_timestamp() WHERE r.outcome IS NULL AND r.error IS NOT NULL "
-        "RETURNING 1",
-        [incident, view, Jsonb(dict(evidence))],
-    ).fetchone()
-    return row is not None
+def _claim(
+    conn: psycopg.Connection, incident: int, view: str, reason: str, evidence: Mapping[str, Any]
+) -> None:
+    """Record the decision before it is carried out; one that failed is decided anew."""
+    conn.execute(
+        "INSERT INTO drift_rollbacks AS r (incident_id, view_name, reason, evidence) "
+        "VALUES (%s, %s, %s, %s) ON CONFLICT (incident_id, view_name) DO UPDATE SET "
+        "reason = excluded.reason, evidence = excluded.evidence, error = NULL, "
+        "decided_at = clock_timestamp() WHERE r.outcome IS NULL AND r.error IS NOT NULL",
+        [incident, view, reason, Jsonb(dict(evidence))],
+    )
+
+
+def _waiting(
+    conn: psycopg.Connection, policy: Policy
+) -> list[tuple[str, int, str, str, dict[str, Any]]]:
+    return conn.execute(
+        "SELECT i.service, r.incident_id, r.view_name, coalesce(r.reason, "
+        "'drift of ' || i.service || ' was critical (incident ' || r.incident_id || ')'), "
+        "r.evidence FROM drift_rollbacks AS r INNER JOIN drift_incidents AS i USING (incident_id) "
+        "WHERE r.outcome IS NULL AND r.error IS NULL AND i.closed_at IS NULL "
+        "AND r.view_name = ANY(%s) ORDER BY r.incident_id, r.view_name",
+        [sorted(policy.views)],
+    ).fetchall()

@@ -1,107 +1,159 @@
 """How far a live distribution is from its baseline, and whether chance explains it.
 
 Every function takes counts or moments, never rows, so that the measuring can be done wherever
-the rows are. ``n`` rows are live, ``m`` the baseline's.
+the rows are. ``n`` rows are live, ``m`` the baseline's. An effect says how large a change is;
+its chance comes from counts over cells (monitoring/contingency.py), since moments of rare values
+and of long tails follow no law that a sample of them would tell.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from extensions.versions.distance import divergence, stability
+from monitoring import contingency
 from monitoring.verdicts import Statistic
+
+Floats = NDArray[np.float64]
 
 _TINY = 1e-12
 # A spread that vanished is a change by this factor, not by an infinite one.
 _DEAD = 1e-6
 # Anchors whose direction is lost: under the baseline at most this share lies below the floor.
 _LOST_BY_CHANCE = 0.25
+# From this kurtosis on a mean and a standard deviation are those of a few rows (the normal
+# distribution has 3, the exponential 9): level and spread are taken from the bins.
+HEAVY_TAILED = 20.0
 
 
-def psi(live: Sequence[int], weights: Sequence[float], m: int, alpha: float) -> Statistic:
-    """Population stability index over bins: sum (q - p) ln(q / p).
+@dataclass(frozen=True)
+class Numbers:
+    """One side of a numeric comparison: rows by bin, and the moments of all of them."""
 
-    For samples of one distribution PSI / (1/n + 1/m) is chi-squared with k - 1 degrees of
-    freedom (Yurdakul 2018).
+    counts: Floats
+    mean: float
+    sd: float
+
+    @property
+    def rows(self) -> float:
+        """How many values."""
+        return float(self.counts.sum())
+
+
+def psi(live: Floats, base: Floats) -> Statistic:
+    """Population stability index over bins, sum (q - p) ln(q / p), and its table's homogeneity.
+
+    Bins in which chance would leave too few rows are joined to their neighbours.
     """
-    k, n = len(weights), int(sum(live))
-    if k < 2:
+    places = contingency.pool_neighbours(live, base)
+    q, p = contingency.pooled(live, places), contingency.pooled(base, places)
+    if len(q) < 2 or not q.sum() or not p.sum():
         return Statistic("psi", 0.0, 1.0)
-    effect = stability(np.asarray(weights, float) * m, np.asarray(live, float))
-    scale = 1 / n + 1 / m
-    return Statistic(
-        "psi",
-        effect,
-        float(stats.chi2.sf(effect / scale, k - 1)),
-        float(scale * stats.chi2.isf(alpha, k - 1)),
-    )
+    return Statistic("psi", stability(p, q), contingency.homogeneity(q, p))
 
 
-def mean_shift(live: float, n: int, mean: float, sd: float, m: int, alpha: float) -> Statistic:
-    """Shift of the mean, by the baseline's mean or half its spread, whichever is larger."""
-    scale = max(abs(mean), sd / 2, _TINY)
-    error = sd * np.sqrt(1 / n + 1 / m)
-    shift = abs(live - mean)
-    if error <= _TINY * scale:  # a constant: any other mean is certain
-        return Statistic("mean", float(shift / scale), 0.0 if shift > 1e-9 * scale else 1.0)
-    return Statistic(
-        "mean",
-        float(shift / scale),
-        float(2 * stats.norm.sf(shift / error)),
-        float(stats.norm.isf(alpha / 2) * error / scale),
-    )
-
-
-def sd_shift(live: float, n: int, sd: float, kurtosis: float, m: int, alpha: float) -> Statistic:
-    """Change of the spread; ln s has the variance (kurtosis - 1) / 4 x (1/n + 1/m)."""
-    if sd <= _TINY:
-        return Statistic("sd", 0.0, 1.0)
-    ratio = abs(np.log(max(live / sd, _DEAD)))
-    error = np.sqrt(max(kurtosis - 1, 0.5) / 4 * (1 / n + 1 / m))
-    return Statistic(
-        "sd",
-        float(np.expm1(ratio)),
-        float(2 * stats.norm.sf(ratio / error)),
-        float(np.expm1(stats.norm.isf(alpha / 2) * error)),
-    )
-
-
-def js_distance(
-    live: Mapping[str, int], frequencies: Mapping[str, float], m: int, alpha: float
+def mean_shift(
+    live: Numbers, base: Numbers, centers: Sequence[float], kurtosis: float
 ) -> Statistic:
-    """Jensen-Shannon distance in base 2, 0 to 1; its square x 8 ln 2 / (1/n + 1/m) is chi-squared.
+    """Shift of the level, by the baseline's level or half its spread, whichever is larger.
 
-    (Of the divergence of two samples, to second order, with k - 1 degrees of freedom.)
+    ``centers``: the baseline's median in each bin. With a heavy tail each row counts as its bin's
+    center and its chance is Wilcoxon's; else the effect is of the means, and the scores are the
+    centers. Where the baseline has no spread, the scale is that of both samples.
+    """
+    if kurtosis > HEAVY_TAILED:
+        places = np.asarray(centers, float)
+        was, spread = _grouped(base.counts, places)
+        now, _ = _grouped(live.counts, places)
+        scores = contingency.mid_ranks(live.counts, base.counts)
+    else:
+        was, now, spread = base.mean, live.mean, base.sd
+        scores = np.asarray(centers, float)
+    if spread <= _TINY * max(abs(was), _TINY):
+        spread = _joint_sd(live, base)
+    scale = max(abs(was), spread / 2)
+    if scale <= _TINY:
+        return Statistic("mean", 0.0, 1.0)
+    p = contingency.score_shift(live.counts, base.counts, scores)
+    return Statistic("mean", float(abs(now - was) / scale), p)
+
+
+def sd_shift(live: Numbers, base: Numbers, centers: Sequence[float], kurtosis: float) -> Statistic:
+    """Change of the spread, |ln ratio| as a ratio - 1; of the bins' centers with a heavy tail.
+
+    Its chance is that of the squared distances from the middle (of the ranks: Mood 1954).
+    """
+    if kurtosis > HEAVY_TAILED:
+        places = np.asarray(centers, float)
+        was, now = _grouped(base.counts, places)[1], _grouped(live.counts, places)[1]
+        scores = (contingency.mid_ranks(live.counts, base.counts) - 0.5) ** 2
+    else:
+        places = np.asarray(centers, float)
+        was, now = base.sd, live.sd
+        scores = (places - _grouped(live.counts + base.counts, places)[0]) ** 2
+    if was <= _TINY:
+        return Statistic("sd", 0.0, 1.0)  # `outside` tells a constant that is none any more
+    ratio = abs(np.log(max(now / was, _DEAD)))
+    p = contingency.score_shift(live.counts, base.counts, scores)
+    return Statistic("sd", float(np.expm1(ratio)), p)
+
+
+def outside(below: int, above: int, n: int, m: int) -> Statistic:
+    """The share of rows beyond the least and the greatest value of the baseline.
+
+    That the k greatest of n + m values are all live has the chance C(n, k) / C(n + m, k),
+    whatever their distribution (Rosenbaum 1954); it is Fisher's of k rows against none.
+    """
+    p = min(contingency.fisher(side, n, 0, m) for side in (below, above))
+    return Statistic("outside", (below + above) / n, p)
+
+
+def category_shifts(
+    live: Mapping[str, int], frequencies: Mapping[str, float], other: float, m: float
+) -> list[Statistic]:
+    """`js`: Jensen-Shannon distance in base 2, 0 to 1; `unseen`: the share beyond chance.
+
+    ``other``: the share of rows whose categories the baseline does not name. Categories in which
+    chance would leave too few rows are one cell. Unseen rows are more than chance leaves in
+    categories that the baseline lacks, all of them together or the most frequent one alone.
     """
     names = sorted(set(live) | set(frequencies))
-    n = sum(live.values())
-    if len(names) < 2:
-        return Statistic("js", 0.0, 1.0)
     q = np.array([live.get(name, 0) for name in names], float)
-    p = np.array([frequencies.get(name, 0.0) for name in names], float)
+    p = np.array([frequencies.get(name, 0.0) * m for name in names], float)
+    if other:  # what is not named is one category more, and nothing is new
+        new = np.array([name not in frequencies for name in names], bool)
+        q, p = np.append(q[~new], q[new].sum()), np.append(p[~new], other * m)
+        return [_js(q, p)]
+    return [_js(q, p), _unseen(q, p)]
+
+
+def _js(q: Floats, p: Floats) -> Statistic:
+    places = contingency.pool_rare(q, p)
+    q, p = contingency.pooled(q, places), contingency.pooled(p, places)
+    if len(q) < 2 or not q.sum() or not p.sum():
+        return Statistic("js", 0.0, 1.0)
     apart = max(divergence(p, q), 0.0)  # by rounding, equal ones may be less than nothing apart
-    scale = (1 / n + 1 / m) / (8 * np.log(2))
-    degrees = len(names) - 1
-    return Statistic(
-        "js",
-        float(np.sqrt(apart)),
-        float(stats.chi2.sf(apart / scale, degrees)),
-        float(np.sqrt(scale * stats.chi2.isf(alpha, degrees))),
-    )
+    return Statistic("js", float(np.sqrt(apart)), contingency.homogeneity(q, p))
+
+
+def _unseen(q: Floats, p: Floats) -> Statistic:
+    n = q.sum()
+    expected, together = contingency.unseen_rows(q, p)
+    most, alone = contingency.largest_unseen(q, p)
+    found = float(q[p <= 0].sum())
+    if alone < together:
+        return Statistic("unseen", most / n, min(1.0, 2 * alone))
+    return Statistic("unseen", max(0.0, found - expected) / n, min(1.0, 2 * together))
 
 
 def share_shift(name: str, live: int, n: int, share: float, m: int) -> Statistic:
     """Change of a share of rows; exact (Fisher), since the counts may be few."""
-    before = round(share * m)
-    effect = abs(live / n - share)
-    total, drawn = n + m, live + before
-    if live / n >= share:
-        p = stats.hypergeom.sf(live - 1, total, drawn, n)
-    else:
-        p = stats.hypergeom.cdf(live, total, drawn, n)
-    return Statistic(name, float(effect), float(min(1.0, 2 * p)))
+    return Statistic(
+        name, float(abs(live / n - share)), contingency.fisher(live, n, round(share * m), m)
+    )
 
 
 def excess(name: str, live: int, n: int, tolerated: float) -> Statistic:
@@ -109,51 +161,7 @@ def excess(name: str, live: int, n: int, tolerated: float) -> Statistic:
     return Statistic(name, live / n, float(stats.binom.sf(live - 1, n, tolerated)) if live else 1.0)
 
 
-def dimension_shifts(
-    live_mean: NDArray[np.float64],
-    live_sd: NDArray[np.float64],
-    n: int,
-    mean: NDArray[np.float64],
-    sd: NDArray[np.float64],
-    kurtosis: NDArray[np.float64],
-    m: int,
-    alpha: float,
-) -> tuple[Statistic, Statistic]:
-    """The dimension whose mean moved most (in standard deviations), and the one whose spread did.
-
-    ``alpha`` is that of one dimension: the number of dimensions counts in the family.
-    """
-    size = 1 / n + 1 / m
-    moving = sd > _TINY
-    unit = np.where(moving, sd, 1.0)
-    shift = np.where(moving | (np.abs(live_mean - mean) > _TINY), np.abs(live_mean - mean), 0)
-    shift = shift / unit
-    ratio = np.where(moving, np.abs(np.log(np.maximum(live_sd, _DEAD * unit) / unit)), 0.0)
-    # A dimension that never moved and does now.
-    ratio = np.where(~moving & (live_sd > _TINY), -np.log(_DEAD), ratio)
-    errors = np.sqrt(np.maximum(kurtosis - 1, 0.5) / 4 * size)
-    by_sd = int(np.argmax(ratio / errors))
-    by_mean = int(np.argmax(shift))
-    quantile = stats.norm.isf(alpha / 2)
-    return (
-        Statistic(
-            "dimension_mean",
-            float(shift[by_mean]),
-            float(2 * stats.norm.sf(shift[by_mean] / np.sqrt(size))),
-            float(quantile * np.sqrt(size)),
-        ),
-        Statistic(
-            "dimension_sd",
-            float(ratio[by_sd]),
-            float(2 * stats.norm.sf(ratio[by_sd] / errors[by_sd])),
-            float(quantile * errors[by_sd]),
-        ),
-    )
-
-
-def lost_anchors(
-    live: NDArray[np.float64], anchors: NDArray[np.float64], floor: float
-) -> Statistic:
+def lost_anchors(live: Floats, anchors: Floats, floor: float) -> Statistic:
     """1 - median cosine between entities' vectors now and then, both (k, dimensions).
 
     Certain when more of them point elsewhere (1 - cosine above ``floor``) than a quarter could
@@ -172,3 +180,19 @@ def missing_volume(live: int, usual: float) -> Statistic:
     if usual <= 0:
         return Statistic("volume", 0.0, 1.0)
     return Statistic("volume", max(0.0, 1 - live / usual), float(stats.poisson.cdf(live, usual)))
+
+
+def _grouped(counts: Floats, centers: Floats) -> tuple[float, float]:
+    """(mean, standard deviation) of rows that each count as their bin's center."""
+    rows = counts.sum()
+    if not rows:
+        return 0.0, 0.0
+    mean = float((counts * centers).sum() / rows)
+    return mean, float(np.sqrt((counts * (centers - mean) ** 2).sum() / rows))
+
+
+def _joint_sd(live: Numbers, base: Numbers) -> float:
+    """The standard deviation of both samples' rows together."""
+    n, m = live.rows, base.rows
+    between = n * m / (n + m) * (live.mean - base.mean) ** 2
+    return float(np.sqrt((n * live.sd**2 + m * base.sd**2 + between) / (n + m)))

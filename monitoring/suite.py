@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def comparisons(baseline: Baseline) -> int:
     count += 2 * len(views)  # defaults, stale
     for one in baseline.features:
         if one.feature.kind == NUMERIC:
-            count += 4
+            count += 5
         elif one.feature.kind == CATEGORICAL:
             count += 3
         else:
@@ -89,16 +89,23 @@ def comparisons(baseline: Baseline) -> int:
 
 
 def expectations_of(
-    baseline: Baseline, view: str, rules: Rules, present: set[str]
+    baseline: Baseline,
+    view: str,
+    rules: Rules,
+    present: set[str],
+    unwatched: Collection[str] = (),
 ) -> list[Expectation]:
-    """What is expected of one view's rows. ``present``: the relation's columns."""
+    """What is expected of one view's rows. ``present``: the relation's columns.
+
+    ``unwatched``: labels of features that this window's rows cannot be compared with.
+    """
     found: list[Expectation] = []
     own = [one for one in baseline.features if one.feature.view == view]
     for one in own:
         found.append(
             ExpectColumnToExist(column=one.feature.name, meta={"feature": one.feature.label})
         )
-        if one.feature.name in present:
+        if one.feature.name in present and one.feature.label not in unwatched:
             made = _CLASSES[str(one.feature.kind)]
             found.append(made(column=one.feature.name, **_common(one, rules)))
     rate = next((one.default_rate for one in own if one.default_rate is not None), None)

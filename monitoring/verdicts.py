@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 OK, INSUFFICIENT, WARNING, CRITICAL, ERROR = "ok", "insufficient", "warning", "critical", "error"
-_ORDER = {OK: 0, INSUFFICIENT: 1, WARNING: 2, CRITICAL: 3, ERROR: 4}
+# Of single findings only: one that follows from another, and a feature that could not be watched.
+SYMPTOM, UNWATCHED = "symptom", "unwatched"
+_ORDER = {OK: 0, SYMPTOM: 0, UNWATCHED: 0, INSUFFICIENT: 1, WARNING: 2, CRITICAL: 3, ERROR: 4}
 # What `skewless drift check` exits with. Too few rows is nothing that anybody must mend.
 EXIT_CODES = {OK: 0, INSUFFICIENT: 0, WARNING: 1, CRITICAL: 2, ERROR: 3}
 
@@ -25,13 +27,14 @@ class Floor:
 
 
 # Effects are: psi the population stability index; mean a shift by the baseline's scale; sd
-# |ln ratio| shown as a ratio - 1; js the Jensen-Shannon distance (base 2); unseen, nulls,
-# defaults, stale shares of rows; dimension_mean in standard deviations; dimension_sd |ln ratio|;
+# |ln ratio| shown as a ratio - 1; outside, unseen, nulls, defaults, stale shares of rows; js the
+# Jensen-Shannon distance (base 2); dimension_mean in standard deviations; dimension_sd |ln ratio|;
 # anchors 1 - median cosine; volume the share of requests that is missing.
 FLOORS: Mapping[str, Floor] = {
     "psi": Floor(0.1, 0.2),
     "mean": Floor(0.10, 0.20),
     "sd": Floor(0.15, 0.30),
+    "outside": Floor(0.02, 0.05),
     "js": Floor(0.10, 0.15),
     "unseen": Floor(0.01, 0.03),
     "nulls": Floor(0.01, 0.05),
@@ -47,16 +50,11 @@ FLOORS: Mapping[str, Floor] = {
 
 @dataclass(frozen=True)
 class Statistic:
-    """One comparison: how large the effect is, and how likely it is by chance (``p``).
-
-    ``limit``: the effect at which chance would be ruled out at the check's certainty; None where
-    it is not one number.
-    """
+    """One comparison: how large the effect is, and how likely it is by chance (``p``)."""
 
     name: str
     effect: float
     p: float
-    limit: float | None = None
 
     def judge(self, floor: Floor, alpha: float) -> str:
         """Certain *and* large enough, or nothing."""
@@ -67,7 +65,10 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Finding:
-    """A statistic with its verdict; ``feature`` is ``view:feature``, or the view alone."""
+    """A statistic with its verdict; ``feature`` is ``view:feature``, or the view alone.
+
+    ``because``: a sentence for a symptom (what it follows from) and for what is not watched.
+    """
 
     feature: str
     statistic: str
@@ -76,7 +77,12 @@ class Finding:
     warning: float
     critical: float
     verdict: str
-    limit: float | None = None
+    because: str | None = None
+
+    @classmethod
+    def from_json(cls, held: Mapping[str, Any]) -> "Finding":
+        """Read what `to_json` wrote, now or in an earlier release."""
+        return cls(**{name: held[name] for name in cls.__dataclass_fields__ if name in held})
 
     def to_json(self) -> dict[str, Any]:
         """As `drift_runs.findings` holds it."""
@@ -84,8 +90,9 @@ class Finding:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """The gravest; ``ok`` of none."""
-    return max(verdicts, key=_ORDER.__getitem__, default=OK)
+    """The gravest; ``ok`` of none, and of what is no alarm of its own."""
+    found = max(verdicts, key=_ORDER.__getitem__, default=OK)
+    return found if _ORDER[found] else OK
 
 
 def at_least(verdict: str, other: str) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import psycopg
+
 from extensions.database import connect
 from monitoring import incidents, records, rollback
 from monitoring.channels import Channel
@@ -31,6 +33,15 @@ class Reaction:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """What was still to do of earlier verdicts on a service, and is done now."""
+
+    service: str
+    deliveries: tuple[Delivery, ...]
+    rolled_back: tuple[RolledBack, ...]
+
+
+@dataclass(frozen=True)
 class Response:
     """What is done about a verdict."""
 
@@ -41,24 +52,62 @@ class Response:
 
 
 def check_and_react(url: str, window: Window, response: Response) -> Reaction:
-    """Check one window, then incident, messages and rollback, in this order.
+    """Check one window; with the verdict decide on incident, messages and rollbacks; do them.
 
-    The verdict is recorded first: nothing that goes wrong afterwards changes it.
+    What is decided is written in the verdict's transaction: what goes wrong afterwards changes no
+    verdict, and what was not done is done with the next check, or by `resume`.
 
     Raises:
         SkewlessError: as `check`.
     """
-    run = check(url, window, least_rows=response.least_rows)
+
+    def decide(conn: psycopg.Connection, run: Run) -> None:
+        incident = incidents.follow(conn, run, response.channels)
+        if response.roll_back is not None:
+            rollback.decide(conn, run, incident, response.policy)
+
+    run = check(url, window, least_rows=response.least_rows, decide=decide)
     with (
         connect(url, autocommit=True, name="skewless drift") as conn,
         records.alone(conn, window.service),
     ):
-        incident = incidents.follow(conn, run, response.channels)
-        rolled_back: list[RolledBack] = []
-        if response.roll_back is not None and response.policy.views:
-            rolled_back = rollback.follow(conn, run, incident, response.policy, response.roll_back)
-        deliveries = incidents.deliver(conn, window.service, response.channels)
-    return Reaction(run, incident, tuple(deliveries), tuple(rolled_back))
+        if run.again:  # recorded by a check that was told to do less, or by an earlier release
+            with conn.transaction():
+                decide(conn, run)
+        rolled_back, deliveries = _carried_out(conn, window.service, response)
+        incident = incidents.open_of(conn, window.service)
+    return Reaction(run, incident, deliveries, rolled_back)
+
+
+def resume(url: str, services: Sequence[str] | None, response: Response) -> list[Unfinished]:
+    """Do what earlier checks decided and did not do: their process died, or a channel was away.
+
+    A service that is being checked is left to that check.
+    """
+    done = []
+    with connect(url, autocommit=True, name="skewless drift") as conn:
+        waiting = incidents.waiting_services(conn) if response.channels else set()
+        if response.roll_back is not None:
+            waiting |= rollback.waiting_services(conn, response.policy)
+        for service in sorted(waiting):
+            if services and service not in services:
+                continue
+            try:
+                with records.alone(conn, service):
+                    rolled_back, deliveries = _carried_out(conn, service, response)
+            except records.CheckedElsewhereError:
+                continue
+            done.append(Unfinished(service, deliveries, rolled_back))
+    return done
+
+
+def _carried_out(
+    conn: psycopg.Connection, service: str, response: Response
+) -> tuple[tuple[RolledBack, ...], tuple[Delivery, ...]]:
+    rolled_back: list[RolledBack] = []
+    if response.roll_back is not None and response.policy.views:
+        rolled_back = rollback.carry_out(conn, service, response.policy, response.roll_back)
+    return tuple(rolled_back), tuple(incidents.deliver(conn, service, response.channels))
 
 
 def due(url: str, services: Sequence[str] | None, length: timedelta) -> list[Window]:

@@ -14,7 +14,8 @@ from extensions.database.connection import identifiers, table_exists
 from extensions.errors import SkewlessError
 from extensions.stores.offline import served_table
 from extensions.stores.offline.served_table import column_name
-from monitoring.baseline import EMBEDDING, Baseline, FeatureBaseline
+from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
+from monitoring.strata import HOUR, REQUEST, WEEKDAY
 from monitoring.suite import IS_DEFAULT, IS_STALE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -114,6 +115,34 @@ def count_requests(conn: psycopg.Connection, window: Window) -> int:
     return int(row[0]) if row else 0
 
 
+def rows_by(conn: psycopg.Connection, window: Window, view: str, by: str) -> dict[str, int]:
+    """The rows of a view in the window, by hour, weekday or field of the request, as text."""
+    present = served_table.present_columns(conn)
+    moment = sql.SQL("served_at AT TIME ZONE 'UTC'")
+    hour = sql.SQL("extract(hour FROM {})::integer::text").format(moment)
+    day = sql.SQL("extract(isodow FROM {})::integer::text").format(moment)
+    version = column_name(view, "version")
+    code: sql.Composable
+    if by.startswith(REQUEST + ":"):
+        column = column_name(REQUEST, by.removeprefix(REQUEST + ":"))
+        code = sql.SQL("{}::text").format(sql.Identifier(column))
+        if column not in present:
+            return {}
+    elif by in (HOUR, WEEKDAY):
+        code = hour if by == HOUR else day
+    else:
+        code = sql.SQL("{} || ' ' || {}").format(day, hour)
+    where = _where(window)
+    if version in present:
+        where = sql.SQL("{} AND {} IS NOT NULL").format(where, sql.Identifier(version))
+    rows = conn.execute(
+        sql.SQL("SELECT coalesce({}, '') AS code, count(*) FROM {} WHERE {} GROUP BY 1").format(
+            code, sql.Identifier(served_table.TABLE), where
+        )
+    ).fetchall()
+    return dict(rows)
+
+
 def _where(window: Window) -> sql.Composed:
     return sql.SQL("service = {} AND served_at >= {} AND served_at < {}").format(
         sql.Literal(window.service), sql.Literal(window.start), sql.Literal(window.end)
@@ -165,17 +194,23 @@ def _view(
 
 
 def _comparable(column: sql.Composable, kind: str) -> sql.Composable:
-    """NaN and infinities count as missing: PostgreSQL has them as values, and no mean survives."""
+    """NaN, infinities and numbers without a square count as missing: no mean survives them.
+
+    PostgreSQL has the first two as values, and NaN as the greatest of all.
+    """
     if kind in ("real", "double precision"):
-        # Of these three alone the difference from itself is not 0; asked for in every bin.
-        return sql.SQL("CASE WHEN {} - {} = 0 THEN {} END::double precision").format(
-            column, column, column
+        return sql.SQL("CASE WHEN abs({}) < {} THEN {} END::double precision").format(
+            column, sql.Literal(LARGEST), column
         )
     if kind in ("real[]", "double precision[]"):
         return sql.SQL(
             "CASE WHEN NOT {} && {}::{} AND array_position({}, NULL) IS NULL THEN {} END"
         ).format(
             column, sql.Literal(["NaN", "Infinity", "-Infinity"]), sql.SQL(kind), column, column
+        )
+    if kind in ("integer[]", "bigint[]"):
+        return sql.SQL("CASE WHEN array_position({}, NULL) IS NULL THEN {} END").format(
+            column, column
         )
     if kind in ("integer", "bigint"):  # its mean would be an exact decimal
         return sql.SQL("{}::double precision").format(column)

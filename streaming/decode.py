@@ -19,8 +19,17 @@ LONGEST_EVENT_ID = 256
 LARGEST_ID = 2**63 - 1
 
 
+# Headers of a replayed record: what it would be named by, and its own time, at its first place.
+ORIGIN_HEADER = "skewless-origin"
+TIMESTAMP_HEADER = "skewless-timestamp"
+
+
 class Message(NamedTuple):
-    """A record as Kafka holds it; ``timestamp_ms`` is the producer's or the broker's clock."""
+    """A record as Kafka holds it; ``timestamp_ms`` is the producer's or the broker's clock.
+
+    ``size``: of the whole value in bytes, where ``value`` is only its beginning. ``origin`` and
+    ``timestamp_ms`` of a dead letter that was replayed are those of its first place.
+    """
 
     topic: str
     partition: int
@@ -29,6 +38,17 @@ class Message(NamedTuple):
     key: bytes | None
     value: bytes | None
     incarnation: int = 0
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    size: int | None = None
+    origin: str | None = None
+
+    @property
+    def position(self) -> str:
+        """``topic/partition/offset``, and ``@`` which topic of the name, of its first place."""
+        if self.origin is not None:
+            return self.origin
+        again = f"@{self.incarnation}" if self.incarnation else ""
+        return f"{self.topic}/{self.partition}/{self.offset}{again}"
 
 
 class WatchEvent(NamedTuple):
@@ -94,7 +114,7 @@ class JsonDecoder:
 
     def decode(self, message: Message, now: datetime) -> WatchEvent:
         """As `Decoder.decode`."""
-        fields = self._fields(message.value)
+        fields = self._fields(message.value, message.size)
         return WatchEvent(
             event_id=_event_id(fields.get("eventId"), message),
             user_id=_id(fields, "userId"),
@@ -104,12 +124,13 @@ class JsonDecoder:
             progress=_number(fields, "progress", 1),
         )
 
-    def _fields(self, value: bytes | None) -> dict[str, Any]:
+    def _fields(self, value: bytes | None, whole: int | None) -> dict[str, Any]:
         if value is None:
             raise RejectedError(Reason.TOMBSTONE, "the message has no value")
-        if len(value) > self.max_bytes:
+        size = len(value) if whole is None else whole
+        if size > self.max_bytes:
             raise RejectedError(
-                Reason.OVERSIZED, f"{len(value)} bytes, at most {self.max_bytes} are read"
+                Reason.OVERSIZED, f"{size} bytes, at most {self.max_bytes} are read"
             )
         try:
             fields = orjson.loads(value)
@@ -138,8 +159,7 @@ def _unreadable(value: bytes) -> RejectedError:
 
 def _event_id(value: Any, message: Message) -> str:
     if value is None:
-        again = f"@{message.incarnation}" if message.incarnation else ""
-        return f"{message.topic}/{message.partition}/{message.offset}{again}"
+        return message.position
     if not isinstance(value, str):
         raise RejectedError(Reason.WRONG_TYPE, f"eventId is {_kind(value)}, not a string")
     if not 0 < len(value) <= LONGEST_EVENT_ID or "\0" in value:

@@ -56,6 +56,10 @@ class WorkerMetrics:
             "skewless_stream_lag_records", "Records not read yet.", ["partition"],
             registry=self.registry,
         )  # fmt: skip
+        self.stopped = Gauge(
+            "skewless_stream_stopped", "Whether a partition stands still before a batch.",
+            ["partition"], registry=self.registry,
+        )  # fmt: skip
         self.watermark = Gauge(
             "skewless_stream_watermark_seconds", "Watermark, Unix time.", ["partition"],
             registry=self.registry,

@@ -39,4 +39,5 @@ class Publisher:
             SkewlessError: as `publish`.
         """
         rows = sql.SQL("event_timestamp >= {}").format(sql.Literal(since))
-        return write_query(self.feast_store, view.feature_view, latest(view.computation, rows))
+        query = latest(view.computation, rows, allowed=self.feast_store.config)
+        return write_query(self.feast_store, view.feature_view, query)

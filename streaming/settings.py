@@ -57,6 +57,10 @@ class Settings:
     max_poll_interval: float = 300.0
     outage_pause: float = 0.1
     longest_outage_pause: float = 5.0
+    # A poll that does not come back within this time never will: the worker ends.
+    poll_patience: float = 60.0
+    # A stopped partition is tried again this often: the broker may have mended it.
+    retry_stopped: float = 60.0
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
 

@@ -11,7 +11,10 @@ from streaming.settings import Settings
 
 @dataclass(frozen=True)
 class PartitionStatus:
-    """One partition; ``lag_records`` as of the worker's last look, ``behind_seconds`` as of now."""
+    """One partition; ``lag_records`` as of the worker's last look, ``behind_seconds`` as of now.
+
+    ``stopped``: why it stands still at ``next_offset``; None where it is read.
+    """
 
     partition: int
     next_offset: int
@@ -19,6 +22,7 @@ class PartitionStatus:
     lag_records: int | None
     processed_through: datetime | None
     behind_seconds: float | None
+    stopped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,14 @@ class Status:
 
 _BEHIND = "extract(epoch FROM clock_timestamp() - {})::double precision"
 _PARTITIONS = (
-    "SELECT kafka_partition AS partition, next_offset, end_offset, "
+    "SELECT o.kafka_partition AS partition, next_offset, end_offset, "
     "greatest(end_offset - next_offset, 0) AS lag_records, processed_through, "
     + _BEHIND.format("processed_through")
-    + " AS behind_seconds FROM stream_offsets "
-    "WHERE consumer_group = %s AND topic = %s ORDER BY kafka_partition"
+    + " AS behind_seconds, s.cause AS stopped FROM stream_offsets AS o LEFT JOIN stream_stops AS s "
+    "ON s.consumer_group = o.consumer_group AND s.topic = o.topic "
+    "AND s.kafka_partition = o.kafka_partition AND s.first_offset = o.next_offset "
+    "AND s.skipped_at IS NULL "
+    "WHERE o.consumer_group = %s AND o.topic = %s ORDER BY o.kafka_partition"
 )
 _WORKERS = (
     "SELECT worker, partitions, "

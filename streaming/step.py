@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_000
 _SETTLING_PATIENCE = 60.0
 
 SpinesOf = Callable[[LiveView, datetime], Sequence[Spine]]
@@ -283,7 +284,8 @@ def _processed(batch: Batch, moment: datetime) -> list[Progress]:
             number,
             messages[-1].offset + 1,
             messages[-1].offset + 1,
-            min(moment, _EPOCH + messages[-1].timestamp_ms * _MILLISECOND),
+            # Before the moment anyway where a producer's clock is beyond what a datetime counts.
+            min(moment, _EPOCH + min(max(messages[-1].timestamp_ms, 0), _LAST_MS) * _MILLISECOND),
         )
         for number, messages in batch.messages.items()
     ]

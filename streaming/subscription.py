@@ -6,6 +6,7 @@ sought. Listeners run on the client's own thread, which also sends heartbeats, s
 
 import logging
 import random
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from streaming.decode import Message
+from streaming.decode import ORIGIN_HEADER, TIMESTAMP_HEADER, Message
+from streaming.record_batches import UnreadableBatchError, install
 from streaming.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_PATIENCE_SECONDS = 300.0
+_ORIGIN = re.compile(r"[^\0/]{1,220}/[0-9]{1,9}/[0-9]{1,18}(@[0-9]{1,5})?")
 # What a broker takes to answer with what it has.
 _ANSWER_MS = 5
 
@@ -57,6 +60,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._assigned: set[TopicPartition] = set()
         self._placed: dict[int, Placed] = {}
+        self._stopped: dict[int, UnreadableBatchError] = {}
+        install()
         self.consumer = KafkaConsumer(
             bootstrap_servers=settings.kafka_bootstrap,
             client_id=settings.worker,
@@ -90,6 +95,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._assigned |= set(assigned)
             for partition in assigned:
                 self._placed.pop(partition.partition, None)
+                self._stopped.pop(partition.partition, None)
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Forget the partitions: between polls there is no unfinished step to see to."""
@@ -97,11 +103,23 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._assigned -= set(revoked)
             for partition in revoked:
                 self._placed.pop(partition.partition, None)
+                self._stopped.pop(partition.partition, None)
 
     def unplaced(self) -> list[TopicPartition]:
         """Partitions of this worker that wait to be placed."""
         with self._lock:
-            return sorted(p for p in self._assigned if p.partition not in self._placed)
+            held = self._placed.keys() | self._stopped.keys()
+            return sorted(p for p in self._assigned if p.partition not in held)
+
+    def stopped(self) -> dict[int, UnreadableBatchError]:
+        """The partitions of this worker that stand still before a batch, and that batch."""
+        with self._lock:
+            return dict(self._stopped)
+
+    def go_on(self, number: int) -> None:
+        """Let a stopped partition be placed again."""
+        with self._lock:
+            self._stopped.pop(number, None)
 
     def placed(self) -> dict[int, Placed]:
         """The partitions that are read, and where."""
@@ -140,13 +158,13 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def keep_alive(self, seconds: float) -> None:
         """Stay in the group without reading: everything is paused."""
-        self.consumer.poll(timeout_ms=int(seconds * 1000), max_records=1)
+        self._fetched(int(seconds * 1000), 1)
 
     def poll(self, seconds: float, limit: int) -> Batch:
         """What has come, at most ``limit``; waits up to ``seconds`` for the first message."""
         settings = self._settings
         self._ask_again()
-        records = self.consumer.poll(int(seconds * 1000), limit)
+        records = self._fetched(int(seconds * 1000), limit)
         found = sum(map(len, records.values()))
         if 0 < found < limit and settings.batch_wait > 0:
             sleep(settings.batch_wait)
@@ -154,7 +172,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
             for patience in (0, _ANSWER_MS):
                 if found >= limit:
                     break
-                for partition, rest in self.consumer.poll(patience, limit - found).items():
+                for partition, rest in self._fetched(patience, limit - found).items():
                     records.setdefault(partition, []).extend(rest)
                     found += len(rest)
         placed = self.placed()
@@ -168,6 +186,36 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
                     if record.offset >= at.next_offset
                 ]
         return Batch({number: new for number, new in messages.items() if new}, placed)
+
+    def topic_id(self) -> str | None:
+        """The topic's identity by the client's latest metadata; None from brokers without one.
+
+        The client asks for metadata anew as soon as a fetch meets a topic that is gone, so a
+        topic that was made anew under its name is known as another one before it is read.
+        """
+        identity = self.consumer._client.cluster.topic_id(self._settings.topic)  # noqa: SLF001
+        return str(identity) if identity else None
+
+    def _fetched(self, patience_ms: int, limit: int) -> dict[TopicPartition, list[Any]]:
+        """One poll of the client; a batch that it cannot take apart stops that partition only."""
+        try:
+            found: dict[TopicPartition, list[Any]] = self.consumer.poll(patience_ms, limit)
+        except UnreadableBatchError as error:
+            self._stop(error)
+            return {}
+        return found
+
+    def _stop(self, error: UnreadableBatchError) -> None:
+        number = error.partition.partition
+        with self._lock:
+            if error.partition not in self._assigned:
+                return
+            self._placed.pop(number, None)
+            self._stopped[number] = error
+        try:
+            self.consumer.pause(error.partition)
+        except (ValueError, KeyError, KafkaError):
+            logger.info("Partition %s left while it was stopped.", number)
 
     def _ask_again(self) -> None:
         """Join the group anew after a while without any partition, ever more rarely.
@@ -214,12 +262,28 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def _message(record: Any, incarnation: int) -> Message:
+    """The record as a message; of a replayed dead letter, with what its original was judged by."""
+    headers = tuple(record.headers)
+    origin, timestamp_ms = _original(headers) if headers else (None, None)
     return Message(
         record.topic,
         record.partition,
         record.offset,
-        record.timestamp,
+        record.timestamp if timestamp_ms is None else timestamp_ms,
         record.key,
         record.value,
         incarnation,
+        headers,
+        record.serialized_value_size,
+        origin,
+    )
+
+
+def _original(headers: tuple[tuple[str, bytes | None], ...]) -> tuple[str | None, int | None]:
+    """What a replay says of the first place; anything else under these names is left alone."""
+    said = {name: (value or b"").decode(errors="replace") for name, value in headers}
+    origin, stamp = said.get(ORIGIN_HEADER, ""), said.get(TIMESTAMP_HEADER, "")
+    return (
+        origin if _ORIGIN.fullmatch(origin) else None,
+        int(stamp) if re.fullmatch(r"-?[0-9]{1,18}", stamp) else None,
     )

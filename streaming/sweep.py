@@ -17,8 +17,10 @@ import psycopg
 import pyarrow as pa
 from redis.exceptions import RedisError
 
-from extensions.asof import Computation, active, log
+from extensions.asof import Computation, everyone, log
 from extensions.asof.clock import settled_now
+from extensions.asof.history_changes import affected, changes_of
+from extensions.asof.unpublished import unpublished
 from extensions.asof.watermarks import (
     advance_processed,
     advance_published,
@@ -27,7 +29,9 @@ from extensions.asof.watermarks import (
 )
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.stores.online_epoch import check, publishing
 from extensions.stores.publish import publish as publish_log
+from extensions.stores.rebuild import reconcile
 from streaming.faults import Fault, point
 from streaming.metrics import WorkerMetrics
 from streaming.positions import stream_watermark, under_way_since
@@ -67,6 +71,13 @@ def sweep(
             stack.enter_context(alone_on(conn, computation))
         except SkewlessError:
             return None
+        # 0. Where PostgreSQL or Redis was restored without the other, Redis is made anew first.
+        verdict, mended = reconcile(publisher.feast_store, conn, computation)
+        if mended is not None:
+            logger.warning("%s %d rows were written again, %d taken out.",
+                           verdict.why, mended.written, mended.removed)  # fmt: skip
+            verdict = check(conn, publisher.feast_store, computation)
+        stack.enter_context(publishing(conn, publisher.feast_store, computation, verdict))
         # Read before anything else: what a step had logged and could not publish was noted
         # before the step moved these.
         partitions = stream_watermark(conn, settings)
@@ -79,7 +90,10 @@ def sweep(
                 publisher.publish(view, rows)
 
         mark = read_watermark(conn, computation)
-        if mark is not None and (mark.published_through or _NEVER) < mark.processed_through:
+        if mark is not None and (
+            (mark.published_through or _NEVER) < mark.processed_through
+            or unpublished(conn, computation)
+        ):
             # A backfill's rows, or a refresh's that did not live to publish them: whoever
             # moves the mark past them must have published them.
             publish_log(publisher.feast_store, conn, computation)
@@ -135,14 +149,17 @@ def _log(
             "SET logged_through = excluded.logged_through",
             [computation.view, computation.version, through],
         )
-        if after is not None and through - after < _LARGE:
+        changed = [] if after is None else changes_of(conn, computation, after, through)
+        if after is not None and through - after < _LARGE and not changed:
             rows = log_values(conn, computation, unanswered(computation, after, through))
             return rows.num_rows, iter([rows])
-        spine = (
-            active(computation, through)
-            if after is None
-            else unanswered(computation, after, through)
-        )
+        if after is None:
+            spine = everyone(computation, through)
+        elif changed:
+            # Rows that claim an earlier arrival: what was logged since did not know of them.
+            spine = affected(computation, changed, after, through)
+        else:
+            spine = unanswered(computation, after, through)
         count = log(conn, computation, spine)
     return count, logged_values(conn, computation, through)
 

@@ -36,14 +36,17 @@ from streaming.positions import (
     restart,
 )
 from streaming.publish import Publisher
+from streaming.record_batches import UnreadableBatchError
 from streaming.settings import Settings
 from streaming.step import Stepper
+from streaming.stops import record_stop
 from streaming.store import open_store, reopened
 from streaming.subscription import Placed, Subscription
 from streaming.sweep import Sweeper
 from streaming.topics import Bounds, bounds, ensure_topics, topic_id
 from streaming.values import SettlingError
 from streaming.views import live_views
+from streaming.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,8 @@ class Worker:
         self._letters = DeadLetterWriter(settings)
         self._conn: psycopg.Connection | None = None
         self._refused: dict[TopicPartition, int] = {}
+        # Stops that are in PostgreSQL, and when each is tried again.
+        self._stops: dict[UnreadableBatchError, float] = {}
         self._limit = settings.batch_records
 
     def run(self, stopping: threading.Event) -> None:
@@ -95,6 +100,8 @@ class Worker:
         self.metrics.serve(settings)
         sweeper = Sweeper(settings, self._views, self._publisher, self.metrics)
         sweeper.start()
+        self._watchdog = Watchdog(settings.poll_patience, settings.worker)
+        self._watchdog.start()
         pause = settings.outage_pause
         try:
             while not stopping.is_set():
@@ -110,6 +117,7 @@ class Worker:
         finally:
             sweeper.stop()
             self._leave()
+            self._watchdog.stop()
 
     def _turn(self) -> None:
         """Place what is new, take one batch all the way, and now and then look around."""
@@ -117,22 +125,37 @@ class Worker:
         for partition in self._subscription.unplaced():
             self._place(conn, partition)
         try:
-            batch = self._subscription.poll(_POLL_SECONDS, self._limit)
+            with self._watchdog.watching():
+                batch = self._subscription.poll(_POLL_SECONDS, self._limit)
         except OffsetOutOfRangeError as error:
             # Kafka's answer to an offset before its log's start or behind its end.
             [self._refused] = error.args or ({},)
             self._subscription.unplace()
             return
+        if self._topic_was_made_anew():
+            # What the poll brought was read at offsets of the old topic.
+            self._subscription.unplace()
+            return
         if batch.messages:
             self._subscription.moved(self._stepper.step(conn, batch))
+        self._note_stops(conn)
         self._limit = _next_limit(self.settings, self._limit, batch.size)
         now = monotonic()
         if now >= self._idle_at:
             self._look_around(conn)
             self._idle_at = now + self.settings.idle_every
         if now >= self._report_at:
-            self.metrics.report(conn, self.settings, self._subscription.placed())
+            held = self._subscription.placed().keys() | self._subscription.stopped().keys()
+            self.metrics.report(conn, self.settings, held)
             self._report_at = now + self.settings.report_every
+
+    def _topic_was_made_anew(self) -> bool:
+        """Whether the topic of this name is another one than before; notes which it is now."""
+        identity = self._subscription.topic_id()
+        if identity is None or identity == self._topic_id:
+            return False
+        self._topic_id = identity
+        return True
 
     def _place(self, conn: psycopg.Connection, partition: TopicPartition) -> None:
         """Take a partition over: where PostgreSQL says, with what was left pending computed."""
@@ -167,12 +190,43 @@ class Worker:
         assert again is not None  # positions are never deleted
         return again
 
+    def _note_stops(self, conn: psycopg.Connection) -> None:
+        """Record the partitions that stand still, once each."""
+        stopped = set(self._subscription.stopped().values())
+        for error in stopped - self._stops.keys():
+            logger.error(
+                "Partition %s/%s stands still at offset %s: %s. `skewless stream skip %s/%s/%s` "
+                "leaves the batch out.",
+                *(error.partition.topic, error.partition.partition, error.offset, error.why),
+                *(error.partition.topic, error.partition.partition, error.offset),
+            )
+            record_stop(conn, self.settings, error)
+            self.metrics.stopped.labels(str(error.partition.partition)).set(1)
+            self._stops[error] = monotonic() + self.settings.retry_stopped
+        for error in self._stops.keys() - stopped:
+            self.metrics.stopped.labels(str(error.partition.partition)).set(0)
+            del self._stops[error]
+
+    def _look_at_stops(self, conn: psycopg.Connection) -> None:
+        """Go on where an operator skipped the batch, or once more; else show the lag."""
+        for number, error in self._subscription.stopped().items():
+            position = read_position(conn, self.settings, number)
+            moved = position is None or position.next_offset != error.offset
+            if moved or monotonic() > self._stops.get(error, 0.0):
+                self._subscription.go_on(number)
+                continue
+            end = self._subscription.consumer.end_offsets([error.partition])[error.partition]
+            progress = Progress(number, error.offset, error.offset, None, end)
+            mark_processed(conn, self.settings, [progress])
+            self.metrics.lag.labels(str(number)).set(max(0, end - error.offset))
+
     def _look_around(self, conn: psycopg.Connection) -> None:
         """Move the watermarks of partitions that are read to their end; note lag.
 
         The clock is read first, then the ends are asked of the broker: all that was produced by
         then lies before these ends. An unreachable broker moves no watermark.
         """
+        self._look_at_stops(conn)
         placed = self._subscription.placed()
         if not placed:
             return

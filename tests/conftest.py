@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from feast import repo_operations
 
 from extensions.asof import Computation, load_computations
+from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
 from extensions.local import apache_kafka, postgres, tansu, valkey
@@ -20,6 +22,11 @@ REPO_ROOT = Path(__file__).resolve().parent.parent
 # Feast and Great Expectations report usage when they can; tests never do.
 os.environ["FEAST_USAGE"] = "False"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+# A shell without job control ignores SIGINT for what it runs in the background (POSIX, "Signals
+# and Error Handling"), and children inherit that: the programs that tests interrupt would go on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -77,6 +84,7 @@ def template_database(postgres_server: str, computations: dict[str, Computation]
     migrate(url)
     with connect(url) as conn:
         ensure_log_tables(conn, computations.values())
+        follow_sources(conn, computations.values())
     return name
 
 

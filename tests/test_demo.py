@@ -50,6 +50,12 @@ def test_the_demo_shows_a_value_change_and_leaves_nothing(tmp_path: Path) -> Non
     assert figures["events"] == 20_000
     assert figures["training_rows"] > 0
     assert figures["count_after"] > figures["count_before"] >= 0
+    # The promise, on what the demo made, and after an import beside the running stream.
+    assert figures["imported"] == 400
+    for audit in ("audit", "audit_again"):
+        assert figures[f"{audit}_entities"] > 100
+        assert figures[f"{audit}_differences"] == 0
+    assert "served = trained = recomputed: 0 differences" in " ".join(output.split())
     assert left_behind(tmp_path) == []
 
 

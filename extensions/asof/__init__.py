@@ -12,7 +12,7 @@ from extensions.asof.computation import (
     load_computations,
 )
 from extensions.asof.engine import compute, log
-from extensions.asof.spine import Spine, active, changes, touched
+from extensions.asof.spine import Spine, active, changes, everyone, touched
 
 __all__ = [
     "Computation",
@@ -23,6 +23,7 @@ __all__ = [
     "active",
     "changes",
     "compute",
+    "everyone",
     "load_computations",
     "log",
     "touched",

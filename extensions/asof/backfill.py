@@ -10,8 +10,10 @@ from psycopg import sql
 from extensions.asof.clock import settled_now
 from extensions.asof.computation import Computation
 from extensions.asof.engine import log
+from extensions.asof.log_tables import BACKFILLED
 from extensions.asof.schedule import last_tick
 from extensions.asof.spine import active, changes
+from extensions.asof.unpublished import note_unpublished
 from extensions.asof.watermarks import (
     PATIENCE_SECONDS,
     advance_processed,
@@ -102,6 +104,8 @@ def _append(
         if again:
             _forget(conn, computation, after, through)
         rows = log(conn, computation, spine, as_it_happened=True)
+        if rows:
+            note_unpublished(conn, computation, after, through)
         conn.execute(
             "INSERT INTO backfills (view_name, version, range_start, range_end, done_through) "
             "VALUES (%(view)s, %(version)s, %(start)s, %(end)s, %(done)s) "
@@ -129,10 +133,9 @@ def _forget(
     """Delete what backfills wrote in ``(after, through]``, or at ``through`` if they are equal."""
     conn.execute(
         sql.SQL(
-            "DELETE FROM {} WHERE created_timestamp = event_timestamp "
-            "AND event_timestamp <= %(through)s "
+            "DELETE FROM {} WHERE {} AND event_timestamp <= %(through)s "
             "AND (event_timestamp > %(after)s OR event_timestamp = %(through)s)"
-        ).format(sql.Identifier(computation.log_table)),
+        ).format(sql.Identifier(computation.log_table), sql.Identifier(BACKFILLED)),
         {"after": after, "through": through},
     )
 

@@ -13,7 +13,8 @@ def settled_now(conn: psycopg.Connection) -> datetime:
 
     An ingest transaction takes a shared lock before it stamps its rows. The clock is read
     first, then the lock's holders: who takes the lock later stamps later than the clock that
-    was read; who holds it stamped no earlier than its transaction began.
+    was read; who holds it stamped no earlier than its transaction began. That order is a matter
+    of data, not of the plan: the subquery over the holders takes the clock as its parameter.
 
     ``conn`` must be in autocommit, or at the start of a READ COMMITTED transaction, so that its
     next statement sees what was committed by then.
@@ -23,8 +24,8 @@ def settled_now(conn: psycopg.Connection) -> datetime:
     """
     row = conn.execute(
         "WITH now AS MATERIALIZED (SELECT clock_timestamp() AS at) "
-        "SELECT least(now.at, held.earliest), held.hidden FROM now CROSS JOIN LATERAL ("
-        "SELECT min(a.xact_start) - interval '1 microsecond' AS earliest, "
+        "SELECT held.settled, held.hidden FROM now CROSS JOIN LATERAL ("
+        "SELECT least(now.at, min(a.xact_start) - interval '1 microsecond') AS settled, "
         "bool_or(a.backend_type IS NULL) AS hidden "
         "FROM pg_locks AS l INNER JOIN pg_stat_activity AS a USING (pid) "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ShareLock' "

@@ -17,6 +17,8 @@ from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
 from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
+from extensions.asof.default_value import read_default
+from extensions.asof.definition_checks import check_contents, did_you_mean, split_names
 from extensions.errors import SkewlessError
 
 DEFINITIONS = Path("feature_repo")
@@ -123,6 +125,7 @@ def read_repository(repo_root: Path) -> RepoContents:
 def computations_in(contents: RepoContents, repo_root: Path) -> dict[str, Computation]:
     """As `load_computations`, of a repository that has been read."""
     repo_root = repo_root.resolve()
+    check_contents(contents)
     entities = {entity.name: entity for entity in contents.entities}
     found = {}
     for view in contents.feature_views:
@@ -170,7 +173,7 @@ def computation_of(
             table: Any = source
             sources[source.name] = HistorySource(
                 table=table.get_table_query_string().strip('"'),
-                keys=tuple(source.tags["keys"].split(",")),
+                keys=split_names(source.tags["keys"]),
                 time=source.timestamp_field,
                 arrival=source.created_timestamp_column or source.timestamp_field,
             )
@@ -213,18 +216,17 @@ def _default(view: FeatureView, field: Any) -> Any:
             'tags={"default": "…"} (JSON).'
         )
     try:
+        read_default(view.name, field.name, field.tags["default"], field.dtype)
         return json.loads(field.tags["default"])
     except ValueError as error:
-        raise SkewlessError(
-            f"The default of {view.name}:{field.name} is not JSON: {field.tags['default']!r}."
-        ) from error
+        raise SkewlessError(str(error)) from error
 
 
 def _horizon(view: FeatureView) -> timedelta | None:
     text = view.tags.get("horizon")
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+) (day|hour|minute)s?", text)
+    match = re.fullmatch(r"([1-9]\d{0,6}) (day|hour|minute)s?", text)
     if not match:
         raise SkewlessError(
             f"The horizon of {view.name} must read like '7 days' or '12 hours', not {text!r}."
@@ -245,10 +247,12 @@ def _freshness(view: FeatureView) -> Freshness:
 def _reads(view: FeatureView, sources: dict[str, HistorySource]) -> tuple[HistorySource, ...]:
     names = [name.strip() for name in view.tags.get("reads", "").split(",") if name.strip()]
     unknown = [name for name in names if name not in sources]
-    if not names or unknown:
+    if not names or unknown or len(set(names)) < len(names):
+        what = f"and names {', '.join(unknown)}" if unknown else "each once"
         raise SkewlessError(
-            f"View {view.name} must say which history sources it reads (tag reads); "
+            f"View {view.name} must say which history sources it reads (tag reads), {what}; "
             f"known are {', '.join(sorted(sources))}."
+            + "".join(did_you_mean(name, sources) for name in unknown)
         )
     return tuple(sources[name] for name in names)
 

@@ -8,6 +8,7 @@ from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from extensions.asof.computation import Computation
+from extensions.asof.log_tables import BACKFILLED
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
@@ -56,11 +57,12 @@ def log(
             of this transaction must be committed then.
     """
     created = sql.SQL("as_of" if as_it_happened else "clock_timestamp()")
+    backfilled = sql.SQL("TRUE" if as_it_happened else "FALSE")
     features = [feature.name for feature in computation.features]
     statement = sql.SQL(
         "{answers}, appended AS ("
-        "INSERT INTO {log} ({keys}, event_timestamp, created_timestamp, {features}) "
-        "SELECT {keys}, as_of, {created}, {features} FROM answered "
+        "INSERT INTO {log} ({keys}, event_timestamp, created_timestamp, {features}, {mark}) "
+        "SELECT {keys}, as_of, {created}, {features}, {backfilled} FROM answered "
         "ON CONFLICT DO NOTHING RETURNING 1) "
         "SELECT (SELECT count(*) FROM spine), (SELECT count(*) FROM answered), "
         "(SELECT count(*) FROM appended)"
@@ -70,6 +72,8 @@ def log(
         keys=identifiers(computation.join_keys),
         features=identifiers(features),
         created=created,
+        mark=sql.Identifier(BACKFILLED),
+        backfilled=backfilled,
     )
     asked, answered, appended = _one_row(conn.execute(statement))
     if asked != answered:

@@ -8,7 +8,9 @@ import psycopg
 from extensions.asof.clock import settled_now
 from extensions.asof.computation import Computation
 from extensions.asof.engine import log
-from extensions.asof.spine import active, touched
+from extensions.asof.history_changes import affected, changes_of
+from extensions.asof.spine import everyone, touched
+from extensions.asof.unpublished import note_unpublished
 from extensions.asof.watermarks import (
     PATIENCE_SECONDS,
     advance_processed,
@@ -35,13 +37,15 @@ def tick(
     at: datetime | None = None,
     *,
     full: bool = False,
+    advance: bool = True,
 ) -> Tick:
     """Compute what changed since the watermark, as of ``at``, and append it to the log.
 
     One transaction holds rows and watermark: interrupted, it never was; asked twice for one
-    moment, the second finds nothing to do. ``full`` computes every active entity, as the first
-    tick does: for history that was imported with arrival times before the watermark. ``conn``
-    must be in autocommit.
+    moment, the second finds nothing to do. ``full`` computes every active entity and every one
+    that the log knows, as the first tick does: whatever was missed before, the log is right
+    afterwards. Without ``advance`` the watermark stays where it is: whether all that was produced
+    has arrived, only the stream knows. ``conn`` must be in autocommit.
 
     Raises:
         SkewlessError: ``at`` lies ahead of what has arrived for certain, another worker is on
@@ -60,10 +64,15 @@ def tick(
         if since is not None and at <= since:
             return Tick(computation.view, computation.version, since, since, 0)
         if since is None or full:
-            spine = active(computation, at)
+            spine = everyone(computation, at)
+        elif changed := changes_of(conn, computation, since, at):
+            spine = affected(computation, changed, since, at)
         else:
             spine = touched(computation, since, at)
         with conn.transaction():
             rows = log(conn, computation, spine)
-            advance_processed(conn, computation, at)
+            if advance:
+                advance_processed(conn, computation, at)
+            else:
+                note_unpublished(conn, computation, at, at)
         return Tick(computation.view, computation.version, at, None if full else since, rows)

@@ -96,6 +96,20 @@ def active(computation: Computation, at: datetime) -> Spine:
     )
 
 
+def everyone(computation: Computation, at: datetime) -> Spine:
+    """All active entities, and all that the log knows: their last rows may be of long ago."""
+    query = sql.SQL(
+        "SELECT {keys}, {at}::timestamptz AS as_of FROM ({active}) AS a "
+        "UNION SELECT {keys}, {at}::timestamptz FROM {log}"
+    ).format(
+        keys=identifiers(computation.join_keys),
+        at=sql.Literal(at),
+        active=active(computation, at).query,
+        log=sql.Identifier(computation.log_table),
+    )
+    return Spine(query)
+
+
 def touched(computation: Computation, after: datetime, through: datetime) -> Spine:
     """The entities whose answer at ``through`` may differ from that at ``after``.
 

@@ -32,7 +32,10 @@ def refresh(
         bool, typer.Option("--due", help="Only views whose hour or day has ended since.")
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="All active entities, e.g. after an import.")
+        bool,
+        typer.Option(
+            "--full", help="Every entity of every view, realtime ones too: whatever was missed."
+        ),
     ] = False,
     every: Annotated[
         float | None, typer.Option(help="Repeat every so many seconds until stopped.")
@@ -51,7 +54,11 @@ def refresh(
     def once(refresher: Refresher) -> None:
         with progress("Refreshing") as report:
             done = refresher.refresh(
-                refresher.choose(view), when, due_only=due, full=full, progress=report
+                refresher.choose(view, everything=full),
+                when,
+                due_only=due,
+                full=full,
+                progress=report,
             )
         if done or every is None:
             emit(done, as_json)
@@ -87,6 +94,7 @@ def backfill(
         raise SkewlessError("A backfill needs --from and --to.", exit_code=2)
     answering_postgres("watermarks")
     from extensions.asof.backfill import backfill as run
+    from extensions.asof.coverage import gap_behind
     from extensions.operations.refreshing import Refresher
 
     done = []
@@ -102,4 +110,13 @@ def backfill(
             elif result.rows == 0 and result.resumed_from is not None:
                 err.print(f"{computation.name}: done before; after an import, say --again.")
             done.append(result)
+            gap = gap_behind(refresher.conn, computation)
+            if gap is not None:
+                err.print(
+                    f"{computation.name}: the log is not complete between "
+                    f"{gap.start.isoformat()} and {gap.end.isoformat()}: labels there get the "
+                    f"values of its beginning. Run `skewless backfill {computation.view} --from "
+                    f"{gap.start.isoformat()} --to {gap.end.isoformat()}`.",
+                    markup=False, soft_wrap=True,
+                )  # fmt: skip
     emit(done, as_json)

@@ -13,6 +13,7 @@ import typer
 from adbc_driver_manager import Error as AdbcError
 from redis import RedisError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
@@ -62,7 +63,8 @@ def emit(rows: list[Any], as_json: bool) -> None:
     for column in records[0]:
         table.add_column(column.replace("_", " "))
     for record in records:
-        table.add_row(*(_cell(value) for value in record.values()))
+        # Values may hold anything, square brackets as well.
+        table.add_row(*(escape(_cell(value)) for value in record.values()))
     out.print(table)
 
 

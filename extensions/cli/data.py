@@ -21,7 +21,25 @@ Rejected = Annotated[
     Path | None,
     typer.Option(help="Where rejected rows go; beside the input by default."),
 ]
-Delimiter = Annotated[str | None, typer.Option(help="Of a CSV's columns; a comma if left.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="Between a CSV's values, of any length (\\\\t is a tab); a comma if left."),
+]
+Header = Annotated[
+    bool,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether a CSV's first row names its columns; else --map takes their numbers, from 1.",
+    ),
+]
+KnownAtEventTime = Annotated[
+    bool,
+    typer.Option(
+        "--known-at-event-time",
+        help="Rows without ingested_at count as known when they happened, as in a first load: "
+        "values of that time are then others than were served.",
+    ),
+]
 File = Annotated[Path, typer.Argument(help="A CSV or Parquet file.")]
 
 imports = typer.Typer(
@@ -31,10 +49,10 @@ imports = typer.Typer(
 )
 
 
-# History arrives behind the watermarks of views that were computed before.
+# Values online need nothing: what was computed before is computed again with the new rows.
 NEXT = (
-    "Next: `skewless backfill all --from … --to …` for training (--again if it was done before), "
-    "`skewless refresh --full` for values online."
+    "Next: `skewless backfill all --from … --to …` for training (--again if it was done before); "
+    "values online follow by themselves under `skewless up`, else by `skewless refresh`."
 )
 
 
@@ -92,13 +110,25 @@ def import_events(
     file: File,
     mapping: Mapping = None,
     delimiter: Delimiter = None,
+    header: Header = True,
     rejected: Rejected = None,
+    known_at_event_time: KnownAtEventTime = False,
     as_json: AsJson = False,
 ) -> None:
     """Rejected rows are written with their reason; read = inserted + duplicates + rejected."""
     from extensions.history.importing import import_events as run
 
-    _import(run, "Importing events", file, mapping, delimiter, rejected, as_json=as_json)
+    _import(
+        run,
+        "Importing events",
+        file,
+        mapping,
+        delimiter,
+        header,
+        rejected,
+        known_at_event_time=known_at_event_time,
+        as_json=as_json,
+    )
     err.print(NEXT)
 
 
@@ -106,13 +136,25 @@ def import_items(
     file: File,
     mapping: Mapping = None,
     delimiter: Delimiter = None,
+    header: Header = True,
     rejected: Rejected = None,
+    known_at_event_time: KnownAtEventTime = False,
     as_json: AsJson = False,
 ) -> None:
     """A row is an item's genre from valid_from on; a correction is one more row."""
     from extensions.history.importing import import_items as run
 
-    _import(run, "Importing items", file, mapping, delimiter, rejected, as_json=as_json)
+    _import(
+        run,
+        "Importing items",
+        file,
+        mapping,
+        delimiter,
+        header,
+        rejected,
+        known_at_event_time=known_at_event_time,
+        as_json=as_json,
+    )
     err.print(NEXT)
 
 
@@ -122,8 +164,10 @@ def _import(
     file: Path,
     mapping: list[str] | None,
     delimiter: str | None,
+    header: bool,
     rejected: Path | None,
     *,
+    known_at_event_time: bool,
     as_json: bool,
 ) -> None:
     """Run an import and print its counts; an input of which nothing could be used is an error."""
@@ -136,8 +180,10 @@ def _import(
             file,
             mapping=parse_mapping(mapping or []),
             delimiter=delimiter,
+            header=header,
             rejected=rejected,
             progress=report,
+            known_at_event_time=known_at_event_time,
         )
     emit([result.to_json()], as_json)
     if result.read and result.rejected == result.read:

@@ -27,6 +27,10 @@ LABELS = 10_000
 RANKED_ITEMS = 100
 REQUESTS = 200
 LIVE_EVENTS = 20
+# Events of the file that is imported beside the stream.
+IMPORTED = 400
+# Ids from here on are of users that the simulation has not.
+NEW_USERS = 1_000_000_000
 FRESH_WITHIN_SECONDS = 30.0
 
 
@@ -82,6 +86,9 @@ class Demonstration:
         programs = Programs(stack, only=("serve", "ingest"))
         self._serve(programs.http)
         self._stream(stack, programs.http)
+        self._audit("audit", "what was served, trained and recomputed, compared")
+        self._import(programs.http, Path(stack.home))
+        self._audit("audit_again", "the same after the import")
 
     def _load(self, stack: Stack) -> None:
         from extensions.history.simulate import simulate
@@ -203,6 +210,60 @@ class Demonstration:
                 "freshness_max_ms": round(max(waits[1:]) * 1000),
             }
 
+    def _audit(self, key: str, title: str) -> None:
+        """The promise itself, on the demo's own state; a broken one ends the demo."""
+        from feast import FeatureStore
+
+        from extensions.asof import load_computations
+        from extensions.cli.monitoring_output import promise
+        from monitoring.audit import audit
+
+        with self._step(key, title) as note:
+            until = datetime.now(UTC)
+            found = audit(
+                FeatureStore(str(addresses.REPO_ROOT)),
+                load_computations(addresses.REPO_ROOT),
+                until - BACKFILLED,
+                until,
+            )
+            note(promise(found))
+            self.figures |= {
+                f"{key}_entities": found.entities,
+                f"{key}_served_values": found.compared,
+                f"{key}_differences": found.bugs + found.apart + found.overdue,
+            }
+        if found.bugs or found.apart:
+            told = [one.sentence() for view in found.views for one in view.worst]
+            raise SkewlessError(" ".join([promise(found), *told[:5]]))
+
+    def _import(self, http: str, folder: Path) -> None:
+        """A file of yesterday's events, beside the running stream: nobody is told to refresh."""
+        from extensions.history.importing import import_events
+        from extensions.operations.refreshing import Refresher
+
+        url = f"{http}/v1/features/user/{self.user}"
+        with self._step("import", "a file imported beside the running stream") as note:
+            path = folder / "yesterday.csv"
+            day_before = datetime.now(UTC) - BACKFILLED
+            rows = [
+                f"{self.user if n % 4 == 0 else NEW_USERS + n},{self.items[n % len(self.items)]},"
+                f"{(day_before + timedelta(seconds=n)).isoformat()},30"
+                for n in range(IMPORTED)
+            ]
+            path.write_text("\n".join(["user_id,item_id,watched_at,duration_min", *rows]) + "\n")
+            before = _watch_count(url)
+            done = import_events(addresses.postgres_url(), path)
+            expected = before + sum(n % 4 == 0 for n in range(IMPORTED))
+            _wait(lambda: _watch_count(url) == expected, "the imported events", 60)
+            # What the refresh loop of `make up` does every ten seconds.
+            with Refresher.open(online=True) as refresher:
+                refresher.refresh(refresher.choose(None), None, due_only=True)
+            note(
+                f"{done.inserted:,} events; user_watch_count_7d went {before} -> "
+                f"{_watch_count(url)}"
+            )
+            self.figures["imported"] = done.inserted
+
     @contextmanager
     def _step(self, key: str, title: str) -> Iterator[Callable[[str], None]]:
         notes: list[str] = []
@@ -225,7 +286,10 @@ class Demonstration:
         print("demo: " + json.dumps(self.figures))  # noqa: T201
 
 
-_WITHOUT_BAR = ("servers", "apply", "materialize", "train", "serve")
+_WITHOUT_BAR = (
+    *("servers", "apply", "materialize", "train", "serve"),
+    *("audit", "import", "audit_again"),
+)
 
 
 @contextmanager

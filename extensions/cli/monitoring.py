@@ -78,8 +78,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(drift, name="drift")
     app.command(
         "audit",
-        help="Compare served values with the training join and with a recomputation. Exit code 2 "
-        "if a difference has no explanation.",
+        help="Compare served values, and a sample of all entities, with the training join and "
+        "with a recomputation. Exit code 0: all agree; 1: something is behind by more than its "
+        "freshness budget; 2: history, log, Redis or what was served say different things; "
+        "4: not all could be seen.",
         epilog="Examples: `skewless audit` · `skewless audit --since 1d --sample 1000`",
     )(audit)
 
@@ -205,7 +207,8 @@ def watch(
     from extensions.database import connect
     from extensions.stores.offline.served_table import prune
     from monitoring.metrics import MonitoringCollector, write_file
-    from monitoring.watching import check_and_react, due
+    from monitoring.records import NOTHING_WATCHED, bound_services
+    from monitoring.watching import check_and_react, due, resume
 
     response = _response(least_rows, rollback, after, rollback_command)
     if metrics_port is not None:
@@ -214,8 +217,15 @@ def watch(
         registry = CollectorRegistry()
         registry.register(MonitoringCollector(url))
         start_http_server(metrics_port, registry=registry)
+    told = False
     while True:
         try:
+            for unfinished in resume(url, services, response):
+                say(unfinished)
+            with connect(url, autocommit=True) as conn:
+                if not bound_services(conn) and not told:
+                    told = True
+                    err.print(f"drift watch: {NOTHING_WATCHED}", markup=False)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
                 show([reaction.run], as_json=False)
@@ -241,17 +251,20 @@ def report(
 
     url = answering_postgres()
     from extensions.database import connect
-    from monitoring.records import bound_services, recent_runs
+    from monitoring.records import NOTHING_WATCHED, bound_services, recent_runs
     from monitoring.report import report as page
 
     with connect(url, autocommit=True) as conn:
-        named = services or bound_services(conn)
+        bound = bound_services(conn)
+        named = services or bound
         if as_json:
             runs = [run for one in named for run in recent_runs(conn, one, 1, details=True)]
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
         out.write_text(page(conn, named))
     err.print(f"Written: {out}", markup=False)
+    if not set(named) & set(bound):
+        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
 
 
 def audit(
@@ -260,10 +273,13 @@ def audit(
         int | None, typer.Option(help="So many requests of each service; all by default.")
     ] = None,
     service: Annotated[list[str] | None, typer.Option(help="Only these services.")] = None,
+    entities: Annotated[
+        int, typer.Option(help="Entities of each view to compare as of now; 0: none.")
+    ] = 500,
     metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Each difference has a name: lag, late, version; what has none is a bug."""
+    """Each difference has a name: lag, late, overdue, version; what has none is a bug."""
     until = datetime.now(UTC)
     begin = moment(since, "--since") if "-" in since else until - length_of(since)
     assert begin is not None  # the option has a value
@@ -282,14 +298,14 @@ def audit(
         computations = live_computations(conn, load_computations(REPO_ROOT))
         found = run(
             FeatureStore(str(REPO_ROOT)), computations, begin, until, sample=sample,
-            services=service,
+            services=service, entities=entities,
         )  # fmt: skip
         record(conn, found)
         if metrics_file is not None:
             write_file(url, metrics_file)
     show_audit(found, as_json=as_json)
-    if found.bugs:
-        raise typer.Exit(2)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
 
 
 def exit_with(runs: "list[Run]") -> None:
@@ -341,35 +357,32 @@ def _response(
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
 
 
-def _roll_back(view: str, reason: str, _evidence: Any) -> str:
-    """`skewless rollback VIEW`, in this process."""
+def _roll_back(view: str, reason: str, evidence: Any) -> str:
+    """`skewless rollback VIEW`, in this process and once for each reason."""
     from feast import FeatureStore
 
     from extensions.addresses import REPO_ROOT
     from extensions.database import connect
     from extensions.stores.offline.address import url_of
-    from extensions.versions.moving import rollback
+    from monitoring.rollback import move_back
 
     store = FeatureStore(str(REPO_ROOT))
     with connect(url_of(store.config), autocommit=True) as conn:
-        moved = rollback(conn, store.project, view, reason=reason, by="skewless drift")
-    return f"v{moved.from_version} -> v{moved.to_version}"
+        return move_back(conn, store.project, view, reason, evidence)
 
 
 def _windows(
     url: str, services: list[str] | None, length: str, start: str | None, end: str | None
 ) -> list[Any]:
     from extensions.database import connect
-    from monitoring.records import bound_services
+    from monitoring.records import NOTHING_WATCHED, bound_services
     from monitoring.window import Window as Span
     from monitoring.window import whole_windows
 
     with connect(url) as conn:
         named = services or bound_services(conn)
     if not named:
-        raise SkewlessError(
-            "No service has a baseline: run `skewless drift baseline` first.", exit_code=EXIT_ERROR
-        )
+        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
     first, last = moment(start, "--from"), moment(end, "--to")
     if (first is None) != (last is None):
         raise SkewlessError("Give both --from and --to, or neither.", exit_code=EXIT_ERROR)

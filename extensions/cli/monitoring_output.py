@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from monitoring.audit import AuditReport
     from monitoring.calibration import Calibration
     from monitoring.records import Run
-    from monitoring.watching import Reaction
+    from monitoring.watching import Reaction, Unfinished
 
 
 def show(runs: "list[Run]", *, as_json: bool) -> None:
@@ -45,13 +45,15 @@ def show(runs: "list[Run]", *, as_json: bool) -> None:
                     "critical_at": f"{one.critical:.3g}",
                     "verdict": one.verdict,
                 }
-                for one in _bad(run)
+                for one in [*_bad(run), *_of(run, "symptom")]
             ],
             as_json=False,
         )
+        for one in [*_of(run, "symptom"), *_of(run, "unwatched")]:
+            err.print(f"{one.feature} {one.because}", markup=False)
 
 
-def say(reaction: "Reaction") -> None:
+def say(reaction: "Reaction | Unfinished") -> None:
     """What followed from a verdict, and what failed."""
     for one in reaction.deliveries:
         if one.error:
@@ -88,6 +90,7 @@ def show_audit(found: "AuditReport", *, as_json: bool) -> None:
                 "equal": one.equal,
                 "lag": one.lag,
                 "late": one.late,
+                "overdue": one.overdue,
                 "version": one.version,
                 "bug": one.bug,
             }
@@ -97,15 +100,42 @@ def show_audit(found: "AuditReport", *, as_json: bool) -> None:
     )
     for one in found.features:
         for case in one.worst:
-            if case["class"] == "bug":
+            if case["class"] in ("bug", "overdue"):
                 console.print(f"{one.feature}: {case}", markup=False, soft_wrap=True)
+    for view in found.views:
+        for difference in view.worst:
+            console.print(difference.sentence(), markup=False, soft_wrap=True)
+            console.print(f"  {difference.advice}", markup=False, soft_wrap=True)
     for sentence in found.left_out:
-        err.print(sentence, markup=False)
+        err.print(f"Not seen: {sentence}", markup=False, soft_wrap=True)
     err.print(
         f"{found.requests:,} requests, {found.compared:,} values compared, "
         f"{found.equal:,} equal, {found.bugs:,} unexplained.",
         markup=False,
     )
+    err.print(promise(found), markup=False, soft_wrap=True)
+
+
+def promise(found: "AuditReport") -> str:
+    """One line: does served = trained = recomputed hold, and of how much was it seen?"""
+    seen = f"{found.compared:,} served values and {found.entities:,} entities of {len(found.views)}"
+    if found.bugs or found.apart:
+        causes: dict[str, int] = {}
+        for view in found.views:
+            for cause, count in view.counts.items():
+                causes[cause] = causes.get(cause, 0) + count
+        if found.bugs:
+            causes["served values that nothing explains"] = found.bugs
+        told = ", ".join(f"{count:,} {cause}" for cause, count in causes.items())
+        return f"served = trained = recomputed: BROKEN ({told}; {seen} views looked at)."
+    if found.overdue:
+        return (
+            f"served = trained = recomputed, but {found.overdue:,} are behind by more than the "
+            f"freshness budget ({seen} views looked at)."
+        )
+    if found.blind:
+        return f"served = trained = recomputed in what was seen, which is not all ({seen} views)."
+    return f"served = trained = recomputed: 0 differences ({seen} views)."
 
 
 def _whole(run: "Run") -> dict[str, Any]:
@@ -119,6 +149,10 @@ def _whole(run: "Run") -> dict[str, Any]:
         "error": run.error,
         "findings": [one.to_json() for one in run.findings],
     }
+
+
+def _of(run: "Run", verdict: str) -> list[Any]:
+    return [one for one in run.findings if one.verdict == verdict]
 
 
 def _bad(run: "Run") -> list[Any]:

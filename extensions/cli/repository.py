@@ -1,5 +1,7 @@
 """Commands that prepare and examine the store: migrate, doctor."""
 
+from typing import Annotated
+
 import typer
 
 from extensions.cli.console import AsJson, emit, err
@@ -30,12 +32,17 @@ def migrate(as_json: AsJson = False) -> None:
         err.print("The database is up to date.")
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    sample: Annotated[
+        int, typer.Option(help="Entities of each view whose values are compared; 0: none.")
+    ] = 200,
+    as_json: AsJson = False,
+) -> None:
     """Exit code 1 when something wants mending."""
     from extensions.operations.doctor import examine
 
     with err.status("Examining"):
-        findings = examine()
+        findings = examine(sample)
     emit(findings, as_json)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

@@ -35,7 +35,13 @@ def serve(
     redis_deadline_ms: Annotated[
         int, typer.Option(help="Redis slower than this is answered with 503.")
     ] = 50,
-    max_items: Annotated[int, typer.Option(help="Most items of one ranking.")] = 1_000,
+    max_items: Annotated[
+        int, typer.Option(help="Most items, rows or results of one request, on every route.")
+    ] = 1_000,
+    max_body: Annotated[int, typer.Option(help="Most bytes of one body.")] = 1_000_000,
+    max_connections: Annotated[
+        int, typer.Option(help="Most connections of one worker; further ones get 503.")
+    ] = 4_096,
     near_megabytes: Annotated[
         int, typer.Option(help="Most that a worker holds of one entity's near views; 0: none.")
     ] = 64,
@@ -44,6 +50,13 @@ def serve(
         typer.Option(
             envvar="SKEWLESS_API_KEY",
             help="Demanded in X-Api-Key; with `auth`, instead of a token on /v1.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SKEWLESS_API_KEY_FILE",
+            help="Keys, one a line; read again while serving, so that keys can be changed.",
         ),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
@@ -69,8 +82,11 @@ def serve(
             rank_service=rank_service,
             redis_deadline_ms=redis_deadline_ms,
             max_items=max_items,
+            max_body=max_body,
+            max_connections=max_connections,
             near_megabytes=near_megabytes,
             api_key=api_key,
+            api_key_file=api_key_file,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             **log_shares(log or []),

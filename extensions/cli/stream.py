@@ -1,4 +1,4 @@
-"""Commands of the stream: ingest, dead-letters, replay, status."""
+"""Commands of the stream: ingest, dead-letters, replay, status, stream skip."""
 
 import logging
 from pathlib import Path
@@ -16,6 +16,13 @@ Group = Annotated[str, typer.Option(help="The consumer group.")]
 
 letters = typer.Typer(
     help="Messages that could not be read: list, show, replay.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+operators = typer.Typer(
+    help="What only an operator decides: leaving out a batch that cannot be read.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -46,6 +53,11 @@ def register(app: typer.Typer) -> None:
         replay_letters
     )
     app.add_typer(letters, name="dead-letters")
+    operators.command(
+        "skip",
+        epilog="Example: `skewless stream skip watch-events/0/42 --why 'a codec of no one here'`",
+    )(skip_batch)
+    app.add_typer(operators, name="stream")
 
 
 def ingest(
@@ -127,6 +139,21 @@ def status(
     ):
         err.print(title if rows else f"{title}: none yet; start `skewless ingest`.")
         emit(list(rows), as_json)
+
+
+def skip_batch(
+    position: Annotated[
+        str, typer.Argument(help="TOPIC/PARTITION/OFFSET of the stop, as `status` shows it.")
+    ],
+    why: Annotated[str, typer.Option(help="Your reason; it is kept.")],
+    group: Group = "skewless-ingest",
+    as_json: AsJson = False,
+) -> None:
+    """Let a stopped partition go on behind the batch; the records in it are lost to the stream."""
+    from streaming.stops import skip
+
+    topic = position.rpartition("/")[0].rpartition("/")[0]
+    emit([skip(_settings(topic=topic or "?", group=group), position, why)], as_json)
 
 
 def list_letters(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from extensions.cli.console import AsJson, emit, err, moment, progress
 from extensions.cli.servers import answering_postgres
@@ -62,10 +63,10 @@ def training_set(
             taken = take(
                 store, first, read_labels(labels), out, known_at=known, full=full, progress=report
             )
-    for warning in taken.manifest.warnings:
-        err.print(f"Warning: {warning}")
-    emit(
-        [{"file": taken.path, "manifest": taken.manifest_path, "rows": taken.manifest.rows,
-          "known_at": taken.manifest.known_at, "sha256": taken.manifest.sha256}],
-        as_json,
-    )  # fmt: skip
+    warnings = taken.manifest.warnings
+    made = {"file": taken.path, "manifest": taken.manifest_path, "rows": taken.manifest.rows,
+            "known_at": taken.manifest.known_at, "sha256": taken.manifest.sha256}  # fmt: skip
+    emit([{**made, "warnings": warnings} if as_json else made], as_json)
+    # Last, so that they are what is on the screen.
+    for warning in warnings:
+        err.print(f"[bold red]WARNING[/]: {escape(warning)}", soft_wrap=True)

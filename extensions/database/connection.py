@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from adbc_driver_postgresql import dbapi
 
 
+# Seconds, where the URL does not say.
+CONNECT_TIMEOUT = 5
+
+
 def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> psycopg.Connection:
     """Open a connection whose session speaks UTC; ``name`` is what pg_stat_activity shows.
 
@@ -20,12 +24,13 @@ def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> ps
             database, never the password.
     """
     try:
+        told = conninfo_to_dict(url)
         return psycopg.connect(
             url,
             autocommit=autocommit,
-            application_name=name,
-            options="-c timezone=UTC",
-            connect_timeout=5,
+            application_name=told.get("application_name", name),
+            options=f"{told.get('options', '')} -c timezone=UTC".strip(),
+            connect_timeout=told.get("connect_timeout", CONNECT_TIMEOUT),
         )
     except psycopg.OperationalError as error:
         raise _unreachable(url, error) from error

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
 
-from sqlalchemy import make_url
-
+from extensions.addresses import libpq_settings
 from extensions.database.connection import connect
 
 if TYPE_CHECKING:
@@ -39,13 +37,15 @@ def _migrations() -> "yoyo.migrations.MigrationList":
 
 
 def _backend(url: str) -> "yoyo.backends.DatabaseBackend":
-    import yoyo  # noqa: PLC0415
+    from yoyo.backends import get_backend_class  # noqa: PLC0415
+    from yoyo.connections import DatabaseURI  # noqa: PLC0415
+    from yoyo.migrations import default_migration_table  # noqa: PLC0415
 
-    parsed = make_url(url)
-    credentials = quote(parsed.username or "", safe="")
-    if parsed.password:
-        credentials += ":" + quote(str(parsed.password), safe="")
-    return yoyo.get_backend(
-        f"postgresql+psycopg://{credentials}@{parsed.host}:{parsed.port or 5432}/{parsed.database}"
-        + (f"?{urlencode(dict(parsed.query))}" if parsed.query else "")
-    )
+    # The driver gets libpq's settings by their names: yoyo's own reading of a URL loses some.
+    settings = libpq_settings(url)
+    scheme = "postgresql+psycopg"
+    database = settings.pop("dbname", "")
+    address = DatabaseURI(scheme, None, None, None, None, database, settings)
+    backend = get_backend_class(scheme)(address, default_migration_table)
+    backend.init_database()
+    return backend

@@ -4,7 +4,8 @@ CSV values stay text, as they were written; Parquet values keep their types.
 """
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,10 +18,22 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from extensions.errors import SkewlessError
+from extensions.history.csv_records import Block, IsRow, RecordReader
 
 _BLOCK_BYTES = 1 << 20
 _PARQUET_ROWS = 65_536
-_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+# How files begin, whatever they are called.
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_OTHER_KINDS = {
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet",
+    b"\xfd7zXZ\x00": "compressed by xz",
+}
 
 
 @dataclass(frozen=True)
@@ -41,16 +54,24 @@ class TableFile(Protocol):
     """A file of rows: its columns' names, and one pass over its rows in bounded memory."""
 
     columns: list[str]
+    # Of a file without a header; None where the columns have names.
+    first_row: list[str] | None
 
-    def rows(self) -> Iterator[Rows]:
-        """Every row, once."""
+    def rows(self, is_row: IsRow | None = None) -> Iterator[Rows]:
+        """Every row, once; ``is_row`` as in `RecordReader.blocks`."""
 
     def expected_rows(self, seen: int) -> int | None:
         """How many rows the file may hold, judged after ``seen`` of them."""
 
+    def notes(self) -> list[str]:
+        """What was assumed about rows, in sentences; after they were read."""
 
-def open_table(path: Path, *, delimiter: str | None = None) -> TableFile:
-    """The CSV (possibly compressed: .gz, .bz2, .zst, .lz4) or Parquet file at ``path``.
+
+def open_table(path: Path, *, delimiter: str | None = None, header: bool = True) -> TableFile:
+    """The CSV (possibly compressed by gzip, bz2, zstd or lz4) or Parquet file at ``path``.
+
+    ``delimiter`` as `parse_delimiter` takes it; a comma if left, or a tabulator for ``.tsv``.
+    Where ``header`` is False, a CSV's columns are called by their numbers, from ``1``.
 
     Raises:
         SkewlessError: exit code 2, when the file is missing, empty, or neither of the two.
@@ -67,12 +88,21 @@ def open_table(path: Path, *, delimiter: str | None = None) -> TableFile:
     if not head:
         raise _unusable(f"{path} is empty: it needs a header and rows.")
     if head.startswith(b"PAR1"):
+        if not header:
+            raise _unusable(f"{path} is Parquet, which names its columns: leave --no-header out.")
         return ParquetFile(path)
-    return CsvFile(path, delimiter or ("\t" if ".tsv" in path.suffixes else ","))
+    if kind := next((k for magic, k in _OTHER_KINDS.items() if head.startswith(magic)), None):
+        raise _unusable(f"{path} is {kind}: convert it to CSV or Parquet.")
+    usual = "\t" if ".tsv" in path.suffixes else ","
+    return CsvFile(
+        path, usual if delimiter is None else parse_delimiter(delimiter), header=header
+    )  # fmt: skip
 
 
 class ParquetFile:
     """A Parquet file, read a row group's slice at a time."""
+
+    first_row: list[str] | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -80,7 +110,7 @@ class ParquetFile:
             self._file = pq.ParquetFile(path)
             self.columns = list(self._file.schema_arrow.names)
 
-    def rows(self) -> Iterator[Rows]:
+    def rows(self, is_row: IsRow | None = None) -> Iterator[Rows]:  # noqa: ARG002 - CSV's
         """Every row, once."""
         begin = 1
         with self._errors():
@@ -92,83 +122,168 @@ class ParquetFile:
         """The number of rows, which the file itself says."""
         return int(self._file.metadata.num_rows)
 
+    def notes(self) -> list[str]:
+        """Nothing is assumed."""
+        return []
+
     def _errors(self) -> "_Explained":
         return _Explained(f"{self._path} is not a whole Parquet file")
 
 
 class CsvFile:
-    """A CSV file with a header. Bytes that are not UTF-8 arrive as U+FFFD.
+    """A CSV file. Bytes that are not UTF-8 arrive as U+FFFD.
 
-    Wholly blank lines are no rows. Rows with too few or too many fields are unreadable.
+    Its first row names the columns; where ``header`` is False they are named by their numbers,
+    from ``1``. Wholly blank lines, and lines of nothing but delimiters, are no rows. Rows with
+    too few or too many fields are unreadable. Quotation marks out of place are text
+    (`extensions.history.csv_records`).
     """
 
-    def __init__(self, path: Path, delimiter: str) -> None:
+    def __init__(self, path: Path, delimiter: str, *, header: bool = True) -> None:
         self._path = path
         self._delimiter = delimiter
+        self._header = header
         self._position: Callable[[], int] = lambda: 0
-        self.columns = self._read_header()
+        self._repaired = self._first_repaired = self._blank = 0
+        with self._errors(), self._opened() as stream:
+            first = self._reader(stream).peek()
+        self._check(first)
+        self.first_row = None if header else first
+        self.columns = first if header else [str(n) for n in range(1, len(first) + 1)]
 
-    def _read_header(self) -> list[str]:
-        with self._errors(), self._open({}, lambda _: "skip") as reader:
-            names = list(reader.schema.names)
-        if any("\ufffd" in name for name in names):
-            raise _unusable(f"{self._path} is not UTF-8: save it as UTF-8 and import it again.")
+    def _check(self, names: list[str]) -> None:
+        """Is this text, and in UTF-8? The first row shows it."""
         if any("\0" in name for name in names):
             raise _unusable(
                 f"{self._path} is neither UTF-8 CSV nor Parquet: convert it to one of them."
             )
-        return names
+        if self._header and any("\ufffd" in name for name in names):
+            raise _unusable(f"{self._path} is not UTF-8: save it as UTF-8 and import it again.")
+        if names == [""]:
+            raise _unusable(f"The first line of {self._path} is blank: it needs a header and rows.")
 
-    def _open(
-        self, types: dict[str, pa.DataType], on_invalid: Callable[[object], str]
-    ) -> pa.csv.CSVStreamingReader:
-        raw = self._path.open("rb")
-        self._position = lambda: 0 if raw.closed else raw.tell()
-        compression = _COMPRESSIONS.get(self._path.suffix)
-        plain = pa.input_stream(raw, compression=compression) if compression else raw
-        return pa.csv.open_csv(
-            pa.PythonFile(_Utf8(plain), mode="r"),
-            # One thread: only then do invalid rows come with their numbers.
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=self._delimiter,
-                newlines_in_values=True,
-                ignore_empty_lines=False,
-                invalid_row_handler=on_invalid,
-            ),
-            convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-        )
+    @contextmanager
+    def _opened(self) -> Iterator["_Utf8"]:
+        with self._path.open("rb") as raw:
+            head = raw.read(8)
+            raw.seek(0)
+            self._position = lambda: 0 if raw.closed else raw.tell()
+            compression = next((c for magic, c in _MAGIC.items() if head.startswith(magic)), None)
+            yield _Utf8(pa.input_stream(raw, compression=compression) if compression else raw)
 
-    def rows(self) -> Iterator[Rows]:
-        """Every row, once."""
-        waiting: list[tuple[int, str, str]] = []
+    def _reader(self, stream: "_Utf8") -> RecordReader:
+        return RecordReader(stream, self._delimiter, str(self._path), block_bytes=_BLOCK_BYTES)
 
-        def note(row: "pa.csv.InvalidRow") -> str:
-            reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
-            waiting.append((row.number, row.text, reason))
-            return "skip"
-
-        types = dict.fromkeys(self.columns, pa.string())
-        following = 2
-        with self._errors(), self._open(types, note) as reader:
-            for batch in reader:
-                numbers = _numbers(following, batch.num_rows, [number for number, *_ in waiting])
-                following = int(numbers[-1]) + 1 if batch.num_rows else following
-                passed = [row for row in waiting if row[0] < following]
-                waiting[:] = waiting[len(passed) :]
+    def rows(self, is_row: IsRow | None = None) -> Iterator[Rows]:
+        """Every row, once; ``is_row`` as in `RecordReader.blocks`."""
+        following = 1
+        self._repaired = self._blank = 0
+        with self._errors(), self._opened() as stream:
+            reader = self._reader(stream)
+            if self._header:
+                reader.header()
+                following = 2
+            for block in reader.blocks(len(self.columns), is_row):
+                batch, unreadable = _parsed(block, self.columns)
+                numbers = _numbers(1, batch.num_rows, [number for number, *_ in unreadable])
                 filled = _any_filled(batch)
-                yield Rows(batch.filter(pa.array(filled)), numbers[filled], passed)
-            if waiting:
-                nothing = pa.RecordBatch.from_pylist([], schema=reader.schema)
-                yield Rows(nothing, np.empty(0, np.int64), waiting)
+                self._count(block, following, int((~filled).sum()))
+                yield Rows(
+                    batch.filter(pa.array(filled)),
+                    numbers[filled] + (following - 1),
+                    [(number + following - 1, text, why) for number, text, why in unreadable],
+                )
+                following += batch.num_rows + len(unreadable)
+
+    def _count(self, block: Block, following: int, blank: int) -> None:
+        if block.repaired and not self._repaired:
+            self._first_repaired = block.repaired[0] + following - 1
+        self._repaired += len(block.repaired)
+        self._blank += blank
 
     def expected_rows(self, seen: int) -> int | None:
         """An estimate, from the part of the file that was read so far."""
         position = self._position()
         return max(seen, round(seen * self._path.stat().st_size / position)) if position else None
 
+    def notes(self) -> list[str]:
+        """What was assumed about rows, in sentences; after they were read."""
+        notes = []
+        if self._repaired:
+            notes.append(
+                f"{self._repaired} rows have a quotation mark that does not enclose a value (the "
+                f"first is row {self._first_repaired}): it was read as part of the text."
+            )
+        if self._blank:
+            notes.append(f"{self._blank} lines hold no value at all and were passed by.")
+        return notes
+
     def _errors(self) -> "_Explained":
         return _Explained(f"{self._path} cannot be read as CSV")
+
+
+def parse_delimiter(text: str) -> str:
+    r"""What stands between two values: any characters but quotation marks and line ends.
+
+    ``\t`` is a tabulator, since a shell hands it over like that.
+
+    Raises:
+        SkewlessError: exit code 2, for a delimiter that cannot be one.
+    """
+    delimiter = {"\\t": "\t", "tab": "\t"}.get(text, text)
+    if not delimiter or any(each in delimiter for each in '"\r\n\0\ufffd'):
+        raise _unusable(
+            f"--delimiter takes what stands between two values, such as ';', '::' or '\\t', "
+            f"without quotation marks or line ends, not {text!r}."
+        )
+    try:
+        delimiter.encode()
+    except UnicodeEncodeError as error:
+        raise _unusable(f"--delimiter takes UTF-8 text, not {text!r}.") from error
+    return delimiter
+
+
+def _parsed(
+    block: Block, columns: Sequence[str]
+) -> tuple[pa.RecordBatch, list[tuple[int, str, str]]]:
+    """A block's rows as text, and those (number in the block, text, reason) of another width."""
+    unreadable: list[tuple[int, str, str]] = []
+
+    def note(row: "pa.csv.InvalidRow") -> str:
+        text = block.unsplit.get(row.number) or block.restored(row.text)
+        reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
+        unreadable.append((row.number, text, reason))
+        return "skip"
+
+    names = [f"f{place}" for place in range(len(columns))]
+    table = pa.csv.read_csv(
+        pa.BufferReader(block.data),
+        # One thread: only then do invalid rows come with their numbers.
+        read_options=pa.csv.ReadOptions(
+            use_threads=False, column_names=names, block_size=len(block.data) + 1
+        ),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=block.delimiter,
+            quote_char='"' if block.quoted else False,
+            double_quote=block.quoted,
+            newlines_in_values=block.quoted,
+            ignore_empty_lines=False,
+            invalid_row_handler=note,
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
+    arrays = [
+        column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        for column in table.columns
+    ]
+    if block.quoted and block.delimiter != block.original_delimiter:
+        arrays = [
+            pc.replace_substring(array, block.delimiter, block.original_delimiter)
+            for array in arrays
+        ]
+    return pa.RecordBatch.from_arrays(arrays, names=list(columns)), unreadable
 
 
 def _numbers(begin: int, count: int, unreadable: list[int]) -> npt.NDArray[np.int64]:
@@ -196,7 +311,6 @@ class _Utf8:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = b""
-        self.closed = False
 
     def read(self, size: int = -1) -> bytes:
         while size < 0 or len(self._held) < size:
@@ -207,13 +321,6 @@ class _Utf8:
         taken, self._held = (self._held, b"") if size < 0 else (
             self._held[:size], self._held[size:])  # fmt: skip
         return taken
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.closed = True
-        self._stream.close()
 
 
 class _Explained:
@@ -229,8 +336,6 @@ class _Explained:
         if isinstance(error, pa.ArrowException | OSError | EOFError):
             said = str(error).splitlines()[0][:200] if str(error) else "it ends too early"
             advice = "mend the file and import it again; what is stored by then is not added twice"
-            if "straddling" in said:
-                said = "a value is longer than 1 MB: a quotation mark may not be closed"
             raise _unusable(f"{self._what} ({said}): {advice}.") from error
 
 

@@ -14,11 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from psycopg import sql
 
+from extensions.asof.history_changes import live_since
+from extensions.database import connect
+from extensions.database.connection import table_exists
+from extensions.history.csv_records import IsRow
 from extensions.history.files import Rows, TableFile, open_table
 from extensions.history.identity import EventIds
 from extensions.history.load import LoadResult, Progress, load_events, load_items
 from extensions.history.mapping import EVENT_COLUMNS, ITEM_COLUMNS, Columns, resolve
+from extensions.history.references import Spelling, spellings
 from extensions.history.rejects import Rejects
 from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA, to_micros
 from extensions.history.values import Mask, Times, integers, numbers, texts
@@ -67,25 +73,31 @@ def import_events(
     *,
     mapping: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    header: bool = True,
     rejected: Path | None = None,
     progress: Progress | None = None,
+    known_at_event_time: bool = False,
 ) -> ImportResult:
     """Import watch events; ``mapping`` names the file's column for each of ours.
 
     user_id, item_id and watched_at must be there. Without event_id one is derived (see
-    `EventIds`); without ingested_at an event counts as known when it was watched; without a
-    duration (duration_min, duration_s or duration_ms) or progress they are 0. Importing the
-    same file again adds nothing.
+    `EventIds`); without a duration (duration_min, duration_s or duration_ms) or progress they
+    are 0. Without ingested_at the events of a first load count as known when they were watched,
+    so that the past can be backfilled; those that come later, as known from now on, since what
+    was served in between did not know them (``known_at_event_time`` claims otherwise).
+    Importing the same file again adds nothing. A CSV without a ``header`` has columns by number,
+    from 1.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter)
-    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS)
+    file = open_table(path, delimiter=delimiter, header=header)
+    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS, first_row=file.first_row)
     with ExitStack() as stack:
         ids = None if "event_id" in places else stack.enter_context(EventIds(url))
-        parser = _EventParser(places, ids, _latest())
-        run = _Import(path, file, rejected, progress, EVENT_SCHEMA)
+        rule = ArrivalRule.of(url, "watch_events", known_at_event_time=known_at_event_time)
+        parser = _EventParser(places, ids, _latest(), rule)
+        run = _Import(path, file, rejected, progress, EVENT_SCHEMA, EVENT_COLUMNS.is_row(places))
         return run.into(
             lambda batches: load_events(url, batches), parser.parse, parser.complete, parser.notes
         )
@@ -97,25 +109,28 @@ def import_items(
     *,
     mapping: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    header: bool = True,
     rejected: Path | None = None,
     progress: Progress | None = None,
+    known_at_event_time: bool = False,
 ) -> ImportResult:
     """Import rows of the items' history: item_id and genre, and since when (valid_from).
 
-    Without valid_from an item has always had its genre (since 1970); without ingested_at it is
-    taken as known when it became true.
+    Without valid_from an item has always had its genre (since 1970); ingested_at as with events.
+    A genre is spelt as the table of genres spells it where only one is meant; the result says
+    how many it does not know.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter)
-    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS)
-    parser = _ItemParser(places, _latest())
-    run = _Import(path, file, rejected, progress, ITEM_SCHEMA)
+    file = open_table(path, delimiter=delimiter, header=header)
+    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS, first_row=file.first_row)
+    rule = ArrivalRule.of(url, "items", known_at_event_time=known_at_event_time)
+    parser = _ItemParser(places, _latest(), rule, spellings(url, "items"))
+    run = _Import(path, file, rejected, progress, ITEM_SCHEMA, ITEM_COLUMNS.is_row(places))
     return run.into(
-        lambda batches: load_items(url, batches), parser.parse, lambda columns: columns,
-        parser.notes,
-    )  # fmt: skip
+        lambda batches: load_items(url, batches), parser.parse, parser.complete, parser.notes
+    )
 
 
 class _Import:
@@ -128,8 +143,10 @@ class _Import:
         rejected: Path | None,
         progress: Progress | None,
         schema: pa.Schema,
+        is_row: IsRow,
     ) -> None:
         self._path, self._file, self._schema = path, file, schema
+        self._is_row = is_row
         self._progress = progress
         self._rejects = Rejects(path, file.columns, rejected)
         self._read = 0
@@ -162,14 +179,14 @@ class _Import:
             rejected,
             dict(self._rejects.reasons.most_common()),
             rejected_path,
-            tuple(notes()),
+            tuple(notes() + self._file.notes()),
             time.perf_counter() - begun,
         )
 
     def _accepted(
         self, parse: Parse, complete: Callable[[list[pa.Array]], list[pa.Array]]
     ) -> Iterator[pa.RecordBatch]:
-        for rows in self._file.rows():
+        for rows in self._file.rows(self._is_row):
             columns, problems = parse(rows)
             self._rejects.add(rows, problems)
             self._read += rows.batch.num_rows + len(rows.unreadable)
@@ -180,11 +197,50 @@ class _Import:
             yield pa.record_batch(kept, schema=self._schema)
 
 
+@dataclass(frozen=True)
+class ArrivalRule:
+    """When rows that do not say so arrived: when they happened, or when they are imported."""
+
+    at_event_time: bool
+
+    @classmethod
+    def of(cls, url: str, table: str, *, known_at_event_time: bool) -> "ArrivalRule":
+        """The rule for an import into ``table`` now.
+
+        A first load claims its events' own times, so that the past can be backfilled from it:
+        the table is empty, or nothing has been served yet. What comes later was not known to
+        what was served before it.
+        """
+        if known_at_event_time:
+            return cls(at_event_time=True)
+        with connect(url, name="skewless import") as conn:
+            if not table_exists(conn, table) or live_since(conn) is None:
+                return cls(at_event_time=True)
+            query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(table))
+            return cls(at_event_time=conn.execute(query).fetchone() == (False,))
+
+    def arrivals(self, times: npt.NDArray[Any]) -> npt.NDArray[Any] | pa.Array:
+        """Arrivals, in microseconds, for the rows' own ``times``; null is when they are loaded."""
+        return times if self.at_event_time else pa.nulls(len(times), pa.int64())
+
+    def note(self, column: str) -> str:
+        """What was assumed, for a person."""
+        if self.at_event_time:
+            return f"ingested_at: taken to be {column}."
+        return (
+            "ingested_at: now, since this store has served without these rows; "
+            "--known-at-event-time claims that they were known when they happened."
+        )
+
+
 class _EventParser:
     """A file's columns as `EVENT_SCHEMA`; ``event_id`` is derived after bad rows have left."""
 
-    def __init__(self, places: Mapping[str, int], ids: EventIds | None, latest_us: int) -> None:
+    def __init__(
+        self, places: Mapping[str, int], ids: EventIds | None, latest_us: int, rule: "ArrivalRule"
+    ) -> None:
         self._places = places
+        self._rule = rule
         self._ids = ids
         self._watched_at = Times("watched_at", low_us=_FIRST_EVENT_US, high_us=latest_us)
         self._ingested_at = Times("ingested_at", low_us=_FIRST_EVENT_US, high_us=latest_us)
@@ -200,10 +256,12 @@ class _EventParser:
         item = integers("item_id", columns["item_id"])
         watched = self._watched_at.parse(columns["watched_at"])
         problems += user.problems + item.problems + watched.problems
-        ingested = watched
         if "ingested_at" in columns:
-            ingested = self._ingested_at.parse(columns["ingested_at"])
-            problems += ingested.problems
+            given = self._ingested_at.parse(columns["ingested_at"])
+            ingested: npt.NDArray[Any] | pa.Array = given.values
+            problems += given.problems
+        else:
+            ingested = self._rule.arrivals(watched.values)
         duration: npt.NDArray[Any] = np.zeros(count)
         for name in _DURATION_SCALES.keys() & columns.keys():
             parsed = numbers(name, columns[name], scale=_DURATION_SCALES[name], low=0, high=_DAY_MS)
@@ -217,7 +275,7 @@ class _EventParser:
             user.values,
             item.values,
             watched.values,
-            ingested.values,
+            ingested,
             np.rint(np.clip(duration, 0, _DAY_MS)).astype(np.int32),
             np.clip(progress, 0, 1).astype(np.float32),
         ]
@@ -238,7 +296,7 @@ class _EventParser:
         if self._ids:
             notes.append("event_id: derived from user_id, item_id, watched_at and repetition.")
         if "ingested_at" not in self._places:
-            notes.append("ingested_at: taken to be watched_at.")
+            notes.append(self._rule.note("watched_at"))
         if not self._places.keys() & _DURATION_SCALES.keys():
             notes.append("duration: no column, so 0.")
         if "progress" not in self._places:
@@ -249,8 +307,16 @@ class _EventParser:
 class _ItemParser:
     """A file's columns as `ITEM_SCHEMA`."""
 
-    def __init__(self, places: Mapping[str, int], latest_us: int) -> None:
+    def __init__(
+        self,
+        places: Mapping[str, int],
+        latest_us: int,
+        rule: "ArrivalRule",
+        spelling: Mapping[str, Spelling],
+    ) -> None:
         self._places = places
+        self._rule = rule
+        self._spelling = spelling
         self._valid_from = Times("valid_from", low_us=_FIRST_ITEM_US, high_us=_LAST_ITEM_US)
         self._ingested_at = Times("ingested_at", low_us=_FIRST_ITEM_US, high_us=latest_us)
 
@@ -263,19 +329,29 @@ class _ItemParser:
         if "valid_from" in columns:
             parsed = self._valid_from.parse(columns["valid_from"])
             valid, problems = parsed.values, problems + parsed.problems
-        ingested = valid
         if "ingested_at" in columns:
             parsed = self._ingested_at.parse(columns["ingested_at"])
-            ingested, problems = parsed.values, problems + parsed.problems
+            ingested: npt.NDArray[Any] | pa.Array = parsed.values
+            problems += parsed.problems
+        else:
+            ingested = self._rule.arrivals(valid)
         values = [item.values, genre.values, valid, ingested]
         return [_column(v, f) for v, f in zip(values, ITEM_SCHEMA, strict=True)], problems
 
+    def complete(self, columns: list[pa.Array]) -> list[pa.Array]:
+        """With values spelt as the tables that explain them spell them."""
+        return [
+            self._spelling[name].respell(column) if name in self._spelling else column
+            for name, column in zip(ITEM_SCHEMA.names, columns, strict=True)
+        ]
+
     def notes(self) -> list[str]:
         notes = self._valid_from.notes() + self._ingested_at.notes()
+        notes += [note for spelling in self._spelling.values() for note in spelling.notes()]
         if "valid_from" not in self._places:
             notes.append("valid_from: no column, so since 1970.")
         if "ingested_at" not in self._places:
-            notes.append("ingested_at: taken to be valid_from.")
+            notes.append(self._rule.note("valid_from"))
         return notes
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, LiteralString, Protocol, TypeVar
 
@@ -16,12 +17,13 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from extensions.asof.history_changes import note_insert
 from extensions.database import connect
 from extensions.database.events import take_ingest_lock
 from extensions.errors import SkewlessError
 from extensions.history.binary_copy import copy_batch
 from extensions.history.months import Months
-from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA
+from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA, MOMENT
 
 # Called with the rows done and, where it is known or can be estimated, the rows in all.
 Progress = Callable[[int, int | None], None]
@@ -34,7 +36,13 @@ _ARRIVAL = pa.field("arrival", pa.int64(), nullable=False)
 _INSERT_ITEMS = """
 INSERT INTO items (item_id, genre, valid_from, ingested_at)
 SELECT DISTINCT ON (item_id, valid_from, ingested_at) item_id, genre, valid_from, ingested_at
-FROM item_batch
+FROM item_batch AS b
+WHERE
+    -- What is loaded again, and only then would arrive, is there already.
+    b.ingested_at <> %(now)s OR NOT EXISTS (
+        SELECT FROM items AS i
+        WHERE i.item_id = b.item_id AND i.valid_from = b.valid_from AND i.genre = b.genre
+    )
 ORDER BY item_id, valid_from, ingested_at, arrival
 ON CONFLICT DO NOTHING
 """
@@ -95,12 +103,55 @@ def load_items(
     return _load(url, target, batches, total=total, progress=progress, chunk_rows=chunk_rows)
 
 
+class _Arrivals:
+    """When a transaction's rows arrived: when they claim to, or else now, by its clock.
+
+    Rows that claim to have arrived before they can be seen are noted, so that whatever was
+    computed without them is computed again.
+    """
+
+    def __init__(self, conn: psycopg.Connection, table: str) -> None:
+        self._conn, self._table = conn, table
+        self._claimed: datetime | None = None
+        self.now = datetime.min.replace(tzinfo=UTC)
+
+    def begin(self) -> None:
+        """A transaction has begun, and holds the ingest lock."""
+        # The note is written here, once, and not by the tables' triggers.
+        self._conn.execute("SET LOCAL skewless.noted = 'on'")
+        row = self._conn.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None  # a scalar select always returns a row
+        self.now, self._claimed = row[0], None
+
+    def filled(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, each with its arrival."""
+        place = rows.schema.get_field_index("ingested_at")
+        arrival = rows.column(place)
+        if not arrival.null_count:
+            return rows
+        return rows.set_column(
+            place, rows.schema.field(place), pc.fill_null(arrival, pa.scalar(self.now, MOMENT))
+        )
+
+    def stored(self, rows: pa.RecordBatch) -> None:
+        """Some of these rows are new in the table."""
+        least = pc.min(rows.column("ingested_at")).as_py()
+        if least is not None and least < self.now:
+            self._claimed = min(filter(None, (self._claimed, least)))
+
+    def complete(self) -> None:
+        """The transaction is about to end."""
+        if self._claimed is not None:
+            note_insert(self._conn, self._table, self._claimed)
+
+
 class _EventWriter:
     """Writes events straight into the tables, past the ids that are known."""
 
     def __init__(self, conn: psycopg.Connection) -> None:
         self._conn = conn
         self._months = Months(conn)
+        self._arrivals = _Arrivals(conn, "watch_events")
         conn.execute('CREATE TEMP TABLE asked (event_id text COLLATE "C")')
 
     def prepare(self, events: pa.RecordBatch) -> pa.RecordBatch:
@@ -115,9 +166,11 @@ class _EventWriter:
     def begin(self) -> None:
         """A transaction has begun."""
         self._months = Months(self._conn)
+        self._arrivals.begin()
 
     def write(self, events: pa.RecordBatch) -> int:
         """Store prepared events; returns how many of their ids were new."""
+        events = self._arrivals.filled(events)
         self._months.make_missing(events)
         while events.num_rows:
             try:
@@ -130,12 +183,14 @@ class _EventWriter:
                     raise
                 events = unknown
             else:
+                self._arrivals.stored(events)
                 return int(events.num_rows)
         return 0
 
     def complete(self) -> None:
         """The transaction is about to end."""
         self._months.attach()
+        self._arrivals.complete()
 
     def _copy(self, events: pa.RecordBatch) -> None:
         # Ordered ids are the cheapest for the index, and two writers of the same ids then wait
@@ -161,6 +216,7 @@ class _ItemWriter:
 
     def __init__(self, conn: psycopg.Connection) -> None:
         self._conn = conn
+        self._arrivals = _Arrivals(conn, "items")
         conn.execute(
             "CREATE TEMP TABLE item_batch (item_id bigint, genre text, valid_from timestamptz,"
             " ingested_at timestamptz, arrival bigint)"
@@ -172,15 +228,21 @@ class _ItemWriter:
 
     def begin(self) -> None:
         """A transaction has begun."""
+        self._arrivals.begin()
 
     def write(self, items: pa.RecordBatch) -> int:
         """Store prepared rows; returns how many of their keys were new."""
+        items = self._arrivals.filled(items)
         self._conn.execute("TRUNCATE item_batch")
         copy_batch(self._conn, "item_batch", items, items.schema.names)
-        return self._conn.execute(_INSERT_ITEMS).rowcount
+        stored = self._conn.execute(_INSERT_ITEMS, {"now": self._arrivals.now}).rowcount
+        if stored:
+            self._arrivals.stored(items)
+        return stored
 
     def complete(self) -> None:
         """The transaction is about to end."""
+        self._arrivals.complete()
 
 
 class _Writer(Protocol):

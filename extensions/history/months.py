@@ -64,6 +64,9 @@ class Months:
             # Rows that waited in the default partition move to their month first.
             self._conn.execute(_MOVE.format(**parts))
             self._conn.execute(_ATTACH.format(**parts))
+        if any(self._new.values()):
+            # Whoever writes to a partition alone leaves notes as well.
+            self._conn.execute(_FOLLOW)
 
     def _make(self, month: np.datetime64) -> bool:
         if self._exists(month):
@@ -90,6 +93,9 @@ _MOVE = sql.SQL(
 _ATTACH = sql.SQL(
     "ALTER TABLE watch_events ATTACH PARTITION {month} FOR VALUES FROM ({begin}) TO ({end})"
 )
+
+
+_FOLLOW = "SELECT follow_partitions('watch_events', 'watch_events', 'watch_events')"
 
 
 def _months(events: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:

@@ -10,6 +10,7 @@ import pyarrow.csv
 
 from extensions.errors import SkewlessError
 from extensions.history.files import Rows
+from extensions.output_files import output_path
 
 _ABOUT = ["rejected_row", "rejected_reason", "rejected_text"]
 
@@ -23,7 +24,8 @@ class Rejects:
 
     def __init__(self, source: Path, columns: list[str], path: Path | None = None) -> None:
         self.path = path or source.with_name(source.name + ".rejected.csv")
-        if self.path.resolve() == source.resolve():
+        self._target = output_path(self.path)
+        if self._target == source.resolve():
             raise SkewlessError(
                 f"The rejected rows cannot go to the input itself, {source}: name another file.",
                 exit_code=2,
@@ -36,7 +38,7 @@ class Rejects:
             [(name, pa.int64() if name == _ABOUT[0] else pa.string()) for name in names[:1]]
             + [(name, pa.string()) for name in names[1:]]
         )
-        self._part = self.path.with_name(self.path.name + ".part")
+        self._part = self._target.with_name(self._target.name + ".part")
         try:
             self._writer = pa.csv.CSVWriter(self._part, self._schema)
         except OSError as error:
@@ -86,7 +88,7 @@ class Rejects:
         if not self.count:
             self._part.unlink()
             return None
-        self._part.replace(self.path)
+        self._part.replace(self._target)
         return self.path
 
     def abandon(self) -> None:

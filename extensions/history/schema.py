@@ -6,14 +6,15 @@ import pyarrow as pa
 
 MOMENT = pa.timestamp("us", tz="UTC")
 
-# One watch event as it arrived; batches hold events in order of arrival.
+# One watch event as it arrived; batches hold events in order of arrival. A null ingested_at
+# means that it arrives by being loaded.
 EVENT_SCHEMA = pa.schema(
     [
         pa.field("event_id", pa.string(), nullable=False),
         pa.field("user_id", pa.int64(), nullable=False),
         pa.field("item_id", pa.int64(), nullable=False),
         pa.field("watched_at", MOMENT, nullable=False),
-        pa.field("ingested_at", MOMENT, nullable=False),
+        pa.field("ingested_at", MOMENT),
         pa.field("duration_ms", pa.int32(), nullable=False),
         pa.field("progress", pa.float32(), nullable=False),
     ]
@@ -25,7 +26,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("item_id", pa.int64(), nullable=False),
         pa.field("genre", pa.string(), nullable=False),
         pa.field("valid_from", MOMENT, nullable=False),
-        pa.field("ingested_at", MOMENT, nullable=False),
+        pa.field("ingested_at", MOMENT),
     ]
 )
 

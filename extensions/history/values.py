@@ -4,6 +4,7 @@ Every function takes a column (text as CSV holds it, or a Parquet type) and give
 and the problems found: masks with a reason. A value under a mask means nothing.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,21 @@ _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}.*)?$"
 _ZONE = r"(Z|z|:[0-9]{2}(\.[0-9]+)?\s*[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 MAX_TEXT_BYTES = 200
+# The seconds of 2000: smaller numbers are no times that an import takes.
+_FIRST_EPOCH = 946_684_800
+
+
+def is_integer(text: str) -> bool:
+    """Could this be a whole number, as a file writes it?"""
+    return re.match(_INTEGER, text.strip()) is not None
+
+
+def is_time(text: str) -> bool:
+    """Could this be a time since 2000: epoch numbers, or ISO 8601?"""
+    text = text.strip()
+    if re.match(_NUMBER, text):
+        return float(text) >= _FIRST_EPOCH
+    return re.match(_DATE, text) is not None
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,16 @@ class Stack:
         self._exits.close()
 
     def environ(self) -> dict[str, str]:
-        """Our environment, with the addresses of this stack: for the programs it spawns."""
-        return os.environ | {
+        """Our environment, with the addresses of this stack: for the programs it spawns.
+
+        Without the folder of metrics that Feast makes for each process when it is imported.
+        """
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not Path(value).name.startswith("feast_metrics_")
+        }
+        return own | {
             addresses.POSTGRES_VARIABLE: self.addresses.postgres,
             addresses.REDIS_VARIABLE: self.addresses.redis,
             addresses.KAFKA_VARIABLE: self.addresses.kafka,

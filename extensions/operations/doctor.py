@@ -16,11 +16,14 @@ from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
 from extensions.errors import SkewlessError
+from extensions.stores.online_epoch import check as check_epoch
 from extensions.stores.registry.published import has_versions
 from extensions.versions.checking import disagreements
 from extensions.versions.live import live_computations
 
 OLDEST_POSTGRES = 150_000
+# Entities of each view whose values are compared, and how long all of that may take.
+SAMPLED, COMPARISON_SECONDS = 200, 20.0
 MOST_CLOCK_SKEW = timedelta(seconds=1)
 
 
@@ -34,8 +37,11 @@ class Finding:
     advice: str | None = None
 
 
-def examine() -> list[Finding]:
-    """Examine everything; what cannot be reached is a finding and ends only its own checks."""
+def examine(entities: int = SAMPLED) -> list[Finding]:
+    """Examine everything; what cannot be reached is a finding and ends only its own checks.
+
+    ``entities``: how many of each view are compared in history, log and Redis; 0: none.
+    """
     findings = [
         Finding(
             "packages", True, f"feast {version('feast')}, kafka-python {version('kafka-python')}"
@@ -43,14 +49,47 @@ def examine() -> list[Finding]:
     ]
     for check in (_postgres, _redis, _kafka):
         findings.extend(_guarded(check))
+    if entities:
+        findings.extend(_guarded(lambda: _values(entities), "values"))
     return findings
 
 
-def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(check: Callable[[], Iterator[Finding]], name: str | None = None) -> Iterator[Finding]:
     try:
         yield from check()
     except SkewlessError as error:
-        yield Finding(check.__name__.strip("_"), False, "no answer", error.format_message())
+        named = name or check.__name__.strip("_")
+        yield Finding(named, False, "no answer", error.format_message())
+
+
+def _values(entities: int) -> Iterator[Finding]:
+    """History, log and Redis say the same of a random sample of each view's entities."""
+    from extensions.consistency import compare_views  # noqa: PLC0415 - it imports the server
+
+    with connect(addresses.postgres_url(), autocommit=True, name="skewless doctor") as conn:
+        computations = live_computations(conn, load_computations(addresses.REPO_ROOT))
+        store = FeatureStore(str(addresses.REPO_ROOT))
+        epochs = [check_epoch(conn, store, one) for one in computations.values()]
+    for verdict in epochs:
+        if not verdict.agrees:
+            yield Finding(
+                f"epoch of {verdict.name}", False, verdict.why,
+                f"Run `skewless rebuild-online --view {verdict.name}`.",
+            )  # fmt: skip
+    for found in compare_views(
+        store, computations.values(), entities=entities, seconds=COMPARISON_SECONDS
+    ):
+        name = f"values of {found.name}"
+        for said in found.left_out:
+            yield Finding(name, not found.blind, said, None)
+        for difference in found.worst:
+            yield Finding(name, False, difference.sentence(), difference.advice)
+        if not found.counts and found.entities:
+            yield Finding(
+                name, True,
+                f"history, log and Redis agree on {found.entities} entities "
+                f"({found.lag} of them lag within the freshness budget)",
+            )  # fmt: skip
 
 
 def _postgres() -> Iterator[Finding]:

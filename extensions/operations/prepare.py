@@ -8,6 +8,8 @@ import psycopg
 
 from extensions.addresses import REPO_ROOT
 from extensions.asof import load_computations
+from extensions.asof.definition_checks import check_sources
+from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
 from extensions.database.events import take_ingest_lock
@@ -28,7 +30,10 @@ def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
     migrations = migrate(url)
     with connect(url, name="skewless migrate") as conn:
         declared = load_computations(repo_root)
-        logs = ensure_log_tables(conn, {**declared, **live_computations(conn, declared)}.values())
+        check_sources(conn, declared.values())
+        computations = {**declared, **live_computations(conn, declared)}.values()
+        logs = ensure_log_tables(conn, computations)
+        follow_sources(conn, computations)
         genres = _record_genres(conn, repo_root / "feature_repo" / "genres.json")
     return Prepared(migrations, logs, genres)
 

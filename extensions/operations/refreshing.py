@@ -17,6 +17,7 @@ from extensions.asof.schedule import due_tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.publish import publish
+from extensions.stores.rebuild import reconcile
 from extensions.versions.live import live_computations
 from extensions.versions.retiring import finish_retired
 
@@ -97,13 +98,9 @@ class Refresher:
             finish_retired(self.store, self.conn)
         for number, computation in enumerate(computations):
             try:
-                if not due_only:
-                    done.append(self._one(computation, at, full=full))
-                elif when := due_tick(self.conn, computation, settled_now(self.conn)):
-                    done.append(self._one(computation, when, full=full))
-                elif self.store:
-                    # What an interrupted round, or a backfill, logged and did not publish.
-                    publish(self.store, self.conn, computation)
+                refreshed = self._one_if_due(computation, at, due_only=due_only, full=full)
+                if refreshed is not None:
+                    done.append(refreshed)
             except SkewlessError as error:
                 failed.append(f"{computation.name}: {error.format_message()}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
@@ -115,13 +112,30 @@ class Refresher:
             raise SkewlessError(" ".join(failed))
         return done
 
+    def _one_if_due(
+        self, computation: Computation, at: datetime | None, *, due_only: bool, full: bool
+    ) -> Refreshed | None:
+        if self.store:
+            reconcile(self.store, self.conn, computation)
+        if not due_only:
+            return self._one(computation, at, full=full)
+        if when := due_tick(self.conn, computation, settled_now(self.conn)):
+            return self._one(computation, when, full=full)
+        if self.store:
+            # What an interrupted round, or a backfill, logged and did not publish.
+            publish(self.store, self.conn, computation)
+        return None
+
     def _streaming(self) -> bool:
         row = self.conn.execute("SELECT EXISTS (SELECT FROM stream_offsets)").fetchone()
         return bool(row and row[0])
 
     def _one(self, computation: Computation, at: datetime | None, *, full: bool) -> Refreshed:
         start = perf_counter()
-        result = tick(self.conn, computation, at, full=full)
+        # Of a view that follows the stream, a full refresh corrects values, and the stream alone
+        # says how far they go.
+        held = full and computation.freshness is Freshness.REALTIME and self._streaming()
+        result = tick(self.conn, computation, at, full=full, advance=not held)
         written = publish(self.store, self.conn, computation) if self.store else 0
         return Refreshed(
             computation.view,

@@ -1,22 +1,37 @@
-"""The application: hot routes answered here, as thin as ASGI allows; all others by Feast."""
+"""The ASGI application: admits every request, answers hot routes, passes the others to Feast.
+
+Each request goes the same way, whoever answers it: path and promised size, who asks, the body,
+and only then a place among the requests in hand (see `extensions.serving.admission`).
+"""
 
 import asyncio
 import contextlib
 import gc
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from feast import FeatureStore
 
 from extensions.serving import feast_route, openapi, replies
+from extensions.serving.admission import (
+    ABOUT,
+    DOCUMENTS,
+    OTHER,
+    Bodies,
+    DisconnectedError,
+    check_amounts,
+    replay,
+    route_of,
+)
 from extensions.serving.asking import RefusedError
 from extensions.serving.auth import TRUSTED, Guard
 from extensions.serving.behind import Receive, Scope, Send, feast_app
 from extensions.serving.following import Follower, connections
 from extensions.serving.freshness import Watcher
 from extensions.serving.hot import ANY, RANK, USER, Answer, Hot, refusal
+from extensions.serving.http_protocol import Sweep
 from extensions.serving.link import UnavailableError, link_to
 from extensions.serving.metrics import Metrics
 from extensions.serving.near import NearCopies
@@ -25,16 +40,23 @@ from extensions.serving.reading import Reader
 from extensions.serving.served_log import ServedLog
 from extensions.serving.settings import Settings
 from extensions.stores.offline.address import url_of
+from extensions.stores.online.claims import PROJECT, see_owner
+from extensions.stores.online.keys import aside
 from extensions.stores.publish import online_store
 
 logger = logging.getLogger(__name__)
 
-ABOUT = ("/health", "/ready", "/metrics", "/v1/openapi.json")
 WARM_UP = 30
+# Methods whose requests have a body that is read.
+WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
+# Seconds between two looks at the figures that others count.
+FIGURES_SECONDS = 1.0
+# Routes answered here, all others under /v1/features among them.
+OURS = frozenset((USER, RANK, ANY, "/v1"))
+# Routes that metrics know by name; what strangers make up is one label.
+LABELS = OURS | {*ABOUT, *DOCUMENTS, feast_route.ROUTE}
 # Seconds that the first load of near copies may keep the server from being ready.
 NEAR_PATIENCE = 5.0
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Application:
@@ -47,19 +69,23 @@ class Application:
         self.link = link_to(
             online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
         )
-        # The requests in hand, where the HTTP server lets us see them.
-        self.in_hand: Collection[Any] | None = None
+        # Ends overdue connections, where the HTTP server lets us see them.
+        self.sweep: Sweep | None = None
         self.reader = Reader(self.link, self.near, self._alone)
         self.as_feast = feast_route.FeastRoute(store, self.reader)
         self.metrics = Metrics(several=settings.workers > 1)
         self.log = ServedLog(
             url_of(store.config), settings.log_rates, settings.log_rate, self.metrics.registry
         )
-        self.guard = Guard(store, settings.api_key, settings.poll)
+        self.guard = Guard(store, settings)
+        self.unguarded = self.guard.open_to_all
         self.hot = Hot(
             settings, self.watcher, self.near, self.reader, self.metrics, self.log, self.guard
         )
         self.feast = feast_app(store, self.guard, settings)
+        self.bodies = Bodies(settings)
+        self._own = replies.dumps(openapi.document(settings))
+        self._whole: bytes | None = None
         self._waiting = 0
         self._warm = False
 
@@ -68,25 +94,38 @@ class Application:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        path = scope.get("path", "")
-        if path == feast_route.ROUTE and scope.get("method") == "POST":
-            receive, answered = await self._as_feast(scope, receive, send)
-            if answered:
-                return
-        if scope["type"] != "http" or not self._ours(path):
-            await self.feast(scope, receive, send)
-            return
         started = time.perf_counter()
-        route = _route(path)
-        if self._waiting >= self.settings.max_waiting:
-            answer = refusal(503, "The server is busy.", None)
-        else:
-            self._waiting += 1
-            try:
-                answer = await self._answer(scope, receive, path, route, started)
-            finally:
-                self._waiting -= 1
-        await self._send(send, route, answer, started)
+        label = OTHER
+        try:
+            route = route_of(scope)
+            label = route if route in LABELS else OTHER
+            if route in ABOUT:
+                answer = self._about(route)
+            else:
+                headers = dict(scope["headers"])
+                self.bodies.check(headers)
+                ours, open_to_all = route in OURS, route in DOCUMENTS
+                if not (self.unguarded or open_to_all):
+                    await self.guard.admit(scope, by_key=ours)
+                with self.bodies.room() as room:
+                    body = b""
+                    if scope["method"] in WITH_BODY and not open_to_all:
+                        body = await room.read(receive)
+                    if ours:
+                        answer = await self._answer(scope, headers, route, body, started)
+                    else:
+                        found = await self._of_feast(scope, route, body)
+                        if found is None:
+                            if scope["method"] in WITH_BODY and not open_to_all:
+                                receive = replay(body, receive)
+                            await self.feast(scope, receive, send)
+                            return
+                        answer = found
+        except RefusedError as error:
+            answer = refusal(error.status, str(error), error.field)
+        except DisconnectedError:
+            return
+        await self._send(send, label, answer, started)
 
     async def _send(self, send: Send, route: str, answer: Answer, started: float) -> None:
         took = time.perf_counter() - started
@@ -103,27 +142,25 @@ class Application:
             }
         )
         await send({"type": "http.response.body", "body": answer.body})
-        if route not in ABOUT:
+        if route not in ABOUT and route not in DOCUMENTS:
             self.metrics.answer(route, answer.status, took)
         if answer.note is not None:
             answer.note()
 
     def _alone(self) -> bool:
         """Whether the worker has no other request in hand than the one that asks."""
-        return self.in_hand is not None and len(self.in_hand) == 1
+        return self._waiting == 1 and not self.feast.working
 
     async def _answer(  # noqa: PLR0911 - each way out is one answer
-        self, scope: Scope, receive: Receive, path: str, route: str, started: float
+        self, scope: Scope, headers: Mapping[bytes, bytes], route: str, body: bytes, started: float
     ) -> Answer:
+        if self._waiting >= self.settings.max_waiting:
+            return refusal(503, "The server is busy.", None)
+        self._waiting += 1
         try:
-            if route in ABOUT:
-                return self._about(route)
-            headers = dict(scope["headers"])
-            await self.guard.admit(scope)
-            body = await self._body(receive, headers) if scope["method"] == "POST" else b""
             if route == USER:
                 _method(scope, "GET")
-                return await self.hot.user(scope, headers, path, started)
+                return await self.hot.user(scope, headers, scope["path"], started)
             _method(scope, "POST")
             if route == RANK:
                 return await self.hot.rank(scope, headers, body, started)
@@ -135,47 +172,63 @@ class Application:
         except Exception:
             logger.exception("A request to %s failed.", route)
             return refusal(500, "The server made a mistake; its log says more.", None)
+        finally:
+            self._waiting -= 1
 
-    async def _as_feast(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, bool]:
-        """Answer Feast's own route where our plans can; else what has been read, to read again."""
-        started = time.perf_counter()
-        again, body = await read_again(receive, self.settings.max_body)
-        if body is None or self._waiting >= self.settings.max_waiting:
-            return again, False
-        self._waiting += 1
+    async def _of_feast(self, scope: Scope, route: str, body: bytes) -> Answer | None:
+        """Feast's own route where it can be answered here; None: Feast's application must.
+
+        Raises:
+            RefusedError: the request asks for too much.
+        """
+        if route == "/openapi.json" and scope["method"] == "GET":
+            return self._document()
+        asked = check_amounts(route, body, self.settings) if body else None
+        if (
+            route == feast_route.ROUTE
+            and scope["method"] == "POST"
+            and isinstance(asked, dict)
+            and self._waiting < self.settings.max_waiting
+        ):
+            self._waiting += 1
+            try:
+                return await self._by_plan(scope, asked)
+            finally:
+                self._waiting -= 1
+        return None
+
+    async def _by_plan(self, scope: Scope, asked: dict[str, Any]) -> Answer | None:
+        """The answer from a plan; None where Feast's own code has to give it."""
         try:
-            plan, asked = self.as_feast.plan(body, self.watcher.plans)
-            await self.guard.admit(scope, by_key=False)
+            plan = await self.as_feast.plan(asked, self.watcher.plans, self.guard.open)
             if plan.resource is not None:
                 self.guard.permit(scope, plan.resource)
-            elif not self.guard.open:
-                return again, False
             now = time.time_ns() // 1000
             text, served, read = await self.as_feast.answer(plan, asked, now)
             note = self.hot.note(feast_route.ROUTE, served, read.axes, read.request, read.rows, now)
-            answer = Answer(200, replies.JSON, text, note=note)
+            return Answer(200, replies.JSON, text, note=note)
         except (feast_route.UnusualError, RefusedError):
-            return again, False
+            return None
         except UnavailableError as error:
-            answer = refusal(503, str(error), None)
+            return refusal(503, str(error), None)
         except Exception:  # a mistake of ours: Feast's own code can still answer
             logger.exception("A plan could not answer %s.", feast_route.ROUTE)
-            return again, False
-        finally:
-            self._waiting -= 1
-        await self._send(send, feast_route.ROUTE, answer, started)
-        return again, True
+            return None
+
+    def _document(self) -> Answer:
+        """The whole OpenAPI document, written once."""
+        if self._whole is None:
+            self._whole = replies.dumps(self.feast.document())
+        return Answer(200, replies.JSON, self._whole)
 
     def _about(self, route: str) -> Answer:
         if route == "/health":
             return Answer(200, replies.JSON, b'{"status":"ok"}')
         if route == "/metrics":
-            self.metrics.follow(
-                getattr(self.link, "round_trips", 0), self.watcher.plans.number, self.near
-            )
+            self._figures()
             return Answer(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
         if route == "/v1/openapi.json":
-            return Answer(200, replies.JSON, replies.dumps(openapi.document(self.settings)))
+            return Answer(200, replies.JSON, self._own)
         states = {
             "redis": self.link.connected,
             "plan": isinstance(self._found(self.settings.user_service), Plan),
@@ -190,23 +243,15 @@ class Application:
     def _found(self, service: str) -> Plan | str | None:
         return self.watcher.plans.by_service.get(service)
 
-    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-        most = self.settings.max_body
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > most:
-            raise RefusedError(413, f"A body may have at most {most} bytes.")
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body"):
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > most:
-                raise RefusedError(413, f"A body may have at most {most} bytes.")
-        return body
+    def _figures(self) -> None:
+        """Take over what others count, in each worker: only one of them is asked for metrics."""
+        trips = getattr(self.link, "round_trips", 0)
+        self.metrics.follow(trips, self.watcher.plans.number, self.near)
 
-    @staticmethod
-    def _ours(path: str) -> bool:
-        return path.startswith(ANY) or path in ABOUT
+    async def _keep_figures(self) -> None:
+        while True:
+            await asyncio.sleep(FIGURES_SECONDS)
+            self._figures()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -220,11 +265,17 @@ class Application:
                 stack.callback(self.watcher.stop)
                 await self.link.start()
                 stack.push_async_callback(self.link.close)
+                await self._see_owner()
                 stack.callback(self._follow().stop)
                 await self.near.loaded(NEAR_PATIENCE)
                 await self._warm_up()
                 self.log.start()
                 stack.callback(self.log.stop)
+                if self.sweep:
+                    self.sweep.start()
+                    stack.callback(self.sweep.stop)
+                if self.settings.workers > 1:
+                    stack.callback(asyncio.create_task(self._keep_figures()).cancel)
             except Exception as error:
                 logger.exception("The server could not start.")
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -232,6 +283,12 @@ class Application:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _see_owner(self) -> None:
+        """See that the keys are this project's; a Redis that is away is waited for, as ever."""
+        with contextlib.suppress(UnavailableError):
+            [owner] = await self.link.run([("GET", aside(self.store.config, PROJECT))])
+            see_owner(self.store.config, owner)
 
     def _follow(self) -> Follower:
         """Begin to hold near copies, on connections of their own."""
@@ -258,43 +315,12 @@ class Application:
             for method, path, body in requests:
                 scope = {"method": method, "path": path, "headers": [], "query_string": b"",
                          "type": "http", "raw_path": path.encode(), TRUSTED: True}  # fmt: skip
-
-                async def receive(sent: bytes = body) -> dict[str, Any]:
-                    return {"type": "http.request", "body": sent}
-
-                await self._answer(scope, receive, path, _route(path), time.perf_counter())
+                await self._answer(scope, {}, route_of(scope), body, time.perf_counter())
             await asyncio.sleep(0)
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         self._warm = True
-
-
-async def read_again(receive: Receive, most: int) -> tuple[Receive, bytes | None]:
-    """The whole body, None if it is longer; and a function that gives all of it once more."""
-    messages: list[Any] = []
-    body = b""
-    while not messages or messages[-1].get("more_body"):
-        messages.append(await receive())
-        body += messages[-1].get("body", b"")
-        if len(body) > most or messages[-1]["type"] != "http.request":
-            break
-    whole = messages[-1]["type"] == "http.request" and not messages[-1].get("more_body")
-
-    async def again() -> Any:
-        return messages.pop(0) if messages else await receive()
-
-    return again, body if whole else None
-
-
-def _route(path: str) -> str:
-    if path.startswith(USER):
-        return USER
-    if path in (RANK, ANY):
-        return path
-    if path.startswith("/v1/features"):
-        return "/v1"
-    return path
 
 
 def _method(scope: Scope, wanted: str) -> None:

@@ -6,7 +6,7 @@ held in memory, and a token that was found valid is known until it ends.
 """
 
 import asyncio
-import hmac
+import json
 import logging
 import threading
 import time
@@ -37,17 +37,23 @@ from feast.permissions.server.utils import (
 )
 from feast.permissions.user import User
 
+from extensions.serving import token_checks
+from extensions.serving.api_keys import ApiKeys
 from extensions.serving.asking import RefusedError
+from extensions.serving.byte_cache import ByteCache
+from extensions.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # In a request's scope: who asks; and that it needs no permission (a service with the key, or the
 # server itself when it warms up).
 USER, TRUSTED = "skewless.user", "skewless.trusted"
-# Tokens known to be valid, at most; the one known longest is forgotten first.
-REMEMBERED = 10_000
-# Threads that ask the issuer; more requests with unknown tokens wait for one of them.
-ASKING = 4
+# Bytes of tokens known to be valid, about; those used longest ago are forgotten first.
+REMEMBERED, PER_TOKEN = 32_000_000, 1_000
+# Threads that verify tokens; more requests with unknown tokens wait for one of them, and beyond
+# so many, or for longer than so many seconds, they are answered 503.
+ASKING, MOST_ASKING, ASKING_SECONDS = 4, 128, 10.0
+SAY_AWAY_SECONDS = 30.0
 
 
 class Permissions(SecurityManager):
@@ -95,11 +101,12 @@ class Guard:
     it. With `auth`, who has a valid token; a service may show the key instead, on ``/v1``.
     """
 
-    def __init__(self, store: FeatureStore, api_key: str | None, period: float) -> None:
+    def __init__(self, store: FeatureStore, settings: Settings) -> None:
+        period = settings.poll
         config = store.config.auth_config
         kind = str_to_auth_manager_type(config.type)
         init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=config)
-        self._key = None if api_key is None else api_key.encode()
+        self._keys = ApiKeys(settings.api_key, settings.api_key_file, period)
         self._permissions: Permissions | None = None
         self._manager: AuthManager = get_auth_manager()
         if kind == AuthManagerType.NONE:
@@ -107,18 +114,23 @@ class Guard:
         else:
             self._permissions = Permissions(store, period)
             set_security_manager(self._permissions)
+            token_checks.harden(self._manager.token_parser, config)
         lifespan = getattr(config, "jwks_cache_lifespan_seconds", 0)
-        self._remember = lifespan if kind == AuthManagerType.OIDC else 0
-        self._known: dict[bytes, tuple[User, float]] = {}
+        self._oidc = kind == AuthManagerType.OIDC
+        self._remember = lifespan if self._oidc else 0
+        self._known: ByteCache[bytes, tuple[User, float]] = ByteCache(REMEMBERED)
+        self._asking, self._said_away = 0, float("-inf")
         self._threads = ThreadPoolExecutor(ASKING, thread_name_prefix="tokens")
 
     def start(self) -> None:
-        """Follow the permissions."""
+        """Follow the permissions and the keys."""
+        self._keys.start()
         if self._permissions:
             self._permissions.start()
 
     def stop(self) -> None:
         """Let go."""
+        self._keys.stop()
         if self._permissions:
             self._permissions.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -128,18 +140,26 @@ class Guard:
         """Whether nobody needs a permission."""
         return self._permissions is None
 
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nobody is asked anything: neither tokens nor keys are configured."""
+        return self._permissions is None and not self._keys.demanded
+
     async def admit(self, scope: MutableMapping[str, Any], *, by_key: bool = True) -> None:
         """Find out who asks. ``by_key``: whether the key is enough where `auth` is configured.
 
         Raises:
             RefusedError: 401 without a valid token or key, 503 where the issuer is away.
         """
-        if (self._permissions is None and self._key is None) or scope.get(TRUSTED):
+        keyed = self._keys.demanded
+        if (self._permissions is None and not keyed) or scope.get(TRUSTED):
+            return
+        if scope.get(USER):  # admitted before its body was read
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-api-key")
-        if self._key is not None and (self._permissions is None or (by_key and given is not None)):
-            if not hmac.compare_digest(given or b"", self._key):
+        if keyed and (self._permissions is None or (by_key and given is not None)):
+            if not self._keys.valid(given):
                 raise RefusedError(401, "The header X-Api-Key is missing or wrong.", "X-Api-Key")
             scope[TRUSTED] = True
             return
@@ -184,19 +204,40 @@ class Guard:
         known = self._known.get(name)
         if known and time.time() < known[1]:
             return known[0]
+        if why := token_checks.refused_at_sight(token, oidc=self._oidc):
+            raise RefusedError(401, why, "Authorization")
+        if self._asking >= MOST_ASKING:
+            raise RefusedError(503, "Too many unknown tokens wait to be verified.")
+        self._asking += 1
+        try:
+            user = await self._verified(token)
+        finally:
+            self._asking -= 1
+        if until := self._until(token):
+            self._known.put(name, (user, until), len(token) + PER_TOKEN)
+        return user
+
+    async def _verified(self, token: str) -> User:
         loop = asyncio.get_running_loop()
         try:
-            user = await loop.run_in_executor(self._threads, self._asked, token)
+            async with asyncio.timeout(ASKING_SECONDS):
+                return await loop.run_in_executor(self._threads, self._asked, token)
         except Exception as error:  # noqa: BLE001 - whatever a token's reader raises
-            if _issuer_is_away(error):
+            if isinstance(error, TimeoutError) or _issuer_is_away(error):
+                self._say_away(error)
                 raise RefusedError(503, "The issuer of tokens does not answer.") from None
             raise RefusedError(401, "Invalid or expired access token", "Authorization") from None
-        if until := self._until(token):
-            self._known.pop(name, None)
-            while len(self._known) >= REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[name] = (user, until)
-        return user
+
+    def _say_away(self, error: BaseException) -> None:
+        """Log why tokens cannot be verified, once in a while."""
+        if time.monotonic() - self._said_away > SAY_AWAY_SECONDS:
+            self._said_away = time.monotonic()
+            causes = []
+            cause: BaseException | None = error
+            while cause is not None:
+                causes.append(type(cause).__name__)
+                cause = cause.__cause__ or cause.__context__
+            logger.warning("Tokens cannot be verified: %s.", ", from ".join(causes))
 
     def _asked(self, token: str) -> User:
         return asyncio.run(self._manager.token_parser.user_details_from_access_token(token))
@@ -210,8 +251,11 @@ class Guard:
 
 
 def _issuer_is_away(error: BaseException | None) -> bool:
+    """Whether a token could not be verified, rather than was found invalid."""
     while error is not None:
-        if isinstance(error, jwt.exceptions.PyJWKClientConnectionError):
+        if isinstance(error, jwt.exceptions.PyJWKClientError):
+            return "Unable to find a signing key" not in str(error)
+        if isinstance(error, (jwt.exceptions.PyJWKSetError, json.JSONDecodeError)):
             return True
         if isinstance(error, RuntimeError) and "OIDC discovery" in str(error):
             return True

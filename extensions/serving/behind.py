@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from sqlalchemy.exc import DBAPIError
+from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
 from extensions.serving import openapi
@@ -38,16 +39,29 @@ MISTAKES = (KeyError, ValueError, TypeError, AttributeError, IndexError, Overflo
 LONG = ("/materialize", "/materialize-incremental")
 # How many times fewer of Feast's requests than of ours may be at work: they are that much slower.
 SLOWER = 8
+# Computations at a time: each takes one of Feast's threads for as long as it takes.
+MOST_LONG = 4
+# What Feast's application brings and this server does not: a second page of documentation, and
+# where its first would log in. Web sockets are not spoken at all.
+NOT_SERVED = ("/redoc", "/docs/oauth2-redirect")
 # Seconds that a write waits for Redis, twice at most; reads have the server's own deadline.
 WRITE_DEADLINE, CONNECT_DEADLINE = 1.0, 0.5
 
 
 class Behind:
-    """Feast's application, in which no more than ``most`` requests are at work at a time. ASGI."""
+    """Feast's application, in which no more than ``most`` requests are at work at a time. ASGI.
+
+    Whoever calls it has admitted the caller and read the whole body: a request that is at work
+    waits for nobody's network.
+    """
 
     def __init__(self, app: FastAPI, store: FeatureStore, most: int) -> None:
         self.app, self._store, self._most = app, store, most
-        self._working = 0
+        self.working = self._long = 0
+
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document of these routes and ours."""
+        return self.app.openapi()
 
     @contextlib.asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
@@ -63,18 +77,33 @@ class Behind:
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http" or scope.get("path", "") in LONG:
-            await self.app(scope, receive, send)
-            return
-        if self._working >= self._most:
+        """One request, admitted and whole; at work until its reply begins."""
+        long = scope.get("path", "") in LONG
+        if self._long >= MOST_LONG if long else self.working >= self._most:
             await _busy(scope, receive, send)
             return
-        self._working += 1
+        at_work = True
+        self._count(long, 1)
+
+        async def replied(message: MutableMapping[str, Any]) -> None:
+            # A client that does not read its reply takes nobody's place.
+            nonlocal at_work
+            if at_work:
+                at_work = False
+                self._count(long, -1)
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, replied)
         finally:
-            self._working -= 1
+            if at_work:
+                self._count(long, -1)
+
+    def _count(self, long: bool, more: int) -> None:
+        if long:
+            self._long += more
+        else:
+            self.working += more
 
 
 class RemoteWrites:
@@ -112,6 +141,11 @@ class RemoteWrites:
 def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
     """Feast's routes. The registry is refreshed by our watcher, so Feast's own timer is off."""
     app: FastAPI = get_app(cast("FeatureStore", RemoteWrites(store)), registry_ttl_sec=0)
+    app.router.routes[:] = [
+        route
+        for route in app.router.routes
+        if not isinstance(route, WebSocketRoute) and getattr(route, "path", "") not in NOT_SERVED
+    ]
     app.dependency_overrides[inject_user_details] = guard.inject
     for mistake in MISTAKES:
         app.add_exception_handler(mistake, _client_error)

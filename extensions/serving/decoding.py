@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from extensions.serving.columns import Coded, Integers, Values
@@ -40,12 +41,14 @@ class Block:
 class Decoder:
     """Reads one view version's rows. ``defaults`` by feature; None stands for null.
 
-    ``ttl``: rows whose event time lies further back than this (microseconds) are missing.
+    ``ttl``: rows whose event time lies further back than this (microseconds) are missing, and so
+    are those that are further ahead than ``ahead``.
     """
 
     layout: Layout
     defaults: dict[str, Any]
     ttl: int | None = None
+    ahead: int | None = None
 
     @cached_property
     def signature(self) -> str:
@@ -69,13 +72,17 @@ class Decoder:
             members = where[starts == one] if len(alike) > 1 else where
             if one & 0xFFFF == self.layout.fingerprint:
                 self._decode(one >> 16, members, buffer, at, size, found, events, present)
+            elif self.layout.earlier:
+                self._one_by_one(members, buffer, at, size, found, events, present)
             else:
                 self._drop(members, present)
         if self.ttl is not None:
-            self._expire(found, present, events, now)
+            self._default(np.flatnonzero(present & (events < now - self.ttl)), found, present)
+        if self.ahead is not None and events.max() > (latest := now + self.ahead):
+            self._default(np.flatnonzero(events > latest), found, present)
         return Block(found, present, events)
 
-    def alike(self, held: Sequence[bytes]) -> Block | None:
+    def alike(self, held: Sequence[bytes], now: int | None = None) -> Block | None:
         """One row of defaults, then these; None if they are not all of one form that is fixed.
 
         What `block` makes of them, at a third of its price.
@@ -97,6 +104,8 @@ class Decoder:
         events, present = np.zeros(n, np.int64), np.ones(n, np.bool_)
         events[1:] = _events(table, flag)
         present[0] = False
+        if now is not None and self.ahead is not None and events.max() > now + self.ahead:
+            return None
         return Block(found, present, events)
 
     @cached_property
@@ -105,16 +114,21 @@ class Decoder:
         kinds = {column.kind for column in self.layout.columns}
         return kinds == {"scalar"} and None not in map(self.defaults.get, self.layout.names)
 
-    def one(self, row: bytes | None, now: int) -> tuple[dict[str, Any], int | None]:
+    def one(  # noqa: PLR0911 - each way in which a row does not count ends here
+        self, row: bytes | None, now: int
+    ) -> tuple[dict[str, Any], int | None]:
         """One entity's features as they go into a reply, and their as-of time; None: defaults."""
         if row is None:
             return self.defaults, None
         try:
             event, _, at = self.layout.times(row)
+            if self.ahead is not None and event > now + self.ahead:
+                return self.defaults, None
             flags = row[2]
-            if flags & (rows.AS_PROTOS | rows.HAS_NULLS):
+            if flags & (rows.AS_PROTOS | rows.HAS_NULLS) or not self._own(row):
                 block = self.block(row, np.zeros(1, np.int64), np.array([len(row)]), now)
-                return {name: column[0] for name, column in block.columns.items()}, event
+                values = {name: column[0] for name, column in block.columns.items()}
+                return values, event if block.present[0] else None
             fixed = self.layout.fixed(flags)
             slots = fixed.unpack_from(row, at)
         except (AnotherLayoutError, IndexError, struct.error):
@@ -131,12 +145,16 @@ class Decoder:
                 else:
                     values[column.name] = _payload(column, row[at : at + slot])
                     at += slot
-        except ValueError:  # cut short within a payload
+        except (ValueError, DecodeError):  # cut short within a payload, or damaged
             at = -1
         if at != len(row):
             self.layout.refuse()
             return self.defaults, None
         return values, event
+
+    def _own(self, row: bytes) -> bool:
+        """Whether a row is of the layout itself, not of an earlier one."""
+        return row[0] | row[1] << 8 == self.layout.fingerprint
 
     def _filled(self, n: int) -> dict[str, Values]:
         """Columns that hold defaults alone."""
@@ -230,14 +248,20 @@ class Decoder:
             bits = np.ascontiguousarray(table["nulls"])
             null = np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
         tail = start + kind.itemsize
+        decoded: list[Any] = []
+        try:
+            for i, column in enumerate(self.layout.columns):
+                if i not in payloads:
+                    decoded.append(np.ascontiguousarray(table[f"{i}"]))
+                    continue
+                decoded.append(_payloads(column, buffer, tail, payloads[i]))
+                tail = tail + payloads[i]
+        except (ValueError, DecodeError):  # damaged bytes in some payload: only that row is missing
+            self._one_by_one(members, buffer, at, size, found, events, present)
+            return
         for i, column in enumerate(self.layout.columns):
             empty = null[:, i] if null is not None else None
-            if i not in payloads:
-                scalars = np.ascontiguousarray(table[f"{i}"])
-                _put(found, column.name, members, scalars, empty)
-                continue
-            _put(found, column.name, members, _payloads(column, buffer, tail, payloads[i]), empty)
-            tail = tail + payloads[i]
+            _put(found, column.name, members, decoded[i], empty)
 
     def _one_by_one(
         self,
@@ -249,34 +273,36 @@ class Decoder:
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
-        """Rows that hold Feast's own messages: values of other types than declared."""
+        """Rows that hold Feast's own messages, are of an earlier layout, or may be damaged."""
         for i in members.tolist():
             row = buffer[at[i] : at[i] + size[i]]
             try:
                 events[i] = self.layout.times(row)[0]
                 values = self.layout.unpack(row)
             except AnotherLayoutError:
+                events[i] = 0
                 self._drop(np.array([i]), present)
                 continue
             for name, value in values.items():
                 kind = value.WhichOneof("val")
                 plain: Any = None if kind is None else getattr(value, kind)
-                held = found[name] = list(found[name])
+                held = found[name]
+                if not isinstance(held, list):
+                    held = found[name] = list(held)
                 held[i] = list(plain.val) if hasattr(plain, "val") else plain
 
-    def _expire(
-        self, found: dict[str, Values], present: NDArray[np.bool_], events: Integers, now: int
+    def _default(
+        self, members: Integers, found: dict[str, Values], present: NDArray[np.bool_]
     ) -> None:
-        assert self.ttl is not None  # the caller asked
-        old = np.flatnonzero(present & (events < now - self.ttl))
-        present[old] = False
-        for name in found if len(old) else ():
+        """Rows that count as missing for their age, or since they are from the future."""
+        present[members] = False
+        for name in found if len(members) else ():
             default, column = self.defaults.get(name), found[name]
             if isinstance(column, Coded):
-                column.codes[old] = 0
+                column.codes[members] = 0
                 continue
             held = found[name] = list(column) if default is None else column
-            for i in old.tolist():
+            for i in members.tolist():
                 held[i] = default
 
     def _drop(self, members: Integers, present: NDArray[np.bool_]) -> None:

@@ -5,28 +5,35 @@ that Feast's JSON treats specially, a wrong value, a NaN) is left to Feast's own
 gives the answer, or the error.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import orjson
 from feast import FeatureStore, ValueType
 
 from extensions.serving import replies
 from extensions.serving.asking import RefusedError, one_id
+from extensions.serving.byte_cache import ByteCache
 from extensions.serving.columns import Coded, Values
 from extensions.serving.ids import Ids
+from extensions.serving.link import UnavailableError
 from extensions.serving.plan import Plan, Plans, compile_plan
 from extensions.serving.reading import Reader, Rows
 from extensions.serving.replies import Served
 
 ROUTE = "/get-online-features"
 FIELDS = {"feature_service", "features", "entities", "full_feature_names"}
-REMEMBERED = 256
+# Bytes of plans for references; what a plan takes beside its references' names, about: a string
+# in the key, and several times that in the plan.
+MOST_BYTES, PER_REFERENCE, PLAN_SHARE = 32_000_000, 100, 8
+# Plans that may be waited for; more requests for others are answered 503.
+MOST_COMPILING = 16
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
@@ -53,35 +60,43 @@ class UnusualError(Exception):
 
 
 class FeastRoute:
-    """Plans for references, kept as long as the registry does not change."""
+    """Plans for references, kept as long as the registry does not change.
+
+    They are compiled in a thread of their own, one at a time. Those that cannot be are remembered
+    apart from the others: what strangers make up pushes no plan out.
+    """
 
     def __init__(self, store: FeatureStore, reader: Reader) -> None:
         self._store, self._reader = store, reader
         self._of: Plans | None = None
-        self._plans: dict[tuple[str, ...], Plan | None] = {}
+        self._plans: ByteCache[tuple[str, ...], Plan] = ByteCache(MOST_BYTES)
+        self._unusual: ByteCache[tuple[str, ...], bool] = ByteCache(MOST_BYTES // 8)
+        self._compiling: dict[tuple[str, ...], asyncio.Future[Plan | None]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="plans")
 
-    def plan(self, body: bytes, plans: Plans) -> tuple[Plan, dict[str, Any]]:
-        """The plan that the request asks for, and the request.
+    async def plan(self, read: Mapping[str, Any], plans: Plans, by_reference: bool) -> Plan:
+        """The plan that a request (its JSON, read) asks for.
+
+        ``by_reference``: whether references may be answered here; where a permission is needed
+        for each view, Feast's own code looks at them.
 
         Raises:
             UnusualError: there is none.
         """
-        try:
-            read = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise UnusualError from None
-        if not isinstance(read, dict) or not set(read) <= FIELDS:
+        if not set(read) <= FIELDS:
             raise UnusualError
         service, features = read.get("feature_service"), read.get("features") or []
+        plan: Plan | str | None
         if isinstance(service, str) and service and not features:
             plan = plans.by_service.get(service)
-        elif not service and isinstance(features, list):
-            plan = self._of_references(features, plans)
+        elif not service and isinstance(features, list) and by_reference:
+            key = self._key(features, plans)
+            plan = self._plans.get(key) or await self._compile(key, plans)
         else:
             raise UnusualError
         if not isinstance(plan, Plan) or not plan.plain:
             raise UnusualError
-        return plan, read
+        return plan
 
     async def answer(
         self, plan: Plan, read: Mapping[str, Any], now: int
@@ -99,25 +114,53 @@ class FeastRoute:
             raise UnusualError from None
         return _body(asked, served), served, asked
 
-    def _of_references(self, features: list[Any], plans: Plans) -> Plan | None:
+    def _key(self, features: list[Any], plans: Plans) -> tuple[str, ...]:
+        """What the plan of these references is kept by."""
         if self._of is not plans:
-            self._of, self._plans = plans, {}
+            self._of = plans
+            self._compiling = {}
+            self._plans.clear()
+            self._unusual.clear()
         if not features or any(
             not isinstance(one, str) or one.count(":") != 1 or "@" in one for one in features
         ):
             raise UnusualError
-        key = tuple(features)
-        if key not in self._plans:
-            if len(self._plans) >= REMEMBERED:
-                self._plans.pop(next(iter(self._plans)))
-            try:
-                found = compile_plan(self._store, features, plans.number)
-            except Exception:  # noqa: BLE001 - Feast says it in its own words
-                found = None
-            if len(set(key)) < len(key):
-                found = None
-            self._plans[key] = found
-        return self._plans[key]
+        return tuple(features)
+
+    async def _compile(self, key: tuple[str, ...], plans: Plans) -> Plan | None:
+        if self._unusual.get(key) or len(set(key)) < len(key):
+            return None
+        future = self._compiling.get(key)
+        if future is None:
+            if len(self._compiling) >= MOST_COMPILING:
+                raise UnavailableError("The server is busy.")
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._thread, self._compiled, list(key), plans.number)
+            self._compiling[key] = future
+            future.add_done_callback(lambda done: self._keep(key, plans, done))
+        # Whoever goes away meanwhile does not end it for the others.
+        return await asyncio.shield(future)
+
+    def _compiled(self, features: list[str], number: int) -> Plan | None:
+        try:
+            return compile_plan(self._store, features, number)
+        except Exception:  # noqa: BLE001 - Feast says it in its own words
+            return None
+
+    def _keep(
+        self, key: tuple[str, ...], plans: Plans, done: "asyncio.Future[Plan | None]"
+    ) -> None:
+        if self._of is not plans:  # of a registry that has changed meanwhile
+            return
+        self._compiling.pop(key, None)
+        if done.cancelled():
+            return
+        size = sum(map(len, key)) + PER_REFERENCE * len(key)
+        plan = done.result()
+        if plan is None:
+            self._unusual.put(key, True, size)
+        else:
+            self._plans.put(key, plan, size * PLAN_SHARE)
 
 
 @dataclass(frozen=True)
@@ -245,8 +288,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _all(token: bytes, n: int) -> bytes:
+    """A column of one token. Few are kept: each takes as many bytes as a request may have rows."""
     return b"[" + b",".join([token] * n) + b"]"
 
 

@@ -62,6 +62,9 @@ class Node:
         self._asked = 0.0
         connection.connect()
         self._socket = connection._sock  # noqa: SLF001
+        # select() takes no descriptor beyond 1,023, and a server has more connections than that.
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
 
     def close(self) -> None:
         """Let go."""
@@ -72,18 +75,22 @@ class Node:
         return self.ask_all([command])[0]
 
     def ask_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The replies to several commands, in one round trip."""
+        """The replies to several commands, in one round trip; an error in any is a loss."""
+        replies = self.try_all(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise LostError(str(reply))
+        return replies
+
+    def try_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The replies to several commands, errors among them, in one round trip."""
         self._socket.sendall(b"".join(hiredis.pack_command(tuple(one)) for one in commands))
         until = time.monotonic() + DEAD_AFTER
         while len(self._replies) < len(commands):
             if time.monotonic() > until:
                 raise LostError("Redis does not answer.")
             self.pump(0.1)
-        replies = [self._replies.popleft() for _ in commands]
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise LostError(str(reply))
-        return replies
+        return [self._replies.popleft() for _ in commands]
 
     def ping(self) -> None:
         """Wait until all changes up to now have been told."""
@@ -94,10 +101,8 @@ class Node:
     def pump(self, seconds: float) -> None:
         """Take what comes within this time."""
         pending = getattr(self._socket, "pending", None)
-        if not (pending and pending()):
-            ready, _, _ = select.select([self._socket], [], [], seconds)
-            if not ready:
-                return
+        if not (pending and pending()) and not self._poll.poll(seconds * 1000):
+            return
         data = self._socket.recv(1 << 18)
         if not data:
             raise LostError("Redis closed the connection.")
@@ -294,7 +299,8 @@ class Follower:
         if not keys:
             return []
         if self._cluster:  # keys lie in many slots
-            return node.ask_all([("GET", key) for key in keys])
+            replies = node.try_all([("GET", key) for key in keys])
+            return [_row(reply) for reply in replies]
         values: list[bytes | None] = node.ask("MGET", *keys)
         return values
 
@@ -319,6 +325,16 @@ class Follower:
         while not done.wait(0.05):
             if self._stop.is_set():
                 raise LostError("The server stops.")
+
+
+def _row(reply: Any) -> bytes | None:
+    """A value as MGET gives it: a key of another type, which is not ours, is no row."""
+    if isinstance(reply, Exception):
+        if str(reply).startswith("WRONGTYPE"):
+            return None
+        raise LostError(str(reply))
+    value: bytes | None = reply
+    return value
 
 
 def _exact(copy: Copy, moment: float, sequence: int) -> None:

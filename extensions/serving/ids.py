@@ -1,11 +1,22 @@
 """Ids of one join key: as they came, as numbers where they are, and as they stand in keys."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# A whole number as it stands in keys: in one way only. ``007``, ``-0`` and ``+7`` are other texts,
+# which no request asks for.
+_CANONICAL = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+
+
+def is_whole_number(raw: bytes) -> bool:
+    """Whether a key's part is the one way in which an id of 64 bits is written."""
+    return _CANONICAL.fullmatch(raw) is not None and _LEAST <= int(raw) <= _MOST
 
 
 class Ids(Sequence[bytes]):

@@ -22,9 +22,11 @@ from typing import Any, Protocol
 
 import hiredis
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
+from extensions.addresses import redis_parts
 from extensions.errors import SkewlessError
+from extensions.stores.online.exchange import is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class PipelinedLink(asyncio.Protocol):
     """A single server, over TCP or TLS, from Feast's connection string."""
 
     def __init__(self, connection_string: str, deadline: float) -> None:
-        nodes, self._options = RedisOnlineStore._parse_connection_string(connection_string)  # noqa: SLF001
+        nodes, self._options = redis_parts(connection_string)
         self._host, self._port = nodes[0]["host"], int(nodes[0]["port"])
         self._tls = _tls(self._options)
         self._deadline = deadline
@@ -306,7 +308,8 @@ class ClientLink:
                     async with self._client.pipeline(transaction=False) as pipe:
                         for command in commands:
                             pipe.execute_command(*command)
-                        replies = await pipe.execute()
+                        replies = await pipe.execute(raise_on_error=False)
+                replies = [_unless_foreign(reply) for reply in replies]
         except (RedisError, RedisClusterException, AttributeError, OSError, TimeoutError) as error:
             # AttributeError: redis-py trips over a node that it is just learning of.
             self.connected = False
@@ -321,7 +324,7 @@ class ClientLink:
             else self._client.execute_command(*command)
             for command in commands
         ]
-        return list(await asyncio.gather(*asked))
+        return list(await asyncio.gather(*map(_answer, asked)))
 
     async def _probe(self) -> None:
         """Find out, also while nobody asks, whether it is away or back (a node, a failover)."""
@@ -337,6 +340,22 @@ class ClientLink:
         if self._prober:
             self._prober.cancel()
         await self._client.aclose()
+
+
+async def _answer(asked: Awaitable[Any]) -> Any:
+    try:
+        return await asked
+    except ResponseError as error:
+        return error
+
+
+def _unless_foreign(reply: Any) -> Any:
+    """A reply; None where a key holds another type than ours. Raises what else Redis says."""
+    if not isinstance(reply, Exception):
+        return reply
+    if is_foreign(reply):
+        return None
+    raise reply
 
 
 def link_to(store: RedisOnlineStore, config: Any, deadline: float) -> Link:
@@ -373,8 +392,11 @@ def _settle(waiting: _Waiting) -> None:
         waiting.timer.cancel()
     if waiting.future.done():
         return
-    for reply in waiting.replies:
+    for i, reply in enumerate(waiting.replies):
         if isinstance(reply, hiredis.ReplyError):
+            if is_foreign(reply):
+                waiting.replies[i] = None
+                continue
             waiting.future.set_exception(UnavailableError(str(reply)))
             return
     waiting.future.set_result(waiting.replies)

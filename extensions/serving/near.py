@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from extensions.serving.columns import Coded, Integers, Values
 from extensions.serving.decoding import Block, Decoder, sections
-from extensions.serving.ids import Ids
+from extensions.serving.ids import Ids, is_whole_number
 from extensions.serving.plan import Group, Plan, Plans
 from extensions.serving.slots import Slots
 
 # A copy that may lag further behind Redis than this is not read from.
 MOST_LAG = 1.0
-# Pieces of replies that are kept for rows as they are now.
-MOST_TEXTS = 200_000
+# Bytes of pieces of replies that are kept for rows as they are now; what each takes beside its
+# own length.
+MOST_TEXTS, PER_TEXT = 64_000_000, 50
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Wanted:
                 numbers[group.prefix] = group.numbers
                 for view in group.views:
                     # Age is looked at when a row is read.
-                    decoders[view.decoder.layout.view] = replace(view.decoder, ttl=None)
+                    decoders[view.decoder.layout.view] = replace(view.decoder, ttl=None, ahead=None)
         return {
             prefix: cls(
                 prefix,
@@ -136,7 +137,7 @@ class Copy:
         self, decoder: Decoder, slots: Integers, now: int
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
         """Columns, who has a row, and as-of times."""
-        return self._views[decoder.layout.view].rows(slots, now, decoder.ttl)
+        return self._views[decoder.layout.view].rows(slots, now, decoder)
 
     def texts(self, plan: Plan) -> list[bytes | None]:
         """Pieces of a service's replies, by slot; each is forgotten when its row changes."""
@@ -150,9 +151,9 @@ class Copy:
             held.extend([None] * (self.count - len(held)))
         return held
 
-    def keeps(self, more: int) -> None:
-        """Note that this many pieces were made."""
-        self._kept += more
+    def keeps(self, pieces: int, size: int) -> None:
+        """Note that this many pieces were made, of so many bytes."""
+        self._kept += size + pieces * PER_TEXT
 
     def _add(self, ids: list[Any]) -> None:
         if self.wanted.numbers:
@@ -166,9 +167,9 @@ class Copy:
                 view.grow(self._room)
 
     def fits(self, key: bytes) -> bool:
-        """Whether the key is of an id of this entity's type."""
+        """Whether the key is of an id of this entity's type; others' keys are no rows of ours."""
         raw = key[len(self.wanted.prefix) :]
-        return not self.wanted.numbers or raw.removeprefix(b"-").isdigit()
+        return is_whole_number(raw) if self.wanted.numbers else raw.startswith(b"=")
 
 
 class _View:
@@ -178,6 +179,7 @@ class _View:
         self._empty = decoder.block(b"", np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
         self._present = np.zeros(room, np.bool_)
         self._events = np.zeros(room, np.int64)
+        self._latest = 0  # no row was later
         self._columns: dict[str, NDArray[Any]] = {}
         self._texts: dict[str, list[Any]] = {}
         self._codes: dict[str, dict[Any, int]] = {}
@@ -210,6 +212,7 @@ class _View:
     def put(self, where: Integers, block: Block) -> None:
         self._present[where] = block.present
         self._events[where] = block.events
+        self._latest = max(self._latest, int(block.events.max(initial=0)))
         for name, values in block.columns.items():
             column = self._columns[name]
             if name in self._texts:
@@ -224,10 +227,12 @@ class _View:
                     self._bytes += getattr(value, "nbytes", 0) + 100  # what was there, too
 
     def rows(
-        self, slots: Integers, now: int, ttl: int | None
+        self, slots: Integers, now: int, decoder: Decoder
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
-        if ttl is not None:
-            slots = np.where(self._events[slots] >= now - ttl, slots, 0)
+        if decoder.ttl is not None:
+            slots = np.where(self._events[slots] >= now - decoder.ttl, slots, 0)
+        if decoder.ahead is not None and self._latest > now + decoder.ahead:
+            slots = np.where(self._events[slots] <= now + decoder.ahead, slots, 0)
         found: dict[str, Values] = {}
         for name, column in self._columns.items():
             texts = self._texts.get(name)

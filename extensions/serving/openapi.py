@@ -246,9 +246,12 @@ _ERRORS = (
     (403, "Not permitted"),
     (404, "No such service, view or route"),
     (405, "Another method"),
+    (408, "The request came too slowly"),
     (409, "The service cannot be served by this route"),
     (413, "Too large"),
-    (422, "A field is not as it must be; `field` names it"),
+    (415, "A compressed body"),
+    (422, "A field is not as it must be, or asks for too much; `field` names it"),
+    (431, "Too much of a URL and headers"),
     (503, "Redis does not answer in time, or too many requests; see Retry-After"),
 )
 
@@ -274,12 +277,10 @@ def _responses(*schemas: str, body: bool = True) -> dict[str, Any]:
         }
     }
     for status, what in _ERRORS:
-        if body or status != 413:
+        if body or status not in (413, 415):
             found[str(status)] = {
                 "description": what,
                 "content": {"application/json": {"schema": _ref("Refusal")}},
             }
-    # Of a URL beyond 64 kB the HTTP parser itself says so, in a plain sentence.
-    found["400"]["content"]["text/plain"] = {"schema": _TEXT}
     found["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
     return found

@@ -1,5 +1,6 @@
 """The request plan: what one feature service needs, worked out once for its versions."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -15,7 +16,7 @@ from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
 from extensions.serving.decoding import Decoder, default_of
 from extensions.serving.transforms import Transform
 from extensions.stores.online.keys import Place, place_of
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.store import layout_of, trust_of
 
 _PLAIN = {
     ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
@@ -169,8 +170,8 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         store.registry, store.project, service, allow_cache=True, hide_dummy_entity=False
     )
     wanted = _wanted(service)
-    names = [name for features in wanted.values() for name in features]
-    clashing = {name for name in names if names.count(name) > 1}
+    times = Counter(name for features in wanted.values() for name in features)
+    clashing = {name for name, n in times.items() if n > 1}
     views: dict[str, View] = {}
     pinned = {
         table.name: {field.name for field in table.features}
@@ -219,11 +220,11 @@ def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
             _name(projection): tuple(field.name for field in projection.features)
             for projection in service.feature_view_projections
         }
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for one in service:
         view, _, feature = one.partition(":")
-        found[view] = (*found.get(view, ()), feature)
-    return found
+        found.setdefault(view, []).append(feature)
+    return {view: tuple(features) for view, features in found.items()}
 
 
 def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
@@ -261,7 +262,7 @@ def _view(
         name=table.name,
         version=version,
         place=place_of(store.config, table, layout.view),
-        decoder=Decoder(layout, defaults, ttl),
+        decoder=Decoder(layout, defaults, ttl, trust_of(store.config, layout).ahead),
         features=features,
         names=tuple(f"{alias}__{name}" if name in clashing else name for name in features),
         budget=Freshness(freshness).budget if freshness else None,

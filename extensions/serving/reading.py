@@ -128,6 +128,8 @@ class Reader:
 
         def take(replies: list[Any]) -> list[Rows]:
             reply = replies[number]
+            if reply is None:  # the key holds another type than ours
+                reply = [] if whole else [None] * len(ids)
             if whole:
                 # redis-py has made a mapping of it, our own link has not.
                 if isinstance(reply, dict):
@@ -167,7 +169,7 @@ class Reader:
 
         def take(replies: list[Any]) -> list[Rows]:
             found = {
-                key: dict(zip(names, replies[numbers[key]], strict=True))
+                key: dict(zip(names, replies[numbers[key]] or [None] * len(names), strict=True))
                 for key, names in asked.items()
             }
             rows = [found[key].get(name) for key, name in places]
@@ -232,7 +234,7 @@ def _found(view: View, rows: Sequence[bytes | None], now: int) -> Rows:
     held: Any = [rows[i] for i in there]
     inverse = np.zeros(len(rows), np.int64)
     inverse[there] = counting(1, len(there) + 1)
-    alike = view.decoder.alike(held)
+    alike = view.decoder.alike(held, now)
     return _of(view, alike, inverse) if alike else _block(view, [b"", *held], inverse, now)
 
 

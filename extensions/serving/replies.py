@@ -217,12 +217,13 @@ def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
     if None not in found:
         return found  # type: ignore[return-value] # none is None
     made = _written(served, ids, item, len(ids))
-    kept = 0
+    kept = size = 0
     for slot, text in zip(slots.tolist(), made, strict=True):
         if slot and held[slot] is None:  # slot 0 is of many ids
             held[slot] = text
             kept += 1
-    copy.keeps(kept)
+            size += len(text)
+    copy.keeps(kept, size)
     return made
 
 

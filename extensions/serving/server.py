@@ -1,31 +1,36 @@
-"""Workers: forked after the imports, each with its own connections, replaced when they die."""
+"""The HTTP server's processes: one worker, or several under a supervisor that replaces them.
 
-import ctypes
+Workers are forked after the imports, each with its own connections.
+"""
+
 import gc
 import logging
-import os
+import resource
 import signal
 import socket
 import sys
-import tempfile
-import time
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+import uvloop
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
+from extensions.serving.http_protocol import ConnectionLimits, Sweep, bounded_protocol
+from extensions.serving.metric_files import metric_files
 from extensions.serving.settings import Settings
+from extensions.serving.supervisor import supervise
 
 if TYPE_CHECKING:
     from extensions.serving.application import Application
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
-# A worker that dies sooner than this is not replaced at once, lest a mistake burn the machine.
-_TOO_SOON = 1.0
+# Files that a worker may open, where the system lets it; of these, what is not for connections
+# (Redis, PostgreSQL, figures, modules that are imported late).
+_MOST_FILES, _OTHER_FILES = 65_536, 256
+# Seconds for TLS to be agreed on: until then a connection is nobody's to count.
+_HANDSHAKE_SECONDS = 5.0
 
 
 def run(settings: Settings) -> None:
@@ -34,19 +39,30 @@ def run(settings: Settings) -> None:
     Raises:
         SkewlessError: the port is taken, or the repository cannot be read.
     """
-    if settings.workers > 1:
-        # Read when prometheus_client is imported: figures of all workers are added up there.
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="skewless-"))
     _warn(settings)
-    import extensions.serving.application  # noqa: F401, PLC0415 - forked workers share it
+    _raise_file_limit()
+    with metric_files(several=settings.workers > 1) as files:
+        import extensions.serving.application  # noqa: F401, PLC0415 - forked workers share it
 
-    listening = _listen(settings)
-    if settings.workers == 1:
-        _serve(settings, listening)
-        return
-    gc.collect()
-    gc.freeze()
-    _supervise(settings, listening)
+        listening = _listen(settings)
+        if settings.workers == 1:
+            # uvicorn sends itself the signal once more when it has stopped: end as usual then.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            _serve(settings, listening)
+            return
+        gc.collect()
+        gc.freeze()
+        supervise(settings.workers, lambda: _serve(settings, listening), files)
+
+
+def _raise_file_limit() -> int:
+    """Let this process open as many files as the system allows it; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _warn(settings: Settings) -> None:
@@ -82,11 +98,22 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
 
 
 def http_server(application: "Application", settings: Settings) -> uvicorn.Server:
-    """The HTTP server around the application, which sees the requests that it has in hand."""
+    """The HTTP server around the application, with limits on its connections."""
+    room = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    room = _MOST_FILES if room == resource.RLIM_INFINITY else room
+    limits = ConnectionLimits(
+        # A quarter at least is for connections, however few files there may be.
+        connections=min(settings.max_connections, max(room - _OTHER_FILES, room // 4)),
+        headers=settings.max_header,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        keep_alive=settings.keep_alive,
+    )
     config = uvicorn.Config(
         application,
-        loop="uvloop",
-        http="httptools",
+        loop=f"{__name__}:Loop",
+        http=bounded_protocol(limits),
+        ws="none",
         lifespan="on",
         access_log=False,
         log_level="warning",
@@ -98,52 +125,15 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         ssl_keyfile=settings.tls_key and str(settings.tls_key),
     )
     server = uvicorn.Server(config)
-    application.in_hand = server.server_state.tasks
+    application.sweep = Sweep(server.server_state.connections)
     return server
 
 
-def _supervise(settings: Settings, listening: socket.socket) -> None:  # noqa: C901
-    stopping = False
-    workers: dict[int, float] = {}
+class Loop(uvloop.Loop):
+    """uvloop's event loop, in which a TLS handshake has seconds, not a minute."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        for pid in workers:
-            os.kill(pid, signal.SIGTERM)
-
-    def start() -> None:
-        parent = os.getpid()
-        pid = os.fork()
-        if pid:
-            workers[pid] = time.monotonic()
-            return
-        code = 1
-        try:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() == parent:
-                _serve(settings, listening)
-            code = 0
-        except SkewlessError as error:
-            sys.stderr.write(f"{error.message}\n")
-        finally:
-            os._exit(code)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    for _ in range(settings.workers):
-        start()
-    while workers:
-        try:
-            pid, status = os.wait()
-        except InterruptedError:
-            continue
-        began = workers.pop(pid, None)
-        if began is None or stopping:
-            continue
-        logger.warning("Worker %s ended (%s): starting another.", pid, status)
-        if time.monotonic() - began < _TOO_SOON:
-            time.sleep(_TOO_SOON)
-        start()
+    def create_server(self, *arguments: Any, **named: Any) -> Any:
+        """As uvloop's."""
+        if named.get("ssl") is not None:
+            named.setdefault("ssl_handshake_timeout", _HANDSHAKE_SECONDS)
+        return super().create_server(*arguments, **named)

@@ -14,8 +14,15 @@ class Settings:
     ``repo``: the folder of feature_store.yaml. ``user_service`` and ``rank_service``: the
     feature services behind ``/v1/features/user/{id}`` and ``/v1/features/rank``.
     ``redis_deadline_ms``: how long a request waits for Redis before it is answered 503.
+    ``max_items``: rows, ids or results that one request may ask for, on every route; ``max_rows``:
+    rows that one may write; ``max_references``: features that one may name, and ``max_values``
+    those times its rows. ``max_body``: one body; ``max_bodies``: all that a worker has in memory.
     ``max_waiting``: requests that one worker has in hand; more are answered 503 at once.
-    ``api_key``: where set, demanded in the header ``X-Api-Key``; see docs/security.md.
+    ``max_connections``: of one worker, fewer where the process may open fewer files.
+    ``max_header``: request line and headers. ``header_seconds`` and ``body_seconds``: how long a
+    client may take to send them.
+    ``api_key``: where set, demanded in the header ``X-Api-Key``; ``api_key_file``: keys, one a
+    line, read again while the server serves; see docs/security.md.
     ``log_rate``: the share of requests that go to the served log; ``log_rates`` by service.
     ``near_megabytes``: how much a worker may hold of one entity's near views; 0: none.
     """
@@ -28,10 +35,19 @@ class Settings:
     rank_service: str = "ranking"
     redis_deadline_ms: int = 50
     max_items: int = 1_000
+    max_rows: int = 10_000
+    max_references: int = 1_000
+    max_values: int = 250_000
     max_body: int = 1_000_000
+    max_bodies: int = 64_000_000
     max_waiting: int = 512
+    max_connections: int = 4_096
+    max_header: int = 65_536
+    header_seconds: float = 10.0
+    body_seconds: float = 20.0
     keep_alive: int = 75
     api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     # How often the registry and the watermarks are looked at.
@@ -49,6 +65,10 @@ class Settings:
             raise SkewlessError("Redis needs a deadline: say --redis-deadline-ms 1 or more.")
         if self.max_items < 1:
             raise SkewlessError("A ranking has items: say --max-items 1 or more.")
+        if self.max_body < 1 or self.max_connections < 1:
+            raise SkewlessError(
+                "Requests need room: say --max-body and --max-connections 1 or more."
+            )
         if self.api_key == "":
             raise SkewlessError("The key is empty: give --api-key a text, or leave it out.")
         if (self.tls_certificate is None) != (self.tls_key is None):

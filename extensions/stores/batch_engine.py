@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from feast import FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _get_column_names
 
-from extensions.stores.offline.point_in_time import exact_features
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.store import SkewlessPostgresOfflineStore
 from extensions.stores.online.store import SkewlessRedisOnlineStore
@@ -112,8 +112,12 @@ class SkewlessBatchEngine(LocalComputeEngine):
         )
         assert isinstance(job, SkewlessRetrievalJob)
         in_source = {output: column for column, output in source.field_mapping.items()}
-        exact = frozenset(in_source.get(name, name) for name in exact_features(view))
-        for piece in job.keeping_digits(exact).to_batches():
+        types = {
+            in_source.get(field.name, field.name): field.dtype
+            for field in (*view.entity_columns, *view.features)
+            if field.name != DUMMY_ENTITY_ID
+        }
+        for piece in job.declared_as(types).to_batches():
             yield piece.rename_columns(
                 [source.field_mapping.get(name, name) for name in piece.column_names]
             )

@@ -41,8 +41,7 @@ def inputs_of(view: OnDemandFeatureView) -> tuple[Input, ...]:
     names = Counter(feature for _, feature in read)
     names.update(view.get_request_data_schema())
     return tuple(
-        Input(source, feature, feature if names[feature] == 1 else None)
-        for source, feature in read
+        Input(source, feature, feature if names[feature] == 1 else None) for source, feature in read
     )
 
 

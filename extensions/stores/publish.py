@@ -1,5 +1,8 @@
 """Publishing: from a view version's log to Redis, what came since the last time."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -9,6 +12,7 @@ from feast.errors import FeatureViewNotFoundException, FeatureViewVersionNotFoun
 from psycopg import sql
 
 from extensions.asof.computation import Computation
+from extensions.asof.unpublished import UnpublishedRange, forget_unpublished, unpublished
 from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
@@ -17,7 +21,10 @@ from extensions.stores.offline.address import url_of
 from extensions.stores.offline.latest_rows import sorted_rows
 from extensions.stores.offline.row_order import RowOrder
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.stores.online_epoch import publishing
+from extensions.stores.row_times import not_future
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
 ROWS_PER_BATCH = 50_000
 
@@ -29,24 +36,47 @@ def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computat
     where it was, and rows that come again change nothing. ``conn`` must be in autocommit.
 
     Raises:
-        SkewlessError: the view or the version has not been applied.
+        SkewlessError: the view or the version has not been applied, or the log and Redis have
+            not one history (`extensions.stores.rebuild.reconcile` mends it).
     """
     mark = read_watermark(conn, computation)
-    if mark is None:
-        return 0
-    through = mark.processed_through
-    if mark.published_through is not None and mark.published_through >= through:
+    behind = unpublished(conn, computation)
+    wanted = [
+        sql.SQL("event_timestamp BETWEEN {} AND {}").format(
+            sql.Literal(each.start), sql.Literal(each.end)
+        )
+        for each in _joined(behind)
+    ]
+    if mark is not None and (mark.published_through or _NEVER) < mark.processed_through:
+        # Rows of an earlier time that are logged later (a backfill) are history to Redis, too.
+        newer = sql.SQL("event_timestamp <= {}").format(sql.Literal(mark.processed_through))
+        if mark.published_through is not None:
+            newer = sql.SQL("event_timestamp > {} AND {}").format(
+                sql.Literal(mark.published_through), newer
+            )
+        wanted.append(newer)
+    if not wanted:
         return 0
     view = registered(store, computation)
-    # Rows of an earlier moment that are logged later (a backfill) are history to Redis, too.
-    newer = sql.SQL("event_timestamp <= {}").format(sql.Literal(through))
-    if mark.published_through is not None:
-        newer = sql.SQL("event_timestamp > {} AND {}").format(
-            sql.Literal(mark.published_through), newer
-        )
-    written = write_query(store, view, latest(computation, newer))
-    advance_published(conn, computation, through)
+    condition = sql.SQL("({})").format(sql.SQL(" OR ").join(wanted))
+    with publishing(conn, store, computation):
+        query = latest(computation, condition, allowed=store.config)
+        written = write_query(store, view, query)
+    if mark is not None:
+        advance_published(conn, computation, mark.processed_through)
+    forget_unpublished(conn, behind)
     return written
+
+
+def _joined(ranges: Sequence[UnpublishedRange]) -> list[UnpublishedRange]:
+    """The same range in as few parts as can be: a backfill notes each of its days."""
+    joined: list[UnpublishedRange] = []
+    for each in sorted(ranges, key=lambda one: one.start):
+        if joined and each.start <= joined[-1].end:
+            joined[-1] = replace(joined[-1], end=max(joined[-1].end, each.end))
+        else:
+            joined.append(each)
+    return joined
 
 
 def registered(store: FeatureStore, computation: Computation) -> FeatureView:
@@ -71,12 +101,21 @@ def registered(store: FeatureStore, computation: Computation) -> FeatureView:
 
 
 def latest(
-    computation: Computation, condition: sql.Composable, limit: int | None = None
+    computation: Computation,
+    condition: sql.Composable,
+    limit: int | None = None,
+    *,
+    allowed: Any = None,
 ) -> sql.Composed:
-    """Each entity's newest row of the log among those that the condition admits, by key."""
-    keys, times = computation.join_keys, RowOrder("event_timestamp", "created_timestamp")
-    columns = [*keys, times.event, "created_timestamp", *(feature.name for feature in computation.features)]
+    """Each entity's newest row of the log among those that the condition admits, by key.
+
+    Rows from the future are passed over; ``allowed``: the configuration that says how far.
+    """
+    names = ("event_timestamp", "created_timestamp")
+    keys, times = computation.join_keys, RowOrder(*names)
+    columns = [*keys, *names, *(feature.name for feature in computation.features)]
     log = sql.Identifier(computation.log_table).as_string(None)
+    condition = sql.SQL("{} AND {}").format(condition, not_future(allowed, list(names)))
     rows = sorted_rows(log, keys, times, identifiers(columns, "l"), condition)
     return sql.SQL("{} LIMIT {}").format(rows, sql.Literal(limit))
 

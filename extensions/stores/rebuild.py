@@ -1,40 +1,75 @@
-"""The rebuild: Redis, empty or partly lost, filled again from the logs while it serves."""
+"""The rebuild: Redis made again from the logs while it serves, whatever it held before.
+
+Newest-wins is not enough where Redis holds rows that the log has never had: rows of a future that
+was lost with a restore of PostgreSQL, or of entities that are gone. So a rebuild *replaces*: what
+was stored before it began gives way to the log, entities that the log does not know are taken
+out, and only rows later than its beginning, which a running stream writes, win as ever. What the
+stream logged meanwhile is published once more at the end. `reconcile` does so by itself where the
+marks of both sides disagree (`extensions.stores.online_epoch`).
+"""
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 from adbc_driver_postgresql import dbapi
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from psycopg import sql
+from redis.cluster import RedisCluster
+from redis.exceptions import ResponseError
 
 from extensions.asof.computation import Computation, load_computations
-from extensions.asof.watermarks import advance_published, read_watermark
+from extensions.asof.watermarks import PATIENCE_SECONDS, advance_published, alone_on, read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.offline.address import url_of
 from extensions.stores.online.keys import aside
-from extensions.stores.publish import latest, online_store, registered
+from extensions.stores.online_epoch import (
+    State,
+    Verdict,
+    begin_repair,
+    check,
+    client_of,
+    end_repair,
+    note_restart,
+)
+from extensions.stores.publish import latest, online_store, registered, write_query
+from extensions.stores.strays import drop_strays
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
 ENTITIES_PER_STEP = 50_000
+# How long a step of the stream may take between its log and Redis.
+IN_FLIGHT = timedelta(minutes=10)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild of one view version did; ``written`` rows were newer than what was there."""
+    """What a rebuild of one view version did.
+
+    ``written``: rows that Redis took (all but those of which the stream had a newer one).
+    ``removed``: rows of entities that the log does not know. A view of one's own, which no
+    computation fills, is materialized from its source instead, and counts nothing.
+    """
 
     view: str
     version: int
     entities: int
     written: int
     resumed: bool
+    removed: int = 0
 
 
 def rebuild_online(
@@ -43,57 +78,160 @@ def rebuild_online(
     progress: Progress | None = None,
     computations: Iterable[Computation] | None = None,
 ) -> list[Rebuilt]:
-    """Write the newest row of every entity's log to Redis.
+    """Make every entity's row in Redis the newest of its log.
 
     ``view``: a view's name (all its versions), or one version (``view.v1``); None: all.
     ``progress(version's name, entities so far)`` is called after every step. Interrupted, it
-    goes on after its last whole step. Newest-wins holds throughout, so that serving, the stream
-    and refreshes go on meanwhile.
+    goes on after its last whole step. Serving and the stream go on meanwhile; ticks and sweeps
+    of a view wait.
 
     Raises:
-        SkewlessError: there is no such view.
+        SkewlessError: there is no such view, or Redis was restarted meanwhile.
     """
     if computations is None:
         computations = load_computations(Path(store.repo_path)).values()
     known = list(computations)
+    own = _own_views(store, known)
     chosen = [c for c in known if view in (None, c.view, c.name, c.log_table)]
-    if not chosen:
-        names = ", ".join(sorted({c.view for c in known}))
+    mine = [v for v in own if view in (None, *_names(v))]
+    if view is not None and not chosen and not mine:
+        names = ", ".join(sorted({c.view for c in known} | {v.name for v in own}))
         raise SkewlessError(f"There is no view {view!r}: choose among {names}.")
-    return [_rebuild(store, computation, progress) for computation in chosen]
+    done = []
+    for computation in chosen:
+        with closing(connect(url_of(store.config), autocommit=True)) as conn:
+            done.append(_alone(store, conn, computation, progress))
+    done.extend(_materialize(store, each, progress) for each in mine)
+    return done
 
 
-def _rebuild(store: FeatureStore, computation: Computation, progress: Progress | None) -> Rebuilt:
+def reconcile(
+    store: FeatureStore, conn: psycopg.Connection, computation: Computation
+) -> tuple[Verdict, Rebuilt | None]:
+    """See that the log and Redis have one history, and mend it where they have not.
+
+    Returns what the marks said, and what was done about it. ``conn`` must be in autocommit.
+
+    Raises:
+        SkewlessError: another refresh or rebuild is at work on the view, or Redis was restarted
+            meanwhile.
+    """
+    verdict = check(conn, store, computation)
+    if verdict.agrees:
+        return verdict, None
+    with alone_on(conn, computation, patience=PATIENCE_SECONDS):
+        verdict = check(conn, store, computation)
+        if verdict.agrees:
+            return verdict, None
+        if verdict.state is not State.RESTARTED or isinstance(client_of(store), RedisCluster):
+            return verdict, _rebuild(store, conn, computation, None)
+        # The marks are in order, and so is all that was written before them.
+        since = (verdict.confirmed_at or _EPOCH) - IN_FLIGHT
+        written = _publish_since(store, computation, since)
+        note_restart(conn, store, computation, verdict)
+    return verdict, Rebuilt(computation.view, computation.version, written, written, resumed=False)
+
+
+def _alone(
+    store: FeatureStore,
+    conn: psycopg.Connection,
+    computation: Computation,
+    progress: Progress | None,
+) -> Rebuilt:
+    with alone_on(conn, computation, patience=PATIENCE_SECONDS):
+        return _rebuild(store, conn, computation, progress)
+
+
+def _rebuild(
+    store: FeatureStore,
+    conn: psycopg.Connection,
+    computation: Computation,
+    progress: Progress | None,
+) -> Rebuilt:
+    """The rebuild of one version; the caller holds it alone."""
     table = registered(store, computation)
-    online = online_store(store)
-    client = online._get_client(store.config.online_store)  # noqa: SLF001
-    # The note of how far it came is kept in Redis: a server that lost the rows lost it as well.
-    note = aside(store.config, f"rebuild:{computation.log_table}")
-    url = url_of(store.config)
-    with connect(url, autocommit=True) as conn:
-        mark = read_watermark(conn, computation)
-    state: dict[str, Any] = json.loads(client.get(note) or "{}")
-    after, entities, resumed = state.get("after"), state.get("entities", 0), bool(state)
-    written = 0
-    with connect_arrow(url) as conn:
+    client = client_of(store)
+    verdict = check(conn, store, computation)
+    # 1. From here on, whoever looks knows that Redis is not to be relied on.
+    repair = begin_repair(conn, computation).hex
+    mark = read_watermark(conn, computation)
+    began = _clock(conn)
+
+    # 2. The log's newest rows replace what was stored before.
+    note = _Note(client, aside(store.config, f"rebuild:{computation.log_table}"),
+                 f"{repair} {verdict.run}")  # fmt: skip
+    after, entities, resumed = note.read()
+    written, before = 0, (began - _EPOCH) // _MICROSECOND
+    with connect_arrow(url_of(store.config)) as arrow:
         while True:
-            step = _step(conn, computation, after)
+            step = _step(arrow, store, computation, after)
             if not step.num_rows:
                 break
-            written += online.write_arrow(store.config, table, step)
+            written += online_store(store).write_arrow(store.config, table, step, before=before)
             after = [step[key][-1].as_py() for key in computation.join_keys]
             entities += step.num_rows
-            client.set(note, json.dumps({"after": after, "entities": entities}))
+            note.write(after, entities)
             if progress:
                 progress(computation.name, entities)
+
+    # 3. Whom the log does not know has no row.
+    removed = 0
+    if verdict.state is not State.ONLINE_EMPTY:
+        removed = drop_strays(conn, store.config, client, computation, table, before)
+
+    # 4. What steps of the stream logged meanwhile, and were perhaps too early to win with.
+    _publish_since(store, computation, began - IN_FLIGHT)
+
+    # 5. A new history, in which both sides agree.
+    end_repair(conn, store, computation, verdict.run)
+    note.delete()
     if mark is not None:
-        with connect(url, autocommit=True) as conn:
-            advance_published(conn, computation, mark.processed_through)
-    client.delete(note)
-    return Rebuilt(computation.view, computation.version, entities, written, resumed)
+        advance_published(conn, computation, mark.processed_through)
+    return Rebuilt(computation.view, computation.version, entities, written, resumed, removed)
 
 
-def _step(conn: dbapi.Connection, computation: Computation, after: list[Any] | None) -> pa.Table:
+@dataclass(frozen=True)
+class _Note:
+    """How far a rebuild came, kept in Redis: a server that lost the rows lost it as well.
+
+    ``attempt``: a note of another attempt, or of another run of Redis, does not count.
+    """
+
+    client: Any
+    key: str
+    attempt: str
+
+    def read(self) -> tuple[list[Any] | None, int, bool]:
+        """The last entity, how many there were, and whether there was a note."""
+        try:
+            state = json.loads(self.client.get(self.key) or "{}")
+        except (ValueError, ResponseError):  # not what was put there
+            state = {}
+        if not isinstance(state, dict) or state.get("attempt") != self.attempt:
+            return None, 0, False
+        return state["after"], state["entities"], True
+
+    def write(self, after: list[Any], entities: int) -> None:
+        """Come so far."""
+        state = {"attempt": self.attempt, "after": after, "entities": entities}
+        self.client.set(self.key, json.dumps(state))
+
+    def delete(self) -> None:
+        """Come to the end."""
+        self.client.delete(self.key)
+
+
+def _publish_since(store: FeatureStore, computation: Computation, since: datetime) -> int:
+    recent = sql.SQL("(event_timestamp >= {0} OR created_timestamp >= {0})").format(
+        sql.Literal(since)
+    )
+    query = latest(computation, recent, allowed=store.config)
+    return write_query(store, registered(store, computation), query)
+
+
+def _step(
+    conn: dbapi.Connection, store: FeatureStore, computation: Computation, after: list[Any] | None
+) -> pa.Table:
     condition: sql.Composable = sql.SQL("true")
     if after is not None:
         condition = sql.SQL("({}) > ({})").format(
@@ -105,6 +243,41 @@ def _step(conn: dbapi.Connection, computation: Computation, after: list[Any] | N
         )
     with conn.cursor() as cursor:
         cursor.execute("SET timezone = 'UTC'")
-        cursor.execute(latest(computation, condition, ENTITIES_PER_STEP).as_string(None))
+        query = latest(computation, condition, ENTITIES_PER_STEP, allowed=store.config)
+        cursor.execute(query.as_string(None))
         table: pa.Table = cursor.fetch_arrow_table()
     return table
+
+
+def _own_views(store: FeatureStore, known: Iterable[Computation]) -> list[FeatureView]:
+    """The views that are materialized from a source, since nothing computes them."""
+    computed = {computation.view for computation in known}
+    return [
+        view
+        for view in store.registry.list_feature_views(store.project)
+        if view.name not in computed
+        and "freshness" not in view.tags
+        and view.online
+        and view.batch_source is not None
+    ]
+
+
+def _names(view: FeatureView) -> tuple[str, ...]:
+    number = view.current_version_number or 0
+    return view.name, f"{view.name}_v{number}", f"{view.name}.v{number}"
+
+
+def _materialize(store: FeatureStore, view: FeatureView, progress: Progress | None) -> Rebuilt:
+    """Feast's materialization of all that the view's source has, without its chatter."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        store.materialize(_EPOCH, datetime.now(UTC), feature_views=[view.name])
+    if progress:
+        progress(view.name, 0)
+    return Rebuilt(view.name, view.current_version_number or 0, 0, 0, resumed=False)
+
+
+def _clock(conn: psycopg.Connection) -> datetime:
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # a scalar select always returns a row
+    at: datetime = row[0]
+    return at

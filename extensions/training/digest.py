@@ -1,11 +1,42 @@
 """A hash of a table's values: the same however they are cut into batches or files."""
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+def as_stored(table: pa.Table) -> pa.Table:
+    """The same values in the types that Parquet gives back: it has no times of whole seconds.
+
+    A hash of what was written is then the hash of what is read. The name that Parquet gives to
+    the elements of lists is no part of that.
+    """
+    wanted = _stored(table.schema.remove_metadata())
+    return table if wanted.equals(table.schema) else table.cast(wanted)
+
+
+@lru_cache(maxsize=16)
+def _stored(schema: pa.Schema) -> pa.Schema:
+    file = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), file)
+    stored = pq.read_schema(pa.BufferReader(file.getvalue()))
+    return pa.schema(
+        [
+            field.with_type(_without_names(field.type, back.type))
+            for field, back in zip(schema, stored, strict=True)
+        ]
+    )
+
+
+def _without_names(before: pa.DataType, after: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(before) and pa.types.is_list(after):
+        return pa.list_(_without_names(before.value_type, after.value_type))
+    return before if before.equals(after) else after
 
 
 class ContentDigest:

@@ -1,6 +1,7 @@
 """Labels: what happened to whom and when, from a file or from a query."""
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from extensions.errors import SkewlessError
+from extensions.history.csv_records import RecordReader
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def read_labels(source: Path | str) -> Labels:
     if isinstance(source, str) and source.lstrip().lower().startswith(("select", "with", "table ")):
         return Labels(source, None, _sha256(source.encode()))
     path = Path(source)
-    readers = {".csv": pyarrow.csv.read_csv, ".parquet": pq.read_table, ".sql": None}
+    readers = {".csv": _read_csv, ".parquet": pq.read_table, ".sql": None}
     if path.suffix.lower() not in readers:
         raise SkewlessError(
             f"Labels come from a .csv, .parquet or .sql file, or from a SELECT; {source} is none."
@@ -51,6 +53,23 @@ def read_labels(source: Path | str) -> Labels:
             f"again as {path.suffix.lower()}."
         ) from error
     return Labels(rows, path, _sha256(content))
+
+
+def _read_csv(source: pa.BufferReader) -> pa.Table:
+    """A CSV with inferred types; one that could be read in two ways is refused."""
+    content = source.read()
+    reader = RecordReader(io.BytesIO(content), ",", "the CSV")
+    columns = reader.header()
+    row = 1
+    for block in reader.blocks(len(columns)):
+        if out_of_place := [*block.repaired, *block.unsplit]:
+            raise ValueError(
+                f"row {row + min(out_of_place)} has a quotation mark that does not enclose a value"
+            )
+        row += block.records
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(content), parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+    )
 
 
 def _sha256(content: bytes) -> str:

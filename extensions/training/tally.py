@@ -8,8 +8,12 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from extensions.asof.coverage import NOT_KNOWN, Coverage, before_sentence, gap_sentence
 from extensions.training.digest import ContentDigest
 from extensions.training.manifest import Column, TransformUsed, ViewUsed
+
+# From this share of labels without a row on, a training set has as good as none of a view.
+ALL_DEFAULT = 0.99
 
 # Moments [since, until); None is without a bound.
 Span = tuple[datetime | None, datetime | None]
@@ -22,6 +26,7 @@ class WatchedVersion:
     ``label``: what the view's columns are named by. ``table`` None: the log is gone.
     ``processed_through``: up to when the log is complete; None: that is not known.
     ``complete``: nothing will be added to it, since the version was retired.
+    ``coverage``: the spans for which the log is complete.
     """
 
     view: str
@@ -31,6 +36,7 @@ class WatchedVersion:
     spans: tuple[Span, ...] = ((None, None),)
     processed_through: datetime | None = None
     complete: bool = False
+    coverage: Coverage = NOT_KNOWN
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,15 @@ class WatchedTransform:
 
 @dataclass
 class _Counts:
-    """Of a version's labels: all, those without a row, those newer than the log; the latest."""
+    """Of a version's labels: all, those without a row, those newer than the log, those older,
+    those in its gaps; the latest.
+    """
 
     labels: int = 0
     missing: int = 0
     too_new: int = 0
+    before: int = 0
+    in_gap: int = 0
     last: datetime | None = None
 
 
@@ -100,6 +110,8 @@ class Tally:
             if version.processed_through is not None:
                 newer = pc.greater(moments, _scalar(version.processed_through))
                 counts.too_new += _count(pc.and_(own, newer))
+            counts.before += _count(pc.and_(own, version.coverage.before(moments)))
+            counts.in_gap += _count(pc.and_(own, version.coverage.in_gap(moments)))
         for transform in self._transformed:
             self._transformed[transform] += _count(_within(transform.spans, moments))
         self._after_known += _count(pc.greater(moments, _scalar(self.known_at)))
@@ -184,6 +196,16 @@ class Tally:
                     f"{counts.too_new} of {self.rows} labels are newer than the log of {name}, "
                     f"which is complete up to {one.processed_through.isoformat()}: what they "
                     "were joined to may still change."
+                )
+            if counts.in_gap:
+                said.append(gap_sentence(name, counts.in_gap, self.rows, one.coverage))
+            if counts.before:
+                said.append(before_sentence(name, counts.before, self.rows, one.coverage))
+            if one.table is not None and _rate(counts.missing, counts.labels) >= ALL_DEFAULT:
+                said.append(
+                    f"{counts.missing} of {counts.labels} labels found no row of {name} and got "
+                    "its defaults: see that the labels' keys and times are those of the history, "
+                    "and that the view was computed (`skewless backfill`)."
                 )
         if self._after_known:
             said.append(

@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +15,17 @@ from psycopg import sql
 from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
+from extensions.asof.coverage import NOT_KNOWN, Coverage
 from extensions.errors import SkewlessError
+from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.arrow_session import arrow_session
+from extensions.stores.offline.label_coverage import read_coverages
 from extensions.stores.offline.materialization import SETTLED
+from extensions.stores.offline.point_in_time import HIDDEN
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
 from extensions.stores.offline.served_transforms import ServedTransform
+from extensions.training.digest import as_stored
+from extensions.training.label_columns import check_names
 from extensions.training.labels import Labels, read_labels
 from extensions.training.manifest import (
     LabelsUsed,
@@ -113,6 +118,8 @@ def _take(
     except FeatureServiceNotFoundException as error:
         names = ", ".join(sorted(s.name for s in store.list_feature_services()))
         raise SkewlessError(f"There is no feature service {service}: there are {names}.") from error
+    output_path(out)
+    output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
     if not isinstance(job, SkewlessRetrievalJob) or not isinstance(
         job.question, PointInTimeQuestion
@@ -121,6 +128,7 @@ def _take(
             "Training sets need this project's offline store: set offline_store.type in "
             "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
+    check_names(service, job, job.question)
     if expected is not None:
         _check_versions(service, expected, _versions(job.question))
     known_at = known_at or _settled(store)
@@ -135,7 +143,7 @@ def _take(
         transforms=_transforms(job),
         full=full,
     )
-    with _whole_file(out) as partial:
+    with whole_file(out) as partial:
         _write(job, tally, partial, progress, total)
         manifest = _manifest(store, service, labels, out, tally, question)
         if expected is not None and manifest.sha256 != expected.sha256:
@@ -145,7 +153,7 @@ def _take(
                 "transform was edited; take a new one."
             )
     described = manifest_path(out)
-    with _whole_file(described) as partial:
+    with whole_file(described) as partial:
         partial.write_text(manifest.to_json())
     return TrainingSet(out, described, manifest)
 
@@ -160,7 +168,7 @@ def _write(
     writer = None
     try:
         for piece in job.to_batches():
-            kept = tally.count(piece)
+            kept = tally.count(as_stored(piece))
             if writer is None:
                 writer = pq.ParquetWriter(path, kept.schema, compression="zstd")
             writer.write_table(kept.cast(writer.schema))
@@ -169,18 +177,6 @@ def _write(
     finally:
         if writer is not None:
             writer.close()
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _manifest(
@@ -259,7 +255,9 @@ def _transforms(job: SkewlessRetrievalJob) -> list[WatchedTransform]:
     for transform in job.on_demand_feature_views:
         if isinstance(transform, ServedTransform):
             found += [
-                WatchedTransform(transform.name, one.version, _spans(one.moments))
+                WatchedTransform(transform.name, one.version or None)
+                if one.moments is None
+                else WatchedTransform(transform.name, one.version, _spans(one.moments))
                 for one in transform.versions
             ]
         else:
@@ -279,6 +277,7 @@ def _spans(multirange: str) -> tuple[Span, ...]:
 def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedVersion]:
     """The versions, with the moments up to which their logs are complete where that is noted."""
     through: dict[str, datetime] = {}
+    covered: dict[str, Coverage] = {}
     retired: set[tuple[str, int]] = set()
     with arrow_session(store.config, "reading watermarks") as session:
         if session.has("watermarks"):
@@ -286,6 +285,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
                 "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
+        covered = read_coverages(session)
         if session.has("view_versions"):
             gone = session.table(
                 "SELECT view_name, version FROM view_versions WHERE state = 'retired'"
@@ -296,6 +296,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
             one,
             processed_through=through.get(str(one.table)),
             complete=(one.view, one.version) in retired,
+            coverage=covered.get(str(one.table), NOT_KNOWN),
         )
         for one in _versions(question)
     ]

@@ -19,10 +19,12 @@ from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
 from extensions.asof.computation import read_repository
+from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.errors import SkewlessError
 from extensions.stores.publish import publish
+from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry.published import Published, hold_pointer, operator, published
 from extensions.versions.declared import read_declared
@@ -84,7 +86,9 @@ def apply(
             if d.kind == "computation"
         }
         with conn.transaction():
-            ensure_log_tables(conn, {**logs, **live_computations(conn, logs)}.values())
+            computations = {**logs, **live_computations(conn, logs)}.values()
+            ensure_log_tables(conn, computations)
+            follow_sources(conn, computations)
         point(Fault.APPLY_LOGS_MADE)
 
         # 2. Feast's registry, and with it what is published: staged, beside the default.
@@ -158,6 +162,7 @@ def _fill(
     tick(conn, computation)
     point(Fault.APPLY_TICKED)
 
+    reconcile(store, conn, computation)
     online = publish(store, conn, computation)
     point(Fault.APPLY_ONLINE)
 

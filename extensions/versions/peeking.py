@@ -85,13 +85,14 @@ def sample(
     times = table["event_timestamp"].to_pylist()
     return [
         Held(at, row, layout)
-        for at, row in zip(times, _fetch(store, layout, addresses), strict=True)
+        for at, row in zip(times, fetch(store, layout, addresses), strict=True)
     ]
 
 
-def _fetch(
+def fetch(
     store: FeatureStore, layout: Layout, addresses: list[tuple[bytes, bytes | None]]
 ) -> Iterator[bytes | None]:
+    """The rows at these addresses as Redis holds them, in order; None where there is none."""
     client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001
     with client.pipeline(transaction=False) as pipe:
         for key, field in addresses:

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.definition import Definition
+from extensions.asof.definition_checks import check_sources
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
@@ -82,6 +83,8 @@ def make_plan(
     if not has_versions(conn):
         raise SkewlessError("The database does not keep versions yet: run `skewless migrate`.")
     declared = read_declared(repo_root)
+    computed = [d for d in declared.definitions.values() if d.kind == "computation"]
+    check_sources(conn, [definition.computation() for definition in computed])
     return _Planner(conn, project, declared, since, estimates=estimates).plan()
 
 

@@ -190,7 +190,7 @@ def _undisturbed(conn: psycopg.Connection, one: Published) -> AbstractContextMan
 
 
 def _forget_progress(conn: psycopg.Connection, one: Published) -> None:
-    for table in ("watermarks", "stream_sweeps", "stream_refusals"):
+    for table in ("watermarks", "stream_sweeps", "stream_refusals", "online_epochs"):
         conn.execute(
             sql.SQL("DELETE FROM {} WHERE view_name = %s AND version = %s").format(
                 sql.Identifier(table)

@@ -53,6 +53,7 @@ def test_the_commands_that_the_documentation_promises_are_there() -> None:
         "demo", "up", "down", "migrate", "doctor", "simulate", "import events", "import items",
         "refresh", "backfill", "training-set", "serve", "rebuild-online", "ingest", "replay",
         "status", "dead-letters list", "dead-letters show", "dead-letters replay",
+        "stream skip",
         "plan", "apply", "promote", "rollback", "versions", "diff", "retire",
         "audit", "drift baseline", "drift check", "drift calibrate", "drift watch",
         "drift report",

@@ -1,9 +1,11 @@
 """A refresh from end to end: whatever was logged reaches Redis, by whoever comes next."""
 
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import psycopg
 import pytest
 from feast import FeatureStore
@@ -16,6 +18,7 @@ from extensions.asof.refresh import tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.operations.refreshing import Refresher
+from extensions.stores.offline.label_coverage import CoverageWarning
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,57 @@ def test_realtime_views_are_the_streams_business_once_there_is_one(
     finally:
         with connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn:
             conn.execute("DELETE FROM stream_offsets")
+
+
+def test_what_a_backfill_logs_behind_the_published_watermark_is_published(
+    store: FeatureStore, environment: dict[str, str]
+) -> None:
+    with Refresher.open(online=True) as refresher:
+        progress = refresher.computations["user_item_progress.v1"]
+        refresher.refresh([progress], None)
+        now = datetime.now(UTC)
+        watch(refresher.conn, "of long ago", 64, now - timedelta(days=80))
+        backfill(refresher.conn, progress, now - timedelta(days=90), now - timedelta(days=70))
+        refresher.refresh([progress], None, due_only=True)
+        row = store.get_online_features(
+            features=["user_item_progress:user_item_watch_progress"],
+            entity_rows=[{"user_id": 64, "item_id": 7}],
+        )
+        assert row.to_dict()["user_item_watch_progress"] == [0.5]
+        assert refresher.conn.execute("SELECT count(*) FROM unpublished_rows").fetchone() == (0,)
+
+
+def test_labels_that_no_log_covers_are_warned_of(
+    store: FeatureStore, environment: dict[str, str]
+) -> None:
+    now = datetime.now(UTC)
+    with Refresher.open(online=False) as refresher:
+        counts = refresher.computations["user_watch_stats.v1"]
+        watch(refresher.conn, "before the gap", 65, now - timedelta(days=100))
+        refresher.conn.execute("DELETE FROM watermarks WHERE view_name = 'user_watch_stats'")
+        refresher.conn.execute("DELETE FROM backfills WHERE view_name = 'user_watch_stats'")
+        start, end = now - timedelta(days=110), now - timedelta(days=95)
+        backfill(refresher.conn, counts, start, end)
+        refresher.refresh([counts], None)
+    labels = pd.DataFrame(
+        {
+            "user_id": [65, 65, 65, 65],
+            "event_timestamp": [
+                now - timedelta(days=99),
+                now - timedelta(days=50),
+                now - timedelta(days=200),
+                datetime.now(UTC),
+            ],
+        }
+    )
+    feature = "user_watch_stats:user_watch_count_7d"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CoverageWarning)
+        frame = store.get_historical_features(entity_df=labels, features=[feature]).to_df()
+    said = [str(one.message) for one in caught if one.category is CoverageWarning]
+    assert len(said) == 2
+    assert said[0].startswith("1 of 4 labels lie where the log of user_watch_stats has a gap")
+    assert f"--from {end.isoformat()}" in said[0]
+    assert said[1].startswith("1 of 4 labels are older than the log of user_watch_stats")
+    # Behind the gap the value is true again: the first tick found who had left the window.
+    assert frame["user_watch_count_7d"].tolist()[::3] == [1, 0]

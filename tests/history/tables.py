@@ -1,8 +1,11 @@
 """What a test database holds, and a way to write small files."""
 
+import csv
 from pathlib import Path
 
 import psycopg
+
+from extensions.history import ImportResult
 
 
 def count(url: str, table: str = "watch_events") -> int:
@@ -23,3 +26,9 @@ def empty(url: str) -> None:
 def write_csv(path: Path, header: str, *rows: str) -> Path:
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def rejected_rows(result: ImportResult) -> list[dict[str, str]]:
+    assert result.rejected_path is not None
+    with result.rejected_path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.history import ImportResult, import_events, import_items, parse_mapping
 from extensions.history import files as files_module
-from tests.history.tables import count, empty, fetch, write_csv
+from extensions.history import import_events, import_items, parse_mapping
+from tests.history.tables import count, empty, fetch, rejected_rows, write_csv
 
 HEADER = "user_id,item_id,watched_at,duration_min,progress"
 GOOD = "1,2,2025-03-01T10:00:00Z,1.5,0.5"
@@ -29,12 +30,6 @@ def _empty(database: str) -> None:
 def moments(url: str) -> list[str]:
     rows = fetch(url, "SELECT watched_at AT TIME ZONE 'UTC' FROM watch_events ORDER BY user_id")
     return [row[0].isoformat() for row in rows]
-
-
-def rejected_rows(result: ImportResult) -> list[dict[str, str]]:
-    assert result.rejected_path is not None
-    with result.rejected_path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_file_with_every_column(database: str, tmp_path: Path) -> None:
@@ -67,6 +62,57 @@ def test_missing_optional_columns_get_defaults_and_the_result_says_so(
     notes = " ".join(result.notes)
     for said in ("event_id: derived", "ingested_at: taken", "duration: no", "1 times without"):
         assert said in notes
+
+
+def test_what_a_live_store_did_not_know_counts_as_known_from_its_import_on(
+    database: str, tmp_path: Path
+) -> None:
+    header, at = "user_id,item_id,watched_at", "2025-03-01T12:00:00Z"
+    with connect(database, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO watermarks (view_name, version, live_from, processed_through) "
+            "VALUES ('user_habits', 1, '2025-01-01', now())"
+        )
+        try:
+            first = import_events(database, write_csv(tmp_path / "first.csv", header, f"1,1,{at}"))
+            before = datetime.now(UTC)
+            later = import_events(database, write_csv(tmp_path / "later.csv", header, f"2,1,{at}"))
+            claimed = import_events(
+                database,
+                write_csv(tmp_path / "claimed.csv", header, f"3,1,{at}"),
+                known_at_event_time=True,
+            )
+        finally:
+            conn.execute("DELETE FROM watermarks")
+        arrivals = dict(fetch(database, "SELECT user_id, ingested_at FROM watch_events"))
+        changes = conn.execute(
+            "SELECT operation, claimed_from FROM history_changes ORDER BY id DESC LIMIT 2"
+        ).fetchall()
+    own = datetime(2025, 3, 1, 12, tzinfo=UTC)
+    assert (arrivals[1], arrivals[3]) == (own, own)
+    assert before <= arrivals[2] <= datetime.now(UTC)
+    assert "ingested_at: taken to be watched_at." in first.notes
+    assert any(note.startswith("ingested_at: now") for note in later.notes)
+    assert "ingested_at: taken to be watched_at." in claimed.notes
+    assert changes == [("insert", own), ("insert", own)]
+
+
+def test_a_catalogue_that_is_imported_again_into_a_live_store_adds_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    path = write_csv(tmp_path / "items.csv", "item_id,genre,valid_from", "1,drama,2025-03-02")
+    with connect(database, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO watermarks (view_name, version, live_from, processed_through) "
+            "VALUES ('user_habits', 1, '2025-01-01', now())"
+        )
+        try:
+            assert import_items(database, path).inserted == 1
+            conn.execute("UPDATE items SET ingested_at = now() - interval '1 hour'")
+            again = import_items(database, path)
+        finally:
+            conn.execute("DELETE FROM watermarks")
+    assert (again.inserted, again.duplicates) == (0, 1)
 
 
 def test_the_published_names_need_no_mapping(database: str, tmp_path: Path) -> None:
@@ -353,17 +399,18 @@ def test_unusable_files_are_one_sentence_and_exit_code_2(database: str, tmp_path
     assert not list(tmp_path.glob("*.rejected.csv"))
 
 
-def test_a_quotation_mark_that_is_never_closed(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", [128, 1 << 20])
+def test_a_quotation_mark_that_is_never_closed_takes_no_other_row_with_it(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
+    monkeypatch.setattr(files_module, "_BLOCK_BYTES", block)
     rows = [f"{n},2,2025-03-01,1,{chr(34) if n == 5 else ''}0.5" for n in range(200)]
     path = write_csv(tmp_path / "e.csv", HEADER, *rows)
     result = import_events(database, path)
-    assert (result.inserted, result.rejected) == (5, 1)
-    assert rows[-1] in rejected_rows(result)[0]["progress"]
-    monkeypatch.setattr(files_module, "_BLOCK_BYTES", 256)
-    with pytest.raises(SkewlessError, match="quotation mark may not be closed"):
-        import_events(database, path)
+    assert (result.read, result.inserted, result.rejected) == (200, 199, 1)
+    (refused,) = rejected_rows(result)
+    assert (refused["rejected_row"], refused["progress"]) == ("7", '"0.5')
+    assert any("the first is row 7" in note for note in result.notes)
 
 
 def test_rejected_rows_can_go_elsewhere_and_a_closed_folder_is_one_sentence(

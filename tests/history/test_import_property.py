@@ -1,6 +1,7 @@
 """Whatever a CSV file holds: every row is counted once, and the store holds what was accepted."""
 
 import csv
+import io
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from extensions.history import import_events
-from tests.history.tables import count, empty
+from tests.history.tables import count, empty, fetch
 
 HEADER = ["event_id", "user_id", "item_id", "watched_at", "duration_s", "progress", "note"]
 
@@ -89,3 +90,75 @@ def test_any_bytes_are_counted_or_refused(database: str, octets: bytes) -> None:
         path.write_bytes(",".join(HEADER).encode() + b"\n" + octets)
         result = import_events(database, path)
     assert result.read == result.inserted + result.duplicates + result.rejected
+
+
+# No digits: a value with a line that is a row of the file by itself is nobody's to tell.
+_text = st.text(
+    st.sampled_from(["a", "é", " ", ",", ";", '"', "'", "\n", "\r", "z", "\t"]), max_size=10
+)
+# What a hand, or a program that knows no quotation, does to a row's last value; no line ends.
+_marks = st.sampled_from(
+    ['"open', 'shut"', '"', '"both" more', 'in"side', '""', '"""', '"a""b', '"a" "b"', '" ', ' "']
+)  # fmt: skip
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["well", "raw", "bad", "raw and bad"]), _text, _marks),
+                  min_size=1, max_size=12),
+    delimiter=st.sampled_from([",", ";", "\t", "|"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    final=st.booleans(),
+)  # fmt: skip
+@example([("raw", "", '"'), ("raw and bad", "", '"'), ("well", "\n", "")], ",", "\n", 0, True)
+def test_every_row_of_a_hostile_file_is_stored_or_refused(
+    database: str,
+    rows: list[tuple[str, str, str]],
+    delimiter: str,
+    end: str,
+    quoting: int,
+    final: bool,
+) -> None:
+    """Each row has a user and a kind of its own: well written or raw, with a bad time or not.
+
+    What becomes of a row follows from its own kind, whatever its neighbours do.
+    """
+    lines = [delimiter.join(["user_id", "item_id", "watched_at", "title"])]
+    for user, (kind, text, mark) in enumerate(rows):
+        at = "never" if "bad" in kind else "2025-03-01"
+        if "raw" in kind:
+            lines.append(delimiter.join([str(user), "7", at, mark]))
+            continue
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n", quoting=quoting)
+        writer.writerow([user, 7, at, text])
+        lines.append(out.getvalue().removesuffix("\r\n"))
+    empty(database)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "e.csv")
+        path.write_bytes((end.join(lines) + end * final).encode())
+        result = import_events(database, path, delimiter=delimiter)
+        assert result.read == len(rows)
+        assert result.read == result.inserted + result.duplicates + result.rejected
+        bad = {user for user, (kind, *_) in enumerate(rows) if "bad" in kind}
+        stored = sorted(row[0] for row in fetch(database, "SELECT user_id FROM watch_events"))
+        assert stored == sorted(set(range(len(rows))) - bad)
+        if bad:
+            assert result.rejected_path is not None
+            with result.rejected_path.open(newline="", encoding="utf-8") as file:
+                refused = list(csv.DictReader(file))
+            assert sorted(int(row["user_id"]) for row in refused) == sorted(bad)
+            titles = {int(row["user_id"]): row["title"] for row in refused}
+            for user in bad:
+                kind, text, mark = rows[user]
+                assert titles[user] == (_unquoted(mark) if "raw" in kind else text)
+
+
+def _unquoted(mark: str) -> str:
+    """What a mark reads as: the two that are well-formed are values, the others text."""
+    return {'""': "", '"""': '"""'}.get(mark, mark)

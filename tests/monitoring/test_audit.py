@@ -16,8 +16,8 @@ from psycopg import sql
 
 from extensions.asof import Computation, Spine
 from extensions.asof.engine import answers
+from extensions.consistency.bitwise_equality import same
 from monitoring.audit import AuditReport, audit
-from monitoring.bits import same
 from tests.monitoring.conftest import ask, logged, wait_for
 
 HOUR = timedelta(hours=1)
@@ -41,7 +41,10 @@ def run(
     span: tuple[datetime, datetime],
     **more: int,
 ) -> AuditReport:
-    return audit(store, computations, *span, **more)
+    found = audit(store, computations, *span, entities=0, **more)
+    # That, at least, was wished.
+    rest = tuple(one for one in found.left_out if one != "No entities were sampled.")
+    return replace(found, left_out=rest)
 
 
 def by_class(report: AuditReport) -> dict[str, int]:
@@ -73,7 +76,10 @@ def test_a_sample_is_whole_requests(
     assert report.compared == 4 * 124 + 4 * 4
 
 
-LOGS = ("user_watch_stats_v1", "user_habits_v1", "item_profile_v1", "user_item_progress_v1")
+LOGS = (
+    "user_watch_stats_v1", "user_preferences_v1", "user_habits_v1", "item_profile_v1",
+    "item_stats_v1", "user_item_progress_v1",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -83,10 +89,14 @@ def altered(conn: psycopg.Connection, served: tuple[datetime, datetime]) -> Iter
     for table in tables:
         conn.execute(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
     yield
+    # As if nothing had been: no note, and the logs' rows written after those of history.
+    conn.execute("SET skewless.noted = 'on'")
     for table in tables:
         conn.execute(f"DELETE FROM {table}")
         conn.execute(f"INSERT INTO {table} SELECT * FROM kept_{table}")
         conn.execute(f"DROP TABLE kept_{table}")
+    conn.execute("RESET skewless.noted")
+    conn.execute("TRUNCATE history_changes")
 
 
 def suppose(conn: psycopg.Connection, mutant: Computation) -> None:
@@ -181,6 +191,8 @@ def test_a_missing_arrival_filter_is_caught_by_its_own_text(
 
 def forget(conn: psycopg.Connection, now: datetime) -> None:
     """Users whose events all left the horizon: what is computed of them is the default."""
+    # As if it had always been so.
+    conn.execute("SET skewless.noted = 'on'")
     conn.execute(
         "UPDATE watch_events SET watched_at = watched_at - interval '60 days', "
         "ingested_at = ingested_at - interval '60 days' WHERE user_id <= 5"
@@ -197,6 +209,7 @@ def forget(conn: psycopg.Connection, now: datetime) -> None:
         "UPDATE served_features SET user_preferences__version = NULL, "
         "user_item_progress__version = NULL, item_stats__version = NULL"
     )
+    conn.execute("RESET skewless.noted")
 
 
 def recomputed_otherwise(report: AuditReport) -> set[str]:

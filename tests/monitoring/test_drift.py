@@ -167,6 +167,31 @@ def test_what_is_no_number_counts_as_missing(database: str, checked: psycopg.Con
     assert 0.15 < shares["user_taste:taste"] < 0.24
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_window_with_next_to_no_values_is_judged(
+    database: str, checked: psycopg.Connection, kept: int
+) -> None:
+    window = at(60 + kept)
+    platform.serve(checked, database, STATIONARY, 1000, 60 + kept, seed=600)
+    checked.execute(
+        "UPDATE served_features SET item_stats__score = 'NaN', item_stats__genre = NULL, "
+        "user_taste__taste = NULL, user_stats__count = NULL "
+        "WHERE served_at >= %(start)s AND served_at < %(end)s AND request_id NOT IN ("
+        "SELECT request_id FROM served_features WHERE served_at >= %(start)s "
+        "AND served_at < %(end)s ORDER BY served_at LIMIT %(kept)s)",
+        {"start": window.start, "end": window.end, "kept": kept},
+    )
+    run = drift.check(database, window)
+    assert run.error is None
+    bad = {(f.feature, f.statistic) for f in run.findings if f.verdict != OK}
+    assert bad == {
+        (feature, "nulls")
+        for feature in (
+            "item_stats:score", "item_stats:genre", "user_taste:taste", "user_stats:count",
+        )
+    }  # fmt: skip
+
+
 def test_two_checks_at_once_exclude_each_other(database: str, checked: psycopg.Connection) -> None:
     with records.alone(checked, SERVICE), pytest.raises(SkewlessError, match="Another") as caught:
         drift.check(database, at(2))

@@ -25,6 +25,7 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.served_table import prune
 from extensions.training import read_labels, take
 from monitoring import drift, incidents, records
+from monitoring.baseline import features_of
 from monitoring.calibration import calibrate
 from monitoring.report import report
 from monitoring.verdicts import Floor
@@ -196,6 +197,16 @@ def test_from_training_set_to_verdict_by_the_command_line(
     assert isinstance(wrong.exception, SkewlessError) or wrong.exit_code == 3
     with connect(database, autocommit=True) as conn:
         prune(conn, START)
+
+
+def test_a_transform_says_what_it_is_computed_from(feast_store: FeatureStore) -> None:
+    """By its views missing rows are told from drift, by the request's fields like hours are."""
+    found = {one.name: one for one in features_of(feast_store, "ranking")}
+    assert found["hour_closeness"].requests == ("request_hour",)
+    assert set(found["hour_closeness"].reads) == {
+        "user_preferences", "user_habits", "item_profile", "user_item_progress",
+    }  # fmt: skip
+    assert (found["item_genre"].reads, found["item_genre"].requests) == ((), ())
 
 
 class _Any(int):

@@ -18,6 +18,7 @@ from extensions.database import connect
 from extensions.versions.distance import divergence, stability
 from monitoring import records, statistics
 from monitoring.baseline import EMBEDDING, baseline_of, bin_edges, numeric_content
+from monitoring.dimensions import Moments, dimension_shifts
 from monitoring.drift import as_json, read_results
 from monitoring.suite import (
     IS_DEFAULT,
@@ -58,26 +59,42 @@ def test_the_distances_are_scipys(rng: np.random.Generator) -> None:
 
 def test_psi_is_of_the_baselines_bins(rng: np.random.Generator) -> None:
     weights = np.array([0.1, 0.2, 0.3, 0.4])
-    counts = rng.multinomial(5_000, [0.15, 0.2, 0.3, 0.35])
-    found = statistics.psi(counts.tolist(), weights.tolist(), 10_000, ALPHA)
+    counts = rng.multinomial(5_000, [0.12, 0.2, 0.3, 0.38])
+    found = statistics.psi(counts.astype(float), weights * 10_000)
     q = counts / counts.sum()
     assert found.effect == pytest.approx(stats.entropy(q, weights) + stats.entropy(weights, q))
-    assert found.p == pytest.approx(stats.chi2.sf(found.effect / (1 / 5_000 + 1 / 10_000), 3))
-    assert statistics.psi([7], [1.0], 10, ALPHA).p == 1
+    table = np.stack([counts, weights * 10_000])
+    assert found.p == pytest.approx(stats.chi2_contingency(table).pvalue, rel=0.01)
+    assert statistics.psi(np.array([7.0]), np.array([10.0])).p == 1
 
 
 def test_js_distance_is_scipys(rng: np.random.Generator) -> None:
     names = list("abcdef")
-    p, q = rng.dirichlet(np.ones(6)), rng.multinomial(4_000, rng.dirichlet(np.ones(6)))
-    found = statistics.js_distance(
-        dict(zip(names, q.tolist(), strict=True)), dict(zip(names, p, strict=True)), 9_000, ALPHA
-    )
+    p, q = rng.dirichlet(np.ones(6) * 3), rng.multinomial(4_000, rng.dirichlet(np.ones(6) * 3))
+
+    def js(live: dict[str, int], frequencies: dict[str, float], m: int) -> Statistic:
+        return statistics.category_shifts(live, frequencies, 0.0, m)[0]
+
+    found = js(dict(zip(names, q.tolist(), strict=True)), dict(zip(names, p, strict=True)), 9_000)
     assert found.effect == pytest.approx(jensenshannon(p, q / q.sum(), base=2), rel=1e-9)
     # A category on one side only counts.
-    apart = statistics.js_distance({"x": 10}, {"y": 1.0}, 10, ALPHA)
-    assert apart.effect == pytest.approx(1.0)
-    same = statistics.js_distance({"x": 3, "y": 6}, {"x": 1 / 3, "y": 2 / 3}, 9, ALPHA)
+    assert js({"x": 100}, {"y": 1.0}, 100).effect == pytest.approx(1.0)
+    same = js({"x": 30, "y": 60}, {"x": 1 / 3, "y": 2 / 3}, 90)
     assert (same.effect, same.p) == (pytest.approx(0, abs=1e-7), pytest.approx(1))
+
+
+def test_unseen_is_what_chance_does_not_leave() -> None:
+    shares = {f"c{place}": 0.02 for place in range(50)}
+    live = {**{f"c{place}": 20 for place in range(49)}, "new": 20}
+    [_, found] = statistics.category_shifts(live, shares, 0.0, 10_000)
+    assert (found.name, found.effect) == ("unseen", pytest.approx(0.02))
+    assert found.p < 1e-12
+    # Half of what the baseline has stands there once: as much is new to it in every window.
+    once = {f"c{place}": 1 / 200 for place in range(200)}
+    [_, found] = statistics.category_shifts({f"d{n}": 1 for n in range(200)}, once, 0.0, 200)
+    assert found.p > 0.1
+    # Beyond what is named, nothing is new.
+    assert len(statistics.category_shifts({"new": 9}, {"c0": 0.5}, 0.5, 200)) == 1
 
 
 def test_a_share_is_fishers_exact_test() -> None:
@@ -89,48 +106,76 @@ def test_a_share_is_fishers_exact_test() -> None:
         assert found.effect == pytest.approx(abs(live / n - before / m))
 
 
-def test_mean_and_spread_follow_their_normal_laws() -> None:
-    found = statistics.mean_shift(10.5, 400, 10.0, 2.0, 10_000, ALPHA)
-    z = 0.5 / (2 * math.sqrt(1 / 400 + 1 / 10_000))
-    assert found.p == pytest.approx(2 * stats.norm.sf(z))
-    assert found.effect == pytest.approx(0.05)
-    assert found.limit is not None
-    assert statistics.mean_shift(
-        10 + found.limit * 10, 400, 10.0, 2.0, 10_000, ALPHA
-    ).p == pytest.approx(ALPHA)
+def numbers(values: Any, edges: Any) -> statistics.Numbers:
+    counts = np.histogram(values, [-np.inf, *edges, np.inf])[0].astype(float)
+    return statistics.Numbers(counts, float(values.mean()), float(values.std(ddof=1)))
+
+
+def test_mean_and_spread_are_of_the_values_and_their_chance_of_the_bins(
+    rng: np.random.Generator,
+) -> None:
+    base, live = rng.normal(10, 2, 10_000), rng.normal(10.5, 3, 1_000)
+    edges = bin_edges(base)
+    was, now = numbers(base, edges), numbers(live, edges)
+    centers = [float(np.median(base[np.digitize(base, edges) == place])) for place in range(10)]
+    mean = statistics.mean_shift(now, was, centers, 3.0)
+    assert mean.effect == pytest.approx(abs(live.mean() - base.mean()) / base.mean())
+    moved = rng.normal(10.4, 2, 1_000)
+    p = statistics.mean_shift(numbers(moved, edges), was, centers, 3.0).p
+    # Nearly what the values themselves tell: ten bins lose little of a normal distribution.
+    expected = stats.norm.isf(stats.ttest_ind(moved, base).pvalue / 2)
+    assert stats.norm.isf(p / 2) == pytest.approx(expected, rel=0.12)
+    sd = statistics.sd_shift(now, was, centers, 3.0)
+    assert sd.effect == pytest.approx(live.std(ddof=1) / base.std(ddof=1) - 1)
+    assert sd.p < 1e-9
+    # With a heavy tail the chance is that of ranks, and one row more changes next to nothing.
+    ranks = statistics.mean_shift(now, was, centers, 500.0)
+    assert 0 < ranks.p < 1e-3
+    with_one = numbers(np.append(live, 1e9), edges)
+    assert statistics.mean_shift(with_one, was, centers, 500.0).effect < ranks.effect + 0.01
     # A feature around zero is measured by its spread.
-    assert statistics.mean_shift(0.1, 400, 0.0, 2.0, 10_000, ALPHA).effect == pytest.approx(0.1)
-    # A constant that changes is certain; one that stays is nothing.
-    assert statistics.mean_shift(1.1, 400, 1.0, 0.0, 10_000, ALPHA).p == 0
-    assert statistics.mean_shift(1.0, 400, 1.0, 0.0, 10_000, ALPHA).p == 1
-    assert statistics.sd_shift(3.0, 1000, 2.0, 3.0, 10_000, ALPHA).effect == pytest.approx(0.5)
-    assert statistics.sd_shift(0.0, 1000, 2.0, 3.0, 10_000, ALPHA).p < 1e-12
+    around = statistics.Numbers(was.counts, 0.0, 2.0)
+    level = statistics.mean_shift(statistics.Numbers(was.counts, 0.1, 2.0), around, centers, 3.0)
+    assert level.effect == pytest.approx(0.1)
+    assert level.p == pytest.approx(1.0)
+    # A constant has no spread that could change, and what it changes to is `outside`.
+    constant = statistics.Numbers(np.array([500.0]), 1.0, 0.0)
+    assert statistics.mean_shift(constant, constant, [1.0], 3.0).p == 1
+    assert statistics.sd_shift(constant, constant, [1.0], 3.0).p == 1
+
+
+def test_outside_is_the_chance_of_the_greatest_values() -> None:
+    found = statistics.outside(0, 30, 1_000, 2_000)
+    assert found.effect == pytest.approx(0.03)
+    # All of the 30 greatest of 3,000 in one sample of 1,000, on either end.
+    chance = np.prod([(1_000 - k) / (3_000 - k) for k in range(30)])
+    assert found.p == pytest.approx(2 * chance, rel=1e-6)
+    assert statistics.outside(0, 1, 20_000, 200).p > 0.5
 
 
 @pytest.mark.parametrize("n", [500, 2_000])
 def test_chance_is_what_it_says(n: int) -> None:
     """Under no change the p-values of each statistic fall below 1 % about 1 % of the time."""
     rng = np.random.default_rng(n)
-    m, runs, level = 10_000, 1_500, 0.01
-    below = dict.fromkeys(("psi", "mean", "sd", "js"), 0)
+    m, runs, level = 10_000, 1_000, 0.01
+    below = dict.fromkeys(("psi", "mean", "sd", "js", "heavy mean", "heavy sd"), 0)
     for _ in range(runs):
         base, live = rng.gamma(4, 1, m), rng.gamma(4, 1, n)
         content = numeric_content(base)
-        counts = np.histogram(live, [-np.inf, *content["edges"], np.inf])[0].tolist()
+        edges, centers = content["edges"][1:-1], content["centers"]
+        was, now = numbers(base, edges), numbers(live, edges)
         genres = rng.multinomial(n, [0.4, 0.3, 0.2, 0.1])
         before = rng.multinomial(m, [0.4, 0.3, 0.2, 0.1]) / m
-        for found in (
-            statistics.psi(counts, content["weights"], m, ALPHA),
-            statistics.mean_shift(live.mean(), n, content["mean"], content["sd"], m, ALPHA),
-            statistics.sd_shift(live.std(ddof=1), n, content["sd"], content["kurtosis"], m, ALPHA),
-            statistics.js_distance(
-                dict(zip("abcd", genres.tolist(), strict=True)),
-                dict(zip("abcd", before, strict=True)),
-                m,
-                ALPHA,
-            ),
+        named = (dict(zip("abcd", one, strict=True)) for one in (genres.tolist(), before))
+        for name, found in (
+            ("psi", statistics.psi(now.counts, was.counts)),
+            ("mean", statistics.mean_shift(now, was, centers, content["kurtosis"])),
+            ("sd", statistics.sd_shift(now, was, centers, content["kurtosis"])),
+            ("heavy mean", statistics.mean_shift(now, was, centers, 500.0)),
+            ("heavy sd", statistics.sd_shift(now, was, centers, 500.0)),
+            ("js", statistics.category_shifts(*named, 0.0, m)[0]),
         ):
-            below[found.name] += found.p < level
+            below[name] += found.p < level
     for name, count in below.items():
         # Five standard deviations of a binomial, and the laws are asymptotic.
         assert count / runs < level + 5 * math.sqrt(level / runs) + 0.005, (name, count)
@@ -155,25 +200,24 @@ def test_the_dimension_that_moved_most_is_found(rng: np.random.Generator) -> Non
     live = rng.normal(3, [1, 2, 3, 4, 5, 0], (n, d))
     live[:, 1] += 0.5 * 2
     live[:, 3] = 3 + (live[:, 3] - 3) * 1.4
-    mean, sd = statistics.dimension_shifts(
-        live.mean(axis=0), live.std(axis=0, ddof=1), n, base.mean(axis=0),
-        base.std(axis=0, ddof=1), np.array([*stats.kurtosis(base.T[:5], axis=1, fisher=False), 3]),
-        m, ALPHA,
-    )  # fmt: skip
+    kurtoses = np.array([*stats.kurtosis(base.T[:5], axis=1, fisher=False), 3])
+    unknown = np.full(d, np.nan)
+    mean, sd = dimension_shifts(
+        Moments(live.mean(axis=0), live.std(axis=0, ddof=1), unknown, n),
+        Moments(base.mean(axis=0), base.std(axis=0, ddof=1), kurtoses, m),
+        ALPHA,
+    )
     # One at a time, by the laws of a single number.
     shifts = [
         (a.mean() - b.mean()) / b.std(ddof=1) for a, b in zip(live.T[:5], base.T[:5], strict=True)
     ]
     assert mean.effect == pytest.approx(np.abs(shifts).max())
     assert np.argmax(np.abs(shifts)) == 1
-    z = mean.effect / math.sqrt(1 / n + 1 / m)
-    assert mean.p == pytest.approx(2 * stats.norm.sf(z))
-    alone = statistics.sd_shift(
-        live[:, 3].std(ddof=1), n, base[:, 3].std(ddof=1),
-        float(stats.kurtosis(base[:, 3], fisher=False)), m, ALPHA,
-    )  # fmt: skip
-    assert sd.effect == pytest.approx(np.log1p(alone.effect))
-    assert sd.p == pytest.approx(alone.p)
+    assert mean.p == pytest.approx(stats.ttest_ind(live[:, 1], base[:, 1]).pvalue, rel=2)
+    ratio = np.log(live[:, 3].std(ddof=1) / base[:, 3].std(ddof=1))
+    error = math.sqrt((kurtoses[3] - 1) / 4 * (1 / n + 1 / m))
+    assert sd.effect == pytest.approx(ratio)
+    assert sd.p == pytest.approx(2 * stats.norm.sf(ratio / error))
 
 
 def test_anchors_that_point_elsewhere_are_counted(rng: np.random.Generator) -> None:
@@ -333,9 +377,9 @@ def _against_numpy(result: dict[str, Any], expected: Any, frame: pd.DataFrame) -
 
 def test_certainty_is_shared_by_all_comparisons() -> None:
     base = platform.baseline()
-    # 5 numbers x 4, 1 category x 3, 32 dimensions x 2 + 2, defaults and stale of 3 views, volume.
-    assert comparisons(base) == 5 * 4 + 3 + 66 + 6 + 1
-    assert Rules.of(base).alpha == pytest.approx(0.005 / 96)
+    # 5 numbers x 5, 1 category x 3, 32 dimensions x 2 + 2, defaults and stale of 3 views, volume.
+    assert comparisons(base) == 5 * 5 + 3 + 66 + 6 + 1
+    assert Rules.of(base).alpha == pytest.approx(0.005 / 101)
     floors = {("v:f", "psi"): Floor(0.4, 0.8)}
     assert Rules.of(base, floors).floors_of("v:f")["psi"] == asdict(Floor(0.4, 0.8))
     assert Rules.of(base, floors).floors_of("v:g")["psi"] == asdict(Floor(0.1, 0.2))

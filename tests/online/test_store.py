@@ -54,13 +54,13 @@ def test_newest_wins_by_event_then_created(store, config, composite: bool) -> No
         (2, 10, 5, 2),  # any created time is later than none
         (3, 10, 4, 2),
         (4, 10, 11, 4),
-        (5, 10, 500_000_000, 5),
+        (5, 10, 5_000_000, 5),
         (6, 10, 12, 5),
-        (7, 9, 600_000_000, 5),
+        (7, 9, 6_000_000, 5),
         (8, 11, None, 8),
         (9, -9_000_000_000, None, 8),  # the year 1740
-        (10, 40_000_000_000, 1, 10),  # the year 3293
-        (11, 12, 12, 10),
+        (10, -9_000_000_000, 1, 8),
+        (11, 12, 12, 11),
     ]:
         write(store, config, table, (one, count, event, created))
         assert read(store, config, table, one) == [expected]
@@ -100,7 +100,7 @@ def test_views_of_one_entity_share_a_key_and_nothing_else(store, config, client)
     write(store, config, habits, (one, 2, 5, 5))
     write(store, config, stats, (one, 3, 4, 4))
     write(store, config, habits, (one, 4, 6, 6))
-    assert client.keys(f"{config.project}:*") == [f"{config.project}:user_id:1".encode()]
+    assert client.keys(f"{config.project}:[^!]*") == [f"{config.project}:user_id:1".encode()]
     assert (read(store, config, stats, one), read(store, config, habits, one)) == ([1], [4])
 
 
@@ -110,12 +110,12 @@ def test_a_short_prefix_is_one_projects_alone(store, config, client, redis_serve
     own = config_of(redis_server, "two")
     for each in (mine, mine, own):
         store.update(each, [], [view()], [], [], partial=False)
-    with pytest.raises(SkewlessError, match="is the project one's in this Redis: choose another"):
+    with pytest.raises(SkewlessError, match=r"are the project one's in this Redis.*choose another"):
         store.update(other, [], [view()], [], [], partial=False)
     encoded = quote(prefix, safe="")
     write(store, mine, view(), (key(user_id=1), 1, 10, 10))
     write(store, own, view(), (key(user_id=1), 2, 10, 10))
-    assert client.keys(f"{encoded}:*:*") == [f"{encoded}:user_id:1".encode()]
+    assert client.keys(f"{encoded}:[^!]*") == [f"{encoded}:user_id:1".encode()]
     assert read(store, mine, view(), key(user_id=1)) == [1]
     store.teardown(mine, [view()], [])
     assert not client.keys(f"{encoded}:*")
@@ -189,12 +189,9 @@ def test_deleting_touches_only_own_keys(store, config, redis_server, client) -> 
     for name in ("pairs_v9x", "pairs2"):
         assert read(store, config, view(name, entities=PAIR), key(user_id=1, item_id=2)) == [1]
     store.teardown(config, [view("habits"), view("pairs2", entities=PAIR)], [])
-    left = [name for name in client.keys("*") if name.startswith(config.project.encode() + b":")]
+    left = client.keys(f"{config.project}:[^!]*")
     assert left == [f"{config.project}:user_id,item_id:pairs_v9x:1".encode()]
-    assert (
-        len([name for name in client.keys("*") if name.startswith(b"x" + config.project.encode())])
-        == 4
-    )
+    assert len(client.keys(f"x{config.project}:[^!]*")) == 4
 
 
 def test_rows_expire_where_the_view_says_how_long_they_count(store, config, client) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extensions.stores.online.layout import Layout, pack_times, unpack_times
-from tests.online.views import MOMENTS, TYPES, created_after, key, same, value_of, view
+from tests.online.views import MOMENTS, PAST, TYPES, created_after, key, same, value_of, view
 
 # A view of its own for each example: Redis keeps what earlier ones wrote.
 NUMBER = itertools.count()
@@ -36,8 +36,8 @@ def rows(draw: Any) -> Any:
         values = {
             name: draw(st.one_of(value_of(kind), st.just(None))) for name, kind in features.items()
         }
-        event = draw(MOMENTS)
-        entities.append((ids, values, event, draw(created_after(event))))
+        event = draw(PAST)
+        entities.append((ids, values, event, draw(created_after(event, PAST))))
     return features, composite, entities
 
 

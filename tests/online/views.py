@@ -64,15 +64,23 @@ MOMENTS = st.datetimes(
 )
 
 
+# What a store accepts: nothing from the future.
+PAST = st.datetimes(
+    min_value=datetime(1700, 1, 1),  # noqa: DTZ001
+    max_value=datetime(2026, 1, 1),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
+
+
 @st.composite
-def created_after(draw: Any, event: datetime) -> datetime | None:
+def created_after(draw: Any, event: datetime, times: Any = MOMENTS) -> datetime | None:
     """Nothing, the event itself, a moment close by, or any other."""
     return draw(
         st.one_of(
             st.none(),
             st.just(event),
             st.integers(-100, 20_000_000).map(lambda us: event + timedelta(microseconds=us)),
-            MOMENTS,
+            times,
         )
     )
 

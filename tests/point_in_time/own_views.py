@@ -68,8 +68,7 @@ IN_COLUMNS = {
     "vector": Array(Float64), "longs": Array(Int64), "texts": Array(String), "flags": Array(Bool),
 }  # fmt: skip
 AS_FEAST_CONVERTS = {
-    "Spent": Float64, "wide": Float32, "double": Int64,
-    "vector": Array(Float32),
+    "Spent": Float64, "wide": Float32, "vector": Array(Float32),
 }  # fmt: skip
 RENAMED = {"account": "buyer", "Spent": "spent", "wide": "volume"}
 own_views = [

@@ -17,6 +17,9 @@ class Issuer:
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.other_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        # Keys by the name that tokens give; by path, what is said instead of the truth.
+        self.keys = {"one": self.key}
+        self.broken: dict[str, bytes] = {}
         self.asked = 0
         self.answering = threading.Event()
         self.answering.set()
@@ -26,7 +29,8 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked += 1
                 issuer.answering.wait(20)
-                body = json.dumps(issuer.document(self.path)).encode()
+                document = json.dumps(issuer.document(self.path)).encode()
+                body = issuer.broken.get(self.path, document)
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
@@ -42,8 +46,11 @@ class Issuer:
 
     def document(self, path: str) -> dict[str, Any]:
         if path == "/keys":
-            public = RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
-            return {"keys": [{**public, "kid": "one", "use": "sig", "alg": "RS256"}]}
+            return {"keys": [
+                {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True),
+                 "kid": kid, "use": "sig", "alg": "RS256"}
+                for kid, key in self.keys.items()
+            ]}  # fmt: skip
         return {
             "issuer": self.url,
             "jwks_uri": f"{self.url}/keys",
@@ -52,7 +59,7 @@ class Issuer:
         }
 
     def token(self, *roles: str, name: str = "ann", lasts: float = 60, **more: Any) -> str:
-        key = more.pop("key", self.key)
+        key, kid = more.pop("key", self.key), more.pop("kid", "one")
         claims = {
             "preferred_username": name,
             "resource_access": {"skewless": {"roles": list(roles)}},
@@ -60,7 +67,7 @@ class Issuer:
             "iss": self.url,
             **more,
         }
-        return jwt.encode(claims, key, "RS256", headers={"kid": more.pop("kid", "one")})
+        return jwt.encode(claims, key, "RS256", headers={"kid": kid})
 
     def close(self) -> None:
         self.answering.set()

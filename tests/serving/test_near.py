@@ -27,6 +27,12 @@ PREFIX = b"sk:item_id:"
 IDS = range(1, 121)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def future_is_allowed(feast_store: FeatureStore) -> None:
+    """Rows of 2035 stand for newer ones here; a store refuses them unless it is told otherwise."""
+    feast_store.config.online_store.future_allowance_seconds = 1e10
+
+
 @pytest.fixture(scope="module")
 def plans(feast_store: FeatureStore) -> Plans:
     return compile_plans(feast_store, 1)
@@ -251,6 +257,49 @@ def test_a_copy_that_lags_is_not_read(feast_store: FeatureStore, plans: Plans) -
     assert copies.state(group, None)["remote"] == "behind"
     copy.exact_at = time.monotonic()
     assert copies.copy(group) is copy
+
+
+FOREIGN = [
+    b"12345678901234567890123", b"-12345678901234567890123", b"9223372036854775808",
+    b"-9223372036854775809", b"007", b"-0", b"+7", b"00", b"-", b"", b"7 ", b"7:8", b"seven",
+    "\u0667".encode(), b"1e3", b"0x7", b"7\n",
+]  # fmt: skip
+
+
+def test_foreign_keys_under_the_prefix_are_nobodys_rows(
+    feast_store: FeatureStore, plans: Plans, client: redis.Redis
+) -> None:
+    """There when a copy is loaded, written while it is followed, and of other types."""
+    score(feast_store, 7, 30_000)
+    other = client.get(PREFIX + b"8")
+    assert other is not None
+    first, second = FOREIGN[::2], FOREIGN[1::2]
+
+    async def run() -> None:
+        for raw in first:
+            client.set(PREFIX + raw, other)
+        client.rpush(PREFIX + b"1234567", b"a list")
+        async with following(feast_store, plans) as (copies, group):
+            copy = copies.copy(group)
+            assert copy is not None
+            assert equal(copy, group, feast_store)
+            for raw in second:
+                client.set(PREFIX + raw, other)
+            client.rpush(PREFIX + b"1234568", b"a list")
+            client.set(PREFIX + b"1234569", b"neither a row")
+            score(feast_store, 9, 30_001)
+            at = (int(START.timestamp()) + 30_001) * 1_000_000
+            await until(lambda: near(copy, group, [9])["item_stats"] == [at])
+            assert copies.copy(group) is copy
+            assert copies.loads == 1
+            assert near(copy, group, [7, 8, 0]) == remote(feast_store, [7, 8, 0])
+            assert near(copy, group, [1_234_567, 1_234_569])["item_stats"] == [None, None]
+
+    try:
+        asyncio.run(run())
+    finally:
+        for raw in (*FOREIGN, b"1234567", b"1234568", b"1234569"):
+            client.delete(PREFIX + raw)
 
 
 def test_many_ids_as_a_dictionary_would(plans: Plans) -> None:

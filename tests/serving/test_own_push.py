@@ -106,3 +106,34 @@ def test_pushes_over_http_go_where_they_are_sent(baskets, served, http) -> None:
         assert reply.status_code == 200, reply.text
     assert [served(a) for a in "def"] == [(7, "online"), (None, None), (7, "online_and_offline")]
     assert trained(baskets, ("d", NOW), ("e", NOW), ("f", NOW)) == [None, 7, 7]
+
+
+@pytest.mark.parametrize("late", ["event_timestamp", "created_timestamp"])
+def test_a_row_from_the_future_is_refused_over_http_and_shuts_nothing_out(
+    baskets, served, http, database, late
+) -> None:
+    with connect(database) as conn:
+        before = conn.execute("SELECT count(*) FROM basket_log").fetchone()
+    true = {"account": "g", "items": 1, "place": "x", "event_timestamp": NEW.isoformat(),
+            "created_timestamp": NEW.isoformat()}  # fmt: skip
+    row = true | {
+        "items": 9,
+        "created_timestamp": "2100-01-01T00:00:00Z",
+        late: "2100-01-01T00:00:00Z",
+    }
+    frame = {name: [value] for name, value in row.items()}
+    asked = [
+        ("/push", {"push_source_name": "basket_push", "df": frame, "to": "online"}),
+        ("/push", {"push_source_name": "basket_push", "df": frame, "to": "online_and_offline"}),
+        ("/push", {"push_source_name": "basket_push", "df": frame, "to": "offline"}),
+        ("/write-to-online-store", {"feature_view_name": "basket", "df": frame}),
+    ]
+    for route, body in asked:
+        reply = http.post(route, json=body)
+        assert 400 <= reply.status_code < 500, reply.text
+        assert "from the future" in reply.text
+    with connect(database) as conn:
+        assert conn.execute("SELECT count(*) FROM basket_log").fetchone() == before
+    frame = {name: [value] for name, value in true.items()}
+    assert http.post("/push", json=asked[0][1] | {"df": frame}).status_code == 200
+    assert served("g") == (1, "x")

@@ -104,6 +104,14 @@ def test_over_tls_with_the_key(http: httpx.Client, port: int) -> None:
         httpx.get(f"http://127.0.0.1:{port}/health")
 
 
+def test_a_tls_handshake_has_seconds(http: httpx.Client, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
+        began = time.monotonic()
+        assert silent.recv(1) == b""
+        assert time.monotonic() - began < 15
+    assert ask(http) == 200
+
+
 def test_on_loopback_only(http: httpx.Client, port: int) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port), timeout=2)
@@ -140,6 +148,8 @@ def test_settings_that_cannot_be(repo_root: Path, authority: Path, tmp_path: Pat
         ({"port": 70_000}, "port"),
         ({"redis_deadline_ms": 0}, "deadline"),
         ({"max_items": -1}, "max-items"),
+        ({"max_body": 0}, "max-body"),
+        ({"max_connections": 0}, "max-connections"),
         ({"api_key": ""}, "empty"),
     ):
         with pytest.raises(SkewlessError, match=says):

@@ -13,6 +13,8 @@ from kafka import KafkaProducer
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.history.simulate import simulate
+from extensions.history.world import Simulation
 from extensions.stores.rebuild import rebuild_online
 from streaming import dead_letters
 from streaming.replay import replay
@@ -168,6 +170,33 @@ def test_an_import_beside_the_stream_is_swept_up(
             "progress) VALUES ('new', 8, 1, now() - interval '1 hour', 1, 0.5)"
         )
     wait_until(lambda: count(8) == 2, 15, "later ones too")
+
+
+def test_history_that_claims_to_be_old_is_served_beside_a_running_stream(
+    settings: Settings, fleet: Fleet, stream: Stream, count: Callable[[int], int]
+) -> None:
+    fleet.start()
+    wait_until(stream.at_rest, 30, "a worker has every partition")
+    send(settings, [event(8, eventId="live")])
+    wait_until(lambda: count(8) == 1, 20, "the stream computes")
+    simulate(settings.postgres_url, Simulation(users=40, items=5, days=10, events=400, seed=3))
+    with connect(settings.postgres_url) as conn:
+        counts = dict(
+            conn.execute(
+                "SELECT user_id, count(*) FROM watch_events "
+                "WHERE watched_at > now() - interval '7 days' GROUP BY 1"
+            ).fetchall()
+        )
+    assert len(counts) > 20
+    wait_until(
+        lambda: all(count(user) == events for user, events in counts.items()),
+        20,
+        "every loaded user is served",
+    )
+    with connect(settings.postgres_url) as conn:
+        conn.execute("DELETE FROM watch_events WHERE user_id = 8")
+    wait_until(lambda: count(8) == 0, 20, "what was taken away is not served")
+    stream.assert_served()
 
 
 @pytest.mark.timeout(300)

@@ -35,6 +35,10 @@ SAME = [
     ("transforms.py", "    # Serving hands features over as doubles", "    # Another comment"),
     ("transforms.py", '"""(n rows) -> (n rows): cosine', '"""What it does: cosine'),
 ]
+# The default goes with the type: one that does not fit is refused.
+ITEM_GENRE = """dtype=String,
+            description="Primary genre.",
+            tags={"default": '"unknown"'}"""
 CHANGED = [
     (SQL, "'168 hours'", "'169 hours'", "user_watch_stats", ["SQL"]),
     (SQL, "'168 hours'", "'168  hours'", "user_watch_stats", ["SQL"]),
@@ -43,7 +47,8 @@ CHANGED = [
     ("views.py", '"freshness": "daily", "horizon"', '"freshness": "hourly", "horizon"',
      "user_habits", ["freshness"]),
     ("views.py", '        "decays": "true",\n', "", "item_stats", ["decays"]),
-    ("views.py", "dtype=String", "dtype=Int64", "item_profile", ["schema"]),
+    ("views.py", ITEM_GENRE, ITEM_GENRE.replace("String", "Int64").replace('"unknown"', "0"),
+     "item_profile", ["schema"]),
     ("transforms.py", "closeness = 1 - ", "closeness = 2 - ", "ranking_signals", ["transform"]),
 ]  # fmt: skip
 

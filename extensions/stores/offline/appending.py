@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.types import Int32, Int64
+from feast.types import Array, FeastType, Set
 from psycopg import sql
 
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
+from extensions.stores.exact_cast import exactly
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow_types import arrow_type, is_text
+from extensions.stores.offline.arrow_types import is_text
 from extensions.stores.offline.moments import parsed
 from extensions.stores.offline.point_in_time import exact_features
+from extensions.stores.row_times import refuse_future_rows
 
 # Columns of the temporary table beside the log's own.
 ROW, DONE = "_skewless_row", "_skewless_done"
@@ -88,6 +90,11 @@ def appended(
     count = sum(table.num_rows for _, table in pushes)
     doing = f"appending {count} rows to {names} (none of the rows is there now)"
     prepared = [(view, _prepared(view, table)) for view, table in pushes]
+    for view, table in prepared:
+        log = _log(view)
+        refuse_future_rows(
+            config, view.name, table, [name for name in (log.event, log.created) if name]
+        )
     if not count:
         yield [_empty(view) for view, _ in pushes]
         return
@@ -181,8 +188,8 @@ def _correct(
     session: ArrowSession,
     log: _Log,
     rows: sql.Composable,
-    columns: Sequence[str],
-    values: Sequence[str],
+    columns: list[str],
+    values: list[str],
 ) -> None:
     """Insert what is new; step over equal times until each row is there."""
     assert log.created is not None
@@ -215,9 +222,9 @@ def _correct(
         )
     )
     session.run(
-        sql.SQL(
-            "UPDATE {rows} SET {created} = clock_timestamp() WHERE {created} IS NULL"
-        ).format(**names)
+        sql.SQL("UPDATE {rows} SET {created} = clock_timestamp() WHERE {created} IS NULL").format(
+            **names
+        )
     )
     for _ in range(MOST_CORRECTIONS):
         session.run(
@@ -252,15 +259,17 @@ def _correct(
 
 def _left(session: ArrowSession, names: dict[str, sql.Composable]) -> bool:
     left = sql.SQL("SELECT FROM {rows} WHERE NOT {done} LIMIT 1").format(**names)
-    return bool(session.table(sql.SQL("SELECT EXISTS ({}) AS left").format(left))["left"][0].as_py())
+    return bool(
+        session.table(sql.SQL("SELECT EXISTS ({}) AS left").format(left))["left"][0].as_py()
+    )
 
 
 def _replace(
     session: ArrowSession,
     log: _Log,
     rows: sql.Composable,
-    columns: Sequence[str],
-    values: Sequence[str],
+    columns: list[str],
+    values: list[str],
 ) -> None:
     """The log holds one row of each entity and event time: the one that was pushed last."""
     names = {
@@ -270,8 +279,7 @@ def _replace(
         "columns": identifiers(columns),
         "row": sql.Identifier(ROW),
         "earlier": sql.SQL(" AND ").join(
-            sql.SQL("r.{0} = l.{0}").format(sql.Identifier(name))
-            for name in (*log.keys, log.event)
+            sql.SQL("r.{0} = l.{0}").format(sql.Identifier(name)) for name in (*log.keys, log.event)
         ),
     }
     session.run(
@@ -298,7 +306,7 @@ def _replace(
     )
 
 
-def _alike(values: Sequence[str], held: str = "l") -> sql.Composable:
+def _alike(values: list[str], held: str = "l") -> sql.Composable:
     """Whether the rows ``held`` and ``r`` have the same values; as texts, since json has no =."""
     return sql.SQL("ROW({})::text = ROW({})::text").format(
         identifiers(values, held), identifiers(values, "r")
@@ -306,7 +314,7 @@ def _alike(values: Sequence[str], held: str = "l") -> sql.Composable:
 
 
 def _read_back(
-    session: ArrowSession, view: FeatureView, rows: sql.Composable, columns: Sequence[str]
+    session: ArrowSession, view: FeatureView, rows: sql.Composable, columns: list[str]
 ) -> pa.Table:
     wanted = _names(view)
     statement = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
@@ -342,8 +350,7 @@ def _log(view: FeatureView) -> _Log:
     table = source.get_table_query_string()
     if table.startswith("("):
         raise SkewlessError(
-            f"View {view.name} reads a query, which cannot be appended to: give its "
-            "source a table."
+            f"View {view.name} reads a query, which cannot be appended to: give its source a table."
         )
     in_source = {output: column for column, output in source.field_mapping.items()}
     created = source.created_timestamp_column
@@ -383,20 +390,32 @@ def _empty(view: FeatureView) -> pa.Table:
 
 
 def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
-    """Whole numbers must be whole: the database would round them, and say nothing."""
+    """Columns in their declared types, exactly: the database would round, and say nothing."""
     for field in [*view.entity_columns, *view.features]:
         place = table.schema.get_field_index(field.name)
-        if place < 0 or field.dtype not in {Int32, Int64}:
+        kind, depth = _primitive(field.dtype)
+        if place < 0 or kind not in _CAST:
             continue
         try:
-            column = table.column(place).cast(arrow_type(field.dtype))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            what = f"The column {field.name}"
+            column = exactly(table.column(place), kind, depth, what, str(field.dtype))
+        except SkewlessError as error:
             raise SkewlessError(
-                f"The column {field.name} must be {field.dtype}, as view {view.name} says "
-                f"({error}); none of the {table.num_rows} rows was appended."
+                f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
+                "appended."
             ) from error
         table = table.set_column(place, field.name, column)
     return table
+
+
+_CAST = ("INT32", "INT64", "FLOAT32", "FLOAT64")
+
+
+def _primitive(dtype: FeastType) -> tuple[str, int]:
+    depth = 0
+    while isinstance(dtype, Array | Set):
+        dtype, depth = dtype.base_type, depth + 1
+    return str(getattr(dtype, "name", "")), depth
 
 
 def _note_late(session: ArrowSession, log: _Log, rows: sql.Composable) -> None:

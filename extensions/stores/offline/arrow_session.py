@@ -72,7 +72,8 @@ class ArrowSession:
                 empty = False
                 yield plain(pa.Table.from_batches([batch]), exact)
         if empty:
-            yield plain(reader.schema.empty_table(), exact)
+            # Arrow makes no empty arrays of lists of the driver's own types.
+            yield plain(pa.Table.from_batches([], reader.schema), exact)
 
     def plan(self, statement: sql.Composable | str) -> dict[str, Any]:
         """The planner's plan for the statement, which is not run."""
@@ -94,9 +95,11 @@ class ArrowSession:
         """Take an uploaded table away again."""
         self.run(sql.SQL("DROP TABLE pg_temp.{}").format(sql.Identifier(name)))
 
-    def ingest(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None:
+    def ingest(
+        self, name: str, data: pa.Table | pa.RecordBatchReader, schema: str | None = None
+    ) -> None:
         """Make the lasting table ``name`` from ``data``."""
-        self._cursor.adbc_ingest(name, data, mode="create")
+        self._cursor.adbc_ingest(name, data, mode="create", db_schema_name=schema)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The labels of a training set: an entity frame, or a query that never leaves the database."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,15 +12,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.types import Decimal, FeastType, TimeUuid, Uuid
 from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow_session import ArrowSession
 from extensions.stores.offline.arrow_types import arrow_type, is_text
+from extensions.stores.offline.key_matching import key_of_query, spelled
 from extensions.stores.offline.moments import parsed
 from extensions.stores.offline.point_in_time import MOMENT, ORDINAL, Key
+from extensions.stores.offline.source_types import SourceType, column_types
 
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
+# A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
+CUT_FROM = 60
 
 
 def _temporary_name() -> str:
@@ -124,7 +130,7 @@ class EntityQuery:
     """Labels that a SQL query returns; they are joined where they are."""
 
     query: str
-    columns: list[str]
+    types: dict[str, SourceType]
     timestamp_column: str
     name: str = field(default_factory=_temporary_name)
     count: int | None = None
@@ -134,18 +140,25 @@ class EntityQuery:
         """Ask the database for the query's columns.
 
         Raises:
-            SkewlessError: no moment among them.
+            SkewlessError: no moment among them, or columns that have one name.
         """
         query = query.strip().removesuffix(";")
         schema = session.rows(f"SELECT * FROM (\n{query}\n) AS labels LIMIT 0").schema
+        _check_names(schema.names, query)
         column = _moment_column(dict(zip(schema.names, schema.types, strict=True)))
-        return cls(query, list(schema.names), column)
+        [types] = column_types(session, [(f"(\n{query}\n)", schema.names)])
+        return cls(query, types, column)
+
+    @property
+    def columns(self) -> list[str]:
+        """The query's columns."""
+        return list(self.types)
 
     def prepare(self, session: ArrowSession, keys: Sequence[Key]) -> sql.Composable:
         """Put the query's rows, numbered, into a temporary table; returns it.
 
         Raises:
-            SkewlessError: a needed key is missing, or a label has no moment.
+            SkewlessError: a needed key is missing or a value is none, or a label has no moment.
         """
         _check_keys(keys, self.columns)
         session.run(
@@ -168,7 +181,24 @@ class EntityQuery:
                 f"A row of the labels' query has no {self.timestamp_column}: "
                 "give every label its time."
             )
+        self._check_values(session, keys)
         return self.relation
+
+    def _check_values(self, session: ArrowSession, keys: Sequence[Key]) -> None:
+        """Refuse keys that are not what their entity says: 5.7 is no whole number."""
+        for i, key in enumerate(keys):
+            name = sql.Identifier(key.label_column)
+            odd = session.table(
+                sql.SQL(
+                    "SELECT {name}::text AS value FROM {labels} "
+                    "WHERE {key} IS NULL AND {name} IS NOT NULL LIMIT 1"
+                ).format(name=name, labels=self.relation, key=sql.Identifier(f"key_{i}"))
+            )
+            if odd.num_rows:
+                raise SkewlessError(
+                    f"The key {key.label_column} must be {key.dtype}, as its entity says; the "
+                    f"labels' query returns {odd['value'][0].as_py()}."
+                )
 
     def numbered(self, keys: Sequence[Key]) -> sql.Composed:
         """The query's columns with ordinal, moment and keys before them."""
@@ -183,8 +213,14 @@ class EntityQuery:
                 [
                     moments,
                     *(
-                        sql.SQL("q.{} AS {}").format(
-                            sql.Identifier(key.label_column), sql.Identifier(f"key_{i}")
+                        sql.SQL("{} AS {}").format(
+                            key_of_query(
+                                sql.Identifier("q", key.label_column),
+                                key.dtype,
+                                self.types[key.label_column],
+                                key.label_column,
+                            ),
+                            sql.Identifier(f"key_{i}"),
                         )
                         for i, key in enumerate(keys)
                     ),
@@ -260,7 +296,9 @@ def _as_key(column: pa.ChunkedArray, key: Key) -> pa.ChunkedArray:
     wanted = arrow_type(key.dtype)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if is_text(column.type) != is_text(wanted) and not pa.types.is_null(column.type):
+    if pa.types.is_null(column.type):
+        return column.cast(wanted)
+    if is_text(column.type) != is_text(wanted) and not _spells(column.type, key.dtype):
         raise SkewlessError(
             f"The key {key.label_column} must be {key.dtype}, as its entity says; the frame "
             f"has {column.type}."
@@ -268,8 +306,37 @@ def _as_key(column: pa.ChunkedArray, key: Key) -> pa.ChunkedArray:
     try:
         if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(column.type):
             return _in_utc(column).cast(UTC_MICROSECONDS)
+        column = spelled(column, key.dtype)
+        if pa.types.is_boolean(column.type) != pa.types.is_boolean(wanted):
+            raise pa.ArrowInvalid(f"the frame has {column.type}")
         return column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise SkewlessError(
             f"The key {key.label_column} must be {key.dtype}, as its entity says ({error})."
         ) from error
+
+
+def _spells(held: pa.DataType, dtype: FeastType) -> bool:
+    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers."""
+    if dtype in (Uuid, TimeUuid):
+        return isinstance(held, pa.UuidType)
+    return dtype == Decimal and bool(pa.types.is_decimal(held) or pa.types.is_integer(held))
+
+
+def _check_names(names: Sequence[str], query: str) -> None:
+    """PostgreSQL cuts names after 63 bytes, and two columns of one name are one in a join."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SkewlessError(
+            f"The labels' query returns more than one column {', '.join(twice)}: name each its own"
+            " (PostgreSQL cuts names after 63 bytes)."
+        )
+    for name in names:
+        if len(name.encode()) < CUT_FROM:
+            continue
+        longer = re.search(re.escape(name) + r"[\w$]+", query, re.IGNORECASE)
+        if longer and name not in re.findall(r"[\w$]+", query.lower()):
+            raise SkewlessError(
+                f"The labels' query has a column {longer[0]}, which PostgreSQL cuts to {name}: "
+                "give it a name of at most 63 bytes."
+            )

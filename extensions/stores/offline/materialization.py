@@ -7,17 +7,24 @@ publication was visible to it, and the run that goes on from its end also reads 
 were published since, whatever their event time.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pyarrow as pa
+from feast import RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.types import FeastType
 from psycopg import sql
 
 from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
 from extensions.stores.offline.row_order import RowOrder
+from extensions.stores.row_times import not_future
+
+logger = logging.getLogger(__name__)
 
 # A role that may not see other roles' transactions in pg_stat_activity assumes that none of
 # them is open longer than this.
@@ -53,8 +60,10 @@ class Source:
 class RowsToPublish:
     """The rows whose event time lies in ``[start, end]`` or that came late.
 
-    ``latest``: only the latest of each entity among them. ``exact``: numeric columns that stay
-    text.
+    ``latest``: only the latest of each entity among them. ``types``: as which Feast types the
+    columns are declared; such a column comes as that type or is refused. ``allowed``: the
+    configuration that says how far ahead of now a row may be; what is further ahead is passed
+    over, and said.
     """
 
     project: str
@@ -62,23 +71,49 @@ class RowsToPublish:
     start: datetime
     end: datetime
     latest: bool
-    exact: frozenset[str] = frozenset()
+    types: Mapping[str, FeastType] = field(default_factory=dict)
+    allowed: RepoConfig | None = None
     doing: str = "reading rows to materialize"
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time, and a note of what was visible after the last."""
         since = self.start
+        self._say_future(session)
         marked = self.source.created_time is not None and _has_marks(session)
         if marked:
             settled = _settled(session)
             since = self._published_since(session)
-        yield from session.pieces(self._query(since, session), self.exact)
+        yield from read_exactly(session, self._query(since, session), self.types, self.source.keys)
         if marked:
             self._note(session, settled)
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
         """The statement, without what came late."""
         return self._query(self.start).as_string(None)
+
+    def _say_future(self, session: ArrowSession) -> None:
+        """Name the rows that are passed over, which another tool must have put there."""
+        source = self.source
+        event = sql.Identifier("l", source.event_time)
+        times = [source.event_time, *([source.created_time] if source.created_time else [])]
+        late = session.table(
+            sql.SQL(
+                "SELECT count(*) AS n, max({event})::text AS latest FROM {table} AS l "
+                "WHERE {event} >= {start} AND {event} <= {end} AND NOT {past}"
+            ).format(
+                event=event,
+                table=sql.SQL(source.table),
+                start=sql.Literal(self.start),
+                end=sql.Literal(self.end),
+                past=not_future(self.allowed, times),
+            )
+        ).to_pylist()[0]
+        if late["n"]:
+            logger.warning(
+                "%d rows of %s are from the future (the latest: %s %s, or published later) and "
+                "were not materialized: correct them, or wait until their time has come.",
+                late["n"], source.table, source.event_time, late["latest"],
+            )  # fmt: skip
 
     def _published_since(self, session: ArrowSession) -> datetime:
         """From which publication on rows may be missing online."""
@@ -139,7 +174,9 @@ class RowsToPublish:
             created = sql.Identifier("l", source.created_time)
             wanted = sql.SQL("({} OR {} >= {})").format(wanted, created, sql.Literal(since))
             times.append(source.created_time)
-        wanted = sql.SQL("{} <= {} AND {}").format(event, sql.Literal(self.end), wanted)
+        wanted = sql.SQL("{} <= {} AND {} AND {}").format(
+            event, sql.Literal(self.end), not_future(self.allowed, times), wanted
+        )
         columns = _columns(source)
         if not self.latest:
             return sql.SQL("SELECT {} FROM {} AS l WHERE {}").format(

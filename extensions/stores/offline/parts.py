@@ -1,7 +1,7 @@
 """A large join in parts, in the labels' order, on several connections that see one state."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -24,11 +24,12 @@ def joined_in_parts(
     statement: sql.Composed,
     exact: Sequence[str],
     connections: int,
+    finished: Callable[[pa.Table], pa.Table],
 ) -> Iterator[pa.Table]:
     """Answers to the labels, part by part; ``statement`` asks about the uploaded labels.
 
     A part is uploaded in the order of its keys, answered in any, and put into the labels' order
-    here: PostgreSQL need not sort.
+    here: PostgreSQL need not sort. ``finished`` gives each answer its names and types.
     """
     sent = labels.sent(keys)
     size = min(MOST, max(FEWEST, -(-sent.num_rows // connections)))
@@ -39,7 +40,7 @@ def joined_in_parts(
         labels.upload(lane, part)
         answered = pa.concat_tables(lane.pieces(statement, exact))
         lane.drop(labels.name)
-        return _in_order(answered)
+        return _in_order(finished(answered))
 
     if len(parts) == 1:
         yield answer(session, sent)

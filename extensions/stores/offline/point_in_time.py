@@ -17,9 +17,11 @@ from feast.utils import (
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.defaults import declared_defaults
+from extensions.stores.defaults import declared_defaults, default_text
 from extensions.stores.offline.arrow_session import ArrowSession
+from extensions.stores.offline.key_matching import matches
 from extensions.stores.offline.row_order import RowOrder, order_facts
+from extensions.stores.offline.source_types import SourceType
 from extensions.stores.registry.eras import ServedEra
 
 # The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
@@ -44,7 +46,8 @@ class Key:
 class Feature:
     """A feature: its column in the source, its name in the result, what a missing entity has.
 
-    ``name``: what its view calls it. ``exact``: declared as text or decimal, so that a numeric column keeps its digits.
+    ``name``: what its view calls it. ``exact``: declared as text or decimal, so that a numeric
+    column keeps its digits. ``dtype``: as declared, None where the view does not say.
     """
 
     column: str
@@ -52,6 +55,7 @@ class Feature:
     default: str | None
     exact: bool = False
     name: str = ""
+    dtype: FeastType | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class ViewJoin:
     """What the join must know of one feature view; ``ttl`` None is unlimited.
 
     ``name`` is as the reference has it (``view``, ``view@vN`` or an alias); ``label`` leaves the
-    version out where that is unambiguous; ``view`` is the view's own name. ``eras``: where the reference names no version and the default
-    was another one at times, whose log counts when.
+    version out where that is unambiguous; ``view`` is the view's own name. ``eras``: where the
+    reference names no version and the default was another one at times, whose log counts when.
     """
 
     name: str
@@ -79,7 +83,7 @@ class ViewJoin:
 class Layout:
     """What the database says of a view's source: key types, and what orders its rows."""
 
-    key_types: tuple[str, ...]
+    key_types: tuple[SourceType, ...]
     order: RowOrder
 
 
@@ -104,7 +108,7 @@ def view_joins(
         _get_requested_on_demand_feature_views(feature_refs, project, registry),
     )
     owner: dict[str, str] = dict.fromkeys(taken, "")
-    joins = []
+    joins: list[ViewJoin] = []
     hidden = 0
     for view, features in wanted.items():
         join = view_join(view, features, full_feature_names=full_feature_names)
@@ -147,6 +151,7 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
     name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
     defaults = declared_defaults(view)
     exact = exact_features(view)
+    types = {field.name: field.dtype for field in view.features}
     return ViewJoin(
         name=name,
         label=name,
@@ -164,9 +169,10 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
             Feature(
                 column=in_source.get(feature, feature),
                 output=f"{name}__{feature}" if full_feature_names else feature,
-                default=_text(defaults[feature]) if feature in defaults else None,
+                default=_text(defaults[feature], types[feature]) if feature in defaults else None,
                 exact=feature in exact,
                 name=feature,
+                dtype=types.get(feature),
             )
             for feature in dict.fromkeys(features)
         ),
@@ -183,19 +189,9 @@ def exact_features(view: FeatureView) -> frozenset[str]:
     return frozenset(field.name for field in view.features if field.dtype in _EXACT)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any, dtype: FeastType | None) -> str | None:
     """A default in PostgreSQL's text form, which takes the type of the feature's column."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        parts = (
-            "NULL"
-            if part is None
-            else '"' + str(_text(part)).replace("\\", r"\\").replace('"', r"\"") + '"'
-            for part in value
-        )
-        return "{" + ",".join(parts) + "}"
-    return None if value is None else str(value)
+    return default_text(value, dtype)
 
 
 def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
@@ -204,16 +200,9 @@ def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
 
 
 def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
-    """One row: for each view its keys' types as an array of text, then what orders its rows."""
+    """One row: for each view what orders its rows."""
     columns: list[sql.Composable] = []
     for view in views:
-        types = [
-            sql.SQL("pg_typeof((SELECT l.{} FROM {} AS l LIMIT 0))::text").format(
-                sql.Identifier(key.column), _source(view)
-            )
-            for key in view.keys
-        ]
-        columns.append(sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(types)))
         keys = [key.column for key in view.keys]
         columns += order_facts(view.table, keys, view.event_time, view.created_time)
     return sql.SQL("SELECT {}").format(
@@ -224,15 +213,22 @@ def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
     )
 
 
-def layouts(session: ArrowSession, views: Sequence[ViewJoin]) -> list[Layout]:
-    """What the database says of each view's source."""
+def layouts(
+    session: ArrowSession,
+    views: Sequence[ViewJoin],
+    types: Sequence[Mapping[str, SourceType]],
+) -> list[Layout]:
+    """What the database says of each view's source; ``types``: of its columns, by view."""
+    if not views:
+        return []
     [row] = session.table(layout_query(views)).to_pylist()
     cells = list(row.values())
     return [
-        Layout(tuple(types), RowOrder(view.event_time, view.created_time, unique, dated))
-        for view, types, unique, dated in zip(
-            views, cells[::3], cells[1::3], cells[2::3], strict=True
+        Layout(
+            tuple(held[key.column] for key in view.keys),
+            RowOrder(view.event_time, view.created_time, unique, dated),
         )
+        for view, held, unique, dated in zip(views, types, cells[::2], cells[1::2], strict=True)
     ]
 
 
@@ -294,7 +290,8 @@ def _value(alias: str, place: int, feature: Feature, view: ViewJoin) -> sql.Comp
     if view.eras:
         defaults = [
             sql.SQL("WHEN {} THEN {}").format(
-                within(era.moments), sql.Literal(_text(era.defaults[feature.column]))
+                within(era.moments),
+                sql.Literal(_text(era.defaults[feature.column], feature.dtype)),
             )
             for era in view.eras
             if era.table is not None and feature.column in era.defaults
@@ -350,10 +347,11 @@ def _latest(
     at = sql.Identifier("e", MOMENT)
     event = sql.Identifier("l", view.event_time)
     conditions: list[sql.Composable] = [
-        sql.SQL("l.{} = e.{}::{}").format(
-            sql.Identifier(key.column),
-            sql.Identifier(places[key.label_column]),
-            sql.SQL(key_type),
+        matches(
+            sql.Identifier("l", key.column),
+            sql.Identifier("e", places[key.label_column]),
+            key.dtype,
+            key_type,
         )
         for key, key_type in zip(view.keys, layout.key_types, strict=True)
     ]

@@ -1,6 +1,6 @@
 """What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -14,14 +14,26 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage, ValidationReference
+from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow_types import arrow_type
+from extensions.stores.offline.dataset_table import DatasetTable
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
+from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.export import export
+from extensions.stores.offline.join_columns import (
+    answer_columns,
+    answer_query,
+    digits_kept,
+    shortened,
+    whole_columns,
+)
+from extensions.stores.offline.label_coverage import read_coverages, warn_of_uncovered
 from extensions.stores.offline.materialization import RowsToPublish
+from extensions.stores.offline.pandas_frames import to_pandas
 from extensions.stores.offline.parts import joined_in_parts
 from extensions.stores.offline.point_in_time import (
     HIDDEN,
@@ -32,7 +44,9 @@ from extensions.stores.offline.point_in_time import (
     join_query,
     layouts,
 )
+from extensions.stores.offline.request_fields import check_request_fields
 from extensions.stores.offline.served_transforms import ServedTransform
+from extensions.stores.offline.source_types import SourceType, column_types
 
 
 class Question(Protocol):
@@ -58,7 +72,7 @@ class PlainQuery:
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time."""
-        yield from session.pieces(self.query)
+        yield from read_exactly(session, sql.SQL(self.query))
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
         """The query itself."""
@@ -69,14 +83,15 @@ class PlainQuery:
 class PointInTimeQuestion:
     """Labels and views; the answer has one row per label, in the labels' order.
 
-    ``beside``: further columns of the answer, for transforms. ``connections``: over how many a
-    large join is spread.
+    ``beside``: further columns of the answer, for transforms, and their names. ``connections``:
+    over how many a large join is spread.
     """
 
     labels: EntityTable | EntityQuery
     views: tuple[ViewJoin, ...]
     options: JoinOptions
     beside: tuple[sql.Composable, ...] = ()
+    beside_names: tuple[str, ...] = ()
     connections: int = 1
     doing: str = "joining features to labels"
 
@@ -93,39 +108,77 @@ class PointInTimeQuestion:
             )
 
     def _answers(self, session: ArrowSession) -> Iterator[pa.Table]:
-        exact = [f.output for view in self.views for f in view.features if f.exact]
-        if isinstance(self.labels, EntityTable):
-            statement = self._statement(session, self.labels.relation, ordered=False)
+        types = self._types(session)
+        keys = join_keys(self.views)
+        labels = self.labels
+        columns = answer_columns(
+            labels.types if isinstance(labels, EntityQuery) else {},
+            self.views,
+            types,
+            self.beside_names,
+            full=self.options.full,
+        )
+        relation = (
+            labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
+        )
+        joined = self._joined(session, relation, shortened(self.views), types, ordered=False)
+        statement = answer_query(joined, columns, ordered=isinstance(labels, EntityQuery))
+        exact = digits_kept(columns)
+        if isinstance(labels, EntityTable):
             yield from joined_in_parts(
-                session, self.labels, join_keys(self.views), statement, exact, self.connections
+                session,
+                labels,
+                keys,
+                statement,
+                exact,
+                self.connections,
+                lambda answer: whole_columns(answer, columns),
             )
         else:
-            relation = self.labels.prepare(session, join_keys(self.views))
-            yield from session.pieces(self._statement(session, relation), exact)
+            for answer in session.pieces(statement, exact):
+                yield whole_columns(answer, columns)
 
     def to_sql(self, session: ArrowSession) -> str:
         """For a query's labels a statement to run as it is; else one over the uploaded labels."""
         keys = join_keys(self.views)
-        if isinstance(self.labels, EntityTable):
-            return self._statement(session, self.labels.relation).as_string(None)
-        relation = sql.SQL("({})").format(self.labels.numbered(keys))
-        return self._statement(session, relation).as_string(None)
+        relation = (
+            self.labels.relation
+            if isinstance(self.labels, EntityTable)
+            else sql.SQL("({})").format(self.labels.numbered(keys))
+        )
+        types = self._types(session)
+        return self._joined(session, relation, self.views, types, ordered=True).as_string(None)
 
-    def _statement(
-        self, session: ArrowSession, relation: sql.Composable, *, ordered: bool = True
+    def _joined(
+        self,
+        session: ArrowSession,
+        relation: sql.Composable,
+        views: Sequence[ViewJoin],
+        types: Sequence[Mapping[str, SourceType]],
+        *,
+        ordered: bool,
     ) -> sql.Composed:
-        keys = join_keys(self.views)
-        extra = self.labels.columns if isinstance(self.labels, EntityQuery) else []
+        """The join itself, whose outputs have the names that ``views`` give them."""
         return join_query(
             relation,
-            extra,
-            keys,
-            self.views,
-            layouts(session, self.views),
+            self.labels.columns if isinstance(self.labels, EntityQuery) else [],
+            join_keys(views),
+            views,
+            layouts(session, self.views, types),
             self.options,
             beside=self.beside,
             ordered=ordered,
         )
+
+    def _types(self, session: ArrowSession) -> list[dict[str, SourceType]]:
+        """The types of the keys and features of each view's source."""
+        columns = [
+            [*(key.column for key in view.keys), *(feature.column for feature in view.features)]
+            for view in self.views
+        ]
+        names = [list(dict.fromkeys(one)) for one in columns]
+        tables = [view.table for view in self.views]
+        return column_types(session, list(zip(tables, names, strict=True)))
 
     def _piece(self, answer: pa.Table, done: int) -> pa.Table:
         features = answer.drop_columns([ORDINAL])
@@ -207,11 +260,11 @@ class SkewlessRetrievalJob(RetrievalJob):
         """The same, from the rows that were published by ``moment`` only."""
         return self._other(known_at=moment)
 
-    def keeping_digits(self, columns: frozenset[str]) -> "SkewlessRetrievalJob":
-        """The same, with numerics in these columns as text; other numerics are doubles."""
+    def declared_as(self, types: Mapping[str, FeastType]) -> "SkewlessRetrievalJob":
+        """The same, with these columns as the Feast types that a view declares, or refused."""
         if not isinstance(self.question, RowsToPublish):
             return self
-        return SkewlessRetrievalJob(self.config, replace(self.question, exact=columns))
+        return SkewlessRetrievalJob(self.config, replace(self.question, types=types))
 
     def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
         question = self.question
@@ -242,6 +295,14 @@ class SkewlessRetrievalJob(RetrievalJob):
         table = super().to_arrow(validation_reference=validation_reference, timeout=timeout)
         hidden = [name for name in table.column_names if name.startswith(HIDDEN)]
         return self._declared(table.drop_columns(hidden))
+
+    def to_df(
+        self,
+        validation_reference: "ValidationReference | None" = None,
+        timeout: int | None = None,
+    ) -> pd.DataFrame:
+        """As `to_arrow`, for pandas: whole numbers beyond 2^53 beside a null keep their digits."""
+        return to_pandas(self.to_arrow(validation_reference=validation_reference, timeout=timeout))
 
     def _declared(self, table: pa.Table) -> pa.Table:
         for view in self._on_demand_feature_views:
@@ -294,32 +355,48 @@ class SkewlessRetrievalJob(RetrievalJob):
                 "A saved dataset of this store is a PostgreSQL table: use "
                 "SavedDatasetPostgreSQLStorage."
             )
-        name = str(storage.postgres_options._table)  # noqa: SLF001
-        with arrow_session(self.config, f"writing the dataset {name}") as session:
-            if session.has(name):
-                if not allow_overwrite:
-                    raise SkewlessError(
-                        f"The table {name} exists: choose another name, or allow_overwrite=True."
-                    )
-                session.run(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+        reference = str(storage.postgres_options._table)  # noqa: SLF001
+        with arrow_session(self.config, f"writing the dataset {reference}") as session:
+            table = DatasetTable.of(reference, session)
+            if table.exists and not allow_overwrite:
+                raise SkewlessError(
+                    f"The table {reference} exists: choose another name, or allow_overwrite=True."
+                )
+            # Read first: the labels or the sources may be what is overwritten.
             pieces = self.to_batches(timeout)
             first = next(pieces)
-            session.ingest(
-                name, pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
+            table.write(
+                session, pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
             )
 
     def _pieces(self, timeout: float | None) -> Iterator[pa.Table]:
         with arrow_session(self.config, self.question.doing, timeout=timeout) as session:
-            yield from self.question.pieces(session)
+            for piece in self.question.pieces(session):
+                self._check_query(piece)
+                yield piece
+
+    def _check_query(self, piece: pa.Table) -> None:
+        """What a query's columns hold is seen when its rows come; a frame's was, before."""
+        question = self.question
+        if isinstance(question, PointInTimeQuestion) and isinstance(question.labels, EntityQuery):
+            for transform in self._on_demand_feature_views:
+                served = isinstance(transform, ServedTransform)
+                views = [one.view for one in transform.versions] if served else [transform]
+                check_request_fields(views, piece)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        table = pa.concat_tables(self._pieces(timeout))
-        # Feast's writer to the online store looks at the first chunk only.
-        return table if isinstance(self.question, PointInTimeQuestion) else table.combine_chunks()
+        question = self.question
+        if not isinstance(question, PointInTimeQuestion):
+            # Feast's writer to the online store looks at the first chunk only.
+            return pa.concat_tables(self._pieces(timeout)).combine_chunks()
+        with arrow_session(self.config, question.doing, timeout=timeout) as session:
+            table = pa.concat_tables(question.pieces(session))
+            covered = read_coverages(session)
+        warn_of_uncovered(question.views, covered, table, question.labels.timestamp_column)
+        return table
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
-        return frame
+        return to_pandas(self._to_arrow_internal(timeout))
 
 
 class _Piece(SkewlessRetrievalJob):
@@ -330,7 +407,7 @@ class _Piece(SkewlessRetrievalJob):
             whole.config,
             whole.question,
             full_feature_names=whole.full_feature_names,
-            on_demand_feature_views=whole.on_demand_feature_views,
+            on_demand_feature_views=whole._on_demand_feature_views,
             metadata=whole.metadata,
         )
         self._rows = rows

@@ -60,9 +60,7 @@ def order_facts(
         "AND (SELECT bool_and(a.attname = ANY({columns}::text[]) AND (a.attnotnull "
         "OR a.attname IS DISTINCT FROM {created})) FROM pg_attribute AS a "
         "WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1])))"
-    ).format(
-        table=sql.Literal(table), columns=sql.Literal(columns), created=sql.Literal(created)
-    )
+    ).format(table=sql.Literal(table), columns=sql.Literal(columns), created=sql.Literal(created))
     dated = sql.SQL(
         "EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = to_regclass({}) "
         "AND a.attname = {} AND a.attnotnull)"

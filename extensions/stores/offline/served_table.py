@@ -1,6 +1,5 @@
 """The table ``served_features``: its columns, its partitions, and rows in and out of time."""
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -11,21 +10,17 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.asof.computation import pg_type
+from extensions.database.names import bounded_name
 from extensions.stores.offline.arrow_types import arrow_type
 
 TABLE = "served_features"
-# PostgreSQL cuts longer names, and cut names may be equal.
-LONGEST_NAME = 63
 # What a reader of recent rows is kept waiting at most by a new column.
 LOCK_TIMEOUT = "2s"
 
 
 def column_name(*parts: str) -> str:
     """``view__feature``; a name too long for PostgreSQL ends in a hash of itself."""
-    name = "__".join(parts)
-    if len(name.encode()) <= LONGEST_NAME:
-        return name
-    return f"{name[:46]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return bounded_name("__".join(parts))
 
 
 def typed_name(name: str, dtype: FeastType) -> str:

@@ -28,6 +28,7 @@ from extensions.stores.on_demand import inputs_of
 from extensions.stores.registry.eras import TransformEra
 from extensions.stores.registry.feast_rows import parse
 
+
 @dataclass(frozen=True)
 class Version:
     """A version, its moments as PostgreSQL's tstzmultirange, and its function.

@@ -1,6 +1,6 @@
 """The offline store: Feast's PostgreSQL store with a point-in-time join of its own, in Arrow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +19,16 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.utils import compute_non_entity_date_range
 from psycopg import sql
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
+from extensions.asof.log_tables import BACKFILLED
 from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
 from extensions.stores import on_demand
 from extensions.stores.offline import pushing
-from extensions.stores.offline.address import url_of
+from extensions.stores.offline.address import url_of, use_own_connections
 from extensions.stores.offline.appending import append
 from extensions.stores.offline.arrow_session import arrow_session
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
@@ -35,6 +36,7 @@ from extensions.stores.offline.feature_logging import write_logged_features
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.point_in_time import HIDDEN, JoinOptions, ViewJoin, view_joins
 from extensions.stores.offline.range_retrieval import range_query
+from extensions.stores.offline.request_fields import check_request_fields
 from extensions.stores.offline.retrieval_job import (
     PlainQuery,
     PointInTimeQuestion,
@@ -55,6 +57,9 @@ pushing.install()
 on_demand.install()
 
 
+use_own_connections()
+
+
 class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     """PostgreSQL's address may be left out: see extensions/addresses.py."""
 
@@ -72,6 +77,9 @@ class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     connections: PositiveInt = 2
     """Over how many connections a large join is spread; all see one state of the database."""
 
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """What libpq knows beyond Feast's settings: connect_timeout, options, …"""
+
     staging_location: str | None = None
     """Where `to_remote_storage` puts its files: a folder, or a URI that Arrow knows."""
 
@@ -80,16 +88,7 @@ class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     def _find_address(cls, values: dict[str, Any]) -> dict[str, Any]:
         if "host" in values:
             return values
-        address = PostgresAddress.parse(postgres_url())
-        return {
-            "host": address.host,
-            "port": address.port,
-            "database": address.database,
-            "user": address.user,
-            "password": address.password,
-            "sslmode": address.sslmode,
-            **values,
-        }
+        return {**PostgresAddress.parse(postgres_url()).settings(), **values}
 
 
 class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
@@ -165,6 +164,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                     full=config.offline_store.full,
                 ),
                 beside=tuple(one.chosen() for one in served if one.column is not None),
+                beside_names=tuple(one.column for one in served if one.column is not None),
                 connections=config.offline_store.connections,
             ),
             full_feature_names=full_feature_names,
@@ -196,7 +196,10 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             created_timestamp_column,
         )
         return SkewlessRetrievalJob(
-            config, RowsToPublish(config.project, source, start_date, end_date, latest=True)
+            config,
+            RowsToPublish(
+                config.project, source, start_date, end_date, latest=True, allowed=config
+            ),
         )
 
     @staticmethod
@@ -225,7 +228,10 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             query = all_rows(source, start_date, end_date)
             return SkewlessRetrievalJob(config, PlainQuery(query, "reading a log"))
         return SkewlessRetrievalJob(
-            config, RowsToPublish(config.project, source, start_date, end_date, latest=False)
+            config,
+            RowsToPublish(
+                config.project, source, start_date, end_date, latest=False, allowed=config
+            ),
         )
 
     @staticmethod
@@ -243,6 +249,13 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         rows = append(config, feature_view, table)
         if progress:
             progress(rows)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """As Feast's, which compares a push with it, but for the column of our own in a log."""
+        columns = super().get_table_column_names_and_types_from_data_source(config, data_source)
+        return [(name, pg_type) for name, pg_type in columns if name != BACKFILLED]
 
     @staticmethod
     def write_logged_features(
@@ -287,6 +300,8 @@ def _check_request_data(
                     f"The transform {transform.name} needs {name}, which a request brings: add "
                     f"the column {name} to the labels."
                 )
+    if isinstance(labels, EntityTable):
+        check_request_fields(transforms, labels.rows)
 
 
 def _outputs(

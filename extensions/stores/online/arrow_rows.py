@@ -1,17 +1,18 @@
 """From Arrow columns to packed rows and ids, whole columns at a time: no message per value."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
 from extensions.errors import SkewlessError
+from extensions.stores.exact_cast import refuse_null_items, whole_seconds
 from extensions.stores.online import layout as rows
 from extensions.stores.online.keys import id_bytes
 from extensions.stores.online.layout import Column, Layout
@@ -114,8 +115,14 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
         return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
         return [b"=" + one.encode() for one in _cast(column, pa.string(), name).to_pylist()]
-    values = python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type)
-    return [id_bytes(value) for value in values]
+    if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
+        seconds = whole_seconds(column)
+        if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
+            raise SkewlessError(
+                f"The key {name} holds a time with a fraction of a second, which Feast cuts off: "
+                "two such keys would be one."
+            )
+    return [id_bytes(value) for value in proto_values(column, name, value_type)]
 
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
@@ -258,6 +265,8 @@ def _column(column: Column, table: pa.Table) -> _Packed:
         empty = np.zeros(0, np.uint8)
         return _Packed(valid, octets, empty, none, none, long=column.code == "q")
     if column.kind == "array" and _is_list(array.type):
+        if column.code not in "fd":  # there a null is NaN, as Feast makes it
+            refuse_null_items(array, column.name)
         lists = array.cast(pa.large_list(array.type.value_type))
         offsets = lists.offsets.to_numpy().astype(np.int64)
         items = _numbers(lists.values, column).to_numpy(zero_copy_only=False)
@@ -278,7 +287,7 @@ def _column(column: Column, table: pa.Table) -> _Packed:
 
 def _by_messages(array: pa.Array, column: Column) -> _Packed:
     """Types without a columnar form: sets, maps, texts within texts. Feast converts each value."""
-    values = python_values_to_proto_values(array.to_numpy(zero_copy_only=False), column.value_type)
+    values = proto_values(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
         b"" if kind is None else rows._payload(column, value)  # noqa: SLF001
@@ -290,10 +299,33 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
     return _Packed(valid, None, np.frombuffer(b"".join(packed), np.uint8), starts, lengths)
 
 
+def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]:
+    """Feast's conversion of each value, from Python's own objects.
+
+    Not from numpy's: those make floats of whole numbers that stand beside a null.
+
+    Raises:
+        SkewlessError: a value does not fit, by the column's ``name``.
+    """
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+    items = array.to_pylist()
+    if _is_list(array.type) and pa.types.is_floating(array.type.value_type):
+        # As Feast makes it.
+        items = [row and [math.nan if one is None else one for one in row] for row in items]
+    elif _is_list(array.type):
+        refuse_null_items(array, name)
+    try:
+        return python_values_to_proto_values(items, value_type)
+    except (TypeError, ValueError, AssertionError, OverflowError) as error:
+        raise SkewlessError(
+            f"The column {name} does not fit {value_type.name}: {error}."
+        ) from error
+
+
 def _numbers(array: pa.Array, column: Column) -> pa.Array:
     if pa.types.is_timestamp(array.type):  # Feast keeps whole seconds
-        micros = array.cast(pa.timestamp("us", array.type.tz), safe=False).view(pa.int64())
-        return pc.cast(pc.floor(pc.divide(micros.cast(pa.float64()), 1e6)), pa.int64())
+        return whole_seconds(array)
     if pa.types.is_boolean(array.type) or column.code == "?":
         array = _cast(array, pa.bool_(), column.name)
     return _cast(array, _ARROW[column.code], column.name)

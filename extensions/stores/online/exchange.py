@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any
@@ -16,10 +17,12 @@ from redis.exceptions import NoScriptError
 from extensions.stores.online import scripts
 from extensions.stores.online.keys import Place
 from extensions.stores.online.layout import Layout
+from extensions.stores.row_times import ALLOWANCE
 
 # Rows per script call: Redis answers nobody else meanwhile, here for about a millisecond.
 ROWS_PER_CALL = 128
 KEYS_PER_SCAN = 1000
+MICROSECOND = timedelta(microseconds=1)
 
 Address = tuple[bytes, bytes | None]
 Found = tuple[list[bytes | None], list[list[bytes | None]]]
@@ -31,6 +34,32 @@ class Expiry:
 
     since: str = ""
     milliseconds: int = 0
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Which stored rows a write must respect; all others give way, see `scripts`.
+
+    ``ahead``: microseconds that a row's times may be ahead of Redis' clock. ``layout``: what
+    rows must look like; None: as they are. ``before``: stored rows up to this event time
+    (microseconds since 1970) give way even to older ones.
+    """
+
+    layout: Layout | None = None
+    ahead: int = ALLOWANCE // MICROSECOND
+    before: int | None = None
+
+    def arguments(self) -> list[Any]:
+        """What the scripts are told."""
+        layout = self.layout
+        earlier = b"" if layout is None else b"".join(layout.earlier_marks)
+        kinds = "" if layout is None else layout.kinds
+        return [*halves(self.before), self.ahead, earlier, kinds]
+
+
+def halves(micros: int | None) -> tuple[Any, Any]:
+    """A time as its high (signed) and low 32 bits, which a script compares; '' for none."""
+    return ("", "") if micros is None else (micros >> 32, micros & 0xFFFFFFFF)
 
 
 @dataclass
@@ -70,11 +99,11 @@ class Reads:
                     pipe.get(key)
                 for key, fields in self.hashes:
                     pipe.hmget(key, fields)
-                replies = pipe.execute()
-            return replies[: len(keys)], replies[len(keys) :]
+                replies = pipe.execute(raise_on_error=False)
+            return self._found_each(keys, replies)
         with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
         return self._found(keys, replies)
 
     async def fetch_async(self, client: Any) -> Found:
@@ -86,13 +115,13 @@ class Reads:
                 pipe.get(key)
             for key, fields in self.hashes:
                 pipe.hmget(key, fields)  # type: ignore[arg-type]
-            replies = await pipe.execute()
-            return replies[: len(keys)], replies[len(keys) :]
+            replies = await pipe.execute(raise_on_error=False)
+            return self._found_each(keys, replies)
         if keys and not self.hashes:
             return await client.mget(keys), []
         async with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
-            replies = await pipe.execute()
+            replies = await pipe.execute(raise_on_error=False)
         return self._found(keys, replies)
 
     def _ask(self, pipe: Any, keys: list[bytes]) -> None:
@@ -102,9 +131,36 @@ class Reads:
             pipe.hmget(key, fields)
 
     def _found(self, keys: list[bytes], replies: list[Any]) -> Found:
-        if keys:
-            return replies[0], replies[1:]
-        return [], replies
+        if not keys:
+            return [], self._rows(replies)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies[0], self._rows(replies[1:])
+
+    def _found_each(self, keys: list[bytes], replies: list[Any]) -> Found:
+        strings = [_ours(reply) for reply in replies[: len(keys)]]
+        return strings, self._rows(replies[len(keys) :])
+
+    def _rows(self, replies: list[Any]) -> list[list[bytes | None]]:
+        """The rows of each hash; of a key of another type, none."""
+        return [
+            _ours(reply) or [None] * len(fields)
+            for reply, (_, fields) in zip(replies, self.hashes, strict=True)
+        ]
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether a key holds another type than ours: no outage, only nothing of ours."""
+    return str(error).startswith("WRONGTYPE")
+
+
+def _ours(reply: Any) -> Any:
+    """A reply; None for a key that holds another type than ours. Raises what else Redis says."""
+    if not isinstance(reply, Exception):
+        return reply
+    if is_foreign(reply):
+        return None
+    raise reply
 
 
 def write(
@@ -113,9 +169,11 @@ def write(
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
+    trust: Trust = Trust(),
 ) -> int:
     """Write rows by script; returns how many were newer than what was there."""
-    script, calls = _calls(where, addresses, rows, expiry, cluster=isinstance(client, RedisCluster))
+    cluster = isinstance(client, RedisCluster)
+    script, calls = _calls(where, addresses, rows, expiry, trust, cluster=cluster)
     return sum(run(client, script, keys, arguments) for keys, arguments in calls)
 
 
@@ -125,10 +183,11 @@ async def write_async(
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
+    trust: Trust = Trust(),
 ) -> int:
     """As `write`."""
     cluster = isinstance(client, AsyncRedisCluster)
-    script, calls = _calls(where, addresses, rows, expiry, cluster=cluster)
+    script, calls = _calls(where, addresses, rows, expiry, trust, cluster=cluster)
     written = 0
     for keys, arguments in calls:
         try:
@@ -138,12 +197,30 @@ async def write_async(
     return written
 
 
-def drop(client: Any, keys: Sequence[bytes], tags: list[bytes]) -> int:
-    """Take sections out of entities' strings; returns how many there were."""
+def drop(client: Any, keys: Sequence[bytes], tags: list[bytes], before: int | None = None) -> int:
+    """Take sections out of entities' strings; returns how many there were.
+
+    ``before``: only those whose event time (microseconds) is not later.
+    """
     cluster = isinstance(client, RedisCluster)
+    arguments = [*halves(before), *tags]
     return sum(
-        run(client, scripts.DROP_SECTIONS, [keys[i] for i in members], tags)
+        run(client, scripts.DROP_SECTIONS, [keys[i] for i in members], arguments)
         for members in _groups(keys, cluster=cluster)
+    )
+
+
+def drop_fields(client: Any, key: bytes, fields: Sequence[bytes], before: int) -> int:
+    """Take rows out of a hash whose event time (microseconds) is not later than ``before``."""
+    return sum(
+        run(
+            client,
+            scripts.DROP_FIELDS,
+            [key] * len(part),
+            [*halves(before), *part],
+        )
+        for at in range(0, len(fields), ROWS_PER_CALL)
+        for part in [fields[at : at + ROWS_PER_CALL]]
     )
 
 
@@ -177,10 +254,11 @@ def _calls(
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
+    trust: Trust,
     *,
     cluster: bool,
 ) -> tuple[str, Iterator[tuple[list[bytes], list[Any]]]]:
-    head = [expiry.since, expiry.milliseconds]
+    head = [expiry.since, expiry.milliseconds, *trust.arguments()]
     keys = [key for key, _ in addresses]
 
     def calls() -> Iterator[tuple[list[bytes], list[Any]]]:

@@ -12,14 +12,20 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from feast import RepoConfig
+from feast import RepoConfig, ValueType
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from extensions.errors import SkewlessError
+from extensions.stores.key_spelling import canonical
 
-_TEXTS = frozenset({"string_val", "uuid_val", "time_uuid_val", "json_val", "decimal_val"})
+_TEXTS = frozenset({"string_val", "json_val"})
+_SPELLED = {
+    "uuid_val": ValueType.UUID,
+    "time_uuid_val": ValueType.TIME_UUID,
+    "decimal_val": ValueType.DECIMAL,
+}
 
 
 def id_bytes(value: Value) -> bytes:
@@ -31,6 +37,8 @@ def id_bytes(value: Value) -> bytes:
     kind = value.WhichOneof("val")
     if kind in ("int64_val", "int32_val"):
         return b"%d" % getattr(value, kind)
+    if kind in _SPELLED:  # one key in every spelling
+        return b"=" + canonical(getattr(value, kind), _SPELLED[kind]).encode()
     if kind in _TEXTS:
         return b"=" + str(getattr(value, kind)).encode()
     if kind == "bytes_val":
@@ -83,6 +91,21 @@ def field_of(ids: Sequence[bytes]) -> bytes:
     return b"".join(b"%d:%b" % (len(one), one) for one in ids)
 
 
+def ids_of_field(name: bytes, count: int) -> list[bytes]:
+    """The ids that `field_of` made a field of; none where it is not such a field."""
+    if count == 1:
+        return [name]
+    ids, at = [], 0
+    while at < len(name):
+        colon = name.find(b":", at)
+        digits = name[at:colon] if colon >= 0 else b""
+        if not digits.isdigit() or colon + 1 + int(digits) > len(name):
+            return []
+        ids.append(name[colon + 1 : colon + 1 + int(digits)])
+        at = colon + 1 + int(digits)
+    return ids if len(ids) == count else []
+
+
 def stem(config: RepoConfig) -> str:
     """What all keys of a project begin with: its name, or ``key_prefix`` of its online store."""
     return quote(getattr(config.online_store, "key_prefix", None) or config.project, safe="")
@@ -91,6 +114,11 @@ def stem(config: RepoConfig) -> str:
 def aside(config: RepoConfig, what: str) -> str:
     """A key of the project that is no entity's."""
     return f"{stem(config)}:!{what}"
+
+
+def entity_prefix(config: RepoConfig, join_keys: Sequence[str]) -> bytes:
+    """What keys of an entity begin with, up to the ids or, where composite, the view's name."""
+    return f"{stem(config)}:{','.join(quote(key, safe='') for key in join_keys)}:".encode()
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,9 @@ from typing import Any
 from feast import ValueType
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.message import DecodeError
+
+from extensions.stores.earlier_schemas import Schema, earlier_of, parsed, schema_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ LONG = 255  # in a section's byte for the length: the length follows in four
 START = struct.Struct("<HB")  # fingerprint, flags
 LENGTH = struct.Struct("<I")
 ABSOLUTE = struct.Struct("<q")
+SHORTEST = START.size + 7  # a row has an event time at least
 
 # Rows that were met in another layout than the reader's, by view version; for /metrics.
 refused: Counter[str] = Counter()
@@ -108,17 +112,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows of one view version lie in memory; columns are in order of name."""
+    """How rows of one view version lie in memory; columns are in order of name.
+
+    ``earlier``: layouts that the view had before its schema changed. Of their rows, the features
+    that are still there with the same type are read.
+    """
 
     view: str
     columns: tuple[Column, ...]
+    earlier: tuple["Layout", ...] = ()
 
     @classmethod
     def of(cls, table: Any, *, versioning: bool) -> "Layout":
         """The layout of a Feast view's schema; ``versioning`` is the registry's setting."""
         return _layout(
             _versioned_name(table, versioning=versioning),
-            tuple(sorted((field.name, field.dtype.to_value_type()) for field in table.features)),
+            schema_of(table),
+            earlier_of(table),
         )
 
     @cached_property
@@ -132,6 +142,25 @@ class Layout:
         schema = "|".join(f"{column.name}:{column.value_type.name}" for column in self.columns)
         text = f"{FORMAT}|{self.view}|{schema}".encode()
         return int.from_bytes(blake2b(text, digest_size=2).digest(), "little")
+
+    @cached_property
+    def kinds(self) -> str:
+        """A letter for each column: that of a scalar, or p for a payload and its length."""
+        return "".join(one.code if one.kind == "scalar" else "p" for one in self.columns)
+
+    @cached_property
+    def earlier_marks(self) -> tuple[bytes, ...]:
+        """The first two bytes of rows in earlier layouts."""
+        return tuple(one.fingerprint.to_bytes(2, "little") for one in self.earlier)
+
+    @cached_property
+    def by_fingerprint(self) -> Mapping[int, "Layout"]:
+        """Earlier layouts, by their fingerprint."""
+        return {one.fingerprint: one for one in reversed(self.earlier)}
+
+    def shared(self, older: "Layout") -> tuple[str, ...]:
+        """The features that an earlier layout has as this one has them."""
+        return tuple(column.name for column in self.columns if column in older.columns)
 
     @cached_property
     def null_bytes(self) -> int:
@@ -227,19 +256,34 @@ class Layout:
         """Event time, created time, and the offset of what follows them.
 
         Raises:
-            AnotherLayoutError: the row is not of this layout.
+            AnotherLayoutError: the row is neither of this layout nor of an earlier one.
         """
-        if len(row) < START.size or row[0] | row[1] << 8 != self.fingerprint:
+        if len(row) < SHORTEST:
+            raise AnotherLayoutError
+        mark = row[0] | row[1] << 8
+        if mark != self.fingerprint and mark not in self.by_fingerprint:
             raise AnotherLayoutError
         return unpack_times(row)
 
     def unpack(self, row: bytes) -> dict[str, Value]:
         """The features of a row; a null feature is a `Value` without content.
 
+        A row in an earlier layout has no more than the features that it shares with this one.
+
         Raises:
-            AnotherLayoutError: the row is not of this layout, or cut short.
+            AnotherLayoutError: the row is of no known layout, cut short or damaged.
         """
         _, _, at = self.times(row)
+        older = self.by_fingerprint.get(row[0] | row[1] << 8) if self.earlier else None
+        if older is not None and older.fingerprint != self.fingerprint:
+            held = older.unpack(row)
+            return {name: held[name] for name in self.shared(older)}
+        try:
+            return self._values(row, at)
+        except (UnicodeDecodeError, DecodeError) as error:
+            raise AnotherLayoutError from error
+
+    def _values(self, row: bytes, at: int) -> dict[str, Value]:
         flags = row[2]
         nulls = 0
         if flags & HAS_NULLS:
@@ -307,8 +351,16 @@ def _versioned_name(table: Any, *, versioning: bool) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _layout(view: str, schema: tuple[tuple[str, ValueType], ...]) -> Layout:
-    return Layout(view, tuple(Column.of(name, value_type) for name, value_type in schema))
+def _layout(view: str, schema: Schema, earlier: str) -> Layout:
+    return Layout(
+        view,
+        _columns(schema),
+        tuple(Layout(view, _columns(one)) for one in parsed(earlier) if one != schema),
+    )
+
+
+def _columns(schema: Schema) -> tuple[Column, ...]:
+    return tuple(Column.of(name, value_type) for name, value_type in schema)
 
 
 def int_width(widest: int) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,15 +21,38 @@ from feast.utils import (
     make_tzaware,
 )
 from pydantic import Field, model_validator
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from extensions.addresses import connection_string_of, redis_url
+from extensions.addresses import connection_string_of, redis_parts, redis_url
 from extensions.errors import SkewlessError
 from extensions.stores.defaults import default_values
 from extensions.stores.online.arrow_rows import columnar, ids, pack_rows
-from extensions.stores.online.exchange import Expiry, Reads, drop, scan, write, write_async
-from extensions.stores.online.keys import Place, aside, place_of
+from extensions.stores.online.claims import (
+    PROJECT,
+    VIEWS,
+    Claim,
+    claim,
+    claim_async,
+    claim_of,
+    distinct,
+    others,
+    owned,
+    owned_async,
+    release,
+)
+from extensions.stores.online.exact_ingestion import use_exact_conversion
+from extensions.stores.online.exchange import Expiry, Reads, Trust, drop, scan, write, write_async
+from extensions.stores.online.keys import Place, aside, entity_prefix, place_of, stem
 from extensions.stores.online.layout import AnotherLayoutError, Layout
+from extensions.stores.online.marks import MARKS, forget_marks
+from extensions.stores.row_times import (
+    ALLOWANCE,
+    allowance_of,
+    latest_time,
+    refuse_future,
+    refuse_future_rows,
+)
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -38,6 +62,9 @@ MICROSECOND = timedelta(microseconds=1)
 VERSIONS = 256
 
 
+use_exact_conversion()
+
+
 class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """Redis' address may be left out: see extensions/addresses.py.
 
@@ -45,6 +72,10 @@ class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """
 
     key_prefix: str | None = Field(default=None, min_length=1)
+
+    future_allowance_seconds: float = Field(default=ALLOWANCE.total_seconds(), ge=0)
+    """How far the times of a row may be ahead of the clock: later ones are refused, and what is
+    stored of them counts as missing."""
 
     type: Literal["extensions.stores.online.store.SkewlessRedisOnlineStore"] = (
         "extensions.stores.online.store.SkewlessRedisOnlineStore"  # type: ignore[assignment]
@@ -64,6 +95,19 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     # Seconds after which an asynchronous read fails; a server sets it (extensions/serving).
     read_deadline: float | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        # What this process has claimed, so that it is asked for at the start of its writing only.
+        self._claimed: set[tuple[str, Claim]] = set()
+        self._seen: set[str] = set()
+
+    @staticmethod
+    def _parse_connection_string(
+        connection_string: str,
+    ) -> tuple[list[dict[str, str]], dict[str, Any]]:
+        """Feast's form, or a URL, which can say more."""
+        return redis_parts(connection_string)
+
     def online_write_batch(
         self,
         config: RepoConfig,
@@ -71,10 +115,19 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         data: list[WriteRow],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows; each only if no newer one of its entity is there."""
+        """Write rows; each only if no newer one of its entity is there.
+
+        Raises:
+            SkewlessError: a row has no event time or one from the future; nothing is written.
+        """
         where, addresses, packed = self._packed(config, table, data)
         client = self._get_client(config.online_store)
-        write(client, where, addresses, packed, self._expiry(config, table))
+        layout = layout_of(config, table)
+        if missing := self._unclaimed(config, table, layout, where):
+            claim(client, config, missing)
+            self._note_claims(config, missing)
+        trust = trust_of(config, layout)
+        write(client, where, addresses, packed, self._expiry(config, table), trust)
         if progress:
             progress(len(data))
 
@@ -88,17 +141,35 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """As `online_write_batch`."""
         where, addresses, packed = self._packed(config, table, data)
         client = await self._get_client_async(config.online_store)
-        await write_async(client, where, addresses, packed, self._expiry(config, table))
+        layout = layout_of(config, table)
+        if missing := self._unclaimed(config, table, layout, where):
+            await claim_async(client, config, missing)
+            self._note_claims(config, missing)
+        trust = trust_of(config, layout)
+        await write_async(client, where, addresses, packed, self._expiry(config, table), trust)
         if progress:
             progress(len(data))
 
-    def write_arrow(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> int:
+    def write_arrow(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        rows: pa.Table,
+        *,
+        before: int | None = None,
+    ) -> int:
         """Write an Arrow table as the view's source returns it; returns the rows that were newer.
 
-        ``rows`` has the join keys, every feature, and the source's event and created time.
+        Args:
+            config: The repository's configuration.
+            table: The view.
+            rows: The join keys, every feature, and the source's event and created time.
+            before: Stored rows whose event time (microseconds since 1970) is not later give way
+                even to older ones: the rows are what is true, not only what is newer.
 
         Raises:
-            SkewlessError: a column is missing or does not fit, an id or event time is null.
+            SkewlessError: a column is missing or does not fit, an id or event time is null, or a
+                time is from the future; nothing is written.
         """
         layout = layout_of(config, table)
         where = place_of(config, table, layout.view)
@@ -106,7 +177,13 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         event = source.timestamp_field if source else "event_timestamp"
         created = (source.created_timestamp_column if source else "") or "created_timestamp"
         types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
+        refuse_future_rows(config, layout.view, rows, [event, created])
         client, expiry = self._get_client(config.online_store), self._expiry(config, table)
+        missing = self._unclaimed(config, table, layout, where)
+        if missing or before is not None:  # a repair finds a Redis that may have lost its claims
+            claim(client, config, [claim_of(table.name, layout, where)])
+            self._note_claims(config, missing)
+        trust = trust_of(config, layout, before)
         written = at = 0
         for packed in pack_rows(layout, rows, event, created, sections=not where.composite):
             part = rows.slice(at, len(packed))
@@ -116,7 +193,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 ids(part, name, types.get(name, ValueType.STRING)) for name in where.join_keys
             ]
             addresses = [where.of_ids(one) for one in zip(*columns, strict=True)]
-            written += write(client, where, addresses, packed, expiry)
+            written += write(client, where, addresses, packed, expiry, trust)
         return written
 
     def write_table(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> None:
@@ -163,8 +240,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """One row per entity key, in order; (epoch, defaults) where Redis holds none."""
         reads, layout = Reads(), layout_of(config, table)
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
+        self.see_owner(config)
         found = taken(reads.fetch(self._get_client(config.online_store)))
-        return _unpacked(layout, table, requested_features, found)
+        return _unpacked(config, layout, table, requested_features, found)
 
     async def online_read_async(
         self,
@@ -176,40 +254,73 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """As `online_read`."""
         reads, layout = Reads(), layout_of(config, table)
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
+        await self._see_owner_async(config)
         found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
-        return _unpacked(layout, table, requested_features, found)
+        return _unpacked(config, layout, table, requested_features, found)
 
     def _read_features_per_fv(self, config: RepoConfig, *request: Any) -> None:
         """All views of a request in one round trip."""
         reads, views = self._collect(config, *request)
-        _answer(reads.fetch(self._get_client(config.online_store)), views, *request[3:])
+        self.see_owner(config)
+        _answer(config, reads.fetch(self._get_client(config.online_store)), views, *request[3:])
 
     async def _read_features_per_fv_async(self, config: RepoConfig, *request: Any) -> None:
         reads, views = self._collect(config, *request)
         client = await self._get_client_async(config.online_store)
         async with asyncio.timeout(self.read_deadline):
+            await self._see_owner_async(config)
             found = await reads.fetch_async(client)
-        _answer(found, views, *request[3:])
+        _answer(config, found, views, *request[3:])
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Take out the rows of this version of the view; other views' rows stay."""
+        """Take out the rows of this version of the view; other views' rows stay.
+
+        Raises:
+            SkewlessError: the keys' prefix is another project's.
+        """
+        owned(self._get_client(config.online_store), config)
         self._delete(config, table, [layout_of(config, table).view])
+
+    def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
+        """Take out all rows of one entity: of every view whose join keys these are.
+
+        Raises:
+            SkewlessError: the keys' prefix is another project's.
+        """
+        client = self._get_client(config.online_store)
+        owned(client, config)
+        # The leading key of a view stands first, so that the others' order is not known here.
+        prefixes = [entity_prefix(config, order) for order in permutations(join_keys)]
+        for prefix in prefixes:
+            for keys in scan(client, prefix):
+                for key in keys:
+                    client.unlink(key)
 
     def update(
         self,
         config: RepoConfig,
         tables_to_delete: Sequence[FeatureView],
-        tables_to_keep: Sequence[FeatureView],  # noqa: ARG002
+        tables_to_keep: Sequence[FeatureView],
         entities_to_delete: Sequence[Entity],  # noqa: ARG002
         entities_to_keep: Sequence[Entity],  # noqa: ARG002
         partial: bool,  # noqa: ARG002
     ) -> None:
-        """Take out the rows, of all versions, of views that are no more.
+        """Claim what the views that stay are called in Redis; take out the rows of the others.
 
         Raises:
-            SkewlessError: the keys' prefix is another project's.
+            SkewlessError: the keys' prefix is another project's, or two view versions would have
+                one name.
         """
-        self._claim(config)
+        kept = [self._claim_of(config, table) for table in tables_to_keep]
+        distinct(kept)
+        client = self._get_client(config.online_store)
+        try:
+            claim(client, config, kept)
+        except (RedisConnectionError, RedisTimeoutError):
+            # Redis is not needed to apply definitions; whoever writes claims before.
+            if not tables_to_delete:
+                return
+            raise
         if config.online_store.full_scan_for_deletion:
             for table in tables_to_delete:
                 self._delete(config, table, _versions(table))
@@ -220,57 +331,91 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         tables: Sequence[FeatureView],
         entities: Sequence[Entity],  # noqa: ARG002
     ) -> None:
-        """Take out the rows of these views, of all versions, and nothing else."""
+        """Take out the rows of these views, of all versions, and nothing else.
+
+        Raises:
+            SkewlessError: the keys' prefix is another project's; nothing is taken out.
+        """
+        client = self._get_client(config.online_store)
+        owned(client, config)
         for table in tables:
             self._delete(config, table, _versions(table))
-        if config.online_store.key_prefix:
-            self._get_client(config.online_store).delete(aside(config, "project"))
+        if not client.hlen(aside(config, VIEWS)):
+            client.delete(aside(config, PROJECT))
+            client.delete(aside(config, MARKS))
+        self._claimed.clear()
 
-    def _claim(self, config: RepoConfig) -> None:
-        """See to it that a prefix which is no project's name is one project's alone."""
-        if not config.online_store.key_prefix:
-            return
-        name = aside(config, "project")
-        client = self._get_client(config.online_store)
-        try:
-            client.set(name, config.project, nx=True)
-            owner = client.get(name)
-        except RedisError:  # Redis is not needed to apply definitions
-            return
-        if owner is not None and owner.decode() != config.project:
-            raise SkewlessError(
-                f"The key_prefix {config.online_store.key_prefix!r} is the project "
-                f"{owner.decode()}'s in this Redis: choose another in feature_store.yaml."
-            )
+    def see_owner(self, config: RepoConfig) -> None:
+        """See, once in a process' life, that what is read here is this project's.
+
+        Raises:
+            SkewlessError: the keys' prefix is another project's.
+        """
+        if stem(config) not in self._seen:
+            owned(self._get_client(config.online_store), config)
+            self._seen.add(stem(config))
+
+    async def _see_owner_async(self, config: RepoConfig) -> None:
+        if stem(config) not in self._seen:
+            client = await self._get_client_async(config.online_store)
+            await owned_async(client, config)
+            self._seen.add(stem(config))
+
+    def _claim_of(self, config: RepoConfig, table: Any, layout: Layout | None = None) -> Claim:
+        layout = layout or layout_of(config, table)
+        return claim_of(table.name, layout, place_of(config, table, layout.view))
+
+    def _unclaimed(
+        self, config: RepoConfig, table: FeatureView, layout: Layout, where: Place
+    ) -> list[Claim]:
+        mine = claim_of(table.name, layout, where)
+        return [] if (stem(config), mine) in self._claimed else [mine]
+
+    def _note_claims(self, config: RepoConfig, claims: Sequence[Claim]) -> None:
+        self._claimed.update((stem(config), one) for one in claims)
 
     def _delete(self, config: RepoConfig, table: FeatureView, views: list[str]) -> None:
         client = self._get_client(config.online_store)
         where = place_of(config, table, views[0])
+        mine = {view: claim_of(table.name, Layout(view, ()), where) for view in views}
+        # A name that another view version has claimed never stood for one of ours.
+        taken = others(client, config, mine.values())
+        names = [view for view, (field, _) in mine.items() if field not in taken]
         if where.composite:
             # The view's name is part of the key: what the pattern finds goes as a whole.
-            stem = re.escape(where.prefix.removesuffix(views[0].encode() + b":"))
-            names = b"|".join(re.escape(view.encode()) for view in views)
-            own = re.compile(stem + b"(?:" + names + b"):", re.DOTALL)
+            stem_ = where.prefix.removesuffix(views[0].encode() + b":")
+            own = re.compile(
+                re.escape(stem_) + b"(?:" + b"|".join(re.escape(n.encode()) for n in names) + b"):",
+                re.DOTALL,
+            )
             pattern = where.prefix if len(views) == 1 else where.prefix.removesuffix(b":")
             for keys in scan(client, pattern):
-                for key in filter(own.match, keys):
+                for key in filter(own.match, keys) if names else ():
                     client.unlink(key)
-            return
-        tags = [Layout(view, ()).tag for view in views]
-        for keys in scan(client, where.prefix):
-            drop(client, keys, tags)
+        else:
+            tags = [Layout(view, ()).tag for view in names]
+            for keys in scan(client, where.prefix):
+                drop(client, keys, tags)
+        release(client, config, mine.values())
+        forget_marks(client, config, views)
+        self._claimed.difference_update((stem(config), one) for one in mine.values())
 
     def _packed(
         self, config: RepoConfig, table: FeatureView, data: list[WriteRow]
     ) -> tuple[Place, list[tuple[bytes, bytes | None]], list[bytes]]:
         layout = layout_of(config, table)
         where = self._place(config, table, [key for key, *_ in data[:1]])
-        rows = []
-        for _, values, at, created_at in data:
-            event, created = _micros(at), _micros(created_at)
-            if event is None:
-                raise SkewlessError(f"A row for {layout.view} has no event time: give each one.")
-            rows.append(layout.pack(values, event, created))
+        events = [_micros(at) for _, _, at, _ in data]
+        if None in events:
+            raise SkewlessError(f"A row for {layout.view} has no event time: give each one.")
+        created = [_micros(at) for *_, at in data]
+        for what, times in (("event time", events), ("created time", created)):
+            latest = max((one for one in times if one is not None), default=0)
+            refuse_future(config, layout.view, what, _datetime(latest))
+        rows = [
+            layout.pack(values, event or 0, at)
+            for (_, values, *_), event, at in zip(data, events, created, strict=True)
+        ]
         if not where.composite:
             rows = [layout.header(len(row)) + row for row in rows]
         return where, [where.address(key) for key, *_ in data], rows
@@ -314,6 +459,11 @@ def layout_of(config: RepoConfig, table: Any) -> Layout:
     return Layout.of(table, versioning=config.registry.enable_online_feature_view_versioning)
 
 
+def trust_of(config: RepoConfig, layout: Layout, before: int | None = None) -> Trust:
+    """What a writer of this layout respects of what is stored."""
+    return Trust(layout, allowance_of(config) // MICROSECOND, before)
+
+
 def oldest(table: Any) -> int | None:
     """Event times before this count as missing, in microseconds; None where age is no matter."""
     ttl = getattr(table, "ttl", None)
@@ -321,6 +471,7 @@ def oldest(table: Any) -> int | None:
 
 
 def _answer(
+    config: RepoConfig,
     found: Any,
     views: Iterable[Any],
     response: Any,
@@ -328,30 +479,42 @@ def _answer(
     include_versions: bool = False,
 ) -> None:
     for layout, table, requested, taken, indexes, length in views:
-        read = _unpacked(layout, table, requested, taken(found))
+        read = _unpacked(config, layout, table, requested, taken(found))
         _populate_response_from_feature_data(
             requested, read, indexes, response, full_feature_names, table, length, include_versions
         )
 
 
 def _unpacked(
-    layout: Layout, table: FeatureView, requested: list[str] | None, found: list[bytes | None]
+    config: RepoConfig,
+    layout: Layout,
+    table: FeatureView,
+    requested: list[str] | None,
+    found: list[bytes | None],
 ) -> list[Row]:
     wanted = requested or [field.name for field in table.features]
     defaults = default_values(table)
     complete = all(name in defaults for name in wanted)
     missing: Row = (NEVER, {name: defaults[name] for name in wanted}) if complete else (None, None)
     too_old = oldest(table)
+    latest = (latest_time(config) - NEVER) // MICROSECOND
     rows = []
     for packed in found:
         row = missing
         if packed is not None:
             try:
                 event, _, _ = layout.times(packed)
-                if too_old is None or event >= too_old:
+                if (too_old is None or event >= too_old) and event <= latest:
                     values = layout.unpack(packed)
-                    row = (_datetime(event), {name: values[name] for name in wanted})
-            except AnotherLayoutError:
+                    # A feature that is newer than the row has its default, or none.
+                    row = (
+                        _datetime(event),
+                        {
+                            name: values[name] if name in values else defaults.get(name, Value())
+                            for name in wanted
+                        },
+                    )
+            except (AnotherLayoutError, OverflowError):
                 layout.refuse()
         rows.append(row)
     return rows

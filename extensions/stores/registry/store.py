@@ -9,8 +9,10 @@ place when it is imported, which happens when `feature_store.yaml` names our sto
 """
 
 import copy
+import random
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,22 +23,39 @@ import feast.feature_store
 import psycopg
 from feast import FeatureService, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.base_feature_view import BaseFeatureView
+from feast.errors import FeatureViewNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.sql import SqlRegistry
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
 from extensions.asof.definition import Definition
+from extensions.asof.definition_checks import check_view
 from extensions.errors import SkewlessError
+from extensions.stores.earlier_schemas import keep_earlier
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry import published as rows
 from extensions.stores.registry.eras import ServedEra, TransformEra, served_eras, transform_eras
 from extensions.stores.registry.published import Kind, Published
 
+# Tries to make what several programs make at once on an empty database.
+FIRST_ATTEMPTS = 10
+
 
 class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
+
+    def __init__(self, registry_config: Any, project: str, repo_path: Path | None) -> None:
+        """Open the registry; several programs may be the first to."""
+        open_registry = super().__init__
+        _again_if_another_was_first(lambda: open_registry(registry_config, project, repo_path))
+
+    def _apply_object(self, *args: Any, **kwargs: Any) -> Any:
+        """As Feast's, which looks whether a row is there and then inserts it: others may, too."""
+        apply_object = super()._apply_object
+        return _again_if_another_was_first(lambda: apply_object(*args, **kwargs))
 
     def proto(self) -> RegistryProto:
         """All of the registry, as of now.
@@ -61,8 +80,16 @@ class SkewlessSqlRegistry(SqlRegistry):
         Raises:
             SkewlessError: a published definition would change, or a number be used again.
         """
+        check_view(feature_view)
         if not (is_versioned(feature_view) and self._here()):
-            super().apply_feature_view(feature_view, project, commit, no_promote)
+            before = self._plain_view(feature_view, project)
+            changed = before is not None and keep_earlier(before, feature_view)
+            apply_view = super().apply_feature_view
+            _again_if_another_was_first(
+                lambda: apply_view(feature_view, project, commit, no_promote)
+            )
+            if changed and self.enable_online_versioning:
+                self._say_empty(before, project)
             return
         feature_view.ensure_valid()  # type: ignore[no-untyped-call]
         self._ensure_feature_view_name_is_unique(feature_view, project)
@@ -92,9 +119,17 @@ class SkewlessSqlRegistry(SqlRegistry):
     ) -> None:
         """A service that names no version follows the pointer; ``"view@vN"`` stays at vN.
 
+        One that is to be precomputed is refused: nobody would keep what was computed.
+
         Feast pins what is given as a view object to the version in its file, whether or not it
         is the default by now; the pin that nobody wrote is taken off.
         """
+        if feature_service.precompute_online:
+            raise SkewlessError(
+                f"The feature service {feature_service.name} has precompute_online=True, which "
+                "this online store does not keep: its rows are read in one round trip as they "
+                "are. Take precompute_online out; the service serves the same values."
+            )
         if self._here():
             feature_service.prepare_for_apply(self, project, allow_cache=True)
             with self._rows() as conn:
@@ -194,6 +229,26 @@ class SkewlessSqlRegistry(SqlRegistry):
         sources = self.list_data_sources(project, allow_cache=False)
         return Definition.of_computation(computation_of(view, keys, sources, text), view)
 
+    def _plain_view(self, view: BaseFeatureView, project: str) -> FeatureView | None:
+        """A view that Feast versions, if at all, as it is registered now."""
+        if not isinstance(view, FeatureView):
+            return None
+        try:
+            held: FeatureView = self.get_feature_view(view.name, project)
+        except FeatureViewNotFoundException:
+            return None
+        return held
+
+    def _say_empty(self, before: Any, project: str) -> None:
+        """Say that a schema which is a new version of Feast's begins without rows online."""
+        view = self._plain_view(before, project)
+        if view is not None and view.current_version_number != before.current_version_number:
+            click.echo(
+                f"{view.name}: the changed schema is v{view.current_version_number}, which has no "
+                f"values online yet: run `skewless rebuild-online --view {view.name}`.",
+                err=True,
+            )
+
     def _adopt(self, conn: psycopg.Connection, view: Any, project: str) -> list[Published]:
         """What was applied before versions were kept: Feast's default is the first published."""
         kind = _kind(view)
@@ -220,6 +275,18 @@ class SkewlessSqlRegistry(SqlRegistry):
         with self.write_engine.begin() as connection:
             driver: Any = connection.connection.driver_connection
             yield driver
+
+
+def _again_if_another_was_first(step: Callable[[], Any]) -> Any:
+    """Do a step that makes what is missing; another program may make it in between."""
+    for attempt in range(FIRST_ATTEMPTS):
+        try:
+            return step()
+        except (IntegrityError, ProgrammingError):
+            if attempt + 1 == FIRST_ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - no secret
+    return None
 
 
 def is_versioned(view: Any) -> bool:

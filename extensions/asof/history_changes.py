@@ -1,0 +1,114 @@
+"""Changes of history that a search by arrival does not find, and whose values they may change.
+
+A row that is loaded, copied or inserted may claim to have arrived long ago, and rows may be
+updated or deleted: nothing newer than the watermark says so. Every declared history table
+therefore leaves a note in the transaction that changes it so, whoever writes (`follow_sources`
+makes the triggers; migration 0009 has them). A note is written under the ingest lock, so whoever
+computes as of a safe time sees all notes up to then, and their rows.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+
+from extensions.asof.computation import Computation
+from extensions.asof.spine import Spine, everyone, touched
+from extensions.database.connection import table_exists
+
+# Beyond this, searching by arrival costs more than asking about everyone.
+_FAR_BACK = timedelta(days=30)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class HistoryChange:
+    """``operation`` (insert, update, delete, truncate) on ``table``, visible from ``changed_at``.
+
+    ``claimed_from``: of an insert, no row claims an earlier arrival; None: any may.
+    """
+
+    table: str
+    operation: str
+    changed_at: datetime
+    claimed_from: datetime | None
+
+
+def follow_sources(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
+    """Make the tables that the computations read leave notes; idempotent.
+
+    Returns the names that cannot: views and foreign tables, whose changes are not seen.
+    """
+    sources = {(s.table, s.arrival): None for c in computations for s in c.reads}
+    return [
+        table
+        for table, arrival in sources
+        if table_exists(conn, table)
+        and conn.execute(
+            "SELECT follow_history(%s::regclass, %s, %s)", [table, table, arrival]
+        ).fetchone()
+        != (True,)
+    ]
+
+
+def note_insert(conn: psycopg.Connection, table: str, claimed_from: datetime) -> None:
+    """Note rows that the caller's transaction inserted past the triggers.
+
+    The caller holds the ingest lock and has said ``SET LOCAL skewless.noted = 'on'``.
+    """
+    conn.execute(
+        "INSERT INTO history_changes (source_table, operation, claimed_from) "
+        "VALUES (%s, 'insert', %s)",
+        [table, claimed_from],
+    )
+
+
+def history_changes(
+    conn: psycopg.Connection, tables: Sequence[str], after: datetime, through: datetime
+) -> list[HistoryChange]:
+    """The changes of ``tables`` that became visible in ``(after, through]``, in that order."""
+    rows = conn.execute(
+        "SELECT source_table, operation, changed_at, claimed_from FROM history_changes "
+        "WHERE source_table = ANY(%s) AND changed_at > %s AND changed_at <= %s "
+        "ORDER BY changed_at, id",
+        [list(tables), after, through],
+    ).fetchall()
+    return [HistoryChange(*row) for row in rows]
+
+
+def changes_of(
+    conn: psycopg.Connection, computation: Computation, after: datetime, through: datetime
+) -> list[HistoryChange]:
+    """`history_changes` of all that the computation reads."""
+    return history_changes(conn, [s.table for s in computation.reads], after, through)
+
+
+def affected(
+    computation: Computation,
+    changes: Sequence[HistoryChange],
+    after: datetime,
+    through: datetime,
+) -> Spine:
+    """Whoever may have another value at ``through`` than logged, by ``changes`` or since ``after``.
+
+    Inserts into the primary source are found by the arrivals that they claim. What refers to a
+    row of another source, or to one that is gone, is not known: that may be everyone.
+    """
+    primary = computation.reads[0].table
+    claims = [
+        change.claimed_from
+        for change in changes
+        if change.table == primary and change.operation == "insert"
+    ]
+    known = [claim for claim in claims if claim is not None]
+    start = min([after, *(claim - _MICROSECOND for claim in known)])
+    if len(known) < len(changes) or through - start > _FAR_BACK:
+        return everyone(computation, through)
+    return touched(computation, start, through)
+
+
+def live_since(conn: psycopg.Connection) -> datetime | None:
+    """Since when this store has computed and served values as they came; None: not yet."""
+    row = conn.execute("SELECT min(live_from) FROM watermarks").fetchone()
+    return row[0] if row else None

@@ -1,0 +1,10 @@
+"""Consistency of history, log and online store: served = trained = recomputed, entity by entity.
+
+The audit and the doctor both ask it. It compares values alone, so that it finds a difference
+whatever made it; what the watermarks and backfills say of themselves only names the cause.
+"""
+
+from extensions.consistency.comparison import compare_views
+from extensions.consistency.report import CAUSES, Difference, ViewComparison
+
+__all__ = ["CAUSES", "Difference", "ViewComparison", "compare_views"]

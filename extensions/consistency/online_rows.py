@@ -1,0 +1,227 @@
+"""Rows of the online store, read as serving reads them: by entity, and a scan for a sample."""
+
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureStore, ValueType
+from numpy.typing import NDArray
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from extensions.asof.computation import Computation
+from extensions.consistency.entity_sample import SUSPECTS, Key
+from extensions.errors import SkewlessError
+from extensions.serving.decoding import fields
+from extensions.serving.plan import View, compile_plan
+from extensions.stores.online.arrow_rows import ids
+from extensions.stores.online.exchange import scan
+from extensions.stores.online.layout import AnotherLayoutError, Layout
+from extensions.stores.publish import online_store
+from extensions.versions.peeking import fetch
+
+_NEVER = np.iinfo(np.int64).min
+_NUMBERS = (ValueType.INT64, ValueType.INT32)
+
+
+@dataclass(frozen=True)
+class OnlineRows:
+    """Rows by entity, in the order they were asked for.
+
+    ``columns``: features with defaults where there is no row. ``present``: whether a row counts;
+    ``stored``: whether Redis holds one at all, be it expired or of another layout. ``events``:
+    event times in microseconds, 0 where ``present`` is False. ``stored_at``: event times of all
+    rows that are stored and can be read, the least integer elsewhere.
+    """
+
+    columns: dict[str, Any]
+    present: NDArray[np.bool_]
+    stored: NDArray[np.bool_]
+    events: NDArray[np.int64]
+    stored_at: NDArray[np.int64]
+
+
+@dataclass
+class OnlineScan:
+    """What a bounded scan of Redis found: entities at random, and those that look wrong."""
+
+    random: list[Key] = field(default_factory=list)
+    suspects: list[Key] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass
+class OnlineReader:
+    """Reads one store; remembers what it scanned, since views of one entity share their keys."""
+
+    store: FeatureStore
+    most_keys: int
+    seconds: float
+    # Why Redis does not answer, once it did not: each further try would wait as long again.
+    away: str | None = None
+    _scanned: dict[bytes, tuple[list[tuple[bytes, Any]], bool]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        store = self.store
+        self._client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001
+
+    def view(self, computation: Computation) -> View:
+        """The plan of one version's rows, as the server compiles it.
+
+        Raises:
+            SkewlessError: the version is not in the registry.
+        """
+        name, version = computation.view, computation.version
+        refs = [f"{name}@v{version}:{one.name}" for one in computation.features]
+        try:
+            plan = compile_plan(self.store, refs)
+        except Exception as error:
+            raise SkewlessError(f"{computation.name} is not served: {error}") from error
+        [view] = plan.views
+        return view
+
+    def read(
+        self, view: View, types: Mapping[str, ValueType], keys: pa.Table, now: int
+    ) -> OnlineRows:
+        """The rows of entities at ``now`` (microseconds); ``keys``: a column per join key.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        self._refuse_if_away()
+        columns = [ids(keys, name, types[name]) for name in view.join_keys]
+        addresses = [view.place.of_ids(one) for one in zip(*columns, strict=True)]
+        layout = view.decoder.layout
+        rows = list(fetch(self.store, layout, addresses))
+        block = view.decoder.block(*fields([row or b"" for row in rows]), now)
+        return OnlineRows(
+            dict(block.columns),
+            block.present,
+            np.array([row is not None for row in rows], np.bool_),
+            np.where(block.present, block.events, 0),
+            np.array([_event_time(layout, row) for row in rows], np.int64),
+        )
+
+    def scan(
+        self, view: View, types: Mapping[str, ValueType], computation: Computation, after: int
+    ) -> OnlineScan:
+        """Entities that Redis holds; suspects: rows later than ``after``, or of another layout.
+
+        ``after``: microseconds; no row of the log is later.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        self._refuse_if_away()
+        held, whole = self._held(view)
+        found = OnlineScan()
+        if not whole:
+            found.left_out.append(
+                f"Redis holds more than {self.most_keys:,} keys of {computation.name}'s entity: "
+                "the rest was not scanned."
+            )
+        unread = 0
+        random: list[Key] = []
+        suspects: list[Key] = []
+        for parts, row in self._rows(view, held):
+            key = _key(parts, view.join_keys, types, computation.join_keys)
+            if key is None:
+                unread += 1
+                continue
+            try:
+                event, _, _ = view.decoder.layout.times(row)
+                (suspects if event > after else random).append(key)
+            except (AnotherLayoutError, IndexError):
+                suspects.append(key)
+        rng = np.random.default_rng()
+        found.random = [random[i] for i in rng.permutation(len(random))]
+        found.suspects = [suspects[i] for i in rng.permutation(len(suspects))[:SUSPECTS]]
+        if unread:
+            found.left_out.append(
+                f"{unread:,} ids of {computation.name} in Redis are of a type that no sample is "
+                "taken of."
+            )
+        return found
+
+    def _refuse_if_away(self) -> None:
+        if self.away is not None:
+            raise RedisConnectionError(self.away)
+
+    def _held(self, view: View) -> tuple[list[tuple[bytes, Any]], bool]:
+        """Keys below the view's prefix with their values (hashes whole), and whether all."""
+        prefix = view.place.prefix
+        if prefix in self._scanned:
+            return self._scanned[prefix]
+        found: list[tuple[bytes, Any]] = []
+        fields_read, whole = 0, True
+        deadline = time.monotonic() + self.seconds
+        for keys in scan(self._client, prefix):
+            with self._client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hgetall(key) if view.place.composite else pipe.get(key)
+                values = pipe.execute()
+            found += zip(keys, values, strict=True)
+            fields_read += sum(map(len, values)) if view.place.composite else len(keys)
+            if fields_read >= self.most_keys or time.monotonic() > deadline:
+                whole = False
+                break
+        self._scanned[prefix] = found, whole
+        return found, whole
+
+    def _rows(
+        self, view: View, held: Sequence[tuple[bytes, Any]]
+    ) -> Iterator[tuple[list[bytes], bytes]]:
+        start, layout = len(view.place.prefix), view.decoder.layout
+        for key, value in held:
+            if not value:
+                continue
+            if view.place.composite:
+                for name, row in value.items():
+                    yield [key[start:], *_parts(name, len(view.join_keys) - 1)], row
+            elif (row := layout.find(value)) is not None:
+                yield [key[start:]], row
+
+
+def _event_time(layout: Layout, row: bytes | None) -> int:
+    if row is None:
+        return int(_NEVER)
+    try:
+        return layout.times(row)[0]
+    except (AnotherLayoutError, IndexError, struct.error):
+        return int(_NEVER)
+
+
+def _parts(name: bytes, count: int) -> list[bytes]:
+    """The ids of a field's name (`extensions.stores.online.keys.field_of`)."""
+    if count == 1:
+        return [name]
+    found = []
+    while name:
+        length, _, name = name.partition(b":")
+        found.append(name[: int(length)])
+        name = name[int(length) :]
+    return found
+
+
+def _key(
+    parts: Sequence[bytes],
+    names: Sequence[str],
+    types: Mapping[str, ValueType],
+    wanted: Sequence[str],
+) -> Key | None:
+    """The ids as PostgreSQL takes them, in the computation's order; None: of another type."""
+    held: dict[str, Any] = {}
+    for name, raw in zip(names, parts, strict=True):
+        try:
+            if types[name] in _NUMBERS:
+                held[name] = int(raw)
+            elif types[name] == ValueType.STRING and raw[:1] == b"=":
+                held[name] = raw[1:].decode()
+            else:
+                return None
+        except ValueError:
+            return None
+    return tuple(held[name] for name in wanted)

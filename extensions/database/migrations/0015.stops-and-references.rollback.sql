@@ -1,0 +1,2 @@
+DROP TABLE reference_columns;
+DROP TABLE stream_stops;

@@ -1,0 +1,287 @@
+"""HTTP/1.1 connections with limits: uvicorn's protocol, bounded in number, size and time.
+
+Every route is behind these limits, whoever answers it. A periodic sweep ends what is overdue
+(slow headers, slow bodies, idle connections, clients that do not read), so that a request in
+time pays no timer for them.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# Seconds between two sweeps; of many connections, how many are looked at in one go (a fraction of
+# a millisecond), and the seconds between.
+SWEEP_SECONDS, SWEEP_AT_ONCE, SWEEP_PAUSE = 0.5, 200, 0.005
+# Seconds that a refused client is read from (and ignored), so that it can read the refusal.
+LINGER_SECONDS = 2.0
+# Seconds that a client may leave a reply unread once the buffers are full.
+WRITE_SECONDS = 20.0
+# Bytes of replies that are not read, of all connections; beyond it those unread longest are ended.
+MOST_UNREAD = 256_000_000
+# Requests that a connection may send ahead of their replies.
+MOST_PIPELINED = 64
+# Connections beyond the limit are told so, up to this share; further ones are just closed.
+TOLD_SHARE = 1.1
+
+# What is being read: nothing, a request's headers, its body; or nothing any more.
+_IDLE, _HEADERS, _BODY, _CLOSING = range(4)
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """Limits of one worker's connections; sizes in bytes, times in seconds.
+
+    ``headers``: request line and headers of one request (431). ``header_seconds``: from the first
+    byte to the last header, and from the connection to the first byte (408). ``body_seconds``:
+    from the last header to the end of the body (408). ``connections``: further ones get 503.
+    ``keep_alive``: how long a connection may be idle between requests.
+    """
+
+    connections: int
+    headers: int
+    header_seconds: float
+    body_seconds: float
+    keep_alive: float
+
+
+class _RefusedError(Exception):
+    """Raised in a parser's callback to end the parsing; the protocol knows the answer."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. Subclasses made by `bounded_protocol` carry the ``limits``."""
+
+    limits: ConnectionLimits
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._phase = _IDLE
+        # When the phase began (loop time); 0: within the data that is being parsed.
+        self._since = 0.0
+        # Bytes received since the request began, or since the last piece of its body.
+        self._unspent = self._chunk = 0
+        self._answer: tuple[int, str] | None = None
+        self._requests = 0
+        self._write_paused_at = 0.0
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or say that there are too many."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        most = self.limits.connections
+        if len(self.connections) > most * TOLD_SHARE + 1:
+            transport.abort()
+        elif len(self.connections) > most:
+            self._refuse(503, "The server has too many connections.")
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, within the limits."""
+        if self._phase == _CLOSING:
+            return
+        self._chunk = len(data)
+        self._unspent += self._chunk
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # No other protocol is spoken here: what follows is the next request.
+                read = upgrade.args[0]
+                data = data[read:]
+                if read and data:
+                    continue
+            except httptools.HttpParserError:
+                self._refuse(*(self._answer or (400, "The request is not HTTP/1.1.")))
+                return
+            break
+        if self._phase in (_HEADERS, _BODY):
+            if not self._since:
+                self._since = self.loop.time()
+            if self._unspent > self.limits.headers:
+                self._refuse(*self._too_large())
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than replies are made."""
+        self._write_paused_at = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._write_paused_at = 0.0
+        super().resume_writing()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self._phase, self._since, self._unspent = _HEADERS, 0.0, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Start the request, if its headers are within the limits."""
+        if self._unspent + self._chunk > self.limits.headers:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > self.limits.headers:
+                self._answer = self._too_large()
+                raise _RefusedError
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self._answer = 503, f"At most {MOST_PIPELINED} requests may be sent ahead."
+            raise _RefusedError
+        self._phase, self._since, self._unspent = _BODY, 0.0, 0
+        self._requests += 1
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._unspent = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: from here on it is the application's time."""
+        self._phase, self._unspent = _IDLE, 0
+        super().on_message_complete()
+
+    # What the application's reply calls.
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request. As uvicorn's, with the sweep in place of a timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self._phase in (_IDLE, _BODY):
+            self._since = self.loop.time()
+
+    # What the sweep calls.
+
+    def sweep(self, now: float) -> None:
+        """End the connection if it is overdue."""
+        if self._write_paused_at and now - self._write_paused_at > WRITE_SECONDS:
+            self.transport.abort()
+            return
+        waited, limits = now - self._since, self.limits
+        if self._phase == _CLOSING:
+            if waited > LINGER_SECONDS and not self._busy:
+                self.transport.abort()
+        elif self._phase == _HEADERS:
+            if waited > limits.header_seconds:
+                self._refuse(408, f"The headers took more than {limits.header_seconds:g} seconds.")
+        elif self._phase == _BODY:
+            allowed = LINGER_SECONDS if self.cycle.response_complete else limits.body_seconds
+            if waited > allowed:
+                self._refuse(408, f"The body took more than {limits.body_seconds:g} seconds.")
+        elif not self._busy and waited > (
+            limits.keep_alive if self._requests else limits.header_seconds
+        ):
+            if self.transport.is_closing() or self.transport.get_write_buffer_size():
+                self.transport.abort()  # or it would wait for a client that does not read
+            else:
+                self.transport.close()
+
+    @property
+    def unread(self) -> tuple[float, int]:
+        """Since when the client has not kept up, and the bytes of replies that it has not read."""
+        return self._write_paused_at, self.transport.get_write_buffer_size()
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the client reads its replies."""
+        return not self._write_paused_at
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.transport.abort()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a whole request waits for its reply."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _too_large(self) -> tuple[int, str]:
+        return 431, f"Request line and headers may have at most {self.limits.headers} bytes."
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer in the application's place, read nothing more, and close soon."""
+        reading, self._phase, self._since = self._phase, _CLOSING, self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self._busy and reading != _BODY:
+            # Requests that came before are still answered; the last one closes the connection.
+            self.cycle.keep_alive = False
+            return
+        if reading == _BODY:
+            # The application waits for the rest of this body, or has answered without it.
+            answered = self.cycle.response_started or bool(self.pipeline)
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if answered:
+                self.transport.abort()
+                return
+        self.transport.write(_reply(status, message))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+
+def _reply(status: int, message: str) -> bytes:
+    body = orjson.dumps({"error": {"message": message}})
+    retry = b"retry-after: 1\r\n" if status == 503 else b""
+    return b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n" % (
+        status, HTTPStatus(status).phrase.encode(), retry, len(body),
+    ) + b"connection: close\r\n\r\n" + body  # fmt: skip
+
+
+def bounded_protocol(limits: ConnectionLimits) -> type[BoundedProtocol]:
+    """The protocol's class for one server."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+
+
+class Sweep:
+    """Ends overdue connections, twice a second, some at a time. ``connections``: of one server."""
+
+    def __init__(self, connections: Iterable[Any]) -> None:
+        self._connections = connections
+        self._left: list[Any] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin, in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(SWEEP_SECONDS, self._run)
+
+    def stop(self) -> None:
+        """End."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _run(self) -> None:
+        if not self._left:
+            self._left = list(self._connections)
+            self._end_unread()
+        now = self._loop.time()
+        for connection in self._left[-SWEEP_AT_ONCE:]:
+            connection.sweep(now)
+        del self._left[-SWEEP_AT_ONCE:]
+        pause = SWEEP_PAUSE if self._left else SWEEP_SECONDS
+        self._timer = self._loop.call_later(pause, self._run)
+
+    def _end_unread(self) -> None:
+        """Keep the memory of replies that nobody reads within its bound."""
+        slow = [one for one in self._left if not one.keeps_up]
+        held = sorted(((*one.unread, i) for i, one in enumerate(slow)), reverse=True)
+        total = sum(size for _, size, _ in held)
+        while held and total > MOST_UNREAD:
+            _, size, i = held.pop()
+            total -= size
+            slow[i].abort()

@@ -1,0 +1,115 @@
+"""Files through which several workers share their Prometheus figures.
+
+prometheus_client adds up what each process keeps in files. Here a file belongs to a worker's
+place, not to its process: a worker that replaces another goes on with its counters, so that
+nothing grows with the number of restarts, and gauges of a worker that has died are removed.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import values
+
+PREFIX, FEASTS = "skewless-metrics-", "feast_metrics_"
+# prometheus_client and Feast read one each; both must name the same folder.
+VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+_LOCK = "lock"
+
+
+class MetricFiles:
+    """The folder, and which of its files belong to this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._own = "supervisor"
+
+    def name(self) -> str:
+        """What this process's files are called by."""
+        return self._own
+
+    def take(self, place: int) -> None:
+        """In a worker: be the one of this place."""
+        self._own = f"worker{place}"
+
+    def start(self, place: int) -> None:
+        """Before a worker starts: whatever was left there says nothing of it."""
+        self.end(place)
+
+    def end(self, place: int) -> None:
+        """A worker has died: what it held is not so any more."""
+        for file in self.folder.glob(f"gauge_*_worker{place}.db"):
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def metric_files(*, several: bool) -> Iterator[MetricFiles]:
+    """A folder for the figures of this server, removed in the end.
+
+    A folder that is given by the variable is used as it is, and stays. Folders of servers that
+    were killed are removed by the next one: nobody holds their locks.
+
+    Args:
+        several: Whether there is more than one worker.
+    """
+    given = next((os.environ[one] for one in VARIABLES if os.environ.get(one)), None)
+    # Feast makes a folder when it is imported: its own, or inherited from who started us.
+    feasts = Path(given) if given and Path(given).name.startswith(FEASTS) else None
+    if given is not None and feasts is None:
+        files = MetricFiles(Path(given))
+        _name_by(files, several=several)
+        yield files
+        return
+    root = Path(tempfile.gettempdir())
+    for old in root.glob(f"{PREFIX}*"):
+        _remove_unless_used(old)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    owner = os.getpid()
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for variable in VARIABLES:
+            os.environ[variable] = str(folder)
+        if feasts is not None and _made_here():
+            shutil.rmtree(feasts, ignore_errors=True)  # and not used any more
+        files = MetricFiles(folder)
+        _name_by(files, several=several)
+        yield files
+    finally:
+        if os.getpid() == owner:
+            for variable in VARIABLES:
+                os.environ.pop(variable, None)
+            os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_here() -> bool:
+    """Whether Feast made its folder in this process: one that was inherited has other users."""
+    feasts = sys.modules.get("feast.metrics")
+    return bool(getattr(feasts, "_owns_mp_dir", False)) and (
+        getattr(feasts, "_owner_pid", None) == os.getpid()
+    )
+
+
+def _name_by(files: MetricFiles, *, several: bool) -> None:
+    """Let prometheus_client call its files by the worker's place."""
+    if several:
+        values.ValueClass = values.MultiProcessValue(files.name)  # type: ignore[no-untyped-call]
+
+
+def _remove_unless_used(folder: Path) -> None:
+    """Remove a folder that no process holds the lock of, if it is ours to remove."""
+    with contextlib.suppress(OSError):
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        lock = os.open(folder / _LOCK, os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)

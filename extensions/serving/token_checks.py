@@ -1,0 +1,100 @@
+"""What can be seen of a bearer token without asking anybody, and an issuer that cannot hang.
+
+Feast's own code verifies tokens (signature, audience, issuer, expiry). These checks come before
+it: what they refuse costs the issuer no request and the worker no thread.
+"""
+
+import logging
+import time
+from typing import Any
+
+import jwt
+import requests
+from feast.permissions.auth.oidc_token_parser import OidcTokenParser
+from feast.permissions.auth_model import OidcAuthConfig
+from feast.permissions.oidc_service import OIDCDiscoveryService
+
+LONGEST_TOKEN = 16_384
+# The one algorithm that Feast's code accepts of an OIDC issuer.
+ALGORITHM = "RS256"
+# Seconds that Feast's code allows clocks to differ.
+SKEW = 10
+# Seconds between two looks at the issuer's keys for tokens that name an unknown one.
+LOOK_AGAIN_SECONDS = 5.0
+# Seconds after which the issuer's discovery document is read again.
+DISCOVERY_SECONDS = 3600.0
+
+
+class Discovery(OIDCDiscoveryService):  # type: ignore[misc, unused-ignore]
+    """The issuer's discovery document, read with a deadline and again once in a while."""
+
+    def __init__(self, config: OidcAuthConfig) -> None:
+        super().__init__(config.auth_discovery_url, config.verify_ssl, config.ca_cert_path)
+        self._timeout = config.jwks_request_timeout_seconds
+        self._held: dict[str, Any] = {}
+        self._until = 0.0
+
+    @property
+    def discovery_data(self) -> dict[str, Any]:
+        """The document; one that was read stays in use while the issuer is away.
+
+        Raises:
+            RuntimeError: it cannot be read, and never could.
+        """
+        if time.monotonic() < self._until:
+            return self._held
+        try:
+            verify = self._get_verify()  # type: ignore[no-untyped-call]
+            answer = requests.get(self.discovery_url, verify=verify, timeout=self._timeout)
+            answer.raise_for_status()
+            read = answer.json()
+            if not (isinstance(read, dict) and isinstance(read.get("jwks_uri"), str)):
+                raise requests.RequestException("It names no keys.")
+            self._held, self._until = read, time.monotonic() + DISCOVERY_SECONDS
+        except (requests.RequestException, ValueError) as error:
+            if not self._held:
+                raise RuntimeError(f"OIDC discovery failed: {type(error).__name__}") from error
+        return self._held
+
+
+def harden(parser: Any, config: Any) -> None:
+    """Give Feast's reader of OIDC tokens a deadline, and no tracebacks of what strangers send."""
+    logging.getLogger("feast.permissions.auth").setLevel(logging.CRITICAL)
+    if isinstance(parser, OidcTokenParser):
+        parser.oidc_discovery_service = Discovery(config)
+        make = parser._get_jwks_client  # noqa: SLF001 - its client has no other door
+
+        def client() -> Any:
+            made = make()
+            # PyJWT's own 30 s would refuse, as long, every token of a key just rotated in.
+            made.cooldown_duration = LOOK_AGAIN_SECONDS
+            return made
+
+        parser._get_jwks_client = client  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def refused_at_sight(token: str, *, oidc: bool) -> str | None:
+    """Why a token cannot be valid, whoever issued it; None: it must be verified.
+
+    ``oidc``: it is of an OIDC issuer, so that it must be a signed JWT with an expiry. Nothing
+    that is read here is believed: it can only refuse.
+    """
+    if len(token) > LONGEST_TOKEN:
+        return f"A token may have at most {LONGEST_TOKEN} characters."
+    return _refused_jwt(token) if oidc else None
+
+
+def _refused_jwt(token: str) -> str | None:
+    invalid = "Invalid or expired access token"
+    try:
+        read = jwt.api_jwt.decode_complete(token, options={"verify_signature": False})
+    except (jwt.exceptions.PyJWTError, ValueError, RecursionError):
+        return invalid
+    header, claims = read["header"], read["payload"]
+    if isinstance(claims.get("kubernetes.io"), dict):  # reviewed by Kubernetes, not here
+        return None
+    until = claims.get("exp")
+    if isinstance(until, bool) or not isinstance(until, (int, float)):
+        return "The access token has no expiry."
+    known = header.get("alg") == ALGORITHM and isinstance(header.get("kid"), str)
+    return None if known and until > time.time() - SKEW else invalid

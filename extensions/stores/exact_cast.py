@@ -1,0 +1,192 @@
+"""Arrow columns as a declared Feast type: the same values, or a refusal that names the column.
+
+The rule for numbers: what is declared as floating point becomes the nearest such number, as in
+Feast; everything else stays the number that it is. A fraction as Int64, 3e9 as Int32 or 1e300 as
+Float32 is refused.
+"""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from extensions.errors import SkewlessError
+
+_BITS = {"INT32": pa.int32(), "INT64": pa.int64()}
+_FLOATS = {"FLOAT32": pa.float32(), "FLOAT64": pa.float64()}
+_BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
+_SHOWN = 40
+
+
+def exactly(
+    values: pa.ChunkedArray,
+    kind: str,
+    depth: int,
+    what: str,
+    declared: str,
+    strict: bool = False,
+) -> pa.ChunkedArray:
+    """The values as the Feast type ``kind`` (``INT64`` …), within ``depth`` lists.
+
+    ``what`` begins the refusal ("The column x"); ``strict``: times, too, in one Arrow type.
+
+    Raises:
+        SkewlessError: a value is not one of that type.
+    """
+    if depth and not _is_list(values.type):
+        return values
+    chunks = values.chunks or [pa.array([], values.type)]
+    return pa.chunked_array(
+        [_items(chunk, kind, depth, what, declared, strict) for chunk in chunks]
+    )
+
+
+def _items(
+    array: pa.Array, kind: str, depth: int, what: str, declared: str, strict: bool
+) -> pa.Array:
+    if depth == 0:
+        return _scalars(array, kind, what, declared, strict)
+    if pa.types.is_fixed_size_list(array.type):
+        array = array.cast(pa.list_(array.type.value_type))
+    if array.offset:
+        array = array.take(np.arange(len(array)))
+    inner = _items(array.values, kind, depth - 1, what, declared, strict)
+    if inner.type == array.type.value_type:
+        return array
+    made = pa.ListArray if pa.types.is_list(array.type) else pa.LargeListArray
+    return made.from_arrays(array.offsets, inner, mask=array.is_null())
+
+
+def _scalars(array: pa.Array, kind: str, what: str, declared: str, strict: bool) -> pa.Array:
+    held = array.type
+    if pa.types.is_null(held):
+        return array
+    try:
+        if kind in _BITS:
+            return _whole(array, _BITS[kind])
+        if kind in _FLOATS:
+            return _nearest(array, _FLOATS[kind])
+        if kind in ("UNIX_TIMESTAMP", "ZONED_TIMESTAMP"):
+            if pa.types.is_integer(held):  # seconds, as Feast reads them
+                seconds = array.cast(pa.int64()).cast(pa.timestamp("s"))
+                return seconds.cast(pa.timestamp("us", "UTC"))
+            if strict:
+                return _instants(array)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise SkewlessError(
+            f"{what} must be {declared}, and holds another value ({_shown(error)}): correct it, "
+            "or declare another type."
+        ) from error
+    return array
+
+
+def _whole(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Whole numbers from whole numbers, from floats without a fraction, from plain digits."""
+    if _is_text(array.type):
+        numbers = array.cast(wanted)
+        if not numbers.cast(array.type).equals(array):
+            odd = pc.not_equal(numbers.cast(array.type), array)
+            raise ValueError(repr(array.filter(odd)[0].as_py()))
+        return numbers
+    return array.cast(wanted)
+
+
+def _nearest(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """The nearest floats, as Feast makes them; a finite number does not become infinity."""
+    if array.type == wanted:
+        return array
+    doubles = array
+    if isinstance(array.type, pa.OpaqueType):
+        array = array.storage
+    if _is_text(array.type):
+        doubles = array.cast(pa.float64())
+        _no_overflow(doubles, pc.match_substring(pc.utf8_lower(array), "inf"))
+    floats = doubles.cast(wanted, safe=False)
+    if not pa.types.is_integer(doubles.type):
+        _no_overflow(floats, pc.is_inf(doubles))
+    return floats
+
+
+def _no_overflow(floats: pa.Array, infinite: pa.Array) -> None:
+    became = pc.and_(pc.is_inf(floats), pc.invert(infinite))
+    if pc.any(became).as_py():
+        raise ValueError("a number beyond its range")
+
+
+def _instants(array: pa.Array) -> pa.Array:
+    """Times in UTC; without a zone they are UTC, and a date is its first instant."""
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("s"))
+    if not pa.types.is_timestamp(array.type) or array.type == pa.timestamp("us", "UTC"):
+        return array
+    if array.type.tz is None:
+        return pc.assume_timezone(array.cast(pa.timestamp("us")), "UTC")
+    return array.cast(pa.timestamp("us", "UTC"))
+
+
+def nested(
+    values: pa.ChunkedArray, dimensions: pa.ChunkedArray, depth: int, column: str
+) -> pa.ChunkedArray:
+    """Lists of lists from what the driver flattens, by each row's dimensions (``[1:2][1:3]``).
+
+    Raises:
+        SkewlessError: a row has another number of dimensions than ``depth``.
+    """
+    rows = []
+    for flat, bounds in zip(values.to_pylist(), dimensions.to_pylist(), strict=True):
+        if flat is None or bounds is None:
+            rows.append(flat)  # null, or empty
+            continue
+        lengths = [int(last) - int(first) + 1 for first, last in _BOUNDS.findall(bounds)]
+        if len(lengths) != depth:
+            raise SkewlessError(
+                f"The column {column} holds an array of {len(lengths)} dimension(s) ({bounds}), "
+                f"and its declared type has {depth}: declare one Array for each."
+            )
+        shaped = flat
+        for length in reversed(lengths[1:]):
+            shaped = [shaped[at : at + length] for at in range(0, len(shaped), length)]
+        rows.append(shaped)
+    kind = values.type.value_type
+    for _ in range(depth):
+        kind = pa.list_(kind)
+    return pa.chunked_array([pa.array(rows, kind)])
+
+
+def refuse_null_items(array: pa.Array, column: str) -> None:
+    """Refuse lists with a null inside: no wire type of Feast's holds one.
+
+    Raises:
+        SkewlessError: there is one.
+    """
+    items = array.flatten()
+    if items.null_count:
+        raise SkewlessError(
+            f"The column {column} holds an array with a null inside, which cannot be served: "
+            "leave nulls out of the array, or write the value that they stand for."
+        )
+    if _is_list(items.type):
+        refuse_null_items(items, column)
+
+
+def whole_seconds(times: pa.Array) -> pa.Array:
+    """Seconds since 1970 as 64-bit integers, rounded down."""
+    micros = times.cast(pa.timestamp("us", times.type.tz), safe=False).view(pa.int64())
+    numbers = micros.fill_null(0).to_numpy(zero_copy_only=False)
+    return pa.array(np.floor_divide(numbers, 1_000_000), mask=np.asarray(micros.is_null()))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _shown(error: Exception) -> str:
+    text = str(error).splitlines()[0]
+    return text if len(text) <= 2 * _SHOWN else text[: 2 * _SHOWN] + "…"

@@ -1,0 +1,50 @@
+"""Watchdog: ends the process when a call into the Kafka client does not come back.
+
+A client that spins inside a poll hears no signal and reports nothing, while its process looks
+alive. Ended, it is started again by its supervisor, and its partitions go to other workers.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 70
+
+
+class Watchdog(threading.Thread):
+    """Watches calls of one other thread; `stop` ends it."""
+
+    def __init__(self, patience: float, name: str) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._patience, self._name = patience, name
+        self._began: float | None = None
+        self._ended = threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The block must end within the patience, or the process does."""
+        self._began = monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
+
+    def run(self) -> None:
+        """Look every tenth of the patience."""
+        while not self._ended.wait(self._patience / 10):
+            began = self._began
+            if began is not None and monotonic() - began > self._patience:
+                logger.critical(
+                    "%s: a poll of Kafka has not come back for %.0f s; the process ends, to be "
+                    "started again.", self._name, self._patience,
+                )  # fmt: skip
+                os._exit(EXIT_CODE)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._ended.set()

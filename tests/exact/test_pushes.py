@@ -1,0 +1,89 @@
+"""What is pushed online is what was pushed, or it is refused by its column."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from feast import FeatureStore, FeatureView, Field
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
+from feast.types import Array, Float32, Float64, Int32, Int64, Json, String
+
+from extensions.errors import SkewlessError
+from tests.exact.conftest import user
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+LARGE = 2**53 + 1
+TYPES = {
+    "whole": Int64, "small": Int32, "single": Float32, "double": Float64, "word": String,
+    "wholes": Array(Int64), "document": Json,
+}  # fmt: skip
+ROW = {
+    "whole": LARGE, "small": -7, "single": 0.1, "double": 0.1, "word": "ü", "wholes": [LARGE, 1],
+    "document": '{"a": 1}',
+}  # fmt: skip
+
+
+@pytest.fixture
+def pushed(store: FeatureStore) -> FeatureStore:
+    view = FeatureView(
+        name="pushed",
+        entities=[user],
+        ttl=timedelta(0),
+        schema=[
+            Field(name="user_id", dtype=Int64),
+            *(Field(name=name, dtype=dtype) for name, dtype in TYPES.items()),
+        ],
+        source=PostgreSQLSource(
+            name="pushed",
+            query="SELECT 1",
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+        ),
+    )
+    store.apply([view], skip_feature_view_validation=True)
+    return store
+
+
+def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    made = pd.DataFrame(
+        {
+            name: pd.Series([row[name] for row in rows], dtype="Int64" if name == "whole" else None)
+            for name in rows[0]
+        }
+    )
+    made["user_id"] = range(1, len(rows) + 1)
+    return made.assign(event_timestamp=AT, created_timestamp=AT)
+
+
+def read(store: FeatureStore, users: int) -> dict[str, list[Any]]:
+    asked = [{"user_id": one} for one in range(1, users + 1)]
+    found: dict[str, list[Any]] = store.get_online_features(
+        [f"pushed:{name}" for name in TYPES], asked
+    ).to_dict()
+    return found
+
+
+def test_a_null_beside_costs_no_digits(pushed: FeatureStore) -> None:
+    """Feast's own conversion made 2^53 of 2^53 + 1."""
+    pushed.write_to_online_store("pushed", frame([ROW, {**ROW, "whole": None, "wholes": None}]))
+    found = read(pushed, 2)
+    assert found["whole"] == [LARGE, None]
+    assert found["wholes"] == [[LARGE, 1], None]
+    assert found["double"] == [0.1, 0.1]
+    assert found["single"] == pytest.approx([0.1, 0.1], rel=1e-7)
+    assert found["word"] == ["ü", "ü"]
+    assert found["document"] == [{"a": 1}, {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("small", 3_000_000_000), ("small", 5.7), ("small", "x"), ("wholes", [1.5]),
+     ("wholes", [1, None]), ("single", 1e300), ("document", "{")],
+)  # fmt: skip
+def test_what_is_no_such_value_is_refused(pushed: FeatureStore, column: str, value: Any) -> None:
+    with pytest.raises(SkewlessError, match=f"column {column}"):
+        pushed.write_to_online_store("pushed", frame([{**ROW, column: value}]))
+    assert read(pushed, 1)["word"] == [None]
