@@ -39,7 +39,7 @@ def inputs_of(view: OnDemandFeatureView) -> tuple[Input, ...]:
     sources = view.source_feature_view_projections.values()
     read = [(source.name, field.name) for source in sources for field in source.features]
     names = Counter(feature for _, feature in read)
-    names.update(view.get_request_data_schema())
+    names.update(list(view.get_request_data_schema()))
     return tuple(
         Input(source, feature, feature if names[feature] == 1 else None) for source, feature in read
     )

@@ -25,7 +25,6 @@ from extensions.stores.offline.point_in_time import HIDDEN
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
 from extensions.stores.offline.served_transforms import ServedTransform
 from extensions.training.digest import as_stored
-from extensions.training.label_columns import check_names
 from extensions.training.labels import Labels, read_labels
 from extensions.training.manifest import (
     LabelsUsed,
@@ -128,7 +127,7 @@ def _take(
             "Training sets need this project's offline store: set offline_store.type in "
             "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
-    check_names(service, job, job.question)
+    job.check_names(service, full=True)
     if expected is not None:
         _check_versions(service, expected, _versions(job.question))
     known_at = known_at or _settled(store)

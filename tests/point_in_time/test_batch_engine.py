@@ -112,9 +112,11 @@ def feasts(ours: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def content(client: redis.Redis) -> dict[bytes, Any]:
-    """Every key with its bytes and what is left of its time."""
+    """Every key of rows with its bytes and what is left of its time."""
     found: dict[bytes, Any] = {}
     for key in client.scan_iter(count=1000):
+        if b":!" in key:  # whose the prefix is, and the like
+            continue
         value = client.get(key) if client.type(key) == b"string" else client.hgetall(key)
         found[key] = (value, client.pttl(key) > 0)
     return found

@@ -1,7 +1,7 @@
 """The point-in-time join: for each label and view the latest row that was known by then."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any

@@ -95,7 +95,7 @@ def _log_first(original: Callable[..., None]) -> Callable[..., None]:
         if to != PushMode.ONLINE_AND_OFFLINE or not _ours(self):
             original(self, push_source_name, df, allow_registry_cache, to, transform_on_write)
             return
-        views = self._fvs_for_push_source_or_raise(push_source_name, allow_registry_cache)
+        views: Any = self._fvs_for_push_source_or_raise(push_source_name, allow_registry_cache)
         push_to_both(self, list(views), df)
         self._precompute_for_push(next(iter(views)).name, df)
 

@@ -31,6 +31,7 @@ from extensions.stores.offline.join_columns import (
     shortened,
     whole_columns,
 )
+from extensions.stores.offline.label_columns import check_names
 from extensions.stores.offline.label_coverage import read_coverages, warn_of_uncovered
 from extensions.stores.offline.materialization import RowsToPublish
 from extensions.stores.offline.pandas_frames import to_pandas
@@ -243,6 +244,11 @@ class SkewlessRetrievalJob(RetrievalJob):
         return self._on_demand_feature_views
 
     @property
+    def transforms(self) -> list[ServedTransform]:
+        """As `on_demand_feature_views`, as what they are."""
+        return self._on_demand_feature_views
+
+    @property
     def served_transforms(self) -> list[ServedTransform]:
         """Those that are chosen by each label's moment."""
         return [one for one in self._on_demand_feature_views if one.column is not None]
@@ -315,6 +321,22 @@ class SkewlessRetrievalJob(RetrievalJob):
                     cast = table.column(place).cast(wanted, safe=False)
                     table = table.set_column(place, name, cast)
         return table
+
+    def check_names(self, asked: str, *, full: bool) -> None:
+        """Refuse labels with a column that is called like what ``asked`` adds to them.
+
+        Raises:
+            SkewlessError: exit code 2; it names the columns.
+        """
+        question = self.question
+        if not isinstance(question, PointInTimeQuestion):
+            return
+        made = [
+            f"{one.projection.name_to_use()}__{f.name}" if self._full_feature_names else f.name  # type: ignore[no-untyped-call]
+            for one in self.transforms
+            for f in one.features
+        ]
+        check_names(asked, question.labels.columns, question.views, made, full=full)
 
     def to_sql(self) -> str:
         """The statement; over uploaded labels where they are a frame."""
@@ -389,6 +411,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         if not isinstance(question, PointInTimeQuestion):
             # Feast's writer to the online store looks at the first chunk only.
             return pa.concat_tables(self._pieces(timeout)).combine_chunks()
+        self.check_names("the request", full=question.options.full)
         with arrow_session(self.config, question.doing, timeout=timeout) as session:
             table = pa.concat_tables(question.pieces(session))
             covered = read_coverages(session)
@@ -407,7 +430,7 @@ class _Piece(SkewlessRetrievalJob):
             whole.config,
             whole.question,
             full_feature_names=whole.full_feature_names,
-            on_demand_feature_views=whole._on_demand_feature_views,
+            on_demand_feature_views=whole.transforms,
             metadata=whole.metadata,
         )
         self._rows = rows

@@ -34,7 +34,7 @@ from extensions.stores.offline.arrow_session import arrow_session
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.feature_logging import write_logged_features
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
-from extensions.stores.offline.point_in_time import HIDDEN, JoinOptions, ViewJoin, view_joins
+from extensions.stores.offline.point_in_time import JoinOptions, view_joins
 from extensions.stores.offline.range_retrieval import range_query
 from extensions.stores.offline.request_fields import check_request_fields
 from extensions.stores.offline.retrieval_job import (
@@ -153,7 +153,6 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             registry,
             project,
         )
-        _check_names(views, labels)
         return SkewlessRetrievalJob(
             config,
             PointInTimeQuestion(
@@ -316,18 +315,6 @@ def _outputs(
             if view in (name, transform.name):
                 made.add(f"{name}__{feature}" if full_feature_names else feature)
     return made
-
-
-def _check_names(views: tuple[ViewJoin, ...], labels: EntityTable | EntityQuery) -> None:
-    """A result's columns have names of their own."""
-    for view in views:
-        for feature in view.features:
-            if feature.output in labels.columns and not feature.output.startswith(HIDDEN):
-                raise SkewlessError(
-                    f"The labels have a column {feature.output}, which is also the name of "
-                    f"{view.name}:{feature.name} in the result: rename the labels' column, or ask "
-                    "with full_feature_names=True."
-                )
 
 
 def _labels(
