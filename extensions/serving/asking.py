@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import orjson
 from feast import ValueType
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.serving.ids import Ids
 from extensions.serving.plan import Plan
@@ -135,8 +136,9 @@ def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
         raise RefusedError(422, "The service must be given by name.", "service")
     plan: Plan = plan_of(service)
     rows = _list(_given(read, "entities"), "entities", most)
-    entities: dict[str, list[Any]] = {name: [] for name in plan.join_keys}
-    axes: dict[str, list[bytes]] = {name: [] for name in plan.join_keys}
+    given = [name for name in plan.join_keys if name != DUMMY_ENTITY_ID]
+    entities: dict[str, list[Any]] = {name: [] for name in given}
+    axes: dict[str, list[bytes]] = {name: [] for name in given}
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             raise RefusedError(422, "An entity row must be an object.", f"entities[{i}]")
@@ -144,7 +146,8 @@ def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
             raise RefusedError(
                 422, f"{service} has no join key {more[0]}.", f"entities[{i}].{more[0]}"
             )
-        for name, kind in plan.key_types.items():
+        for name in given:
+            kind = plan.key_types[name]
             if name not in row:
                 raise RefusedError(422, f"The row must name its {name}.", f"entities[{i}].{name}")
             value, raw = one_id(row[name], kind, f"entities[{i}].{name}")
@@ -152,6 +155,11 @@ def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
             axes[name].append(raw)
     request, columns = _context(read, plan), _layout(read)
     ids = {name: Ids(entities[name], None, axes[name]) for name in axes}
+    if DUMMY_ENTITY_ID in plan.key_types:
+        # Feast's name for the one entity of a view without entities.
+        ids[DUMMY_ENTITY_ID] = Ids(
+            [DUMMY_ENTITY_VAL] * len(rows), None, [b"=" + DUMMY_ENTITY_VAL.encode()] * len(rows)
+        )
     return Batch(service, entities, ids, request, columns, len(rows)), plan
 
 
@@ -175,7 +183,13 @@ def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
     given = read.get("context") or {}
     if not isinstance(given, dict):
         raise RefusedError(422, "The context must be an object.", "context")
-    named = {_snake(name): (name, value) for name, value in given.items()}
+    named: dict[str, tuple[str, Any]] = {}
+    for asked, value in given.items():
+        # The field's own name, or its usual form in JSON: requestHour for request_hour.
+        name = asked if asked in plan.request else _snake(asked)
+        if name in named:
+            raise RefusedError(422, f"The context gives {name} twice.", f"context.{asked}")
+        named[name] = (asked, value)
     if more := sorted(set(named) - set(plan.request)):
         raise RefusedError(
             422, f"{plan.service} takes no {named[more[0]][0]}.", f"context.{named[more[0]][0]}"

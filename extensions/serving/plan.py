@@ -13,6 +13,7 @@ from feast import FeatureService, FeatureStore, FeatureView, ValueType
 from feast.utils import _get_feature_views_to_use
 
 from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
+from extensions.errors import SkewlessError
 from extensions.serving.decoding import Decoder, default_of
 from extensions.serving.transforms import Transform
 from extensions.stores.online.keys import Place, place_of
@@ -169,6 +170,8 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
     tables, on_demand = _get_feature_views_to_use(
         store.registry, store.project, service, allow_cache=True, hide_dummy_entity=False
     )
+    if isinstance(service, FeatureService):
+        _refuse_renamed(service, tables)
     wanted = _wanted(service)
     times = Counter(name for features in wanted.values() for name in features)
     clashing = {name for name, n in times.items() if n > 1}
@@ -211,6 +214,26 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
     )
     projections = [one.projection for one in (*tables, *on_demand)]
     return replace(plan, plain=not clashing and _is_plain(plan, projections))
+
+
+def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> None:
+    """What reads one view under several names, or by other keys, is Feast's to answer.
+
+    Raises:
+        SkewlessError: the service does; the sentence says where it is served.
+    """
+    names = Counter((table.name, table.projection.version_tag) for table in tables)
+    aliases = {
+        table.name
+        for table in tables
+        if table.projection.join_key_map
+        or (table.projection.name_alias and names[table.name, table.projection.version_tag] > 1)
+    }
+    if aliases:
+        raise SkewlessError(
+            f"{service.name} reads {', '.join(sorted(aliases))} by other join keys, or under "
+            "several names: /get-online-features serves it."
+        )
 
 
 def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:

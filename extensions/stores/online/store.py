@@ -494,8 +494,10 @@ def _unpacked(
 ) -> list[Row]:
     wanted = requested or [field.name for field in table.features]
     defaults = default_values(table)
-    complete = all(name in defaults for name in wanted)
-    missing: Row = (NEVER, {name: defaults[name] for name in wanted}) if complete else (None, None)
+    # A feature without a default is null beside one that has its own, as training has it.
+    declared = any(name in defaults for name in wanted)
+    filled = {name: defaults.get(name, Value()) for name in wanted}
+    missing: Row = (NEVER, filled) if declared else (None, None)
     too_old = oldest(table)
     latest = (latest_time(config) - NEVER) // MICROSECOND
     rows = []
