@@ -256,11 +256,14 @@ def _parsed(
         return "skip"
 
     names = [f"f{place}" for place in range(len(columns))]
+    # The reader takes a byte order mark for the file's own and drops it: this block's first row
+    # may begin with one that is a value's.
+    data = codecs.BOM_UTF8 + block.data if block.data.startswith(codecs.BOM_UTF8) else block.data
     table = pa.csv.read_csv(
-        pa.BufferReader(block.data),
+        pa.BufferReader(data),
         # One thread: only then do invalid rows come with their numbers.
         read_options=pa.csv.ReadOptions(
-            use_threads=False, column_names=names, block_size=len(block.data) + 1
+            use_threads=False, column_names=names, block_size=len(data) + 1
         ),
         parse_options=pa.csv.ParseOptions(
             delimiter=block.delimiter,

@@ -109,7 +109,9 @@ def test_a_write_wins_over_whatever_is_there(
     assert [values for _, values in store.online_read(config, table, users)] == [
         row(count + 1 + i) for i in range(3)
     ]
-    write(store, config, beside, (users[1], 5, 10, 10))
+    # Later than any time that a flipped bit can make and that is not of the future.
+    seconds = int((now - T0).total_seconds())
+    write(store, config, beside, (users[1], 5, seconds, seconds))
     assert read(store, config, beside, users[1]) == [5]
     assert store.online_read(config, table, users)[1] == (now, row(count + 2))
     for gone in (table, beside):

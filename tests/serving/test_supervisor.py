@@ -180,7 +180,13 @@ from extensions.serving.supervisor import supervise
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 def worker():
     time.sleep(float(sys.argv[2]))
-threading.Timer(float(sys.argv[3]), os.kill, (os.getpid(), signal.SIGTERM)).start()
+def end():
+    # A signal that comes before anybody listens ends the process, as it should.
+    while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        time.sleep(0.001)
+    time.sleep(float(sys.argv[3]))
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=end, daemon=True).start()
 supervise(3, worker, MetricFiles(Path(sys.argv[1])))
 print("ended", flush=True)
 """
