@@ -1,6 +1,7 @@
 """Commands that compute features: refresh (the tick), backfill."""
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
     )(refresh)
     app.command(
         help="Append the log that would exist had the store run then.",
-        epilog="Example: `skewless backfill user_habits --from 2026-01-01 --to 2026-02-01`",
+        epilog="Example: `skewless backfill user_habits --from 2026-01-01`",
     )(backfill)
 
 
@@ -82,16 +83,17 @@ def refresh(
 def backfill(
     view: Annotated[str, typer.Argument(help="The view, or `all`.")],
     start: Annotated[str, typer.Option("--from", help="ISO time; without a zone, UTC.")],
-    end: Annotated[str, typer.Option("--to", help="ISO time; without a zone, UTC.")],
+    end: Annotated[
+        str | None, typer.Option("--to", help="ISO time; without a zone, UTC; now if left.")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Replace what backfills wrote before.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Resumable: the same command goes on after its last whole day."""
-    first, last = moment(start, "--from"), moment(end, "--to")
-    if first is None or last is None:
-        raise SkewlessError("A backfill needs --from and --to.", exit_code=2)
+    first, last = moment(start, "--from"), moment(end, "--to") or datetime.now(UTC)
+    assert first is not None  # the option is required
     answering_postgres("watermarks")
     from extensions.asof.backfill import backfill as run
     from extensions.asof.coverage import gap_behind
