@@ -1,6 +1,5 @@
 """From packed rows to columns: whole columns at a time, whatever the number of entities."""
 
-import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -384,14 +383,15 @@ def _records(buffer: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
     return np.ndarray((len(buffer) - kind.itemsize + 1,), kind, buffer, 0, (1,))
 
 
-def default_of(column: Column, declared: str | None) -> Any:
-    """A declared default (JSON) as a column holds it."""
-    if declared is None:
+def default_of(column: Column, declared: Value | None) -> Any:
+    """A declared default, in Feast's message of it, as a column holds it."""
+    kind = declared.WhichOneof("val") if declared is not None else None
+    if declared is None or kind is None:
         return None
-    value = json.loads(declared)
-    if column.kind == "array":
-        return np.array(value, _NUMPY[column.code])
-    return value
+    if column.kind == "proto":
+        return feast_value_type_to_python_type(declared, column.value_type)
+    value = getattr(declared, kind)
+    return np.array(value.val, _NUMPY[column.code]) if column.kind == "array" else value
 
 
 def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> Values:

@@ -16,6 +16,7 @@ from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
 from extensions.errors import SkewlessError
 from extensions.serving.decoding import Decoder, default_of
 from extensions.serving.transforms import Transform
+from extensions.stores.defaults import default_values
 from extensions.stores.online.keys import Place, place_of
 from extensions.stores.online.store import layout_of, trust_of
 
@@ -274,7 +275,7 @@ def _view(
     clashing: set[str],
 ) -> View:
     layout = layout_of(store.config, table)
-    declared = {field.name: field.tags.get("default") for field in table.features}
+    declared = default_values(table)
     defaults = {c.name: default_of(c, declared.get(c.name)) for c in layout.columns}
     ttl = int(table.ttl.total_seconds() * 1_000_000) if table.ttl else None
     version = table.projection.version_tag or table.current_version_number or view_version(table)

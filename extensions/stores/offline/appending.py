@@ -23,7 +23,7 @@ from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.exact_cast import exactly
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow_types import is_text
+from extensions.stores.offline.arrow_types import arrow_type, is_text
 from extensions.stores.offline.moments import parsed
 from extensions.stores.offline.point_in_time import exact_features
 from extensions.stores.row_times import refuse_future_rows
@@ -394,7 +394,15 @@ def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
     for field in [*view.entity_columns, *view.features]:
         place = table.schema.get_field_index(field.name)
         kind, depth = _primitive(field.dtype)
-        if place < 0 or kind not in _CAST:
+        if place < 0:
+            continue
+        held = table.schema.field(place).type
+        if depth and pa.types.is_list(held) and pa.types.is_null(held.value_type):
+            # Empty lists alone do not say what they are lists of.
+            empty = table.column(place).cast(arrow_type(field.dtype))
+            table = table.set_column(place, field.name, empty)
+            continue
+        if kind not in _CAST:
             continue
         try:
             what = f"The column {field.name}"
