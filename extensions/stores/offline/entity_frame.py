@@ -71,6 +71,8 @@ class EntityTable:
             if pd.api.types.is_datetime64_any_dtype(moments)
             else _parsed(moments, column)
         )
+        if not rows.num_columns:  # a table without columns knows no number of rows
+            return cls(pa.table({column: times}), column)
         return cls(rows.add_column(place, column, times), column)
 
     @property
