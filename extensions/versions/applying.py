@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from time import monotonic, sleep
 
 import psycopg
 from feast import FeatureStore
@@ -32,6 +33,9 @@ from extensions.versions.faults import Fault, point
 from extensions.versions.live import live_computations
 from extensions.versions.plan import Plan, Severity, complete, fill_range, make_plan
 from extensions.versions.retiring import finish_retired
+
+# How long an apply waits for another one to end: one that was killed ends by itself.
+PATIENCE_SECONDS = 3.0
 
 Progress = Callable[[str, int, int], None]
 
@@ -209,12 +213,21 @@ def _feast_apply(repo_root: Path, *, first: bool) -> None:
         raise SkewlessError(f"Feast refused the definitions: {error}") from error
 
 
+def _try_lock(conn: psycopg.Connection, key: str) -> bool:
+    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
+    return bool(row and row[0])
+
+
 @contextlib.contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:
     """One apply at a time; a promote or a rollback need not wait for it."""
     key = "skewless apply"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    if not (row and row[0]):
+    deadline = monotonic() + PATIENCE_SECONDS
+    while not _try_lock(conn, key):
+        # One that was killed is still at work until PostgreSQL notices.
+        if monotonic() < deadline:
+            sleep(0.1)
+            continue
         other = conn.execute(
             "SELECT a.application_name, a.backend_start FROM pg_locks AS l "
             "INNER JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' "
