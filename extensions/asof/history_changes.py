@@ -52,18 +52,6 @@ def follow_sources(conn: psycopg.Connection, computations: Iterable[Computation]
     ]
 
 
-def note_insert(conn: psycopg.Connection, table: str, claimed_from: datetime) -> None:
-    """Note rows that the caller's transaction inserted past the triggers.
-
-    The caller holds the ingest lock and has said ``SET LOCAL skewless.noted = 'on'``.
-    """
-    conn.execute(
-        "INSERT INTO history_changes (source_table, operation, claimed_from) "
-        "VALUES (%s, 'insert', %s)",
-        [table, claimed_from],
-    )
-
-
 def history_changes(
     conn: psycopg.Connection, tables: Sequence[str], after: datetime, through: datetime
 ) -> list[HistoryChange]:
@@ -106,9 +94,3 @@ def affected(
     if len(known) < len(changes) or through - start > _FAR_BACK:
         return everyone(computation, through)
     return touched(computation, start, through)
-
-
-def live_since(conn: psycopg.Connection) -> datetime | None:
-    """Since when this store has computed and served values as they came; None: not yet."""
-    row = conn.execute("SELECT min(live_from) FROM watermarks").fetchone()
-    return row[0] if row else None

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from psycopg import sql
 
-from extensions.asof.history_changes import live_since
 from extensions.database import connect
 from extensions.database.connection import table_exists
+from extensions.database.history_notes import live_since
 from extensions.history.csv_records import IsRow
 from extensions.history.files import Rows, TableFile, open_table
 from extensions.history.identity import EventIds

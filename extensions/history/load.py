@@ -17,9 +17,9 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.asof.history_changes import note_insert
 from extensions.database import connect
 from extensions.database.events import take_ingest_lock
+from extensions.database.history_notes import note_insert
 from extensions.errors import SkewlessError
 from extensions.history.binary_copy import copy_batch
 from extensions.history.months import Months

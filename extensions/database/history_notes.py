@@ -1,0 +1,26 @@
+"""Notes of changed history, as those who load it write them; migration 0009 has the table.
+
+Apart from `extensions.asof.history_changes`, which reads them: a loader need not import Feast.
+"""
+
+from datetime import datetime
+
+import psycopg
+
+
+def note_insert(conn: psycopg.Connection, table: str, claimed_from: datetime) -> None:
+    """Note rows that the caller's transaction inserted past the triggers.
+
+    The caller holds the ingest lock and has said ``SET LOCAL skewless.noted = 'on'``.
+    """
+    conn.execute(
+        "INSERT INTO history_changes (source_table, operation, claimed_from) "
+        "VALUES (%s, 'insert', %s)",
+        [table, claimed_from],
+    )
+
+
+def live_since(conn: psycopg.Connection) -> datetime | None:
+    """Since when this store has computed and served values as they came; None: not yet."""
+    row = conn.execute("SELECT min(live_from) FROM watermarks").fetchone()
+    return row[0] if row else None
