@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import psycopg
+from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.asof.spine import Spine, everyone, touched
-from extensions.database.connection import table_exists
 
 # Beyond this, searching by arrival costs more than asking about everyone.
 _FAR_BACK = timedelta(days=30)
@@ -41,15 +41,17 @@ def follow_sources(conn: psycopg.Connection, computations: Iterable[Computation]
     Returns the names that cannot: views and foreign tables, whose changes are not seen.
     """
     sources = {(s.table, s.arrival): None for c in computations for s in c.reads}
-    return [
-        table
-        for table, arrival in sources
-        if table_exists(conn, table)
-        and conn.execute(
-            "SELECT follow_history(%s::regclass, %s, %s)", [table, table, arrival]
+    missed = []
+    for table, arrival in sources:
+        relation = sql.Identifier(table).as_string(None)
+        followed = conn.execute(
+            "SELECT follow_history(to_regclass(%(relation)s), %(table)s, %(arrival)s) "
+            "WHERE to_regclass(%(relation)s) IS NOT NULL",
+            {"relation": relation, "table": table, "arrival": arrival},
         ).fetchone()
-        != (True,)
-    ]
+        if followed == (False,):
+            missed.append(table)
+    return missed
 
 
 def history_changes(

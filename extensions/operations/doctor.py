@@ -21,7 +21,8 @@ from extensions.stores.registry.published import has_versions
 from extensions.versions.checking import disagreements
 from extensions.versions.live import live_computations
 
-OLDEST_POSTGRES = 150_000
+# The joins of keys ask pg_input_is_valid(), which came with it.
+OLDEST_POSTGRES = 160_000
 # Entities of each view whose values are compared, and how long all of that may take.
 SAMPLED, COMPARISON_SECONDS = 200, 20.0
 MOST_CLOCK_SKEW = timedelta(seconds=1)
@@ -47,35 +48,44 @@ def examine(entities: int = SAMPLED) -> list[Finding]:
             "packages", True, f"feast {version('feast')}, kafka-python {version('kafka-python')}"
         )
     ]
-    for check in (_postgres, _redis, _kafka):
-        findings.extend(_guarded(check))
-    if entities:
-        findings.extend(_guarded(lambda: _values(entities), "values"))
+    for name, check in (
+        ("postgres", lambda: _postgres(entities)),
+        ("redis", _redis),
+        ("kafka", _kafka),
+    ):
+        findings.extend(_guarded(name, check))
     return findings
 
 
-def _guarded(check: Callable[[], Iterator[Finding]], name: str | None = None) -> Iterator[Finding]:
+def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except SkewlessError as error:
-        named = name or check.__name__.strip("_")
-        yield Finding(named, False, "no answer", error.format_message())
+        yield Finding(name, False, "no answer", error.format_message())
+    except redis.RedisError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        yield Finding(name, False, reason, "Start Redis, or check SKEWLESS_REDIS_URL.")
 
 
-def _values(entities: int) -> Iterator[Finding]:
-    """History, log and Redis say the same of a random sample of each view's entities."""
-    from extensions.consistency import compare_views  # noqa: PLC0415 - it imports the server
-
-    with connect(addresses.postgres_url(), autocommit=True, name="skewless doctor") as conn:
-        computations = live_computations(conn, load_computations(addresses.REPO_ROOT))
-        store = FeatureStore(str(addresses.REPO_ROOT))
-        epochs = [check_epoch(conn, store, one) for one in computations.values()]
-    for verdict in epochs:
+def _epochs(
+    store: FeatureStore, conn: psycopg.Connection, computations: dict[str, Computation]
+) -> Iterator[Finding]:
+    """Redis is neither older nor newer than the log."""
+    for computation in computations.values():
+        verdict = check_epoch(conn, store, computation)
         if not verdict.agrees:
             yield Finding(
                 f"epoch of {verdict.name}", False, verdict.why,
                 f"Run `skewless rebuild-online --view {verdict.name}`.",
             )  # fmt: skip
+
+
+def _values(
+    store: FeatureStore, computations: dict[str, Computation], entities: int
+) -> Iterator[Finding]:
+    """History, log and Redis say the same of a random sample of each view's entities."""
+    from extensions.consistency import compare_views  # noqa: PLC0415 - it imports the server
+
     for found in compare_views(
         store, computations.values(), entities=entities, seconds=COMPARISON_SECONDS
     ):
@@ -84,7 +94,7 @@ def _values(entities: int) -> Iterator[Finding]:
             yield Finding(name, not found.blind, said, None)
         for difference in found.worst:
             yield Finding(name, False, difference.sentence(), difference.advice)
-        if not found.counts and found.entities:
+        if not found.counts and found.entities and not found.blind:
             yield Finding(
                 name, True,
                 f"history, log and Redis agree on {found.entities} entities "
@@ -92,7 +102,7 @@ def _values(entities: int) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _postgres() -> Iterator[Finding]:
+def _postgres(entities: int) -> Iterator[Finding]:
     url = addresses.postgres_url()
     with connect(url, autocommit=True, name="skewless doctor") as conn:
         number = conn.info.server_version
@@ -100,7 +110,7 @@ def _postgres() -> Iterator[Finding]:
             "postgres",
             number >= OLDEST_POSTGRES,
             f"version {number // 10000}.{number % 10000}",
-            None if number >= OLDEST_POSTGRES else "Use PostgreSQL 15 or newer.",
+            None if number >= OLDEST_POSTGRES else "Use PostgreSQL 16 or newer.",
         )
         yield _clock(conn)
         pending = pending_migrations(url)
@@ -121,9 +131,13 @@ def _postgres() -> Iterator[Finding]:
         )
         store = FeatureStore(str(addresses.REPO_ROOT))
         yield _registry(store, declared)
-        yield from _versions(store, conn)
-        if not pending:
-            yield from (_watermark(conn, computation) for computation in computations.values())
+        yield from _guarded("versions", lambda: _versions(store, conn))
+        if pending:
+            return
+        yield from (_watermark(conn, computation) for computation in computations.values())
+        if entities:
+            yield from _guarded("epochs", lambda: _epochs(store, conn, computations))
+            yield from _guarded("values", lambda: _values(store, computations, entities))
 
 
 def _clock(conn: psycopg.Connection) -> Finding:

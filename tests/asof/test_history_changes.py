@@ -1,14 +1,15 @@
 """History that changes behind the watermarks: whoever changes it, the next tick corrects it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pyarrow as pa
 import pytest
 
-from extensions.asof import Computation
-from extensions.asof.history_changes import HistoryChange, history_changes
+from extensions.asof import Computation, HistorySource
+from extensions.asof.history_changes import HistoryChange, follow_sources, history_changes
 from extensions.asof.refresh import tick
 from extensions.asof.schedule import due_tick, last_tick
 from extensions.database import connect
@@ -180,6 +181,23 @@ def test_a_row_of_another_source_that_claims_to_be_old_is_found(
     )
     assert tick(conn, preferences).rows == 1
     assert latest(conn, preferences) == {1: [1.0] * 32}
+
+
+def test_a_history_table_with_capitals_is_followed(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    conn.execute(
+        'CREATE TABLE "Plays" (user_id bigint, "playedAt" timestamptz, "knownAt" timestamptz)'
+    )
+    source = HistorySource("Plays", ("user_id",), "playedAt", "knownAt")
+    plays = replace(counts, reads=(source,))
+    assert follow_sources(conn, [plays]) == []
+    old = datetime.now(UTC) - 2 * DAY
+    conn.execute('INSERT INTO "Plays" VALUES (1, %s, %s)', [old, old])
+    assert [change.operation for change in noted(conn, "Plays")] == ["insert"]
+    conn.execute('CREATE VIEW "Replays" AS SELECT * FROM "Plays"')
+    source = replace(source, table="Replays")
+    assert follow_sources(conn, [replace(counts, reads=(source,))]) == ["Replays"]
 
 
 def test_a_view_whose_history_was_changed_is_due_before_its_hour(

@@ -4,9 +4,11 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from extensions import addresses
 from extensions.cli.app import app
 from tests.consistency.conftest import World
 from tests.consistency.test_comparison import insert
@@ -70,3 +72,15 @@ def test_an_emptied_redis_is_named_by_both(world: World) -> None:
     epochs = [one for one in values(doctor) if one["what"].startswith("epoch of")]
     assert len(epochs) == len(world.computations)
     assert "Redis has lost what was published" in epochs[0]["found"]
+
+
+def test_a_redis_that_is_away_is_a_finding_and_ends_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(addresses.REDIS_VARIABLE, "redis://127.0.0.1:1/0")
+    doctor = run("doctor", "--json")
+    assert doctor.exit_code == 1
+    told = {one["what"]: one["ok"] for one in json.loads(doctor.stdout)}
+    assert told["redis"] is False
+    assert told["migrations"] is True
+    assert not any(ok for what, ok in told.items() if what.startswith(("values", "epochs")))
