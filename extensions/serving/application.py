@@ -27,10 +27,10 @@ from extensions.serving.admission import (
 )
 from extensions.serving.asking import RefusedError
 from extensions.serving.auth import TRUSTED, Guard
-from extensions.serving.behind import Receive, Scope, Send, feast_app
+from extensions.serving.behind import FAILED, Receive, Scope, Send, feast_app
 from extensions.serving.following import Follower, connections
 from extensions.serving.freshness import Watcher
-from extensions.serving.hot import ANY, RANK, USER, Answer, Hot, refusal
+from extensions.serving.hot import ANY, RANK, USER, Answer, Hot, refusal, refused
 from extensions.serving.http_protocol import Sweep
 from extensions.serving.link import UnavailableError, link_to
 from extensions.serving.metrics import Metrics
@@ -122,7 +122,7 @@ class Application:
                             return
                         answer = found
         except RefusedError as error:
-            answer = refusal(error.status, str(error), error.field)
+            answer = refused(error)
         except DisconnectedError:
             return
         await self._send(send, label, answer, started)
@@ -166,12 +166,12 @@ class Application:
                 return await self.hot.rank(scope, headers, body, started)
             return await self.hot.batch(scope, headers, body, started)
         except RefusedError as error:
-            return refusal(error.status, str(error), error.field)
+            return refused(error)
         except UnavailableError as error:
             return refusal(503, str(error), None)
         except Exception:
             logger.exception("A request to %s failed.", route)
-            return refusal(500, "The server made a mistake; its log says more.", None)
+            return refusal(500, FAILED, None)
         finally:
             self._waiting -= 1
 
@@ -207,8 +207,10 @@ class Application:
             text, served, read = await self.as_feast.answer(plan, asked, now)
             note = self.hot.note(feast_route.ROUTE, served, read.axes, read.request, read.rows, now)
             return Answer(200, replies.JSON, text, note=note)
-        except (feast_route.UnusualError, RefusedError):
+        except feast_route.UnusualError:
             return None
+        except RefusedError as error:
+            return refused(error)
         except UnavailableError as error:
             return refusal(503, str(error), None)
         except Exception:  # a mistake of ours: Feast's own code can still answer
@@ -326,6 +328,6 @@ class Application:
 def _method(scope: Scope, wanted: str) -> None:
     if scope["path"].startswith(USER) or scope["path"] in (RANK, ANY):
         if scope["method"] != wanted:
-            raise RefusedError(405, f"This route takes {wanted}.")
+            raise RefusedError(405, f"This route takes {wanted}.", allow=wanted)
         return
     raise RefusedError(404, "There is no such route.")

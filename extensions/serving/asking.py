@@ -30,11 +30,16 @@ LONGEST_ID = 10_240
 
 
 class RefusedError(Exception):
-    """The request cannot be answered: a status, the field at fault, and a sentence."""
+    """The request cannot be answered: a status, the field at fault, and a sentence.
 
-    def __init__(self, status: int, message: str, field: str | None = None) -> None:
+    ``allow``: the method that the route takes, where it is another.
+    """
+
+    def __init__(
+        self, status: int, message: str, field: str | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.field = status, field
+        self.status, self.field, self.allow = status, field, allow
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,27 @@ from typing import Any, cast
 import pandas as pd
 import psycopg
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from feast import FeatureStore
 from feast.errors import FeastError
 from feast.feature_server import get_app
 from feast.feature_view_utils import get_feature_view_from_feature_store
+from feast.online_response import OnlineResponse
 from feast.permissions.server.rest import inject_user_details
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
 from extensions.serving import openapi
 from extensions.serving.auth import Guard
 from extensions.serving.settings import Settings
+from extensions.stores.join_keys import of_json
 from extensions.stores.publish import online_store
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # What Feast raises of requests that it cannot make sense of.
 MISTAKES = (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
+FAILED = "The server made a mistake; its log says more."
 # Routes that may take as long as they take: they compute.
 LONG = ("/materialize", "/materialize-incremental")
 # How many times fewer of Feast's requests than of ours may be at work: they are that much slower.
@@ -95,6 +100,10 @@ class Behind:
 
         try:
             await self.app(scope, receive, replied)
+        except Exception:  # its cause was logged where it was answered
+            if at_work:  # nothing was answered
+                logger.exception("A request to %s failed.", scope.get("path"))
+                await _refusal(500, FAILED)(scope, receive, replied)
         finally:
             if at_work:
                 self._count(long, -1)
@@ -106,8 +115,8 @@ class Behind:
             self.working += more
 
 
-class RemoteWrites:
-    """The store as Feast's application sees it.
+class StoreOverHttp:
+    """The store as Feast's application sees it: ids are those of JSON.
 
     Feast's remote online store names the times ``event_timestamp`` and ``created``, whatever
     the view's source calls them; Feast's server would look for the source's names in vain.
@@ -118,6 +127,26 @@ class RemoteWrites:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    def get_online_features(self, **asked: Any) -> OnlineResponse:
+        """As Feast's."""
+        with of_json():
+            return self._store.get_online_features(**asked)
+
+    async def get_online_features_async(self, **asked: Any) -> OnlineResponse:
+        """As Feast's."""
+        with of_json():
+            return await self._store.get_online_features_async(**asked)
+
+    def push(self, **pushed: Any) -> None:
+        """As Feast's."""
+        with of_json():
+            self._store.push(**pushed)
+
+    async def push_async(self, **pushed: Any) -> None:
+        """As Feast's."""
+        with of_json():
+            await self._store.push_async(**pushed)
 
     def write_to_online_store(self, feature_view_name: str, df: pd.DataFrame, **more: Any) -> None:
         """As Feast's, with the times under their names."""
@@ -135,12 +164,13 @@ class RemoteWrites:
                     if known and known not in df and sent in df and sent not in features
                 }
             )
-        self._store.write_to_online_store(feature_view_name, df=df, **more)
+        with of_json():
+            self._store.write_to_online_store(feature_view_name, df=df, **more)
 
 
 def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
     """Feast's routes. The registry is refreshed by our watcher, so Feast's own timer is off."""
-    app: FastAPI = get_app(cast("FeatureStore", RemoteWrites(store)), registry_ttl_sec=0)
+    app: FastAPI = get_app(cast("FeatureStore", StoreOverHttp(store)), registry_ttl_sec=0)
     app.router.routes[:] = [
         route
         for route in app.router.routes
@@ -156,6 +186,9 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
     app.add_exception_handler(FeastError, _feast_error)
     app.add_exception_handler(SkewlessError, _client_error)
     app.add_exception_handler(NotImplementedError, _client_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _body_error)
+    app.add_exception_handler(Exception, _other_error)
     app.openapi = lambda: _merged(app, settings)  # type: ignore[method-assign]
     online_store(store).read_deadline = settings.redis_deadline_ms / 1000
     return Behind(app, store, max(1, settings.max_waiting // SLOWER))
@@ -193,9 +226,10 @@ def _merged(app: FastAPI, settings: Settings) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _refusal(status: int, message: str) -> JSONResponse:
+def _refusal(status: int, message: str, field: str | None = None) -> JSONResponse:
     headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"error": {"message": message}}, status, headers=headers)
+    said = {"message": message, **({"field": field} if field else {})}
+    return JSONResponse({"error": said}, status, headers=headers)
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,8 +244,29 @@ async def _client_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _feast_error(_: Request, error: Exception) -> JSONResponse:
     status = error.http_status_code() if isinstance(error, FeastError) else 500
-    detail = error.to_error_detail() if isinstance(error, FeastError) else str(error)
-    return JSONResponse(detail, 422 if status == 500 else status)
+    return _refusal(422 if status == 500 else status, str(error) or type(error).__name__)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    """What FastAPI refuses by itself: no such route, another method (with ``Allow``)."""
+    assert isinstance(error, HTTPException)
+    refused = _refusal(error.status_code, str(error.detail))
+    refused.headers.update(error.headers or {})
+    return refused
+
+
+async def _body_error(_: Request, error: Exception) -> JSONResponse:
+    """A body that is not what its route takes: the first field at fault, and why."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"][1:]))
+    return _refusal(422, f"{field or 'The body'}: {first['msg']}.", field or None)
+
+
+async def _other_error(request: Request, error: Exception) -> JSONResponse:
+    """A user's transform that fails, and whatever else nobody foresaw."""
+    logger.error("A request to %s failed.", request.url.path, exc_info=error)
+    return _refusal(500, FAILED)
 
 
 async def _redis_error(request: Request, error: Exception) -> JSONResponse:

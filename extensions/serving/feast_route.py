@@ -105,13 +105,11 @@ class FeastRoute:
 
         Raises:
             UnusualError: this request is for Feast's own code.
+            RefusedError: a transform failed.
         """
         asked = _asked(plan, read)
         rows = await self._reader.read(plan, asked.axes, now)
-        try:
-            served = replies.serve(plan, rows, asked.request, asked.rows)
-        except RefusedError:  # the transform's own error, in Feast's words
-            raise UnusualError from None
+        served = replies.serve(plan, rows, asked.request, asked.rows)
         return _body(asked, served), served, asked
 
     def _key(self, features: list[Any], plans: Plans) -> tuple[str, ...]:

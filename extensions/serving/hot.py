@@ -219,6 +219,14 @@ def asking_context(plan: Plan) -> dict[str, Any]:
     return asking._context({}, plan)  # noqa: SLF001
 
 
+def refused(error: RefusedError) -> Answer:
+    """As `refusal`, of an error that says all of it."""
+    answer = refusal(error.status, str(error), error.field)
+    if error.allow is None:
+        return answer
+    return answer._replace(headers=(*answer.headers, (b"allow", error.allow.encode())))
+
+
 def refusal(status: int, message: str, field: str | None) -> Answer:
     """An error as a JSON body that names the field."""
     named = {} if field is None else {"field": field}

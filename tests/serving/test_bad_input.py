@@ -80,7 +80,12 @@ def http(feast_store: FeatureStore, repo_root: Path) -> Iterator[httpx.Client]:
         ]
         online.online_write_batch(feast_store.config, view, rows, None)
     made = Settings(
-        repo=repo_root, user_service="labelled", rank_service="paired", max_items=MOST, poll=0.2
+        repo=repo_root,
+        user_service="labelled",
+        rank_service="paired",
+        max_items=MOST,
+        poll=0.2,
+        redis_deadline_ms=2_000,  # this is not about speed
     )
     for url in serving(made, feast_store):
         with httpx.Client(base_url=url, timeout=10) as client:

@@ -92,7 +92,6 @@ def test_over_http_as_feast(http, feast_store, asked) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"feature_service": "home_page", "entities": {"user_id": ["5"]}},
         {"feature_service": "home_page", "entities": {"user": [5]}},
         {"feature_service": "home_page", "entities": {"user_id": [5], "more": [1]}},
         {"features": ["user_habits@v1:user_preferred_hour"], "entities": {"user_id": [5]}},

@@ -22,8 +22,8 @@ from psycopg import sql
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.exact_cast import exactly
+from extensions.stores.join_keys import arrow_type, as_key, is_text
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow_types import arrow_type, is_text
 from extensions.stores.offline.moments import parsed
 from extensions.stores.offline.point_in_time import exact_features
 from extensions.stores.row_times import refuse_future_rows
@@ -391,7 +391,14 @@ def _empty(view: FeatureView) -> pa.Table:
 
 def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
     """Columns in their declared types, exactly: the database would round, and say nothing."""
-    for field in [*view.entity_columns, *view.features]:
+    for key in view.entity_columns:
+        place = table.schema.get_field_index(key.name)
+        if place >= 0:
+            column = as_key(
+                table.column(place), key.dtype, key.name, f"the push to view {view.name}"
+            )
+            table = table.set_column(place, key.name, column)
+    for field in view.features:
         place = table.schema.get_field_index(field.name)
         kind, depth = _primitive(field.dtype)
         if place < 0:

@@ -12,18 +12,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
-from feast.types import Decimal, FeastType, TimeUuid, Uuid
 from psycopg import sql
 
 from extensions.errors import SkewlessError
+from extensions.stores.join_keys import UTC_MICROSECONDS, as_key
 from extensions.stores.offline.arrow_session import ArrowSession
-from extensions.stores.offline.arrow_types import arrow_type, is_text
-from extensions.stores.offline.key_matching import key_of_query, spelled
+from extensions.stores.offline.key_matching import key_of_query
 from extensions.stores.offline.moments import parsed
 from extensions.stores.offline.point_in_time import MOMENT, ORDINAL, Key
 from extensions.stores.offline.source_types import SourceType, column_types
 
-UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
 CUT_FROM = 60
 
@@ -104,7 +102,9 @@ class EntityTable:
         }
         _check_keys(keys, self.columns)
         for i, key in enumerate(keys):
-            columns[f"key_{i}"] = _as_key(self.rows[key.label_column], key)
+            columns[f"key_{i}"] = as_key(
+                self.rows[key.label_column], key.dtype, key.label_column, "the frame"
+            )
         return pa.table(columns)
 
     def upload(self, session: ArrowSession, labels: pa.Table) -> None:
@@ -291,38 +291,6 @@ def _check_keys(keys: Sequence[Key], columns: Sequence[str]) -> None:
             f"The entity frame has no column {', '.join(missing)}, which the features are "
             f"joined on: add it (there are {', '.join(columns)})."
         )
-
-
-def _as_key(column: pa.ChunkedArray, key: Key) -> pa.ChunkedArray:
-    """The column in the key's own type, exactly: 5.0 is the key 5, 5.7 and "5" are none."""
-    wanted = arrow_type(key.dtype)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_null(column.type):
-        return column.cast(wanted)
-    if is_text(column.type) != is_text(wanted) and not _spells(column.type, key.dtype):
-        raise SkewlessError(
-            f"The key {key.label_column} must be {key.dtype}, as its entity says; the frame "
-            f"has {column.type}."
-        )
-    try:
-        if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(column.type):
-            return _in_utc(column).cast(UTC_MICROSECONDS)
-        column = spelled(column, key.dtype)
-        if pa.types.is_boolean(column.type) != pa.types.is_boolean(wanted):
-            raise pa.ArrowInvalid(f"the frame has {column.type}")
-        return column.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise SkewlessError(
-            f"The key {key.label_column} must be {key.dtype}, as its entity says ({error})."
-        ) from error
-
-
-def _spells(held: pa.DataType, dtype: FeastType) -> bool:
-    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers."""
-    if dtype in (Uuid, TimeUuid):
-        return isinstance(held, pa.UuidType)
-    return dtype == Decimal and bool(pa.types.is_decimal(held) or pa.types.is_integer(held))
 
 
 def _check_names(names: Sequence[str], query: str) -> None:

@@ -9,12 +9,10 @@ can have (3e9 for an integer column, a text that is no UUID) joins nothing.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow as pa
 from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.key_spelling import canonical
 from extensions.stores.offline.source_types import SourceType
 from extensions.stores.offline.value_reading import (
     FLOATS,
@@ -33,7 +31,6 @@ _HELD = {
     "BYTES": "bytea",
     "UNIX_TIMESTAMP": "timestamptz",
 }
-_SPELLED = ("UUID", "TIME_UUID", "DECIMAL")
 
 # Column, label, and the column's type.
 Match = Callable[[sql.Composable, sql.Composable, SourceType], sql.Composed]
@@ -172,26 +169,6 @@ _MATCHES: Mapping[str, Match] = {
     "TIME_UUID": _to_uuid,
     "DECIMAL": _to_decimal,
 }
-
-
-def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
-    """A frame's keys, each in its one spelling."""
-    if _kind(dtype) not in _SPELLED:
-        return column
-    kind = dtype.to_value_type()
-    if isinstance(column.type, pa.UuidType) or pa.types.is_decimal(column.type):
-        texts = [None if value is None else str(value) for value in column.to_pylist()]
-    elif pa.types.is_integer(column.type):
-        texts = column.cast(pa.string()).to_pylist()
-    else:
-        texts = column.to_pylist()
-    known: dict[str, str] = {}
-    for text in texts:
-        if text is not None and text not in known:
-            known[text] = canonical(text, kind)
-    return pa.chunked_array(
-        [pa.array([None if t is None else known[t] for t in texts], pa.string())]
-    )
 
 
 # --- labels that a query returns ---------------------------------------------------------------

@@ -18,8 +18,8 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
+from extensions.stores.join_keys import arrow_type
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow_types import arrow_type
 from extensions.stores.offline.dataset_table import DatasetTable
 from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.exact_rows import read_exactly

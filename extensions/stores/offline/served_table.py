@@ -11,7 +11,7 @@ from psycopg import sql
 
 from extensions.asof.computation import pg_type
 from extensions.database.names import bounded_name
-from extensions.stores.offline.arrow_types import arrow_type
+from extensions.stores.join_keys import arrow_type
 
 TABLE = "served_features"
 # What a reader of recent rows is kept waiting at most by a new column.

@@ -16,7 +16,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.offline.arrow_types import arrow_type
+from extensions.stores.join_keys import arrow_type
 from extensions.stores.offline.point_in_time import (
     HIDDEN,
     ViewJoin,

@@ -18,6 +18,7 @@ from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field
 
 from extensions.errors import SkewlessError
 from extensions.stores.exact_cast import exactly
+from extensions.stores.join_keys import as_key
 from extensions.stores.online.arrow_rows import proto_values
 
 
@@ -37,6 +38,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
             f"The push to view {view.name} has a column of mixed types ({error}): one type each."
         ) from error
     table = _run_pyarrow_field_mapping(table, source.field_mapping or {})
+    keys = {field.name: field.dtype for field in view.entity_columns}
     fields = [*view.features, *view.entity_columns]
     wanted = [*(field.name for field in fields), source.timestamp_field]
     missing = sorted({*wanted} - {*table.column_names})
@@ -44,14 +46,20 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
         raise SkewlessError(f"The push to view {view.name} lacks {', '.join(missing)}.")
     values = {
         field.name: proto_values(
-            _declared(table[field.name], field.dtype, f"The column {field.name} of {view.name}"),
+            one_chunk(
+                as_key(table[field.name], field.dtype, field.name, f"the push to {view.name}")
+            )
+            if field.name in keys
+            else _declared(
+                table[field.name], field.dtype, f"The column {field.name} of {view.name}"
+            ),
             field.name,
             field.dtype.to_value_type(),
         )
         for field in fields
     }
-    keys = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    entities = _build_entity_keys(table.num_rows, keys, values)
+    kinds = {name: dtype.to_value_type() for name, dtype in keys.items()}
+    entities = _build_entity_keys(table.num_rows, kinds, values)
     names = [field.name for field in view.features]
     features = [
         dict(zip(names, row, strict=True)) for row in zip(*(values[n] for n in names), strict=True)
@@ -68,6 +76,11 @@ def _declared(column: pa.ChunkedArray, dtype: FeastType, what: str) -> pa.Array:
         inner, depth = inner.base_type, depth + 1
     if isinstance(inner, PrimitiveFeastType) and not _is_of_python(column.type, inner.name):
         column = exactly(column, inner.name, depth, what, str(dtype))
+    return one_chunk(column)
+
+
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array."""
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 

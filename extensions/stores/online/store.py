@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig, ValueType
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import (
@@ -46,6 +47,7 @@ from extensions.stores.online.exchange import Expiry, Reads, Trust, drop, scan, 
 from extensions.stores.online.keys import Place, aside, entity_prefix, place_of, stem
 from extensions.stores.online.layout import AnotherLayoutError, Layout
 from extensions.stores.online.marks import MARKS, forget_marks
+from extensions.stores.online.requested_ids import check_requested, requested
 from extensions.stores.row_times import (
     ALLOWANCE,
     allowance_of,
@@ -258,6 +260,26 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
         return _unpacked(config, layout, table, requested_features, found)
 
+    def get_online_features(
+        self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **more: Any
+    ) -> OnlineResponse:
+        """As Feast's, which would take 5.7, True and "5" for the ids 5, 1 and 5.
+
+        Raises:
+            SkewlessError: an id is not of its entity's type.
+        """
+        with requested(features, entity_rows, *args, **more):
+            return super().get_online_features(config, features, entity_rows, *args, **more)
+
+    async def get_online_features_async(
+        self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **more: Any
+    ) -> OnlineResponse:
+        """As `get_online_features`."""
+        with requested(features, entity_rows, *args, **more):
+            return await super().get_online_features_async(
+                config, features, entity_rows, *args, **more
+            )
+
     def _read_features_per_fv(self, config: RepoConfig, *request: Any) -> None:
         """All views of a request in one round trip."""
         reads, views = self._collect(config, *request)
@@ -439,12 +461,13 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         *_: Any,
     ) -> tuple[Reads, list[Any]]:
         reads, views = Reads(), []
-        for table, requested in grouped_refs:
+        check_requested([table for table, _ in grouped_refs], join_keys_of)
+        for table, features in grouped_refs:
             unique, indexes, length = _get_unique_entities(table, join_key_values, join_keys_of)
             entities = _get_entity_key_protos(unique)
             layout = layout_of(config, table)
             taken = reads.add(layout, self._place(config, table, entities), entities)
-            views.append((layout, table, requested, taken, indexes, length))
+            views.append((layout, table, features, taken, indexes, length))
         return reads, views
 
 
@@ -478,10 +501,10 @@ def _answer(
     full_feature_names: bool,
     include_versions: bool = False,
 ) -> None:
-    for layout, table, requested, taken, indexes, length in views:
-        read = _unpacked(config, layout, table, requested, taken(found))
+    for layout, table, features, taken, indexes, length in views:
+        read = _unpacked(config, layout, table, features, taken(found))
         _populate_response_from_feature_data(
-            requested, read, indexes, response, full_feature_names, table, length, include_versions
+            features, read, indexes, response, full_feature_names, table, length, include_versions
         )
 
 
