@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from benchmarks import drift_real
+from benchmarks import drift_hours, drift_real
 from benchmarks.drift_platform import (
     DRIFTS,
     STATIONARY,
@@ -88,7 +88,8 @@ def main() -> None:
     trained = [Rules.of(seed) for seed in range(1, 3 if args.quick else BASELINES + 1)]
     rows = false_alarms(trained, Runs(100, 1) if args.quick else Runs(1_000, 100))
     rows += detected(trained, Runs(20, 1) if args.quick else Runs(1_000, 40))
-    rows += drift_real.rows(drift_real.QUICK if args.quick else drift_real.FULL)
+    counts = drift_real.QUICK if args.quick else drift_real.FULL
+    rows += drift_real.rows(counts) + drift_hours.rows(counts)
     rows += at_scale(100_000 if args.quick else 1_000_000)
     publish("drift", rows, args)
 

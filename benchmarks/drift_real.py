@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ CHANGED_BASELINE, CHANGED_ROWS, CHANGED_BASELINES = 10_000, 1_000, 20
 OURS, PUBLISHED, EVIDENTLY = "ours", "the published rule", "Evidently's defaults"
 
 Columns = Mapping[str, Any]
+# How each feature is compared, by its name.
+Kinds = Mapping[str, str | None]
+_KINDS: Kinds = {name: family.feature.kind for name, family in FAMILIES.items()}
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,9 @@ FULL, QUICK = Counts(1_000, 100), Counts(10, 1)
 class Published:
     """The published rule: mean within 20 %, sd within 30 %, of numeric features only."""
 
-    def __init__(self, trained: Columns) -> None:
+    def __init__(self, trained: Columns, kinds: Kinds = _KINDS) -> None:
         self._base = {
-            name: _moments(values)
-            for name, values in trained.items()
-            if FAMILIES[name].feature.kind == NUMERIC
+            name: _moments(values) for name, values in trained.items() if kinds[name] == NUMERIC
         }
 
     def bad(self, live: Columns) -> set[str]:
@@ -64,20 +65,22 @@ class Published:
 class Evidently:
     """Evidently's defaults: a test for each column by its type and rows; a dimension is one."""
 
-    def __init__(self, trained: Columns) -> None:
+    def __init__(self, trained: Columns, kinds: Kinds = _KINDS) -> None:
         os.environ["DO_NOT_TRACK"] = "1"
         from evidently import DataDefinition, Dataset, Report  # noqa: PLC0415 - it takes seconds
         from evidently.metrics import DriftedColumnsCount  # noqa: PLC0415
 
         self._definition, self._dataset = DataDefinition, Dataset.from_pandas
         self._report, self._count = Report, DriftedColumnsCount
-        self._trained = trained
+        self._trained, self._kinds = trained, kinds
 
     def bad(self, live: Columns) -> set[str]:
         """The features of which any column has drifted."""
-        frames = [_frames({name: one[name] for name in live}) for one in (self._trained, live)]
+        texts = [name for name in live if self._kinds[name] == CATEGORICAL]
+        frames = [
+            _frames({name: one[name] for name in live}, texts) for one in (self._trained, live)
+        ]
         columns = {name: list(frame) for name, frame in frames[0].items()}
-        texts = [name for name in live if FAMILIES[name].feature.kind == CATEGORICAL]
         numbers = [one for name in live if name not in texts for one in columns[name]]
         definition = self._definition(numerical_columns=numbers, categorical_columns=texts)
         was, now = (
@@ -113,11 +116,11 @@ def false_alarms(counts: Counts, m: int, n: int) -> list[Row]:
     what = f"stationary, {len(FAMILIES)} families together, {m:,} and {n:,} rows"
     asked = f"asked for: at most {MOST_FALSE} %"
     found = [
-        _false(
+        false_row(
             f"{what}, {counts.windows:,} windows; stock: {PUBLISHED}",
             share.get((OURS, ""), 0.0), share.get((PUBLISHED, ""), 0.0), counts.windows, asked,
         ),
-        _false(
+        false_row(
             f"{what}, {counts.evidently:,} windows; stock: {EVIDENTLY}",
             100 * beside / counts.evidently, share.get((EVIDENTLY, ""), 0.0), counts.evidently,
             asked,
@@ -128,7 +131,7 @@ def false_alarms(counts: Counts, m: int, n: int) -> list[Row]:
     for name, family in FAMILIES.items():
         numeric = family.feature.kind == NUMERIC
         found.append(
-            _false(
+            false_row(
                 f"stationary: {name}, {m:,} and {n:,} rows; stock: {EVIDENTLY}",
                 share.get((OURS, name), 0.0), share.get((EVIDENTLY, name), 0.0), counts.windows,
                 f"{PUBLISHED}: {share.get((PUBLISHED, name), 0.0):.3g} %" if numeric else None,
@@ -137,7 +140,8 @@ def false_alarms(counts: Counts, m: int, n: int) -> list[Row]:
     return found
 
 
-def _false(work: str, ours: float, stock: float, runs: int, why: str | None) -> Row:
+def false_row(work: str, ours: float, stock: float, runs: int, why: str | None) -> Row:
+    """One share of windows that alarm."""
     metric = "false alarms, warning or worse"
     return Row(work, metric, "% of windows", "lower", ours, stock, runs=runs, why=why)
 
@@ -200,10 +204,10 @@ def _train(rows: int, seed: list[int]) -> tuple[Watched, Published, Evidently]:
 
 def _moments(values: Any) -> tuple[float, float]:
     held = np.asarray(values, float)
-    return float(held.mean()), float(held.std())
+    return float(np.nanmean(held)), float(np.nanstd(held))
 
 
-def _frames(columns: Columns) -> dict[str, pd.DataFrame]:
+def _frames(columns: Columns, texts: Collection[str]) -> dict[str, pd.DataFrame]:
     """A frame for each feature: one column, or one for each dimension."""
     found = {}
     for name, values in columns.items():
@@ -211,6 +215,5 @@ def _frames(columns: Columns) -> dict[str, pd.DataFrame]:
             names = [f"{name}_{place}" for place in range(values.shape[1])]
             found[name] = pd.DataFrame(values, columns=names)
         else:
-            texts = FAMILIES[name].feature.kind == CATEGORICAL
-            found[name] = pd.DataFrame({name: values.astype(str) if texts else values})
+            found[name] = pd.DataFrame({name: values.astype(str) if name in texts else values})
     return found
