@@ -33,7 +33,7 @@ from extensions.database import connect, connect_arrow, migrate
 from extensions.local import postgres
 from monitoring import records, suite
 from monitoring.baseline import Baseline
-from monitoring.drift import as_json, read_results
+from monitoring.drift import as_json, for_window, read_results
 from monitoring.verdicts import CRITICAL, OK, WARNING, at_least
 from monitoring.window import Window, relations
 
@@ -290,6 +290,7 @@ class _Checking:
 
 def _equal_in_pandas(conn: Any, base: Baseline, window: Window, run: records.Run, url: str) -> bool:
     rules = suite.Rules.of(base)
+    base, _ = for_window(conn, window, base)
     measuring = suite.Measuring()
     results: list[dict[str, Any]] = []
     with relations(conn, base, window) as found:

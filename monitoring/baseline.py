@@ -31,6 +31,7 @@ from monitoring.features import (
     FeatureBaseline,
     kind_of,
 )
+from monitoring.repeats import entity_counts
 from monitoring.strata import strata_of
 
 __all__ = [
@@ -151,6 +152,8 @@ def baseline_of(
         content = content_of(feature, table)
         if strata := strata_of(feature, table, content):
             content["strata"] = strata
+        if entities := entity_counts(table, feature.keys):
+            content["entities"] = entities
         kept.append(
             FeatureBaseline(
                 feature=feature,
