@@ -176,11 +176,11 @@ def for_window(
             unwatched[one.feature.label] = found
             found = one
         if (held := one.content.get("entities")) is not None:
-            entity = one.feature.view, one.feature.keys
+            entity = one.feature.view, tuple(held["keys"])
             if entity not in asked:
                 asked[entity] = entities_in(conn, window, *entity)
             if (live := asked[entity]) is not None:
-                share = independent_share(live, held)
+                share = independent_share(live, held["counts"])
                 found = dataclasses.replace(found, content={**found.content, "independent": share})
         features.append(found)
     return dataclasses.replace(baseline, features=tuple(features)), unwatched

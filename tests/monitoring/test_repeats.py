@@ -51,7 +51,7 @@ class Population:
         features = []
         for one in self.baseline.features:
             assert live is not None
-            share = independent_share(live, one.content["entities"])
+            share = independent_share(live, one.content["entities"]["counts"])
             features.append(dataclasses.replace(one, content={**one.content, "independent": share}))
         base = dataclasses.replace(self.baseline, features=tuple(features))
         bad = set()
@@ -137,3 +137,22 @@ def test_a_window_is_told_what_its_rows_are_worth(fresh_database: str) -> None:
         compared, _ = for_window(conn, window, base)
         worth = {one.feature.view: one.content["independent"] for one in compared.features}
     assert worth["user_stats"] < 0.05 < 0.85 < worth["item_stats"]
+
+
+def test_a_transform_belongs_to_the_entities_of_the_views_that_it_reads() -> None:
+    rng = np.random.default_rng(5)
+    columns: dict[str, Any] = {name: rng.integers(0, 9, 200) for name in ("user_id", "item_id")}
+    features = [
+        Feature("users", "a", "DOUBLE", 1, ("user_id",)),
+        Feature("items", "b", "DOUBLE", 1, ("item_id",)),
+        Feature("match", "c", "DOUBLE", 0, (), ("users", "items")),
+        Feature("hours", "d", "DOUBLE", 0, (), ("users",)),
+        Feature("other", "e", "DOUBLE", 0, (), ("users", "somewhere")),
+    ]
+    columns |= {one.name: rng.normal(size=200) for one in features}
+    base = baseline_of("all", {}, "none", pa.table(columns), features, {})
+    held = {one.feature.name: one.content.get("entities", {}).get("keys") for one in base.features}
+    assert held == {
+        "a": ["user_id"], "b": ["item_id"], "c": ["user_id", "item_id"], "d": ["user_id"],
+        "e": None,
+    }  # fmt: skip
