@@ -136,7 +136,9 @@ def injected(store: Store, feast_store: FeatureStore, computations: Any) -> list
     def look(by: Any) -> AuditReport:
         return audit(feast_store, by, start, until)
 
-    assert not any(differences(look(computations)).values()), "the quiet store differs"
+    quiet = look(computations)
+    worst = [one for feature in quiet.features for one in feature.worst]
+    assert not any(differences(quiet).values()), f"the quiet store differs: {worst[:5]}"
     return list(cases(store.conn, feast_store, computations, start, look))
 
 
