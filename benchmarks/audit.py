@@ -1,17 +1,21 @@
-"""The skew audit of a live store: late and repeated events, ticks, versions, a killed worker."""
+"""The skew audit of a live store: late events, ticks, versions, imports; and of spoilt stores."""
 
 import random
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from feast import FeatureStore
 
+from benchmarks import audit_scenarios
 from benchmarks.audit_cases import Case, cases, differences
-from benchmarks.audit_platform import RANKED, VERSIONED, Store, Stream, living, wait_for
+from benchmarks.audit_platform import BESIDE, RANKED, VERSIONED, Store, Stream, living, wait_for
+from benchmarks.audit_worlds import worlds
 from benchmarks.report import Row, arguments, publish
 from extensions.asof import load_computations
 from extensions.versions.live import live_computations
@@ -22,6 +26,8 @@ from monitoring.audit import AuditReport, audit
 VALUES = 4 + RANKED * 6 + 4
 # Requests of the span that differences are put into.
 QUIET_REQUESTS = 20
+# Scenarios of spoilt stores in the quick form: there is no time for all of them.
+QUICK_SCENARIOS = 1
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,13 @@ class Happened:
     moves: int
     second_served: int
     killed: int
+    imported: int
 
 
 def main() -> None:
-    """Stream and serve at once, then audit all that was served."""
+    """Stream and serve at once, then audit all that was served; then spoil stores."""
     args = arguments(__doc__.splitlines()[0])
-    wanted, seconds = (60_000, 12.0) if args.quick else (1_000_000, 240.0)
+    wanted, seconds = (30_000, 8.0) if args.quick else (1_000_000, 240.0)
     with living() as store:
         begun = datetime.now(UTC)
         happened = live(store, wanted, seconds, begun)
@@ -53,7 +60,12 @@ def main() -> None:
         took = time.perf_counter() - start
         found = injected(store, feast_store, computations)
     rows = rows_of(report, took, happened, genuine=store.genuine)
-    publish("audit", rows + [row_of(one) for one in found], args)
+    rows += [row_of(one) for one in found]
+    with worlds() as servers, tempfile.TemporaryDirectory() as folder:
+        most = QUICK_SCENARIOS if args.quick else None
+        for outcome in audit_scenarios.outcomes(servers, Path(folder), most):
+            rows += outcome.rows()
+    publish("audit", rows, args)
 
 
 def live(store: Store, wanted: int, seconds: float, begun: datetime) -> Happened:
@@ -63,7 +75,8 @@ def live(store: Store, wanted: int, seconds: float, begun: datetime) -> Happened
     wait_for(lambda: _streamed(store.conn), 120, "the first event is stored")
     requests, rng = wanted // VALUES + 1, random.Random(2)
     happenings: list[tuple[float, Callable[[], None]]] = [
-        (0.25, store.promote), (0.45, store.kill_a_worker), (0.65, store.roll_back),
+        (0.15, store.load), (0.25, store.promote), (0.35, store.import_a_file),
+        (0.45, store.kill_a_worker), (0.65, store.roll_back),
     ]  # fmt: skip
     start = time.monotonic()
     for number in range(requests):
@@ -98,12 +111,14 @@ def live(store: Store, wanted: int, seconds: float, begun: datetime) -> Happened
             "SELECT count(*) FROM served_features WHERE item_stats__version = 2"
         ),
         killed=store.killed.count(-9),
+        imported=store.number("SELECT count(*) FROM watch_events WHERE event_id LIKE 'beside%%'"),
     )
     # A benchmark of what did not happen would be worth nothing.
     assert happened.late > 0.8 * stream.late, happened
     assert min(happened.repeated, happened.ticks, happened.second_served) > 0, happened
     assert happened.moves == 2 * len(VERSIONED), happened
     assert happened.killed == store.genuine, happened
+    assert happened.imported == 2 * BESIDE, happened
     return happened
 
 
@@ -121,7 +136,9 @@ def injected(store: Store, feast_store: FeatureStore, computations: Any) -> list
     def look(by: Any) -> AuditReport:
         return audit(feast_store, by, start, until)
 
-    assert not any(differences(look(computations)).values()), "the quiet store differs"
+    quiet = look(computations)
+    worst = [one for feature in quiet.features for one in feature.worst]
+    assert not any(differences(quiet).values()), f"the quiet store differs: {worst[:5]}"
     return list(cases(store.conn, feast_store, computations, start, look))
 
 
@@ -133,7 +150,8 @@ def rows_of(report: AuditReport, took: float, happened: Happened, *, genuine: bo
     what = (
         f"{report.compared:,} served values of {report.requests:,} requests in "
         f"{happened.seconds:,.0f} s, beside {happened.events:,} events ({happened.late:,} late, "
-        f"{happened.repeated:,} repeated), {happened.ticks} ticks, 2 promotions and 2 rollbacks "
+        f"{happened.repeated:,} repeated), {happened.imported:,} events loaded and imported from a "
+        f"file, {happened.ticks} ticks, 2 promotions and 2 rollbacks "
         f"({happened.second_served:,} rows of the second version), {killed}"
     )
     assert report.requests == happened.requests
@@ -143,6 +161,8 @@ def rows_of(report: AuditReport, took: float, happened: Happened, *, genuine: bo
     return [
         Row(what, "unexplained differences", "values", "lower", float(report.bugs),
             equal=report.bugs == 0, why=explained + left_out),
+        Row(what, "history, log and Redis apart, of a sample of all entities", "entities", "lower",
+            float(report.apart), equal=report.apart == 0, why=f"of {report.entities:,} entities"),
         Row(what, "equal bit for bit", "% of values", "higher",
             100 * report.equal / max(1, report.compared)),
         Row(what, "longest lag", "s", "lower", longest),

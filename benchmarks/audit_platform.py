@@ -18,12 +18,15 @@ from typing import Any
 
 import httpx
 import psycopg
+import pyarrow as pa
 from kafka import KafkaProducer
 
 from benchmarks.audit_programs import Programs, ingest, refresh, serve
 from benchmarks.versions_setup import REPO, Ours
 from extensions import addresses
 from extensions.database import connect
+from extensions.history import import_events, load_events
+from extensions.history.schema import EVENT_SCHEMA
 from extensions.history.simulate import simulate
 from extensions.history.world import Simulation
 from extensions.local import apache_kafka
@@ -40,6 +43,8 @@ TOPIC, PROJECT = "watch-events", "skewless"
 VERSIONED = ("user_watch_stats", "item_stats")
 WORKERS = 2
 TICK_EVERY = 5.0
+# Events that are loaded at once beside the stream, and as many that are imported from a file.
+BESIDE = 400
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Store:
     """A store and the processes around it. ``killed``: exit codes of workers that were killed."""
 
     root: Path
+    url: str
     conn: psycopg.Connection
     http: httpx.Client
     programs: Programs
@@ -73,6 +79,29 @@ class Store:
         """The first ones are the default again."""
         for view in VERSIONED:
             rollback(self.conn, PROJECT, view, reason="benchmark")
+
+    def load(self) -> None:
+        """Events that claim to have arrived some seconds ago, which nobody has searched for."""
+        at = datetime.now(UTC) - timedelta(seconds=3)
+        columns = [
+            [f"beside the stream {n}" for n in range(BESIDE)], list(range(1, BESIDE + 1)),
+            [1 + n % ITEMS for n in range(BESIDE)], [at] * BESIDE, [at] * BESIDE,
+            [120_000] * BESIDE, [0.5] * BESIDE,
+        ]  # fmt: skip
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, EVENT_SCHEMA, strict=True)]
+        load_events(self.url, [pa.record_batch(arrays, schema=EVENT_SCHEMA)])
+
+    def import_a_file(self) -> None:
+        """Events of the days before, without arrivals: they are known from now on."""
+        path, now = self.root.parent / "beside.csv", datetime.now(UTC)
+        lines = [
+            f"beside: from a file {n},{USERS - n},{1 + n % ITEMS},"
+            f"{(now - timedelta(hours=n % 96)).isoformat()},2"
+            for n in range(BESIDE)
+        ]
+        header = "event_id,user_id,item_id,watched_at,duration_min"
+        path.write_text("\n".join([header, *lines]))
+        assert import_events(self.url, path).inserted == BESIDE
 
     def rank(self, rng: random.Random) -> None:
         """A ranking and a home page; some of the users and items are known to nobody."""
@@ -120,7 +149,7 @@ def living() -> Iterator[Store]:
         base = f"http://127.0.0.1:{port}"
         wait_for(lambda: _ready(base), 180, "the server")
         http = exits.enter_context(httpx.Client(base_url=base, timeout=30))
-        yield Store(ours.root, conn, http, programs, workers, ticks, kafka, genuine)
+        yield Store(ours.root, url, conn, http, programs, workers, ticks, kafka, genuine)
 
 
 class Stream(threading.Thread):

@@ -1,20 +1,23 @@
 """Drift rules: false alarms and detection, ours beside the published rule and Evidently's."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from benchmarks import drift_real
+from benchmarks import drift_hours, drift_real
 from benchmarks.drift_platform import (
     DRIFTS,
     STATIONARY,
@@ -30,7 +33,7 @@ from extensions.database import connect, connect_arrow, migrate
 from extensions.local import postgres
 from monitoring import records, suite
 from monitoring.baseline import Baseline
-from monitoring.drift import as_json, read_results
+from monitoring.drift import as_json, for_window, read_results
 from monitoring.verdicts import CRITICAL, OK, WARNING, at_least
 from monitoring.window import Window, relations
 
@@ -86,11 +89,35 @@ def main() -> None:
     """All parts, on the same draws."""
     args = arguments(__doc__.splitlines()[0])
     trained = [Rules.of(seed) for seed in range(1, 3 if args.quick else BASELINES + 1)]
-    rows = false_alarms(trained, Runs(100, 1) if args.quick else Runs(1_000, 100))
-    rows += detected(trained, Runs(20, 1) if args.quick else Runs(1_000, 40))
-    rows += drift_real.rows(drift_real.QUICK if args.quick else drift_real.FULL)
+    counts = drift_real.QUICK if args.quick else drift_real.FULL
+    stationary = Runs(100, 1) if args.quick else Runs(1_000, 20)
+    drifting = Runs(20, 1) if args.quick else Runs(1_000, 10)
+    parts: list[Callable[[], list[Row]]] = [
+        *(partial(false_alarms, trained, n, stationary) for n in SIZES),
+        *(partial(detected, trained, name, drifting) for name in DRIFTS),
+        *drift_real.parts(counts),
+        *drift_hours.parts(counts),
+    ]
+    rows = in_processes(parts)
+    # What is timed runs alone.
     rows += at_scale(100_000 if args.quick else 1_000_000)
     publish("drift", rows, args)
+
+
+def in_processes(parts: Sequence[Callable[[], list[Row]]]) -> list[Row]:
+    """The rows of all parts in their order; each is run by a process that has the imports."""
+    processes = 2 * (os.cpu_count() or 1)  # some parts are much longer than others
+    _PARTS[:] = parts
+    with get_context("fork").Pool(processes) as pool:
+        return [row for rows in pool.map(_part, range(len(parts)), chunksize=1) for row in rows]
+
+
+# What a forked process finds here; a training set with a rival's objects cannot be sent.
+_PARTS: list[Callable[[], list[Row]]] = []
+
+
+def _part(place: int) -> list[Row]:
+    return _PARTS[place]()
 
 
 def alarms(
@@ -109,59 +136,56 @@ def alarms(
         yield ours, raised
 
 
-def false_alarms(trained: list[Rules], runs: Runs) -> list[Row]:
+def false_alarms(trained: list[Rules], n: int, runs: Runs) -> list[Row]:
     """Checks of a stationary service that raise anything, in percent."""
-    rows = []
-    for n, most in SIZES.items():
-        raised: Counter[str] = Counter()
-        critical = [False]
-        for ours, others in alarms(trained, STATIONARY, n, runs, [2, n]):
-            raised.update(name for name, one in others.items() if one)
-            critical.append(ours == CRITICAL)
-        what = f"stationary, 7 features, {n:,} rows, {runs.checks:,} checks"
-        share = _shares(raised, runs)
-        rows += [
-            Row(
-                f"{what}{_beside(rival, runs)}", "false alarms, warning or worse", "% of checks",
-                "lower", share[_ours(rival)], share[rival], runs=runs.of(rival),
-                why=f"asked for: at most {most} %",
-            )
-            for rival in RIVALS
-        ]  # fmt: skip
-        in_a_row = sum(a and b for a, b in pairwise(critical))
-        rows.append(
-            Row(what, "critical twice in a row", "times", "lower", float(in_a_row),
-                runs=runs.checks, why="asked for: 0")
-        )  # fmt: skip
+    raised: Counter[str] = Counter()
+    critical = [False]
+    for ours, others in alarms(trained, STATIONARY, n, runs, [2, n]):
+        raised.update(name for name, one in others.items() if one)
+        critical.append(ours == CRITICAL)
+    what = f"stationary, 7 features, {n:,} rows, {runs.checks:,} checks"
+    share = _shares(raised, runs)
+    rows = [
+        Row(
+            f"{what}{_beside(rival, runs)}", "false alarms, warning or worse", "% of checks",
+            "lower", share[_ours(rival)], share[rival], runs=runs.of(rival),
+            why=f"asked for: at most {SIZES[n]} %",
+        )
+        for rival in RIVALS
+    ]  # fmt: skip
+    in_a_row = sum(a and b for a, b in pairwise(critical))
+    rows.append(
+        Row(what, "critical twice in a row", "times", "lower", float(in_a_row),
+            runs=runs.checks, why="asked for: 0")
+    )  # fmt: skip
     return rows
 
 
-def detected(trained: list[Rules], runs: Runs) -> list[Row]:
+def detected(trained: list[Rules], name: str, runs: Runs) -> list[Row]:
     """Checks of 1,000 rows that see the drift, in percent, and hours of traffic until then."""
-    rows = []
-    for place, (name, world) in enumerate(DRIFTS.items()):
-        seen: Counter[str] = Counter()
-        for _, raised in alarms(trained, world, DETECTED_ROWS, runs, [3, place]):
-            seen.update(one for one, yes in raised.items() if yes)
-        share = _shares(seen, runs)
-        what = f"{name}, {DETECTED_ROWS:,} rows, {runs.checks:,} checks"
-        rows += [
-            Row(
-                f"{what}{_beside(rival, runs)}", "detected", "% of checks", "higher",
-                share[_ours(rival)], share[rival], runs=runs.of(rival), why=_said(rival, share),
-            )
-            for rival in RIVALS
-        ]  # fmt: skip
-        hours = {one: _hours(share[one]) for one in ("ours", *RIVALS)}
-        others = "; ".join(
-            f"{RIVALS[one]}: {'never' if hours[one] is None else f'{hours[one]:.1f} h'}"
-            for one in RIVALS
+    seen: Counter[str] = Counter()
+    seed = [3, list(DRIFTS).index(name)]
+    for _, raised in alarms(trained, DRIFTS[name], DETECTED_ROWS, runs, seed):
+        seen.update(one for one, yes in raised.items() if yes)
+    share = _shares(seen, runs)
+    what = f"{name}, {DETECTED_ROWS:,} rows, {runs.checks:,} checks"
+    rows = [
+        Row(
+            f"{what}{_beside(rival, runs)}", "detected", "% of checks", "higher",
+            share[_ours(rival)], share[rival], runs=runs.of(rival), why=_said(rival, share),
         )
-        rows.append(
-            Row(f"{name} at {ROWS_PER_HOUR} rows/h; stock: {RIVALS['published']}",
-                "time to detect", "h", "lower", hours["ours"], hours["published"],
-                runs=runs.checks, why=others)
-        )  # fmt: skip
+        for rival in RIVALS
+    ]  # fmt: skip
+    hours = {one: _hours(share[one]) for one in ("ours", *RIVALS)}
+    others = "; ".join(
+        f"{RIVALS[one]}: {'never' if hours[one] is None else f'{hours[one]:.1f} h'}"
+        for one in RIVALS
+    )
+    rows.append(
+        Row(f"{name} at {ROWS_PER_HOUR} rows/h; stock: {RIVALS['published']}",
+            "time to detect", "h", "lower", hours["ours"], hours["published"],
+            runs=runs.checks, why=others)
+    )  # fmt: skip
     return rows
 
 
@@ -266,6 +290,7 @@ class _Checking:
 
 def _equal_in_pandas(conn: Any, base: Baseline, window: Window, run: records.Run, url: str) -> bool:
     rules = suite.Rules.of(base)
+    base, _ = for_window(conn, window, base)
     measuring = suite.Measuring()
     results: list[dict[str, Any]] = []
     with relations(conn, base, window) as found:

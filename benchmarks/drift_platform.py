@@ -206,7 +206,10 @@ def many_features(rows: int = 10_000) -> tuple[Baseline, list[Feature]]:
     ]
     columns = _many(features, rows, np.random.default_rng(1))
     views = dict.fromkeys((f.view for f in features), 1)
-    base = baseline_of("wide", views, "none", _table(features, columns), features, {})
+    table = _table(features, columns)
+    for key, values in _keys(rows, np.random.default_rng(3)).items():
+        table = table.append_column(key, values)
+    base = baseline_of("wide", views, "none", table, features, {})
     return base, features
 
 
@@ -214,6 +217,7 @@ def serve_many(conn: psycopg.Connection, url: str, features: list[Feature], rows
     """Log ``rows`` requests of the wide service in one hour; one feature of it drifts."""
     views = list(dict.fromkeys(f.view for f in features))
     types: dict[str, FeastType] = {f"{f.view}__{f.name}": f.type for f in features}
+    types |= {"user_id": Int64, "item_id": Int64}
     for view in views:
         types |= {
             f"{view}__version": Int32, f"{view}__as_of": UnixTimestamp, f"{view}__stale": Bool,
@@ -229,6 +233,7 @@ def serve_many(conn: psycopg.Connection, url: str, features: list[Feature], rows
             "service": pa.array(["wide"] * n),
             "request_id": pa.array(rng.integers(-(1 << 62), 1 << 62, n)),
             "row_number": pa.array(np.zeros(n, np.int32)),
+            **_keys(n, rng),
         }
         for view in views:
             held[f"{view}__version"] = pa.array(np.ones(n, np.int32))
@@ -256,6 +261,14 @@ def _many(
 ) -> dict[str, Any]:
     drawn = [draw(world, n, rng) for world in (STATIONARY, second, STATIONARY)]
     return {f.name: drawn[place % 3][f.name.rpartition("_")[0]] for place, f in enumerate(features)}
+
+
+def _keys(n: int, rng: np.random.Generator) -> dict[str, pa.Array]:
+    """Who is asked for; the values are drawn for each row."""
+    return {
+        "user_id": pa.array(rng.integers(0, 200_000, n)),
+        "item_id": pa.array(rng.integers(0, 2_000, n)),
+    }
 
 
 def _table(features: list[Feature], columns: Mapping[str, Any]) -> pa.Table:

@@ -31,6 +31,7 @@ from monitoring.features import (
     FeatureBaseline,
     kind_of,
 )
+from monitoring.repeats import entity_counts
 from monitoring.strata import strata_of
 
 __all__ = [
@@ -151,6 +152,9 @@ def baseline_of(
         content = content_of(feature, table)
         if strata := strata_of(feature, table, content):
             content["strata"] = strata
+        keys = _entity_keys(feature, features)
+        if counts := entity_counts(table, keys):
+            content["entities"] = {"keys": list(keys), "counts": counts}
         kept.append(
             FeatureBaseline(
                 feature=feature,
@@ -172,6 +176,16 @@ def baseline_of(
         features=tuple(kept),
         left_out=tuple(left_out),
     )
+
+
+def _entity_keys(feature: Feature, features: list[Feature]) -> tuple[str, ...]:
+    """Whose a feature is; a transform's are those of all views that it is computed from."""
+    if feature.version:
+        return feature.keys
+    known = {one.view: one.keys for one in features if one.version}
+    if not all(view in known for view in feature.reads):
+        return feature.keys
+    return tuple(dict.fromkeys(key for view in feature.reads for key in known[view]))
 
 
 def _inputs(view: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

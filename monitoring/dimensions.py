@@ -5,7 +5,7 @@ be certain twice: by the normal law of the moments, and by the least number of r
 it, since a few rows may all have been dealt to one side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,15 @@ class Moments:
     rows: int
 
 
-def dimension_shifts(live: Moments, base: Moments, alpha: float) -> tuple[Statistic, Statistic]:
+def dimension_shifts(
+    live: Moments, base: Moments, alpha: float, worth: float = 1.0
+) -> tuple[Statistic, Statistic]:
     """The dimension whose mean moved most (in standard deviations), and the one whose spread did.
 
-    ``alpha`` is that of one dimension: the number of dimensions counts in the family.
+    ``alpha`` is that of one dimension: the number of dimensions counts in the family. ``worth``:
+    how much each row is worth.
     """
+    live, base = (replace(one, rows=max(2, round(worth * one.rows))) for one in (live, base))
     return _mean(live, base, alpha), _sd(live, base, alpha)
 
 

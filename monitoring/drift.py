@@ -15,6 +15,7 @@ from monitoring.baseline import Baseline, FeatureBaseline
 from monitoring.causes import muted
 from monitoring.faults import Fault, point
 from monitoring.records import Run
+from monitoring.repeats import independent_share
 from monitoring.strata import conditioned
 from monitoring.verdicts import (
     CRITICAL,
@@ -29,7 +30,7 @@ from monitoring.verdicts import (
     Finding,
     worst,
 )
-from monitoring.window import Window, count_requests, relations, rows_by
+from monitoring.window import Window, count_requests, entities_in, relations, rows_by
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +158,13 @@ def measure(
 def for_window(
     conn: psycopg.Connection, window: Window, baseline: Baseline
 ) -> tuple[Baseline, dict[str, str]]:
-    """The baseline as it is for a window's hours and requests.
+    """The baseline as it is for a window's hours, requests and entities.
 
     Returns it with the features that cannot be compared in this window, and why not, by label.
     """
     features, unwatched = [], {}
     rows: dict[tuple[str, str], dict[str, int]] = {}
+    asked: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
     for one in baseline.features:
         found: FeatureBaseline | str = one
         if (strata := one.content.get("strata")) is not None:
@@ -172,7 +174,15 @@ def for_window(
             found = conditioned(one, rows[key])
         if isinstance(found, str):
             unwatched[one.feature.label] = found
-        features.append(one if isinstance(found, str) else found)
+            found = one
+        if (held := one.content.get("entities")) is not None:
+            entity = one.feature.view, tuple(held["keys"])
+            if entity not in asked:
+                asked[entity] = entities_in(conn, window, *entity)
+            if (live := asked[entity]) is not None:
+                share = independent_share(live, held["counts"])
+                found = dataclasses.replace(found, content={**found.content, "independent": share})
+        features.append(found)
     return dataclasses.replace(baseline, features=tuple(features)), unwatched
 
 

@@ -64,6 +64,17 @@ class _Compared(ColumnAggregateExpectation):
     )  # fmt: skip
     metric_dependencies: ClassVar[tuple[str, ...]] = ()
 
+    def worth(self) -> float:
+        """What each row is worth where entities come again and again (monitoring/repeats.py)."""
+        return float(self.baseline.get("independent", 1.0))
+
+    def nulls(self, nulls: int, rows: int) -> Statistic:
+        """Their share, against the training set's."""
+        base = self.baseline
+        return statistics.share_shift(
+            "nulls", nulls, rows, base["null_rate"], base["rows"], self.worth()
+        )
+
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
         """What the metrics must be told, by metric."""
         return {}
@@ -127,7 +138,7 @@ class ExpectNumbersLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Nulls are counted among all rows, the rest among values."""
         base, nulls = self.baseline, int(metrics[NULLS])
-        found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
+        worth, found = self.worth(), [self.nulls(nulls, rows)]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2:
             return found
@@ -138,8 +149,9 @@ class ExpectNumbersLikeBaseline(_Compared):
             centers = _between(base["edges"])
         else:
             # Nothing of the baseline lies in the outermost bins, by how they were chosen.
-            found.append(statistics.outside(int(now[0]), int(now[-1]), n, m))
+            found.append(statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
             now, was = _joined(now), _joined(was)
+        now, was = worth * now, worth * was
         level = statistics.Numbers(now, live["mean"], live["sd"])
         base_level = statistics.Numbers(was, base["mean"], base["sd"])
         return [
@@ -171,12 +183,12 @@ class ExpectCategoriesLikeBaseline(_Compared):
         """A share of ``other`` categories in the baseline is not news."""
         base, nulls = self.baseline, int(metrics[NULLS])
         counts = _categories(metrics)
-        found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
+        worth, found = self.worth(), [self.nulls(nulls, rows)]
         m = base.get("counted") or base["values"]
         if not sum(counts.values()) or not m:
             return found
         return [
-            *statistics.category_shifts(counts, base["frequencies"], base["other"], m),
+            *statistics.category_shifts(counts, base["frequencies"], base["other"], m, worth),
             *found,
         ]
 
@@ -213,14 +225,14 @@ class ExpectEmbeddingLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """``alpha`` holds for one dimension; the family counts them all."""
         base, nulls = self.baseline, int(metrics[NULLS])
-        found = [statistics.share_shift("nulls", nulls, rows, base["null_rate"], base["rows"])]
+        worth, found = self.worth(), [self.nulls(nulls, rows)]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2 or not base["means"]:
             return found
         moments = metrics[array_metrics.MOMENTS]
         kurtoses = moments.get("kurtoses") or [None] * len(base["means"])
         now = _moments({**moments, "kurtoses": kurtoses}, n)
-        return [*dimension_shifts(now, _moments(base, m), self.alpha), *found]
+        return [*dimension_shifts(now, _moments(base, m), self.alpha, worth), *found]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """Moments by dimension."""
@@ -281,6 +293,7 @@ class ExpectShareLikeBaseline(_Compared):
                 rows,
                 self.baseline["share"],
                 self.baseline["rows"],
+                self.worth(),
             )
         ]
 

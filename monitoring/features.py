@@ -61,7 +61,8 @@ class FeatureBaseline:
     ``maximum``. categorical: ``frequencies``, ``other`` (share beyond the kept ones),
     ``counted`` (rows that the frequencies are of). embedding: ``means``, ``sds``, ``kurtoses``
     by dimension, ``anchors`` (keys and vector). All: ``strata``, see monitoring/strata.py, where
-    the feature follows the hour, the weekday or the request.
+    the feature follows the hour, the weekday or the request; ``entities``, see
+    monitoring/repeats.py, where its entities are known.
     """
 
     feature: Feature

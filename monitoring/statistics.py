@@ -1,9 +1,10 @@
 """How far a live distribution is from its baseline, and whether chance explains it.
 
 Every function takes counts or moments, never rows, so that the measuring can be done wherever
-the rows are. ``n`` rows are live, ``m`` the baseline's. An effect says how large a change is;
-its chance comes from counts over cells (monitoring/contingency.py), since moments of rare values
-and of long tails follow no law that a sample of them would tell.
+the rows are. ``n`` rows are live, ``m`` the baseline's; ``worth``: how much each of them is worth
+(monitoring/repeats.py), which changes no effect, only how likely it is by chance. An effect says
+how large a change is; its chance comes from counts over cells (monitoring/contingency.py), since
+moments of rare values and of long tails follow no law that a sample of them would tell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,18 +102,22 @@ def sd_shift(live: Numbers, base: Numbers, centers: Sequence[float], kurtosis: f
     return Statistic("sd", float(np.expm1(ratio)), p)
 
 
-def outside(below: int, above: int, n: int, m: int) -> Statistic:
+def outside(below: int, above: int, n: int, m: int, worth: float = 1.0) -> Statistic:
     """The share of rows beyond the least and the greatest value of the baseline.
 
     That the k greatest of n + m values are all live has the chance C(n, k) / C(n + m, k),
     whatever their distribution (Rosenbaum 1954); it is Fisher's of k rows against none.
     """
-    p = min(contingency.fisher(side, n, 0, m) for side in (below, above))
+    p = min(_fisher(side, n, 0, m, worth) for side in (below, above))
     return Statistic("outside", (below + above) / n, p)
 
 
 def category_shifts(
-    live: Mapping[str, int], frequencies: Mapping[str, float], other: float, m: float
+    live: Mapping[str, int],
+    frequencies: Mapping[str, float],
+    other: float,
+    m: float,
+    worth: float = 1.0,
 ) -> list[Statistic]:
     """`js`: Jensen-Shannon distance in base 2, 0 to 1; `unseen`: the share beyond chance.
 
@@ -121,7 +126,8 @@ def category_shifts(
     categories that the baseline lacks, all of them together or the most frequent one alone.
     """
     names = sorted(set(live) | set(frequencies))
-    q = np.array([live.get(name, 0) for name in names], float)
+    m = m * worth
+    q = np.array([live.get(name, 0) * worth for name in names], float)
     p = np.array([frequencies.get(name, 0.0) * m for name in names], float)
     if other:  # what is not named is one category more, and nothing is new
         new = np.array([name not in frequencies for name in names], bool)
@@ -149,10 +155,12 @@ def _unseen(q: Floats, p: Floats) -> Statistic:
     return Statistic("unseen", max(0.0, found - expected) / n, min(1.0, 2 * together))
 
 
-def share_shift(name: str, live: int, n: int, share: float, m: int) -> Statistic:
+def share_shift(
+    name: str, live: int, n: int, share: float, m: int, worth: float = 1.0
+) -> Statistic:
     """Change of a share of rows; exact (Fisher), since the counts may be few."""
     return Statistic(
-        name, float(abs(live / n - share)), contingency.fisher(live, n, round(share * m), m)
+        name, float(abs(live / n - share)), _fisher(live, n, round(share * m), m, worth)
     )
 
 
@@ -180,6 +188,12 @@ def missing_volume(live: int, usual: float) -> Statistic:
     if usual <= 0:
         return Statistic("volume", 0.0, 1.0)
     return Statistic("volume", max(0.0, 1 - live / usual), float(stats.poisson.cdf(live, usual)))
+
+
+def _fisher(live: int, n: int, before: int, m: int, worth: float) -> float:
+    """Fisher's test of rows that are each worth so much."""
+    scaled = [round(worth * rows) for rows in (live, n, before, m)]
+    return contingency.fisher(*scaled)
 
 
 def _grouped(counts: Floats, centers: Floats) -> tuple[float, float]:

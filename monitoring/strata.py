@@ -49,9 +49,9 @@ def strata_of(
     ``by``: `HOUR`, `WEEKDAY`, `HOUR_OF_WEEK` or ``request:field``; ``cells``: for each value of it
     (as text) rows, nulls, and counts or moments.
     """
-    cells = _cells(feature, table[feature.name], content)
     candidates = _candidates(feature, table)
-    chances = {by: _follows(codes, cells) for by, codes in candidates.items()}
+    cells, numbers = _columns(feature, table[feature.name], content)
+    chances = {by: _follows(codes, cells, numbers) for by, codes in candidates.items()}
     fields = [by for by in candidates if by.startswith(REQUEST + ":")]
     found = min(fields, key=chances.__getitem__, default=None)
     if found is None or chances[found] >= FOLLOWS_BY_CHANCE:
@@ -164,16 +164,22 @@ def _of_week(weekdays: Codes, hours: Codes) -> Codes:
     return Codes(weekdays.places * len(hours.names) + hours.places, names)
 
 
-def _cells(feature: Feature, column: pa.ChunkedArray, content: Mapping[str, Any]) -> Any:
-    """Each row's cell of the distribution (nulls are one), or vectors (nulls are nan)."""
+def _columns(
+    feature: Feature, column: pa.ChunkedArray, content: Mapping[str, Any]
+) -> tuple[Any, NDArray[np.float64]]:
+    """Each row's cell of the distribution (nulls are one), and its numbers (nulls are nan).
+
+    Vectors have no cells, and categories no numbers.
+    """
+    if feature.kind == CATEGORICAL:
+        return _texts(column).places, np.empty((len(column), 0))
     if feature.kind == NUMERIC:
         values = column.cast(pa.float64(), safe=False).to_numpy()
-        return np.where(np.isnan(values), 0, 1 + np.searchsorted(content["edges"], values, "right"))
-    if feature.kind == CATEGORICAL:
-        return _texts(column).places
+        cells = 1 + np.searchsorted(content["edges"], values, "right")
+        return np.where(np.isnan(values), 0, cells), values[:, None]
     vectors = np.full((len(column), len(content["means"])), np.nan)
     vectors[column.is_valid().to_numpy()] = _vectors(column.drop_null(), len(content["means"]))
-    return vectors
+    return None, vectors
 
 
 def _vectors(column: pa.ChunkedArray, length: int) -> NDArray[np.float64]:
@@ -182,16 +188,26 @@ def _vectors(column: pa.ChunkedArray, length: int) -> NDArray[np.float64]:
     return found
 
 
-def _follows(codes: Codes, cells: Any) -> float:
-    """The chance of strata as unlike each other if the feature does not follow them."""
-    if cells.ndim == 2:
-        return _means_differ(codes.places, cells)
-    wide = int(cells.max()) + 1
-    counts = np.bincount(codes.places * wide + cells, minlength=len(codes.names) * wide)
-    table = counts.reshape(-1, wide).astype(float)
-    # Rare strata and rare values are one each.
-    table = _pooled_rows(_pooled_rows(table).T).T
-    return contingency.independence(table)
+def _follows(codes: Codes, cells: Any, numbers: NDArray[np.float64]) -> float:
+    """The chance of strata as unlike each other if the feature does not follow them.
+
+    Cells are a table; of numbers, and of each dimension, level and spread are tested as well: over
+    many strata and bins a table sees only large differences. The least chance times their number.
+    """
+    chances: list[float] = []
+    if cells is not None:
+        wide = int(cells.max()) + 1
+        counts = np.bincount(codes.places * wide + cells, minlength=len(codes.names) * wide)
+        table = counts.reshape(-1, wide).astype(float)
+        # Rare strata and rare values are one each.
+        chances.append(contingency.independence(_pooled_rows(_pooled_rows(table).T).T))
+    held = ~np.isnan(numbers).any(axis=1)
+    if numbers.shape[1] and held.any():
+        groups = _pooled_groups(codes.places[held])
+        ranks = stats.rankdata(numbers[held], axis=0) / held.sum() - 0.5
+        chances += contingency.scores_differ(groups, ranks).tolist()
+        chances += contingency.scores_differ(groups, ranks**2).tolist()
+    return min(1.0, len(chances) * min(chances, default=1.0))
 
 
 def _pooled_rows(table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -202,23 +218,10 @@ def _pooled_rows(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.vstack([table[~rare], table[rare].sum(axis=0)])
 
 
-def _means_differ(codes: NDArray[np.int64], vectors: NDArray[np.float64]) -> float:
-    """One-way analysis of variance of each dimension; the least chance times their number."""
-    held = ~np.isnan(vectors).any(axis=1)
-    vectors, codes = vectors[held], codes[held]
-    places = np.unique(codes, return_inverse=True)[1]
-    strata, rows = int(places.max(initial=0)) + 1, len(vectors)
-    if not vectors.size or strata < 2 or rows <= strata:
-        return 1.0
-    sums = np.zeros((strata, vectors.shape[1]))
-    np.add.at(sums, places, vectors - vectors.mean(axis=0))
-    between = (sums**2 / np.bincount(places)[:, None]).sum(axis=0)
-    within = ((vectors - vectors.mean(axis=0)) ** 2).sum(axis=0) - between
-    moving = within > 0
-    if not moving.any():
-        return 1.0
-    f = (between[moving] / (strata - 1)) / (within[moving] / (rows - strata))
-    return float(min(1.0, vectors.shape[1] * stats.f.sf(f.max(), strata - 1, rows - strata)))
+def _pooled_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rare strata as one."""
+    rare = np.bincount(groups) < contingency.LEAST_EXPECTED * 2
+    return np.where(rare[groups], len(rare), groups)
 
 
 def _cell(feature: Feature, column: pa.ChunkedArray, content: Mapping[str, Any]) -> dict[str, Any]:

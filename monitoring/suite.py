@@ -112,7 +112,8 @@ def expectations_of(
     shared: dict[str, Any] = {"alpha": rules.alpha, "least_rows": rules.least_rows, "feature": view}
     shared["floors"] = rules.floors_of(view)
     if rate is not None and IS_DEFAULT in present:
-        share = {"statistic": "defaults", "share": rate, "rows": own[0].rows}
+        share = {"statistic": "defaults", "share": rate, "rows": own[0].rows,
+                 "independent": own[0].content.get("independent", 1.0)}  # fmt: skip
         found.append(ExpectShareLikeBaseline(column=IS_DEFAULT, baseline=share, **shared))
     if IS_STALE in present:
         found.append(ExpectFewStaleRows(column=IS_STALE, baseline={}, **shared))

@@ -1,7 +1,7 @@
 """One window of the served log, as relations that Great Expectations can read."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline import served_table
 from extensions.stores.offline.served_table import column_name
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
+from monitoring.repeats import live_counts
 from monitoring.strata import HOUR, REQUEST, WEEKDAY
 from monitoring.suite import IS_DEFAULT, IS_STALE
 
@@ -141,6 +142,19 @@ def rows_by(conn: psycopg.Connection, window: Window, view: str, by: str) -> dic
         )
     ).fetchall()
     return dict(rows)
+
+
+def entities_in(
+    conn: psycopg.Connection, window: Window, view: str, keys: Sequence[str]
+) -> list[int] | None:
+    """A view's rows in the window by bucket of their entities; None where the log has no keys."""
+    present = served_table.present_columns(conn)
+    if not set(keys) <= set(present):
+        return None
+    where, version = _where(window), column_name(view, "version")
+    if version in present:
+        where = sql.SQL("{} AND {} IS NOT NULL").format(where, sql.Identifier(version))
+    return live_counts(conn, keys, served_table.TABLE, where)
 
 
 def _where(window: Window) -> sql.Composed:

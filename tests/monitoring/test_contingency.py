@@ -112,3 +112,25 @@ def test_pooling_leaves_rows_enough_and_zeros_alone() -> None:
     assert contingency.pooled(q + p, places).min() >= 2 * contingency.LEAST_EXPECTED
     mostly = contingency.pool_neighbours(np.array([990.0, 3.0, 1.0]), np.array([995.0, 4, 1]))
     assert mostly.tolist() == [0, 1, 1]
+
+
+def test_scores_of_groups_hold_their_level_with_rare_and_endless_ones(
+    rng: np.random.Generator,
+) -> None:
+    """F's own law calls the one rare row of a small group certain."""
+    groups = np.repeat(np.arange(6), [3, 5, 16, 40, 100, 300])
+    n = len(groups)
+    columns = [rng.random(n), rng.random(n) < 0.01, rng.standard_cauchy(n), np.ones(n)]
+    scores = np.stack(columns, axis=1).astype(float)
+    p = np.array([contingency.scores_differ(rng.permutation(groups), scores)
+                  for _ in range(4_000)])  # fmt: skip
+    for level, most in ((0.05, 1.3), (0.01, 2.5), (0.001, 5)):
+        assert ((p < level).mean(axis=0) <= most * level).all()
+    assert (p[:, 3] == 1).all()
+
+
+def test_two_scores_of_groups_are_the_tables(rng: np.random.Generator) -> None:
+    groups, rare = rng.integers(0, 5, 300), rng.random(300) < 0.1
+    table = np.stack([np.bincount(groups[rare == one], minlength=5) for one in (False, True)])
+    found = contingency.scores_differ(groups, rare[:, None].astype(float))
+    assert found[0] == pytest.approx(contingency.independence(table.astype(float)))
