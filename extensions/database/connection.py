@@ -44,11 +44,12 @@ def connect_arrow(url: str) -> "dbapi.Connection":
     """
     # Brings pandas along, which takes a second that most connections need not wait for.
     from adbc_driver_manager import Error as AdbcError  # noqa: PLC0415
-    from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+
+    from extensions.database.arrow_connections import arrow_connection  # noqa: PLC0415
 
     try:
-        return dbapi.connect(url)
-    except AdbcError as error:
+        return arrow_connection(url)
+    except (AdbcError, psycopg.OperationalError) as error:
         raise _unreachable(url, error) from error
 
 

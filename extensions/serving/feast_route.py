@@ -243,19 +243,20 @@ def _given(values: list[Any], kind: ValueType) -> Values:
 
 def _about(rows: Rows, n: int) -> tuple[bytes, bytes]:
     """A view's statuses and times, as JSON."""
-    filled = all(default is not None for default in rows.view.decoder.defaults.values())
     there, at = rows.there.tolist(), rows.at.tolist()
     times = [_stamp(event) if held else _NO_TIME for event, held in zip(at, there, strict=True)]
-    statuses = [_PRESENT if held or filled else _NOT_FOUND for held in there]
-    if rows.inverse is not None:
-        where = rows.inverse.tolist()
+    where = None if rows.inverse is None else rows.inverse.tolist()
+    if where is not None:
         times = list(map(times.__getitem__, where))
+    stamps = _all(times[0], n) if len(times) == 1 else b"[" + b",".join(times) + b"]"
+    if rows.view.decoder.filled:
+        return _all(_PRESENT, n), stamps
+    statuses = [_PRESENT if held else _NOT_FOUND for held in there]
+    if where is not None:
         statuses = list(map(statuses.__getitem__, where))
-    if len(times) == 1:
-        return _all(statuses[0], n), _all(times[0], n)
-    if filled:
-        return _all(_PRESENT, n), b"[" + b",".join(times) + b"]"
-    return b"[" + b",".join(statuses) + b"]", b"[" + b",".join(times) + b"]"
+    if len(statuses) == 1:
+        return _all(statuses[0], n), stamps
+    return b"[" + b",".join(statuses) + b"]", stamps
 
 
 def _values(column: Values, n: int) -> bytes:

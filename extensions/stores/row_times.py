@@ -79,14 +79,25 @@ def not_future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
     """The condition that a log's row is not from the future, by the database's clock.
 
     A log may hold such rows from another tool, or from before this rule; they are passed over
-    until their time has come.
+    until their time has come. Written so that the planner knows how many rows it admits.
     """
-    allowed = sql.Literal(allowance_of(config))
+    return _all_times("({time} IS NULL OR {time} <= {limit})", " AND ", config, times, alias)
+
+
+def future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
+    """The opposite of `not_future`, for a pass over many rows: the limit is computed once."""
+    return _all_times("{time} > (SELECT {limit})", " OR ", config, times, alias)
+
+
+def _all_times(
+    condition: str, joined: str, config: Any, times: list[str], alias: str
+) -> sql.Composed:
+    limit = sql.SQL("statement_timestamp() + {}::interval").format(
+        sql.Literal(allowance_of(config))
+    )
     return sql.SQL("({})").format(
-        sql.SQL(" AND ").join(
-            sql.SQL("coalesce({0} <= statement_timestamp() + {1}::interval, TRUE)").format(
-                sql.Identifier(alias, name), allowed
-            )
+        sql.SQL(joined).join(
+            sql.SQL(condition).format(time=sql.Identifier(alias, name), limit=limit)
             for name in times
         )
     )

@@ -47,11 +47,15 @@ class ArrowSession:
         self._cursor.execute(_text(statement))
         return self._cursor.fetch_arrow_table()
 
-    def has(self, table: str) -> bool:
-        """Whether ``table`` is visible on the session's search path."""
-        name = sql.Literal(sql.Identifier(table).as_string(None))
-        found = self.table(sql.SQL("SELECT WHERE to_regclass({}) IS NOT NULL").format(name))
-        return bool(found.num_rows)
+    def has(self, *tables: str) -> bool:
+        """Whether all ``tables`` are visible on the session's search path."""
+        there = sql.SQL(" AND ").join(
+            sql.SQL("to_regclass({}) IS NOT NULL").format(
+                sql.Literal(sql.Identifier(table).as_string(None))
+            )
+            for table in tables
+        )
+        return bool(self.table(sql.SQL("SELECT WHERE {}").format(there)).num_rows)
 
     def rows(self, statement: sql.Composable | str) -> pa.RecordBatchReader:
         """The result, read as it is consumed: batches of some megabytes."""

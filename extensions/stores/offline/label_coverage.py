@@ -25,7 +25,7 @@ class CoverageWarning(UserWarning):
 
 def read_coverages(session: ArrowSession) -> dict[str, Coverage]:
     """The coverage of every log of ours; empty in a database without our control tables."""
-    if not all(session.has(table) for table in _TABLES):
+    if not session.has(*_TABLES):
         return {}
     rows = session.table(SPANS_SQL)
     return coverages(zip(*(column.to_pylist() for column in rows.columns), strict=True))

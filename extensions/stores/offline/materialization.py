@@ -22,7 +22,7 @@ from extensions.stores.offline.arrow_session import ArrowSession
 from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
 from extensions.stores.offline.row_order import RowOrder
-from extensions.stores.row_times import not_future
+from extensions.stores.row_times import future, not_future
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +99,13 @@ class RowsToPublish:
         late = session.table(
             sql.SQL(
                 "SELECT count(*) AS n, max({event})::text AS latest FROM {table} AS l "
-                "WHERE {event} >= {start} AND {event} <= {end} AND NOT {past}"
+                "WHERE {event} >= {start} AND {event} <= {end} AND {future}"
             ).format(
                 event=event,
                 table=sql.SQL(source.table),
                 start=sql.Literal(self.start),
                 end=sql.Literal(self.end),
-                past=not_future(self.allowed, times),
+                future=future(self.allowed, times),
             )
         ).to_pylist()[0]
         if late["n"]:

@@ -1,0 +1,107 @@
+"""ADBC connections that share what the driver has read of a database's types.
+
+The driver reads all of pg_type before a first connection, which takes ten times as long as the
+connection itself. So a process keeps what was read, by URL, and each further connection asks
+first whether the types are still those: of a type that it has not read, the driver would give
+the bytes as they come.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from adbc_driver_manager import AdbcConnection
+from adbc_driver_manager.dbapi import _SharedDatabase
+from adbc_driver_postgresql import connect as open_database
+from adbc_driver_postgresql import dbapi
+
+# One number for all types that a result can have. Temporary tables, which come and go in other
+# sessions, are left out. Composite types count with their columns.
+_TYPES = """
+SELECT coalesce(bit_xor(hash_record_extended(
+    (t.oid, t.xmin, t.typname, t.typreceive, t.typbasetype, a.attnum, a.xmin), 0)), 0)
+    AS types
+FROM pg_type AS t
+LEFT JOIN pg_type AS e ON e.oid = t.typelem AND e.typarray = t.oid
+LEFT JOIN pg_class AS c ON c.oid = coalesce(nullif(e.typrelid, 0), t.typrelid)
+LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND c.relkind = 'c'
+WHERE c.relpersistence IS DISTINCT FROM 't'
+"""
+# URLs whose types a process keeps; a process speaks with one or two databases.
+_KEPT = 4
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A database as the driver knows it; it holds no connection, so forks may share it."""
+
+    database: _SharedDatabase
+    types: int
+
+    def connection(self) -> dbapi.Connection:
+        made: AdbcConnection = AdbcConnection(self.database._db)  # noqa: SLF001
+        return dbapi.Connection(self.database, made)
+
+
+_known: "OrderedDict[str, _Known]" = OrderedDict()
+_lock = threading.Lock()
+
+
+def arrow_connection(url: str) -> dbapi.Connection:
+    """A new connection, which knows the types that are there now.
+
+    Raises:
+        adbc_driver_manager.Error: the server cannot be reached or refuses.
+        psycopg.OperationalError: likewise.
+    """
+    with _held(url) as known:
+        if known is None:
+            # Asked before the driver reads them: what is changed in between is then noticed.
+            with psycopg.connect(url, autocommit=True) as asking:
+                [types] = asking.execute(_TYPES).fetchone() or [0]
+        else:
+            conn = known.connection()
+            types = _types(conn)
+            if types == known.types:
+                return conn
+            conn.close()
+    _keep(url, _Known(_SharedDatabase(open_database(url)), types))
+    with _held(url) as known:
+        assert known is not None  # kept a moment ago, and the newest of all
+        return known.connection()
+
+
+@contextmanager
+def _held(url: str) -> Iterator[_Known | None]:
+    """What is known, which no other thread closes meanwhile."""
+    with _lock:
+        known = _known.get(url)
+        if known is not None:
+            known.database.clone()
+    try:
+        yield known
+    finally:
+        if known is not None:
+            known.database.close()
+
+
+def _types(conn: dbapi.Connection) -> int:
+    with conn.cursor() as cursor:
+        cursor.execute(_TYPES)
+        types: int = cursor.fetch_arrow_table()["types"][0].as_py()
+    conn.rollback()  # the caller's transaction begins with the caller
+    return types
+
+
+def _keep(url: str, known: _Known) -> None:
+    """Instead of what was known; a database is closed with the last connection to it."""
+    with _lock:
+        gone = [_known.pop(url)] if url in _known else []
+        _known[url] = known
+        while len(_known) > _KEPT:
+            gone.append(_known.popitem(last=False)[1])
+    for one in gone:
+        one.database.close()
