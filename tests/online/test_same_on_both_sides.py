@@ -1,5 +1,6 @@
 """What is trained on is what is served: rows, pushes and names that once told two stories."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,16 +8,25 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from feast import FeatureStore, FeatureView, Field
+from feast import Entity, FeatureStore, FeatureView, Field
 from feast.data_source import PushMode
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Int64
+from feast.types import Float32, Float64, Int64, Json, Map, String, Struct
 
 from extensions.errors import SkewlessError
-from tests.online.own_store import TIMES, hours_ago, materialize, open_store, run, stats, user
+from tests.online.own_store import (
+    TIMES,
+    hours_ago,
+    materialize,
+    open_store,
+    quiet,
+    run,
+    stats,
+    user,
+)
 
 AT = hours_ago(2)
 BOTH = PushMode.ONLINE_AND_OFFLINE
@@ -176,3 +186,71 @@ def test_a_feature_of_two_views_and_a_transform_of_both(opened: Open, fresh_data
     query = "SELECT 1::bigint AS user_id, now() AS event_timestamp, 5 AS score"
     with pytest.raises(SkewlessError, match="score"):
         store.get_historical_features(query, ["stats:score"]).to_arrow()
+
+
+DOCUMENTS = {"a map": Map, "a structure": Struct({"a": Int64, "b": Int64}), "json": Json}
+
+
+@pytest.mark.parametrize("to", [BOTH, PushMode.OFFLINE, PushMode.ONLINE], ids=str)
+@pytest.mark.parametrize("dtype", DOCUMENTS.values(), ids=DOCUMENTS)
+@pytest.mark.parametrize("column", ["jsonb", "text"])
+def test_documents_of_other_keys_stay_apart(
+    opened: Open, dtype: Any, column: str, to: PushMode
+) -> None:
+    """Beside each other they had each other's keys, or the log refused them."""
+    store = opened(f"x {column}", features={"x": dtype})
+    held = [{"a": 1}, {"b": 2}, None]
+    frame = pd.concat([pushed(one, user_id=i) for i, one in enumerate(held)], ignore_index=True)
+    store.push("stats_push", frame, to=to)
+    users = [0, 1, 2]
+    if to != PushMode.ONLINE:
+        assert [read(one) for one in trained(store, users, "stats:x")["x"]] == held
+    if to != PushMode.OFFLINE:
+        assert [read(one) for one in served(store, users, "stats:x")["x"]] == held
+
+
+def read(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def test_a_whole_number_stands_for_a_text_key(opened: Open, fresh_database: str) -> None:
+    """Feast asks for the type that a view declares, and takes the labels' numbers."""
+    store = opened(
+        "x bigint", f"INSERT INTO stats VALUES (1, '{AT}', '{AT}', 7)", features={"x": Int64}
+    )
+    view = view_of("stats", "x")
+    named = FeatureView(
+        name="named",
+        entities=[Entity(name="plain_user", join_keys=["user_id"])],
+        schema=[Field(name="user_id", dtype=String), Field(name="x", dtype=Int64)],
+        source=view.batch_source,
+    )
+    store.apply([Entity(name="plain_user", join_keys=["user_id"]), named])
+    assert trained(store, [1, 2], "named:x") == {"x": [7, None]}
+    query = "SELECT 1::bigint AS user_id, now() AS event_timestamp"
+    assert store.get_historical_features(query, ["named:x"]).to_arrow()["x"].to_pylist() == [7]
+    labels = pd.DataFrame({"user_id": [1.5], "event_timestamp": datetime.now(UTC)})
+    with pytest.raises(SkewlessError, match="must be String"):
+        store.get_historical_features(labels, ["named:x"]).to_arrow()
+
+
+def test_a_transform_that_is_written_online_reads_single_floats(opened: Open) -> None:
+    """Feast's conversion of what it makes of them takes no numpy.float32 for a double."""
+    store = opened(
+        "x real", f"INSERT INTO stats VALUES (1, '{AT}', '{AT}', 0.5)", features={"x": Float32}
+    )
+
+    @on_demand_feature_view(
+        sources=[store.get_feature_view("stats")],
+        entities=[user],
+        schema=[Field(name="more", dtype=Float64)],
+        mode="pandas",
+        write_to_online_store=True,
+    )
+    def written(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"more": inputs["x"] + 1})
+
+    store.apply([written])
+    with quiet():
+        store.materialize(AT - timedelta(hours=1), datetime.now(UTC), feature_views=["written"])
+    assert served(store, [1], "written:more") == {"more": [1.5]}

@@ -103,3 +103,30 @@ def test_many_at_once_and_feasts_route_say_the_same(client: httpx.Client) -> Non
     ).json()
     at = feasts["metadata"]["feature_names"].index("a")
     assert feasts["results"][at]["values"] == [-1, -1, -1, -1, 3]
+
+
+def test_expired_rows_are_served_where_the_store_is_told_so(
+    client: httpx.Client,
+    feast_store: FeatureStore,
+    repo_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Feast's own Redis store serves them: by all routes, and by Feast's own call."""
+    monkeypatch.setattr(feast_store.config.online_store, "serve_expired", True)
+    for url in serving(Settings(repo=repo_root, user_service="keepers"), feast_store):
+        with httpx.Client(base_url=url, timeout=10) as told:
+            answer = told.get("/v1/features/user/1?include=meta").json()
+            assert [answer["features"][name] for name in "ab"] == [3, 7]
+            assert answer["meta"]["short_lived"]["status"] == "fresh"
+            asked = {"service": "keepers", "entities": [{"keeper_id": 1}, {"keeper_id": NOBODY}]}
+            rows = told.post("/v1/features", json=asked).json()["results"]
+            assert [row["features"]["a"] for row in rows] == [3, -1]
+            feasts = told.post(
+                "/get-online-features",
+                json={"feature_service": "keepers", "entities": {"keeper_id": [1, NOBODY]}},
+            ).json()
+            at = feasts["metadata"]["feature_names"].index("a")
+            assert feasts["results"][at]["values"] == [3, -1]
+            assert feasts["results"][at]["event_timestamps"][0] != "1970-01-01T00:00:00Z"
+    own = feast_store.get_online_features(["short_lived:a"], [{"keeper_id": 1}]).to_dict()
+    assert own["a"] == [3]

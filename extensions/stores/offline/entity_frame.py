@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
-from feast.types import Decimal, FeastType, TimeUuid, Uuid
+from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 from psycopg import sql
 
 from extensions.errors import SkewlessError
@@ -319,9 +319,14 @@ def _as_key(column: pa.ChunkedArray, key: Key) -> pa.ChunkedArray:
 
 
 def _spells(held: pa.DataType, dtype: FeastType) -> bool:
-    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers."""
+    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers.
+
+    A whole number is written in one way alone, so that it may stand for a text key.
+    """
     if dtype in (Uuid, TimeUuid):
         return isinstance(held, pa.UuidType)
+    if dtype == String:
+        return bool(pa.types.is_integer(held))
     return dtype == Decimal and bool(pa.types.is_decimal(held) or pa.types.is_integer(held))
 
 

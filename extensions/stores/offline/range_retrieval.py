@@ -16,6 +16,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
 )
 from feast.infra.offline_stores.offline_utils import get_feature_view_query_context
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
@@ -33,8 +34,10 @@ def range_query(
     span: tuple[datetime, datetime],
     *,
     full_feature_names: bool,
-) -> str:
+) -> tuple[str, dict[str, FeastType]]:
     """The SQL that Feast's PostgreSQL store runs for ``start_date`` and ``end_date``.
+
+    With the declared types of its columns, which are read as in training.
 
     Raises:
         SkewlessError: several views, and not all have the same join keys.
@@ -50,7 +53,7 @@ def range_query(
         contexts.append((asdict(context), join, features))
     _check_keys([join for _, join, _ in contexts])
     named = [_by_its_names(*one, alone=len(contexts) == 1) for one in contexts]
-    return str(
+    query = str(
         build_point_in_time_query(
             named,
             left_table_query_string="",
@@ -62,6 +65,17 @@ def range_query(
             end_date=span[1],
         )
     ).strip()
+    return query, _declared([join for _, join, _ in contexts], full=full_feature_names)
+
+
+def _declared(joins: Sequence[ViewJoin], *, full: bool) -> dict[str, FeastType]:
+    keys = {key.label_column: key.dtype for join in joins for key in join.keys}
+    return keys | {
+        f"{join.name}__{feature.name}" if full else feature.name: feature.dtype
+        for join in joins
+        for feature in join.features
+        if feature.dtype is not None
+    }
 
 
 def _check_keys(joins: Sequence[ViewJoin]) -> None:
