@@ -18,7 +18,7 @@ from extensions.serving.decoding import Decoder, default_of
 from extensions.serving.transforms import Transform
 from extensions.stores.defaults import default_values
 from extensions.stores.online.keys import Place, place_of
-from extensions.stores.online.store import layout_of, trust_of
+from extensions.stores.online.store import layout_of, lifetime_of, trust_of
 
 _PLAIN = {
     ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
@@ -277,7 +277,8 @@ def _view(
     layout = layout_of(store.config, table)
     declared = default_values(table)
     defaults = {c.name: default_of(c, declared.get(c.name)) for c in layout.columns}
-    ttl = int(table.ttl.total_seconds() * 1_000_000) if table.ttl else None
+    lifetime = lifetime_of(store.config, table)
+    ttl = lifetime // timedelta(microseconds=1) if lifetime else None
     version = table.projection.version_tag or table.current_version_number or view_version(table)
     features = wanted.get(_name(table.projection), ())
     alias = table.projection.name_alias or table.name

@@ -1,11 +1,11 @@
 """Join keys as their entities declare them: one rule for labels, pushes and requests.
 
-An id is taken for what it is. 5.7, true and "5" are no whole numbers, and 5 is no text. 5.0 is the
-key 5 in a frame, which knows no other five beside a null, and none in JSON. "5" is the key 5 to
-`feast get-online-features` alone, since a command line has nothing but texts. A UUID or a decimal
-is one key in all its spellings. Training, pushes to the log, writes to the online store and reads
-from it all ask here. The hot path of the HTTP server has the same rule for JSON
-(`extensions.serving.asking.one_id`).
+An id is taken for what it is. 5.7, true and "5" are no whole numbers. A frame may have 5.0 for the
+key 5, since it knows no other five beside a null, and 5 for the text key "5"; JSON may have
+neither. "5" is the key 5 to `feast get-online-features` alone: a command line has nothing but
+texts. A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to
+the online store and reads from it all ask here. The hot path of the HTTP server has the same rule
+for JSON (`extensions.serving.asking.one_id`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.types import Bytes, Decimal, FeastType, TimeUuid, Uuid, from_feast_to_pyarrow_type
+from feast.types import (
+    Bytes,
+    Decimal,
+    FeastType,
+    String,
+    TimeUuid,
+    Uuid,
+    from_feast_to_pyarrow_type,
+)
 
 from extensions.errors import SkewlessError
 from extensions.stores.key_spelling import canonical
@@ -127,7 +135,12 @@ def _refused(name: str, dtype: FeastType, why: str) -> SkewlessError:
 
 
 def _spells(held: pa.DataType, dtype: FeastType) -> bool:
-    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers."""
+    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers.
+
+    A whole number is written in one way alone, so that a frame may have it for a text key.
+    """
     if dtype in (Uuid, TimeUuid):
         return isinstance(held, pa.UuidType)
+    if dtype == String:
+        return bool(pa.types.is_integer(held)) and not _json.get()
     return dtype == Decimal and bool(pa.types.is_decimal(held) or pa.types.is_integer(held))

@@ -9,17 +9,14 @@ import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 import psycopg
 import pytest
-from feast import FeatureStore, FeatureView, Field
+from feast import FeatureStore, FeatureView
 from feast.infra.common.materialization_job import MaterializationTask
-from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
-    PostgreSQLSource,
-)
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
@@ -30,20 +27,12 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow_session import arrow_session
 from extensions.stores.offline.exact_rows import read_exactly
 from tests.exact.catalogue import (
-    ARRAYS,
-    NESTED,
-    PRIMITIVES,
-    SETS,
     Held,
     held_values,
     is_right,
-    known_types,
-    values_of,
 )
-from tests.exact.conftest import user
+from tests.exact.typed_tables import AT, declared_types, typed_table, typed_tables, view_of
 
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-NUMBER = itertools.count()
 # Pairs of types that go all the way in one run; the shared reading meets every pair each time.
 SAMPLE = int(os.environ.get("EXAMPLES", "40"))
 
@@ -57,80 +46,7 @@ def conn(database: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(scope="module")
 def tables(conn: psycopg.Connection) -> dict[str, tuple[str, bool]]:
-    """A table for each type and for its arrays: its name, and whether ``x`` is an array."""
-    made: dict[str, tuple[str, bool]] = {}
-    without = []
-    for kind in known_types(conn):
-        texts = values_of(conn, kind)
-        if not texts:
-            without.append(kind)
-            continue
-        made[kind] = (_table(conn, kind, [[text] for text in texts], array=False), False)
-        rows = [texts[:2], texts[-1:], [], [texts[0], None, texts[-1]]]
-        made[kind + "[]"] = (_table(conn, kind, rows, array=True), True)
-        shaped = _table(conn, kind, [[texts[0], texts[-1]] * 2], array=True, shape="[2][2]")
-        made[kind + "[][]"] = (shaped, True)
-    # What no text can make: internal types, which a user's column cannot be filled with either.
-    assert set(without) <= INTERNAL
-    return made
-
-
-INTERNAL = {
-    "gtsvector", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_ddl_command",
-    "pg_dependencies", "pg_mcv_list", "pg_ndistinct", "pg_node_tree", "regconfig",
-    "regdictionary", "regoper", "regoperator", "regproc", "regprocedure", "regrole",
-    "regcollation", "regnamespace", "pg_snapshot", "txid_snapshot", "aclitem", "refcursor",
-    "xml",  # of a build without libxml, as the embedded one
-}  # fmt: skip
-
-
-def _table(
-    conn: psycopg.Connection, kind: str, rows: list[Any], *, array: bool, shape: str = ""
-) -> str:
-    name = f"exact_{next(NUMBER)}"
-    conn.execute(
-        f"CREATE TABLE {name} (user_id bigint, event_timestamp timestamptz, "
-        f"created_timestamp timestamptz, x {kind}{'[]' if array else ''})"
-    )
-    for number, texts in enumerate([*rows, None]):
-        value: sql.Composable = sql.NULL
-        if texts is not None:
-            items = [sql.SQL("{}::{}").format(sql.Literal(one), sql.SQL(kind)) for one in texts]
-            value = items[0] if not array else _array(items, kind, shape)
-        conn.execute(
-            sql.SQL("INSERT INTO {} VALUES (%s, %s, %s, {})").format(sql.Identifier(name), value),
-            [number, AT, AT],
-        )
-    return name
-
-
-def _array(items: list[sql.Composed], kind: str, shape: str) -> sql.Composable:
-    if shape:
-        half = len(items) // 2
-        rows = [sql.SQL(", ").join(part) for part in (items[:half], items[half:])]
-        inner = sql.SQL("ARRAY[{}], ARRAY[{}]").format(*rows)
-    else:
-        inner = sql.SQL(", ").join(items)
-    return sql.SQL("ARRAY[{}]::{}[]").format(inner, sql.SQL(kind))
-
-
-def declared_types() -> list[Any]:
-    return [*PRIMITIVES, *ARRAYS, *NESTED, *SETS]
-
-
-def view_of(table: str, dtype: Any) -> FeatureView:
-    return FeatureView(
-        name=table,
-        entities=[user],
-        ttl=timedelta(0),
-        schema=[Field(name="user_id", dtype=Int64), Field(name="x", dtype=dtype)],
-        source=PostgreSQLSource(
-            name=table,
-            table=table,
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        ),
-    )
+    return typed_tables(conn)
 
 
 def test_every_type_as_every_type(
@@ -266,7 +182,7 @@ def test_a_null_within_an_array_is_refused_online(
     store: FeatureStore, conn: psycopg.Connection
 ) -> None:
     """It was served as other numbers; as floats it is NaN, as Feast makes it."""
-    table = _table(conn, "bigint", [["1", None, "3"]], array=True)
+    table = typed_table(conn, "bigint", [["1", None, "3"]], array=True)
     view = view_of(table, Array(Int64))
     labels = pd.DataFrame({"user_id": [0], "event_timestamp": [AT + timedelta(days=1)]})
     assert trained_values(store, view, labels) == [[1, None, 3]]

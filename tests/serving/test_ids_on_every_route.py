@@ -161,7 +161,7 @@ def test_labels_and_the_store_itself_refuse_alike(feast_store: FeatureStore, nam
         whole = name in ("whole", "small") and one is not True
         # A frame knows no other five beside a null, and a command line no other than a text.
         joined = feast_store.get_historical_features
-        in_frame = whole and one in (5.0, 1.0)
+        in_frame = (whole and one in (5.0, 1.0)) or (name == "text" and type(one) is int)
         with nullcontext() if in_frame else pytest.raises(SkewlessError, match=f"id_{name}"):
             joined(labels, [f"ids_{name}:x"]).to_df()
         in_command = in_frame or (whole and one in ("5", "1"))

@@ -215,4 +215,5 @@ def _admitted(kind: str, held: SourceType) -> bool:
     }
     if kind in admitted:
         return held.name in admitted[kind]
-    return held.name not in numbers | {"boolean"} and held.element is None
+    # A whole number is written in one way alone; other numbers are not.
+    return held.name not in FLOATS | {"numeric", "boolean"} and held.element is None

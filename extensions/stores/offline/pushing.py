@@ -6,8 +6,8 @@ served as another number. So nothing is served before the log's transaction is s
 and what is served is what a materialization of them would bring: the log's own values and times.
 
 Feast has no place to say so, so this module puts its functions in the place of
-`FeatureStore.push` and `push_async` when our offline store is imported; a store of another kind is
-left to Feast's own.
+`FeatureStore.push`, `push_async` and `write_to_offline_store` when our offline store is imported; a
+store of another kind is left to Feast's own.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from feast.data_source import PushMode
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.errors import SkewlessError
+from extensions.stores.documents import documents_as_text
 from extensions.stores.offline.appending import appended
 
 
@@ -66,7 +67,9 @@ def _table(provider: Any, config: Any, view: FeatureView, df: pd.DataFrame) -> p
             f"{source.get_table_query_string()}: it lacks {missing or 'none'} and has unknown "
             f"{unknown or 'none'}; nothing was written."
         )
-    table = pa.Table.from_pandas(df.reindex(columns=columns), preserve_index=False)
+    table = pa.Table.from_pandas(
+        documents_as_text(view, df.reindex(columns=columns)), preserve_index=False
+    )
     return table.rename_columns([source.field_mapping.get(name, name) for name in columns])
 
 
@@ -120,8 +123,30 @@ def _log_first_async(original: Callable[..., Any]) -> Callable[..., Any]:
     return push_async
 
 
+def _with_documents(original: Callable[..., None]) -> Callable[..., None]:
+    @wraps(original)
+    def write_to_offline_store(
+        self: FeatureStore,
+        feature_view_name: str,
+        df: pd.DataFrame,
+        allow_registry_cache: bool = True,
+        reorder_columns: bool = True,
+    ) -> None:
+        if _ours(self):
+            view: Any = self.registry.get_any_feature_view(
+                feature_view_name, self.project, allow_cache=allow_registry_cache
+            )
+            df = documents_as_text(view, df)
+        original(self, feature_view_name, df, allow_registry_cache, reorder_columns)
+
+    return write_to_offline_store
+
+
 def install() -> None:
     """Put the functions in the place of Feast's, once."""
     if not hasattr(FeatureStore.push, "__wrapped__"):
         FeatureStore.push = _log_first(FeatureStore.push)  # type: ignore[method-assign]
+        FeatureStore.write_to_offline_store = _with_documents(  # type: ignore[method-assign]
+            FeatureStore.write_to_offline_store
+        )
         FeatureStore.push_async = _log_first_async(FeatureStore.push_async)  # type: ignore[method-assign]

@@ -1,7 +1,13 @@
-"""Retrieval without labels: the rows of a range of time, by Feast's own query."""
+"""Retrieval without labels: the rows of a range of time, by Feast's own query.
 
+That query takes a view's names for its table's. Here it reads, instead of the table, a selection
+that has the view's names: join keys as the projection maps them, features, and times.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from feast import FeatureView
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
@@ -10,6 +16,14 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
 )
 from feast.infra.offline_stores.offline_utils import get_feature_view_query_context
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.types import FeastType
+from psycopg import sql
+
+from extensions.errors import SkewlessError
+from extensions.stores.offline.point_in_time import ViewJoin, view_join
+from extensions.stores.offline.row_order import RowOrder
+
+_EVENT, _CREATED = "event_timestamp", "created_timestamp"
 
 
 def range_query(
@@ -20,14 +34,30 @@ def range_query(
     span: tuple[datetime, datetime],
     *,
     full_feature_names: bool,
-) -> str:
-    """The SQL that Feast's PostgreSQL store runs for ``start_date`` and ``end_date``."""
-    contexts = get_feature_view_query_context(feature_refs, feature_views, registry, project, span)
-    return str(
+) -> tuple[str, dict[str, FeastType]]:
+    """The SQL that Feast's PostgreSQL store runs for ``start_date`` and ``end_date``.
+
+    With the declared types of its columns, which are read as in training.
+
+    Raises:
+        SkewlessError: several views, and not all have the same join keys.
+    """
+    views = {str(view.projection.name_to_use()): view for view in feature_views}  # type: ignore[no-untyped-call]
+    contexts = []
+    for context in get_feature_view_query_context(
+        feature_refs, feature_views, registry, project, span
+    ):
+        mapping = context.field_mapping
+        features = [mapping.get(column, column) for column in context.features]
+        join = view_join(views[context.name], features, full_feature_names=False)
+        contexts.append((asdict(context), join, features))
+    _check_keys([join for _, join, _ in contexts])
+    named = [_by_its_names(*one, alone=len(contexts) == 1) for one in contexts]
+    query = str(
         build_point_in_time_query(
-            [asdict(context) for context in contexts],
+            named,
             left_table_query_string="",
-            entity_df_event_timestamp_col="event_timestamp",
+            entity_df_event_timestamp_col=_EVENT,
             entity_df_columns={}.keys(),
             query_template=MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN,
             full_feature_names=full_feature_names,
@@ -35,3 +65,64 @@ def range_query(
             end_date=span[1],
         )
     ).strip()
+    return query, _declared([join for _, join, _ in contexts], full=full_feature_names)
+
+
+def _declared(joins: Sequence[ViewJoin], *, full: bool) -> dict[str, FeastType]:
+    keys = {key.label_column: key.dtype for join in joins for key in join.keys}
+    return keys | {
+        f"{join.name}__{feature.name}" if full else feature.name: feature.dtype
+        for join in joins
+        for feature in join.features
+        if feature.dtype is not None
+    }
+
+
+def _check_keys(joins: Sequence[ViewJoin]) -> None:
+    """Feast's query unites the ids of several views by their places."""
+    keys = [[key.label_column for key in join.keys] for join in joins]
+    for join, own in zip(joins, keys, strict=True):
+        if len(joins) > 1 and (own != keys[0] or not own):
+            raise SkewlessError(
+                f"Without labels, the rows of several views are joined by their keys: "
+                f"{joins[0].name} and {join.name} have other keys "
+                f"({', '.join(keys[0]) or 'none'}; {', '.join(own) or 'none'}): ask for each "
+                "alone, or give labels."
+            )
+
+
+def _by_its_names(
+    context: dict[str, Any], join: ViewJoin, features: Sequence[str], *, alone: bool
+) -> dict[str, Any]:
+    """The context over a selection of the view's names.
+
+    Alone, a view gives each of its rows. Beside others it gives what was known at each time: of
+    the rows of one time the newest, which Feast's query leaves open.
+    """
+    event, created = join.event_time, join.created_time
+    names = [(event, _EVENT), *([(created, _CREATED)] if created else [])]
+    names += [(key.column, key.label_column) for key in join.keys]
+    names += [(feature.column, feature.name) for feature in join.features]
+    columns = [
+        sql.SQL("{} AS {}").format(sql.Identifier("l", column), sql.Identifier(name))
+        for column, name in names
+    ]
+    last: sql.Composable = sql.SQL("")
+    order: sql.Composable = sql.SQL("")
+    if not alone:
+        keys = sql.SQL(", ").join(sql.Identifier("l", key.column) for key in join.keys)
+        newest = RowOrder(event, created, unique=False, dated=False).newest_first()
+        last = sql.SQL("DISTINCT ON ({}, {}) ").format(keys, sql.Identifier("l", event))
+        order = sql.SQL(" ORDER BY {}, {}").format(keys, sql.SQL(", ").join(newest))
+    selection = sql.SQL("(SELECT {}{} FROM {} AS l{})").format(
+        last, sql.SQL(", ").join(columns), sql.SQL(join.table), order
+    )
+    return {
+        **context,
+        "table_subquery": selection.as_string(None),
+        "entities": [key.label_column for key in join.keys],
+        "features": list(features),
+        "field_mapping": {},
+        "timestamp_field": _EVENT,
+        "created_timestamp_column": _CREATED if created else None,
+    }

@@ -1,7 +1,7 @@
 """What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -66,14 +66,15 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class PlainQuery:
-    """A query that needs nothing uploaded."""
+    """A query that needs nothing uploaded; ``declared``: the Feast types of its columns."""
 
     query: str
     doing: str
+    declared: Mapping[str, FeastType] = field(default_factory=dict)
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time."""
-        yield from read_exactly(session, sql.SQL(self.query))
+        yield from read_exactly(session, sql.SQL(self.query), self.declared)
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
         """The query itself."""

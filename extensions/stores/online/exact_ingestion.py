@@ -13,10 +13,12 @@ import pandas as pd
 import pyarrow as pa
 from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
-from feast.types import Array, FeastType, PrimitiveFeastType, Set
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.types import Array, FeastType, Float64, PrimitiveFeastType, Set
 from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field_mapping
 
 from extensions.errors import SkewlessError
+from extensions.stores.documents import documents_as_text
 from extensions.stores.exact_cast import exactly
 from extensions.stores.join_keys import as_key
 from extensions.stores.online.arrow_rows import proto_values
@@ -32,7 +34,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     if source is None:
         raise SkewlessError(f"View {view.name} has no batch source that names its times.")
     try:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.Table.from_pandas(documents_as_text(view, frame), preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise SkewlessError(
             f"The push to view {view.name} has a column of mixed types ({error}): one type each."
@@ -100,13 +102,25 @@ def _ours(provider: Any, view: Any) -> bool:
     return isinstance(view, FeatureView) and hasattr(provider.online_store, "write_arrow")
 
 
+def _widened(view: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """What a transform made, as Feast's own conversion takes it: no float32 for a double."""
+    if not isinstance(view, OnDemandFeatureView):
+        return frame
+    narrow = {
+        field.name: "float64"
+        for field in view.features
+        if field.dtype == Float64 and str(frame.dtypes.get(field.name)) == "float32"
+    }
+    return frame.astype(narrow) if narrow else frame
+
+
 def _exact(original: Callable[..., None]) -> Callable[..., None]:
     @wraps(original)
     def ingest_df(
         self: Any, feature_view: Any, df: pd.DataFrame, field_mapping: Any = None
     ) -> None:
         if not _ours(self, feature_view):
-            original(self, feature_view, df, field_mapping)
+            original(self, feature_view, _widened(feature_view, df), field_mapping)
             return
         rows = exact_rows(feature_view, df)
         self.online_write_batch(self.repo_config, feature_view, rows, progress=None)
@@ -120,7 +134,7 @@ def _exact_async(original: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, feature_view: Any, df: pd.DataFrame, field_mapping: Any = None
     ) -> None:
         if not _ours(self, feature_view):
-            await original(self, feature_view, df, field_mapping)
+            await original(self, feature_view, _widened(feature_view, df), field_mapping)
             return
         rows = exact_rows(feature_view, df)
         await self.online_write_batch_async(self.repo_config, feature_view, rows, progress=None)

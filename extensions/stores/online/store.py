@@ -79,6 +79,10 @@ class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """How far the times of a row may be ahead of the clock: later ones are refused, and what is
     stored of them counts as missing."""
 
+    serve_expired: bool = False
+    """Serve a row however old it is, as Feast's own Redis store does: a view's ``ttl`` then counts
+    for training alone, and what is served of an old row is not what is trained on."""
+
     type: Literal["extensions.stores.online.store.SkewlessRedisOnlineStore"] = (
         "extensions.stores.online.store.SkewlessRedisOnlineStore"  # type: ignore[assignment]
     )
@@ -446,7 +450,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         return place_of(config, table, layout_of(config, table).view, entities)
 
     def _expiry(self, config: RepoConfig, table: FeatureView) -> Expiry:
-        if ttl := getattr(table, "ttl", None):
+        if ttl := lifetime_of(config, table):
             return Expiry("event", int(ttl.total_seconds() * 1000))
         if seconds := config.online_store.key_ttl_seconds:
             return Expiry("age", seconds * 1000)
@@ -487,9 +491,14 @@ def trust_of(config: RepoConfig, layout: Layout, before: int | None = None) -> T
     return Trust(layout, allowance_of(config) // MICROSECOND, before)
 
 
-def oldest(table: Any) -> int | None:
+def lifetime_of(config: RepoConfig, table: Any) -> timedelta | None:
+    """How long after its event time a row of this view is served; None: for ever."""
+    return None if config.online_store.serve_expired else getattr(table, "ttl", None) or None
+
+
+def _oldest(config: RepoConfig, table: Any) -> int | None:
     """Event times before this count as missing, in microseconds; None where age is no matter."""
-    ttl = getattr(table, "ttl", None)
+    ttl = lifetime_of(config, table)
     return _micros(datetime.now(UTC) - ttl) if ttl else None
 
 
@@ -521,7 +530,7 @@ def _unpacked(
     declared = any(name in defaults for name in wanted)
     filled = {name: defaults.get(name, Value()) for name in wanted}
     missing: Row = (NEVER, filled) if declared else (None, None)
-    too_old = oldest(table)
+    too_old = _oldest(config, table)
     latest = (latest_time(config) - NEVER) // MICROSECOND
     rows = []
     for packed in found:

@@ -1,0 +1,55 @@
+"""Documents in a pushed frame as JSON text, each for itself.
+
+Arrow would make one type of a column's dictionaries, in which each has the keys of all, so that
+``{"a": 1}`` beside ``{"b": 2}`` would be stored with a ``b`` that is null.
+"""
+
+import json
+from typing import Any
+
+import pandas as pd
+from feast import FeatureView
+from feast.types import Array, FeastType, Set, Struct
+
+from extensions.errors import SkewlessError
+
+_DOCUMENTS = frozenset({"MAP", "JSON"})
+
+
+def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with text in the place of what is declared Map, Struct or Json and is no text.
+
+    Raises:
+        SkewlessError: a value cannot be written as JSON.
+    """
+    source = view.batch_source
+    in_source = {to: column for column, to in source.field_mapping.items()} if source else {}
+    texts = {}
+    for field in view.features:
+        for column in {field.name, in_source.get(field.name, field.name)} & {*frame.columns}:
+            values = frame[column].tolist()
+            if _is_document(field.dtype) and any(isinstance(one, dict | list) for one in values):
+                texts[column] = pd.Series(
+                    [_text(one, column, view.name) for one in values],
+                    index=frame.index,
+                    dtype=object,
+                )
+    return frame.assign(**texts) if texts else frame
+
+
+def _is_document(dtype: FeastType) -> bool:
+    while isinstance(dtype, Array | Set):
+        dtype = dtype.base_type
+    return isinstance(dtype, Struct) or getattr(dtype, "name", "") in _DOCUMENTS
+
+
+def _text(value: Any, column: str, view: str) -> Any:
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SkewlessError(
+            f"The column {column} of a push to view {view} holds what is no JSON ({error}): "
+            "write times, numbers and bytes in it as texts."
+        ) from error
