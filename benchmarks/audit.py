@@ -157,6 +157,9 @@ def rows_of(report: AuditReport, took: float, happened: Happened, *, genuine: bo
     assert report.requests == happened.requests
     explained = ", ".join(f"{n:,} {kind}" for kind, n in differences(report).items())
     longest = max(one.longest_lag_seconds for one in report.features)
+    if report.bugs:
+        # All that a replay needs.
+        explained += f"; {[one for feature in report.features for one in feature.worst[:2]]}"
     left_out = f"; left out: {' '.join(report.left_out)}" if report.left_out else ""
     return [
         Row(what, "unexplained differences", "values", "lower", float(report.bugs),

@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
+from extensions.database.connection import identifiers
+
 # The share of the sum that chance moves is the root of 2 / BUCKETS.
 BUCKETS = 1_024
 # Between the texts of several keys.
@@ -51,11 +53,11 @@ def live_counts(
     columns = [sql.SQL("coalesce({}::text, '')").format(sql.Identifier(key)) for key in keys]
     rows = conn.execute(
         sql.SQL(
-            "SELECT ('x' || left(md5(entity), 4))::bit(16)::integer %% {buckets}, "
-            "sum(number)::bigint FROM (SELECT {entity} AS entity, count(*) AS number "
-            "FROM {table} WHERE {where} "
-            "GROUP BY 1) AS e GROUP BY 1"
+            "SELECT ('x' || left(md5({entity}), 4))::bit(16)::integer %% {buckets}, "
+            "sum(number)::bigint FROM (SELECT {keys}, count(*) AS number "
+            "FROM {table} WHERE {where} GROUP BY {keys}) AS e GROUP BY 1"
         ).format(
+            keys=identifiers(tuple(keys)),
             buckets=sql.Literal(BUCKETS),
             entity=sql.SQL(f" || '{_JOIN}' || ").join(columns),
             table=sql.Identifier(table),
