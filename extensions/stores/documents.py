@@ -29,8 +29,9 @@ def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
         for column in {field.name, in_source.get(field.name, field.name)} & {*frame.columns}:
             values = frame[column].tolist()
             if _is_document(field.dtype) and any(isinstance(one, dict | list) for one in values):
+                listed = isinstance(field.dtype, Array | Set)
                 texts[column] = pd.Series(
-                    [_text(one, column, view.name) for one in values],
+                    [_written(one, column, view.name, listed=listed) for one in values],
                     index=frame.index,
                     dtype=object,
                 )
@@ -41,6 +42,13 @@ def _is_document(dtype: FeastType) -> bool:
     while isinstance(dtype, Array | Set):
         dtype = dtype.base_type
     return isinstance(dtype, Struct) or getattr(dtype, "name", "") in _DOCUMENTS
+
+
+def _written(value: Any, column: str, view: str, *, listed: bool) -> Any:
+    """A document, or a list of them, each for itself."""
+    if listed and isinstance(value, list):
+        return [_text(one, column, view) for one in value]
+    return _text(value, column, view)
 
 
 def _text(value: Any, column: str, view: str) -> Any:

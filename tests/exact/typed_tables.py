@@ -96,12 +96,12 @@ def typed_tables(conn: psycopg.Connection) -> dict[str, tuple[str, bool]]:
 
 
 def pushed_view(name: str, table: str, dtype: Any) -> FeatureView:
-    """As `view_of`, but that it can be pushed to; its push source has the view's name."""
+    """As `view_of`, but that it can be pushed to; its push source is ``NAME_push``."""
     view = view_of(table, dtype)
     return FeatureView(
         name=name,
         entities=[user],
         ttl=timedelta(0),
         schema=[Field(name="user_id", dtype=Int64), Field(name="x", dtype=dtype)],
-        source=PushSource(name=name, batch_source=view.batch_source),
+        source=PushSource(name=f"{name}_push", batch_source=view.batch_source),
     )

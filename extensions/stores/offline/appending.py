@@ -23,9 +23,11 @@ from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.exact_cast import exactly
 from extensions.stores.join_keys import arrow_type, as_key, is_text
+from extensions.stores.offline.array_text import array_texts
 from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
+from extensions.stores.offline.exact_rows import read_exactly
 from extensions.stores.offline.moments import parsed
-from extensions.stores.offline.point_in_time import exact_features
+from extensions.stores.offline.value_reading import JSONS
 from extensions.stores.row_times import refuse_future_rows
 
 # Columns of the temporary table beside the log's own.
@@ -179,9 +181,14 @@ def _value(field: pa.Field, types: dict[str, str]) -> sql.Composable:
     if pa.types.is_null(field.type):
         return sql.SQL("NULL")
     value = sql.Identifier(field.name)
-    if is_text(field.type) and field.name in types:
-        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(types[field.name]))
-    return value
+    kind = types.get(field.name)
+    if kind is None:
+        return value
+    if pa.types.is_list(field.type) and is_text(field.type.value_type):
+        if kind in JSONS:  # a list of documents in one
+            return sql.SQL("CAST(to_jsonb(CAST({} AS jsonb[])) AS {})").format(value, sql.SQL(kind))
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(kind))
+    return sql.SQL("CAST({} AS {})").format(value, sql.SQL(kind)) if is_text(field.type) else value
 
 
 def _correct(
@@ -326,7 +333,9 @@ def _read_back(
         rows,
         sql.Identifier(ROW),
     )
-    return pa.concat_tables(session.pieces(statement, exact_features(view)))
+    declared = {field.name: field.dtype for field in (*view.entity_columns, *view.features)}
+    keys = [key.name for key in view.entity_columns if key.name in wanted]
+    return pa.concat_tables(read_exactly(session, statement, declared, keys))
 
 
 def _names(view: FeatureView) -> dict[str, str]:
@@ -381,6 +390,7 @@ def _prepared(view: FeatureView, table: pa.Table) -> pa.Table:
                 "nulls: give every row its keys and its event time; none of the "
                 f"{table.num_rows} rows was appended."
             )
+    typed = array_texts(view.name, typed)
     typed = typed.rename_columns([in_source.get(name, name) for name in typed.column_names])
     return typed.append_column(ROW, pa.array(range(table.num_rows), pa.int64()))
 
