@@ -19,9 +19,10 @@ import pyarrow as pa
 from extensions.asof import Spine
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from streaming.dead_letters import DeadLetterWriter
 from streaming.decode import Decoder, Message, Reason, RejectedError, WatchEvent
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.metrics import OBSERVED_PER_STEP, WorkerMetrics
 from streaming.positions import Position, Progress, mark_processed
 from streaming.publish import Publisher

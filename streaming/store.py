@@ -9,9 +9,10 @@ import pyarrow as pa
 from extensions.database import connect
 from extensions.database.events import INSERT_BATCH, take_ingest_lock
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.history.binary_copy import copy_batch
 from streaming.decode import WatchEvent
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.positions import Progress, move
 from streaming.settings import Settings
 

@@ -29,10 +29,11 @@ from extensions.asof.watermarks import (
 )
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.stores.online_epoch import check, publishing
 from extensions.stores.publish import publish as publish_log
 from extensions.stores.rebuild import reconcile
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.metrics import WorkerMetrics
 from streaming.positions import stream_watermark, under_way_since
 from streaming.publish import Publisher

@@ -22,9 +22,10 @@ from redis.exceptions import RedisError
 
 from extensions.asof.clock import settled_now
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from streaming.dead_letters import DeadLetterWriter
 from streaming.decode import Decoder, JsonDecoder
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.metrics import WorkerMetrics
 from streaming.positions import (
     FencedError,
