@@ -57,7 +57,7 @@ class Lasting(threading.Thread):
 
 
 class LastingTask:
-    """As `Lasting`, a task of the running event loop; `cancel` ends it."""
+    """As `Lasting`, a task of the running event loop, which ends when its body returns."""
 
     def __init__(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
         self.name, self._body = name, body
@@ -65,7 +65,7 @@ class LastingTask:
         self._task = asyncio.create_task(self._run(), name=name)
 
     def is_alive(self) -> bool:
-        """Whether nobody has ended it."""
+        """Whether it has not come to its end."""
         return not self._task.done()
 
     def cancel(self) -> None:
@@ -78,6 +78,7 @@ class LastingTask:
             began = monotonic()
             try:
                 await self._body()
+                return
             except Exception:
                 logger.exception("The task %r failed, and begins anew.", self.name)
             self.deaths += 1
