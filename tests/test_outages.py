@@ -64,7 +64,7 @@ def test_a_connection_that_is_cut_is_lost(postgres_server: str, fresh_database: 
                 with pytest.raises(psycopg.Error) as caught:
                     conn.execute("SELECT 1")
                 found.append(caught.value)
-            with pytest.raises(OSError) as broke:
+            with pytest.raises(OSError, match="libpq") as broke:
                 list(reader)
             found.append(broke.value)
             with pytest.raises(adbc_driver_manager.Error) as gone:
@@ -88,7 +88,7 @@ def test_redis_is_told_by_the_code_of_its_reply(text: str) -> None:
         (redis.exceptions.SlotNotCoveredError("slot"), Outage.LOST),
         (redis.exceptions.CrossSlotTransactionError("slots"), None),
         (redis.exceptions.DataError("not a number"), None),
-        (kafka.errors.NoBrokersAvailable(), Outage.NOT_READY),
+        (kafka.errors.KafkaConnectionError("closed"), Outage.LOST),
         (kafka.errors.KafkaTimeoutError(), Outage.TIMEOUT),
         (kafka.errors.CommitFailedError(), Outage.NOT_READY),
         (kafka.errors.TopicAuthorizationFailedError(), None),
