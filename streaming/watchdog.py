@@ -21,7 +21,7 @@ class Watchdog(Vital):
 
     def __init__(self, patience: float, name: str) -> None:
         super().__init__("watchdog")
-        self._patience, self._name = patience, name
+        self._patience, self._worker = patience, name
         self._began: float | None = None
         self._ended = threading.Event()
 
@@ -41,7 +41,7 @@ class Watchdog(Vital):
             if began is not None and monotonic() - began > self._patience:
                 logger.critical(
                     "%s: a poll of Kafka has not come back for %.0f s; the process ends, to be "
-                    "started again.", self._name, self._patience,
+                    "started again.", self._worker, self._patience,
                 )  # fmt: skip
                 os._exit(EXIT_CODE)
 
