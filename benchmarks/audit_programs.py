@@ -14,9 +14,8 @@ from feast import FeatureStore
 import extensions.serving.application
 from extensions.addresses import KAFKA_VARIABLE, POSTGRES_VARIABLE
 from extensions.asof import load_computations
-from extensions.cli.console import OUTAGES
+from extensions.cli.console import goes_on_after
 from extensions.database import connect
-from extensions.errors import SkewlessError
 from extensions.operations.refreshing import Refresher
 from extensions.serving import Settings as Serving
 from extensions.serving import run as serve_http
@@ -89,7 +88,9 @@ def refresh(root: Path, every: float) -> None:
         while True:
             try:
                 refresher.refresh(refresher.choose(None), None)
-            except (*OUTAGES, SkewlessError) as error:
+            except Exception as error:
+                if not goes_on_after(error):
+                    raise
                 print(f"refresh: {error}", flush=True)
             time.sleep(every)
 

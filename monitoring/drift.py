@@ -10,10 +10,11 @@ import psycopg
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from monitoring import records
 from monitoring.baseline import Baseline, FeatureBaseline
 from monitoring.causes import muted
-from monitoring.faults import Fault, point
+from monitoring.faults import Fault
 from monitoring.records import Run
 from monitoring.repeats import independent_share
 from monitoring.strata import conditioned

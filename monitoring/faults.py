@@ -1,13 +1,6 @@
-"""The places between a verdict and what follows from it where the crash tests end a process.
+"""The failpoints between a verdict and what follows from it, see `extensions.failpoints`."""
 
-Off unless ``SKEWLESS_FAULT`` names a place.
-"""
-
-import os
-import signal
 from enum import Enum
-
-VARIABLE = "SKEWLESS_FAULT"
 
 
 class Fault(Enum):
@@ -22,9 +15,3 @@ class Fault(Enum):
     ALERT_BEGUN = "alert-begun"
     ALERT_SENT = "alert-sent"
     ALERT_NOTED = "alert-noted"
-
-
-def point(fault: Fault) -> None:
-    """Kill the process (SIGKILL) if this failpoint is armed."""
-    if os.environ.get(VARIABLE) == fault.value:
-        os.kill(os.getpid(), signal.SIGKILL)

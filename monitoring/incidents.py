@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 import psycopg
 from psycopg.types.json import Jsonb
 
+from extensions.failpoints import point
 from monitoring.channels import Channel, ChannelError, Message
-from monitoring.faults import Fault, point
+from monitoring.faults import Fault
 from monitoring.records import Run
 from monitoring.verdicts import CRITICAL, OK, WARNING, Finding
 

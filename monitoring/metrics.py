@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.outages import of_a_server
 from extensions.output_files import whole_file
 from monitoring import records
 from monitoring.audit_classes import CLASSES, counts
@@ -29,7 +30,9 @@ class MonitoringCollector:
         try:
             with connect(self._url, autocommit=True, name="skewless metrics") as conn:
                 found = [*_drift(conn), *_incidents(conn), *_audits(conn)]
-        except (psycopg.Error, SkewlessError):
+        except Exception as error:
+            if not (isinstance(error, SkewlessError) or of_a_server(error)):
+                raise
             reached.add_metric([], 0)
             yield reached
             return

@@ -20,10 +20,11 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.stores.registry.published import active, hold_pointer, promotions, published
 from extensions.versions.moving import rollback
 from monitoring import records
-from monitoring.faults import Fault, point
+from monitoring.faults import Fault
 from monitoring.records import Run
 from monitoring.verdicts import CRITICAL
 

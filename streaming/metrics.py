@@ -2,12 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from extensions.errors import SkewlessError
 from streaming.settings import Settings
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 1, 2.5, 5, 15, 60, 300, 3600)
@@ -60,6 +61,15 @@ class WorkerMetrics:
             "skewless_stream_stopped", "Whether a partition stands still before a batch.",
             ["partition"], registry=self.registry,
         )  # fmt: skip
+        self.alive = Gauge(
+            "skewless_stream_thread_alive", "Whether a thread of the worker lives.", ["thread"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.last = Gauge(
+            "skewless_stream_last_seconds",
+            "When the loop last turned, and the sweeper last went through all views, Unix time.",
+            ["work"], registry=self.registry,
+        )  # fmt: skip
         self.watermark = Gauge(
             "skewless_stream_watermark_seconds", "Watermark, Unix time.", ["partition"],
             registry=self.registry,
@@ -67,9 +77,31 @@ class WorkerMetrics:
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
 
     def serve(self, settings: Settings) -> None:
-        """Answer Prometheus on ``metrics_port``, where one is set."""
-        if settings.metrics_port is not None:
-            start_http_server(settings.metrics_port, settings.metrics_host, registry=self.registry)
+        """Answer Prometheus on ``metrics_port``, where one is set.
+
+        Raises:
+            SkewlessError: the port is taken.
+        """
+        if settings.metrics_port is None:
+            return
+        try:
+            _, thread = start_http_server(
+                settings.metrics_port, settings.metrics_host, registry=self.registry
+            )
+        except OSError as error:
+            raise SkewlessError(
+                f"Cannot answer Prometheus on {settings.metrics_host}:{settings.metrics_port} "
+                f"({error.strerror}): choose another --metrics-port."
+            ) from None
+        self.watch("metrics", thread.is_alive)
+
+    def watch(self, thread: str, alive: Callable[[], bool]) -> None:
+        """Show whether the thread lives, whenever somebody asks."""
+        self.alive.labels(thread).set_function(alive)
+
+    def worked(self, work: str) -> None:
+        """The ``turn`` or the ``sweep`` has come to its end."""
+        self.last.labels(work).set_to_current_time()
 
     def fresh(self, now: float, produced: Sequence[float], watched: Sequence[float]) -> None:
         """Note how old events were at ``now``, when their values could be read.

@@ -19,15 +19,17 @@ import pyarrow as pa
 from extensions.asof import Spine
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
+from extensions.outages import first_line, outage
 from streaming.dead_letters import DeadLetterWriter
 from streaming.decode import Decoder, Message, Reason, RejectedError, WatchEvent
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.metrics import OBSERVED_PER_STEP, WorkerMetrics
 from streaming.positions import Position, Progress, mark_processed
 from streaming.publish import Publisher
 from streaming.refusals import note_refused
 from streaming.settings import Settings
-from streaming.store import ensure_months, months_of, reopened, store
+from streaming.store import ensure_months, months_of, store
 from streaming.subscription import Batch
 from streaming.values import arrivals, entities, log_values, moment_after
 from streaming.views import LiveView
@@ -38,6 +40,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_000
 _SETTLING_PATIENCE = 60.0
+
+# A view's SQL, its rows, and what the online store says of them.
+_FAULTS_OF_A_VIEW = (psycopg.Error, pa.ArrowException, SkewlessError)
 
 SpinesOf = Callable[[LiveView, datetime], Sequence[Spine]]
 
@@ -67,7 +72,7 @@ class Stepper:
 
         Raises:
             FencedError: a partition is another worker's by now.
-            psycopg.Error, RedisError, KafkaError, SettlingError: a server is away.
+            Exception: a server is away (`extensions.outages`), or a mistake of ours.
         """
         began = time.monotonic()
         point(Fault.POLLED)
@@ -179,7 +184,7 @@ class Stepper:
     def _take_beside(self, due: Sequence[tuple[LiveView, Spine]], moment: datetime) -> None:
         if self._second is None or self._second.closed:
             url = self.settings.postgres_url
-            self._second = reopened(lambda: connect(url, autocommit=True, name="skewless ingest"))
+            self._second = connect(url, autocommit=True, name="skewless ingest")
         self._take(self._second, due, moment)
 
     def _take(
@@ -252,13 +257,12 @@ class guarded:  # noqa: N801 - reads as a verb
         """Nothing to prepare."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Swallow what the view itself did wrong; outages pass."""
-        outage = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        if outage or not isinstance(error, psycopg.Error | SkewlessError):
+        """Swallow what the view itself did wrong; outages and our own mistakes pass."""
+        if not isinstance(error, _FAULTS_OF_A_VIEW) or outage(error):
             return False
         name = self._view.computation.name
         self._metrics.view_failures.labels(name).inc()
-        logger.error("View %s fell behind: %s", name, str(error).strip().splitlines()[0])
+        logger.error("View %s fell behind: %s", name, first_line(error))
         return True
 
 

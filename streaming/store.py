@@ -1,6 +1,6 @@
 """The transaction: a batch of events and the offsets they bring, or neither."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from extensions.database import connect
 from extensions.database.events import INSERT_BATCH, take_ingest_lock
-from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.history.binary_copy import copy_batch
 from streaming.decode import WatchEvent
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.positions import Progress, move
 from streaming.settings import Settings
 
@@ -29,18 +29,6 @@ _SCHEMA = pa.schema(
 
 # Months further back have no partition of their own; their rows wait in the default one.
 OLDEST_PARTITION = timedelta(days=3 * 366)
-
-
-def reopened(opening: Callable[[], psycopg.Connection]) -> psycopg.Connection:
-    """A connection in the place of one that was lost: now, a server that is away is an outage.
-
-    Raises:
-        psycopg.OperationalError: it does not answer.
-    """
-    try:
-        return opening()
-    except SkewlessError as error:
-        raise psycopg.OperationalError(str(error)) from error
 
 
 def open_store(url: str, name: str) -> psycopg.Connection:

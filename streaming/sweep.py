@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pyarrow as pa
-from redis.exceptions import RedisError
 
 from extensions.asof import Computation, everyone, log
 from extensions.asof.clock import settled_now
@@ -29,10 +28,13 @@ from extensions.asof.watermarks import (
 )
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
+from extensions.outages import outage
 from extensions.stores.online_epoch import check, publishing
 from extensions.stores.publish import publish as publish_log
 from extensions.stores.rebuild import reconcile
-from streaming.faults import Fault, point
+from extensions.threads import Vital
+from streaming.faults import Fault
 from streaming.metrics import WorkerMetrics
 from streaming.positions import stream_watermark, under_way_since
 from streaming.publish import Publisher
@@ -164,7 +166,7 @@ def _log(
     return count, logged_values(conn, computation, through)
 
 
-class Sweeper(threading.Thread):
+class Sweeper(Vital):
     """Sweeps every view, every ``sweep_every`` seconds, beside the worker's steps."""
 
     def __init__(
@@ -174,14 +176,14 @@ class Sweeper(threading.Thread):
         publisher: Publisher,
         metrics: WorkerMetrics,
     ) -> None:
-        super().__init__(name="sweeper", daemon=True)
+        super().__init__("sweeper")
         self._settings = settings
         self._views = views
         self._publisher = publisher
         self._metrics = metrics
         self._stopping = threading.Event()
 
-    def run(self) -> None:
+    def body(self) -> None:
         """Until `stop`; an outage is waited out."""
         conn: psycopg.Connection | None = None
         while not self._stopping.wait(self._settings.sweep_every):
@@ -192,7 +194,10 @@ class Sweeper(threading.Thread):
                     )
                 for view in self._views:
                     self._sweep(conn, view)
-            except (psycopg.Error, RedisError, SkewlessError) as error:
+                self._metrics.worked("sweep")
+            except Exception as error:
+                if not outage(error):
+                    raise
                 self._metrics.retries.labels("sweep").inc()
                 logger.warning("A sweep was cut short (%s); the next one makes up for it.",
                                type(error).__name__)  # fmt: skip

@@ -15,6 +15,7 @@ from extensions.asof.clock import settled_now
 from extensions.asof.engine import answers
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
+from extensions.outages import WaitError
 
 TICK = timedelta(microseconds=1)
 _PAUSE = 0.002
@@ -34,7 +35,7 @@ _ARROW = {
 }
 
 
-class SettlingError(Exception):
+class SettlingError(WaitError):
     """Somebody else's transaction has been storing events for too long to wait for."""
 
 
@@ -54,7 +55,7 @@ def moment_after(conn: psycopg.Connection, committed: datetime, patience: float)
         if moment > committed:
             return moment
         if monotonic() > deadline:
-            raise SettlingError
+            raise SettlingError("other transactions that store events stay open")
         sleep(_PAUSE)
 
 

@@ -12,6 +12,7 @@ from feast import FeatureStore, FeatureView
 from extensions.asof import Computation, Freshness, load_computations
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.outages import of_a_server
 from extensions.stores.publish import registered
 from extensions.stores.registry.published import has_versions
 from extensions.versions.live import live_computations
@@ -77,8 +78,12 @@ class LiveViews(Sequence[LiveView]):
                 self._looked = monotonic()
                 try:
                     self._look()
-                except (psycopg.Error, SkewlessError):
+                except Exception as error:
+                    if not (isinstance(error, SkewlessError) or of_a_server(error)):
+                        raise
                     # Those known so far; an outage is for the step and the sweep to deal with.
+                    if self._conn is not None:
+                        self._conn.close()
                     self._conn = None
             return self._views
 

@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
+from extensions.threads import EXIT_CODE, Vital
+
 logger = logging.getLogger(__name__)
 
-EXIT_CODE = 70
 
-
-class Watchdog(threading.Thread):
+class Watchdog(Vital):
     """Watches calls of one other thread; `stop` ends it."""
 
     def __init__(self, patience: float, name: str) -> None:
-        super().__init__(name="watchdog", daemon=True)
-        self._patience, self._name = patience, name
+        super().__init__("watchdog")
+        self._patience, self._worker = patience, name
         self._began: float | None = None
         self._ended = threading.Event()
 
@@ -34,14 +34,14 @@ class Watchdog(threading.Thread):
         finally:
             self._began = None
 
-    def run(self) -> None:
+    def body(self) -> None:
         """Look every tenth of the patience."""
         while not self._ended.wait(self._patience / 10):
             began = self._began
             if began is not None and monotonic() - began > self._patience:
                 logger.critical(
                     "%s: a poll of Kafka has not come back for %.0f s; the process ends, to be "
-                    "started again.", self._name, self._patience,
+                    "started again.", self._worker, self._patience,
                 )  # fmt: skip
                 os._exit(EXIT_CODE)
 

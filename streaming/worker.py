@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -18,13 +17,15 @@ import psycopg
 from feast import FeatureStore
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
-from redis.exceptions import RedisError
 
 from extensions.asof.clock import settled_now
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
+from extensions.outages import first_line, of_a_server, outage
+from extensions.threads import Vital
 from streaming.dead_letters import DeadLetterWriter
 from streaming.decode import Decoder, JsonDecoder
-from streaming.faults import Fault, point
+from streaming.faults import Fault
 from streaming.metrics import WorkerMetrics
 from streaming.positions import (
     FencedError,
@@ -40,17 +41,15 @@ from streaming.record_batches import UnreadableBatchError
 from streaming.settings import Settings
 from streaming.step import Stepper
 from streaming.stops import record_stop
-from streaming.store import open_store, reopened
+from streaming.store import open_store
 from streaming.subscription import Placed, Subscription
 from streaming.sweep import Sweeper
 from streaming.topics import Bounds, bounds, ensure_topics, topic_id
-from streaming.values import SettlingError
 from streaming.views import live_views
 from streaming.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-_OUTAGES = (psycopg.Error, RedisError, KafkaError, SettlingError, OSError)
 _POLL_SECONDS = 0.1
 
 
@@ -58,8 +57,8 @@ def run(settings: Settings, *, decoder: Decoder | None = None) -> None:
     """Run one worker until SIGTERM or SIGINT; the step that is on is finished first.
 
     Raises:
-        SkewlessError: a server cannot be reached at the start, a view is not registered, or
-            Kafka no longer holds the next offset and the policy is to stop.
+        SkewlessError: a server cannot be reached at the start, a view is not registered, Kafka no
+            longer holds the next offset and the policy is to stop, or a thread has ended.
     """
     stopping = threading.Event()
     with _stopped_by_signals(stopping):
@@ -102,16 +101,24 @@ class Worker:
         sweeper.start()
         self._watchdog = Watchdog(settings.poll_patience, settings.worker)
         self._watchdog.start()
+        threads: list[Vital] = [sweeper, self._watchdog]
+        for thread in threads:
+            self.metrics.watch(thread.name, thread.is_alive)
         pause = settings.outage_pause
         try:
             while not stopping.is_set():
+                for thread in threads:
+                    thread.check()
                 try:
                     self._turn()
+                    self.metrics.worked("turn")
                     pause = settings.outage_pause
                 except FencedError:
                     self._abandon("fenced")
-                except _OUTAGES as error:
-                    self._abandon(type(error).__name__, str(error))
+                except Exception as error:
+                    if not outage(error):
+                        raise
+                    self._abandon(type(error).__name__, first_line(error))
                     self._wait(pause, stopping)
                     pause = min(pause * 2, settings.longest_outage_pause)
         finally:
@@ -273,9 +280,7 @@ class Worker:
 
     def _connection(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:
-            opening = partial(open_store, self.settings.postgres_url, "skewless ingest")
-            first = self._conn is None and not hasattr(self, "_subscription")
-            self._conn = opening() if first else reopened(opening)
+            self._conn = open_store(self.settings.postgres_url, "skewless ingest")
         return self._conn
 
     def _leave(self) -> None:
@@ -285,7 +290,9 @@ class Worker:
         ):  # fmt: skip
             try:
                 farewell()
-            except (*_OUTAGES, SkewlessError) as error:
+            except Exception as error:
+                if not (isinstance(error, SkewlessError) or of_a_server(error)):
+                    raise
                 logger.info("While stopping: %s", type(error).__name__)
 
     def _forget(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 
 from extensions.cli.app import app
-from extensions.cli.console import OUTAGES
+from extensions.cli.console import server_failure
 from extensions.errors import SkewlessError
 
 
@@ -24,9 +24,10 @@ def main(command: Callable[[], object] = app) -> None:
     except psycopg.errors.UndefinedTable as error:
         table = str(error).partition('"')[2].partition('"')[0]
         _fail(f"The table {table} is not there: run `skewless migrate` first.", 1)
-    except OUTAGES as error:
-        reason = str(error).strip().splitlines()[0]
-        _fail(f"A server failed ({reason}): run `skewless doctor`, then try again.", 1)
+    except Exception as error:
+        if (sentence := server_failure(error)) is None:
+            raise
+        _fail(sentence, 1)
 
 
 def _fail(sentence: str, code: int) -> None:

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from extensions.cli.console import OUTAGES, AsJson, emit, err, moment, progress
+from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, progress
 from extensions.cli.servers import answering_postgres
-from extensions.errors import SkewlessError
 
 View = Annotated[str | None, typer.Option("--view", help="One view only.")]
 
@@ -75,7 +74,9 @@ def refresh(
                 while True:
                     once(refresher)
                     time.sleep(every)
-        except (*OUTAGES, SkewlessError) as error:
+        except Exception as error:
+            if not goes_on_after(error):
+                raise
             err.print(f"refresh: {error}; trying again in {every:g} s", markup=False)
             time.sleep(every)
 

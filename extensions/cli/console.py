@@ -8,20 +8,14 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import psycopg
 import typer
-from adbc_driver_manager import Error as AdbcError
-from redis import RedisError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from extensions.errors import SkewlessError
-
-# What a server that is away, or goes away, makes of a command.
-OUTAGES = (psycopg.Error, AdbcError, SQLAlchemyError, RedisError)
+from extensions.outages import first_line, of_a_server
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
 out = Console(width=None if sys.stdout.isatty() else 140)
@@ -66,6 +60,20 @@ def emit(rows: list[Any], as_json: bool) -> None:
         # Values may hold anything, square brackets as well.
         table.add_row(*(escape(_cell(value)) for value in record.values()))
     out.print(table)
+
+
+def server_failure(error: BaseException) -> str | None:
+    """What a person is told of a server's failure; None where the error is no server's."""
+    if not of_a_server(error):
+        return None
+    if isinstance(error, MemoryError):
+        return "The memory is used up: ask for less at a time, or allow this program more."
+    return f"A server failed ({first_line(error)}): run `skewless doctor`, then try again."
+
+
+def goes_on_after(error: BaseException) -> bool:
+    """Whether a loop that runs until it is stopped tries again: all but mistakes of ours."""
+    return isinstance(error, SkewlessError) or of_a_server(error)
 
 
 def _record(row: Any) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import OUTAGES, AsJson, emit, err, moment
+from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, server_failure
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
 from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
@@ -211,14 +211,17 @@ def watch(
     from monitoring.watching import check_and_react, due, resume
 
     response = _response(least_rows, rollback, after, rollback_command)
+    answering = None
     if metrics_port is not None:
         from prometheus_client import CollectorRegistry, start_http_server
 
         registry = CollectorRegistry()
         registry.register(MonitoringCollector(url))
-        start_http_server(metrics_port, registry=registry)
+        _, answering = start_http_server(metrics_port, registry=registry)
     told = False
     while True:
+        if answering is not None and not answering.is_alive():
+            raise SkewlessError("The thread that answers Prometheus ended: start it again.")
         try:
             for unfinished in resume(url, services, response):
                 say(unfinished)
@@ -234,7 +237,9 @@ def watch(
                 prune(conn, datetime.now(UTC) - kept)
             if metrics_file is not None:
                 write_file(url, metrics_file)
-        except (*OUTAGES, SkewlessError) as error:
+        except Exception as error:
+            if not goes_on_after(error):
+                raise
             err.print(f"drift watch: {error}; trying again in {every:g} s", markup=False)
         time.sleep(every)
 
@@ -339,11 +344,10 @@ def _errors_are(code: int) -> Iterator[None]:
         yield
     except SkewlessError as error:
         raise SkewlessError(error.message, exit_code=code) from error
-    except OUTAGES as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SkewlessError(
-            f"A server failed ({reason}): run `skewless doctor`.", exit_code=code
-        ) from error
+    except Exception as error:
+        if (sentence := server_failure(error)) is None:
+            raise
+        raise SkewlessError(sentence, exit_code=code) from error
 
 
 def _response(

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from extensions.errors import SkewlessError
+from extensions.threads import Lasting
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class ApiKeys:
         self._keys = self._given
         self._stop = threading.Event()
         self._said = ""
+        self.threads: list[Lasting] = []
         if file is not None:
             self._keys = (*self._given, *_read(file))
 
@@ -43,7 +45,8 @@ class ApiKeys:
     def start(self) -> None:
         """Follow the file, in the background."""
         if self._file is not None:
-            threading.Thread(target=self._run, name="keys", daemon=True).start()
+            self.threads.append(Lasting("keys", self._run, self._stop))
+            self.threads[-1].start()
 
     def stop(self) -> None:
         """Follow it no more."""

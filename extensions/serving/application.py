@@ -43,6 +43,7 @@ from extensions.stores.offline.address import url_of
 from extensions.stores.online.claims import PROJECT, see_owner
 from extensions.stores.online.keys import aside
 from extensions.stores.publish import online_store
+from extensions.threads import LastingTask, Living
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class Application:
         self._own = replies.dumps(openapi.document(settings))
         self._whole: bytes | None = None
         self._waiting = 0
+        # All that must live as long as this worker, once it has begun.
+        self.threads: list[Living] = []
         self._warm = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -225,7 +228,9 @@ class Application:
 
     def _about(self, route: str) -> Answer:
         if route == "/health":
-            return Answer(200, replies.JSON, b'{"status":"ok"}')
+            dead = [one.name for one in self.threads if not one.is_alive()]
+            status = f"ended: {', '.join(dead)}" if dead else "ok"
+            return Answer(503 if dead else 200, replies.JSON, replies.dumps({"status": status}))
         if route == "/metrics":
             self._figures()
             return Answer(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
@@ -249,6 +254,7 @@ class Application:
         """Take over what others count, in each worker: only one of them is asked for metrics."""
         trips = getattr(self.link, "round_trips", 0)
         self.metrics.follow(trips, self.watcher.plans.number, self.near)
+        self.metrics.see(self.threads)
 
     async def _keep_figures(self) -> None:
         while True:
@@ -268,7 +274,8 @@ class Application:
                 await self.link.start()
                 stack.push_async_callback(self.link.close)
                 await self._see_owner()
-                stack.callback(self._follow().stop)
+                follower = self._follow()
+                stack.callback(follower.stop)
                 await self.near.loaded(NEAR_PATIENCE)
                 await self._warm_up()
                 self.log.start()
@@ -277,7 +284,12 @@ class Application:
                     self.sweep.start()
                     stack.callback(self.sweep.stop)
                 if self.settings.workers > 1:
-                    stack.callback(asyncio.create_task(self._keep_figures()).cancel)
+                    figures = LastingTask("figures", self._keep_figures)
+                    stack.callback(figures.cancel)
+                    self.threads.append(figures)
+                for part in (self.guard, self.watcher, follower, self.log):
+                    self.threads += part.threads
+                stack.callback(self.threads.clear)
             except Exception as error:
                 logger.exception("The server could not start.")
                 await send({"type": "lifespan.startup.failed", "message": str(error)})

@@ -42,6 +42,7 @@ from extensions.serving.api_keys import ApiKeys
 from extensions.serving.asking import RefusedError
 from extensions.serving.byte_cache import ByteCache
 from extensions.serving.settings import Settings
+from extensions.threads import Lasting, Living
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Permissions(SecurityManager):
         super().__init__(project=store.project, registry=store.registry)
         self._store, self._period = store, period
         self._stop = threading.Event()
+        self.threads: list[Lasting] = []
         self._held = self._read()
 
     @property
@@ -76,7 +78,8 @@ class Permissions(SecurityManager):
 
     def start(self) -> None:
         """Look again and again, in the background."""
-        threading.Thread(target=self._run, name="permissions", daemon=True).start()
+        self.threads.append(Lasting("permissions", self._run, self._stop))
+        self.threads[-1].start()
 
     def stop(self) -> None:
         """Look no more."""
@@ -121,6 +124,11 @@ class Guard:
         self._known: ByteCache[bytes, tuple[User, float]] = ByteCache(REMEMBERED)
         self._asking, self._said_away = 0, float("-inf")
         self._threads = ThreadPoolExecutor(ASKING, thread_name_prefix="tokens")
+
+    @property
+    def threads(self) -> list[Living]:
+        """Those that follow the permissions and the keys."""
+        return [*self._keys.threads, *(self._permissions.threads if self._permissions else ())]
 
     def start(self) -> None:
         """Follow the permissions and the keys."""

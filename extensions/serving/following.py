@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from extensions.serving.near import Copy, NearCopies, Wanted
 from extensions.stores.online.exchange import literal
+from extensions.threads import Lasting, Living
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,12 @@ class Follower:
         self._loaded: dict[bytes, tuple[Wanted, float]] = {}
         self._cluster = False
         self._generation = 0
-        self._thread = threading.Thread(target=self._run, name="near copies", daemon=True)
+        self._thread = Lasting("near copies", self._run, self._stop)
+
+    @property
+    def threads(self) -> list[Living]:
+        """The one that follows."""
+        return [self._thread]
 
     def start(self) -> None:
         """Begin. The interpreter changes threads sooner: a load must not hold replies up."""

@@ -22,6 +22,7 @@ from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.serving.plan import Plans, View, compile_plans
 from extensions.stores.offline.address import url_of
+from extensions.threads import Lasting, Living
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Watcher:
         self._state: Any = None
         self._stop = threading.Event()
         self._conn: psycopg.Connection | None = None
-        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread = Lasting("watcher", self._run, self._stop)
 
     def start(self) -> None:
         """Look once, then go on in the background."""
@@ -105,6 +106,11 @@ class Watcher:
         """End the thread."""
         self._stop.set()
         self._thread.join(timeout=5)
+
+    @property
+    def threads(self) -> list[Living]:
+        """The one that looks."""
+        return [self._thread]
 
     @property
     def lag(self) -> float:

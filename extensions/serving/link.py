@@ -26,7 +26,8 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from extensions.addresses import redis_parts
 from extensions.errors import SkewlessError
-from extensions.stores.online.exchange import is_foreign
+from extensions.stores.online.exchange import is_foreign, unless_foreign
+from extensions.threads import LastingTask
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class PipelinedLink(asyncio.Protocol):
         self._outstanding = 0
         self._reader = hiredis.Reader()
         self._closed = False
-        self._maker: asyncio.Task[None] | None = None
+        self._maker: LastingTask | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._last_data = 0.0
         # The connection's own socket once more, to look at without the loop; not with TLS.
@@ -211,13 +212,13 @@ class PipelinedLink(asyncio.Protocol):
 
     def _check(self) -> None:
         """Once in a while: a connection on which replies are overdue is given up."""
+        self._watch = self._loop.call_later(DEAD_AFTER / 4, self._check)
         stalled = self._loop.time() - self._last_data > DEAD_AFTER
         if self.connected and self._transport:
             if self._waiting and stalled:
                 self._transport.abort()
             elif stalled:  # idle: make sure that somebody is there
                 self.run([("PING",)]).add_done_callback(lambda done: done.exception())
-        self._watch = self._loop.call_later(DEAD_AFTER / 4, self._check)
 
     def _lost(self, error: Exception) -> None:
         if self.connected:
@@ -233,8 +234,8 @@ class PipelinedLink(asyncio.Protocol):
             if not waiting.future.done():
                 waiting.future.set_exception(UnavailableError("The connection to Redis was lost."))
         self._waiting.clear()
-        if not self._closed and (self._maker is None or self._maker.done()):
-            self._maker = self._loop.create_task(self._make())
+        if not self._closed and (self._maker is None or not self._maker.is_alive()):
+            self._maker = LastingTask("link", self._make)
 
     async def _make(self) -> None:
         pause = RETRY_FIRST
@@ -272,7 +273,7 @@ class ClientLink:
 
     def __init__(self, store: RedisOnlineStore, config: Any, deadline: float) -> None:
         self._store, self._config, self._deadline = store, config, deadline
-        self._prober: asyncio.Task[None] | None = None
+        self._prober: LastingTask | None = None
         self.connected = False
         self.round_trips = 0
 
@@ -282,7 +283,7 @@ class ClientLink:
         # The first connection finds the nodes out, and may take longer than a request may.
         with contextlib.suppress(UnavailableError):
             await self._run([("PING",)], RETRY_LONGEST * 2)
-        self._prober = asyncio.create_task(self._probe())
+        self._prober = LastingTask("link", self._probe)
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The replies, in order; in a cluster the keys of an MGET are asked one by one."""
@@ -309,7 +310,7 @@ class ClientLink:
                         for command in commands:
                             pipe.execute_command(*command)
                         replies = await pipe.execute(raise_on_error=False)
-                replies = [_unless_foreign(reply) for reply in replies]
+                replies = [unless_foreign(reply) for reply in replies]
         except (RedisError, RedisClusterException, AttributeError, OSError, TimeoutError) as error:
             # AttributeError: redis-py trips over a node that it is just learning of.
             self.connected = False
@@ -347,15 +348,6 @@ async def _answer(asked: Awaitable[Any]) -> Any:
         return await asked
     except ResponseError as error:
         return error
-
-
-def _unless_foreign(reply: Any) -> Any:
-    """A reply; None where a key holds another type than ours. Raises what else Redis says."""
-    if not isinstance(reply, Exception):
-        return reply
-    if is_foreign(reply):
-        return None
-    raise reply
 
 
 def link_to(store: RedisOnlineStore, config: Any, deadline: float) -> Link:

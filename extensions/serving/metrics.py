@@ -17,6 +17,7 @@ from extensions.serving.freshness import Freshnesses
 from extensions.serving.near import NearCopies
 from extensions.serving.reading import Rows
 from extensions.stores.online import layout
+from extensions.threads import Living
 
 LATENCIES = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 ITEMS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 10000)
@@ -70,6 +71,15 @@ class Metrics:
         self.near_loads = Counter(
             "skewless_near_loads", "Whole loads of near copies.", registry=self.registry
         )
+        self.thread_alive = Gauge(
+            "skewless_thread_alive", "Whether a thread of the worker lives.", ["thread"],
+            registry=self.registry, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.thread_deaths = Counter(
+            "skewless_thread_deaths", "How often a thread failed and was begun anew.", ["thread"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._deaths: dict[str, int] = {}
         self._refused: dict[str, int] = {}
         self._trips = self._loads = 0
         self._answered: dict[tuple[str, int], tuple[Any, Any]] = {}
@@ -133,6 +143,14 @@ class Metrics:
         for view, times in layout.refused.items():
             self.refused.labels(view).inc(times - self._refused.get(view, 0))
             self._refused[view] = times
+
+    def see(self, threads: Iterable[Living]) -> None:
+        """Take over which threads live, and how often they had to begin anew."""
+        for thread in threads:
+            self.thread_alive.labels(thread.name).set(thread.is_alive())
+            died = thread.deaths - self._deaths.get(thread.name, 0)
+            self.thread_deaths.labels(thread.name).inc(died)
+            self._deaths[thread.name] = thread.deaths
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""

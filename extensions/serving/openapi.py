@@ -131,18 +131,15 @@ def _features(settings: Settings) -> dict[str, Any]:
 
 def _operations() -> dict[str, Any]:
     ready = {"application/json": {"schema": _ref("Readiness")}}
+    alive = {"application/json": {"schema": _object(["status"], status=_TEXT)}}
     return {
         "/health": {
             "get": {
                 **_about("operations", "Alive"),
                 "operationId": "health",
                 "responses": {
-                    "200": {
-                        "description": "Alive",
-                        "content": {
-                            "application/json": {"schema": _object(["status"], status=_TEXT)}
-                        },
-                    }
+                    "200": {"description": "Alive", "content": alive},
+                    "503": {"description": "A thread of the worker has ended", "content": alive},
                 },
             }
         },

@@ -16,9 +16,7 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import psycopg
 import pyarrow as pa
-from adbc_driver_manager import Error as AdbcError
 from feast import ValueType
 from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp, from_value_type
 from prometheus_client import CollectorRegistry
@@ -26,12 +24,14 @@ from prometheus_client import Counter as Metric
 
 from extensions.database import connect, connect_arrow
 from extensions.errors import SkewlessError
+from extensions.outages import first_line, of_a_server, outage
 from extensions.serving.columns import Values, spread
 from extensions.serving.ids import Ids
 from extensions.serving.plan import Plan
 from extensions.serving.replies import Served
 from extensions.stores.offline import served_table
 from extensions.stores.offline.served_table import column_name
+from extensions.threads import Lasting, Living
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ MOST_WAITING = 100_000
 EVERY_SECONDS = 0.5
 ROWS_PER_BATCH = 20_000
 RETRY_SECONDS = 2.0
-OUTAGES = (psycopg.Error, AdbcError, SkewlessError, OSError)
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,21 @@ class ServedLog:
         self._days: set[int] = set()
         self._conn: Any = None
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: Lasting | None = None
 
     @property
     def waiting(self) -> int:
         """Rows in the queue."""
         return self._waiting
 
+    @property
+    def threads(self) -> list[Living]:
+        """The one that writes."""
+        return [self._thread] if self._thread is not None else []
+
     def start(self) -> None:
         """Begin to write; call it in the worker's own process."""
-        self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
+        self._thread = Lasting("served log", self._run, self._stop)
         self._thread.start()
 
     def stop(self, seconds: float = 5.0) -> None:
@@ -169,20 +173,22 @@ class ServedLog:
         try:
             try:
                 self._copy(batch)
-            except OUTAGES:  # a connection that has been cut meanwhile deserves one more try
+            except Exception as error:
+                if not outage(error):
+                    raise
+                # A connection that has been cut meanwhile deserves one more try.
                 self._disconnect()
                 self._copy(batch)
             self._count("written", rows)
             self._silent = False
-        except OUTAGES as error:
+        except Exception as error:
             self._lose(rows)
+            if not (isinstance(error, SkewlessError) or of_a_server(error)):
+                logger.exception("%d rows of the served log are lost.", rows)
+                return False
             if not self._silent:
-                logger.warning("Rows of the served log are lost: %s", _first_line(error))
+                logger.warning("Rows of the served log are lost: %s", first_line(error))
             self._silent = True
-            return False
-        except Exception:
-            self._lose(rows)
-            logger.exception("%d rows of the served log are lost.", rows)
             return False
         finally:
             self._waiting -= rows
@@ -380,7 +386,3 @@ def _given(value: Any, n: int) -> Values:
 
 def _id(raw: bytes, kind: ValueType) -> Any:
     return raw[1:].decode() if kind == ValueType.STRING else int(raw)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

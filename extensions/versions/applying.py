@@ -24,12 +24,13 @@ from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_tables import ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.stores.publish import publish
 from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry.published import Published, hold_pointer, operator, published
 from extensions.versions.declared import read_declared
-from extensions.versions.faults import Fault, point
+from extensions.versions.faults import Fault
 from extensions.versions.live import live_computations
 from extensions.versions.plan import Plan, Severity, complete, fill_range, make_plan
 from extensions.versions.retiring import finish_retired

@@ -1,13 +1,6 @@
-"""The places between the steps of apply, promote and retire where the crash tests end a process.
+"""The failpoints between the steps of apply, promote and retire, see `extensions.failpoints`."""
 
-Off unless ``SKEWLESS_FAULT`` names a place.
-"""
-
-import os
-import signal
 from enum import Enum
-
-VARIABLE = "SKEWLESS_FAULT"
 
 
 class Fault(Enum):
@@ -32,9 +25,3 @@ class Fault(Enum):
     RETIRE_ONLINE_REMOVED = "retire-online-removed"
     RETIRE_ONLINE_NOTED = "retire-online-noted"
     RETIRE_LOG_DROPPED = "retire-log-dropped"
-
-
-def point(fault: Fault) -> None:
-    """Pass this place; the process ends here, without any farewell, when it is the armed one."""
-    if os.environ.get(VARIABLE) == fault.value:
-        os.kill(os.getpid(), signal.SIGKILL)

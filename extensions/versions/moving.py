@@ -6,6 +6,7 @@ from datetime import datetime
 import psycopg
 
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry.published import (
     Move,
@@ -21,7 +22,7 @@ from extensions.stores.registry.published import (
     set_state,
 )
 from extensions.stores.registry.service_refs import followers
-from extensions.versions.faults import Fault, point
+from extensions.versions.faults import Fault
 
 
 @dataclass(frozen=True)

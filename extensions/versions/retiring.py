@@ -16,10 +16,11 @@ from psycopg import sql
 
 from extensions.asof.watermarks import PATIENCE_SECONDS, alone_on
 from extensions.errors import SkewlessError
+from extensions.failpoints import point
 from extensions.stores.publish import online_store
 from extensions.stores.registry import feast_rows
 from extensions.stores.registry.published import Published, find, hold_pointer, published
-from extensions.versions.faults import Fault, point
+from extensions.versions.faults import Fault
 
 # A stream worker looks for what is live every second; what it computed before it looked must be
 # in Redis before the rows are taken out.

@@ -13,9 +13,10 @@ import pytest
 from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START
 from extensions.database import connect
+from extensions.failpoints import VARIABLE
 from monitoring import records
 from monitoring.channels import WEBHOOK, channels
-from monitoring.faults import VARIABLE, Fault
+from monitoring.faults import Fault
 from monitoring.rollback import Policy, move_back
 from monitoring.verdicts import CRITICAL
 from monitoring.watching import Response, check_and_react, resume

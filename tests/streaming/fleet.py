@@ -11,7 +11,7 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from streaming import faults, views, worker
+from streaming import views, worker
 from streaming.settings import Settings
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
@@ -61,7 +61,6 @@ def _run(settings: Settings, environment: dict[str, str]) -> None:
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("streaming").setLevel(logging.WARNING)
     os.environ.update(environment)
-    faults.arm_from_environment()
     worker.run(settings)
 
 

@@ -12,9 +12,10 @@ from feast import FeatureStore
 
 from extensions import addresses
 from extensions.database import connect
+from extensions.failpoints import VARIABLE
 from extensions.versions import retiring
 from extensions.versions.applying import apply
-from extensions.versions.faults import VARIABLE, Fault
+from extensions.versions.faults import Fault
 from extensions.versions.moving import promote, rollback
 from tests.versions.repositories import Repository
 

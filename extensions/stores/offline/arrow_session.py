@@ -13,6 +13,7 @@ from psycopg import sql
 
 from extensions.database import connect_arrow
 from extensions.errors import SkewlessError
+from extensions.outages import Outage, outage
 from extensions.stores.offline.address import url_of
 from extensions.stores.offline.arrow_types import plain
 
@@ -165,34 +166,19 @@ def _transaction(
 
 def failure(error: BaseException, doing: str) -> SkewlessError:
     """The one sentence for a database error: broken connection, time out, or what it says."""
-    message = str(error)
-    if any(sign in message for sign in _BROKEN):
+    message, found = str(error), outage(error)
+    if found in (Outage.LOST, Outage.NOT_READY) and "ERROR:" not in message:
         return SkewlessError(
             f"PostgreSQL's connection broke while {doing}: nothing was changed; look at the "
             "server, then run it again."
         )
-    if "statement timeout" in message:
+    if found is Outage.TIMEOUT:
         return SkewlessError(
             f"PostgreSQL took longer than the timeout while {doing}: allow more time, or ask "
             "for fewer rows."
         )
     reason = message.partition("ERROR:")[2] or message
     return SkewlessError(f"PostgreSQL refused while {doing}: {reason.strip().splitlines()[0]}.")
-
-
-_BROKEN = (
-    "server closed the connection",
-    "terminating connection",
-    "connection not open",
-    "no connection to the server",
-    "could not receive data",
-    "could not send data",
-    "connection to server",
-    "connection pointer is NULL",
-    "SSL SYSCALL",
-    "lost synchronization",
-    "Connection reset",
-)
 
 
 def _composed(statement: sql.Composable | str) -> sql.Composable:

@@ -138,13 +138,13 @@ class Reads:
         return replies[0], self._rows(replies[1:])
 
     def _found_each(self, keys: list[bytes], replies: list[Any]) -> Found:
-        strings = [_ours(reply) for reply in replies[: len(keys)]]
+        strings = [unless_foreign(reply) for reply in replies[: len(keys)]]
         return strings, self._rows(replies[len(keys) :])
 
     def _rows(self, replies: list[Any]) -> list[list[bytes | None]]:
         """The rows of each hash; of a key of another type, none."""
         return [
-            _ours(reply) or [None] * len(fields)
+            unless_foreign(reply) or [None] * len(fields)
             for reply, (_, fields) in zip(replies, self.hashes, strict=True)
         ]
 
@@ -154,7 +154,7 @@ def is_foreign(error: BaseException) -> bool:
     return str(error).startswith("WRONGTYPE")
 
 
-def _ours(reply: Any) -> Any:
+def unless_foreign(reply: Any) -> Any:
     """A reply; None for a key that holds another type than ours. Raises what else Redis says."""
     if not isinstance(reply, Exception):
         return reply

@@ -1,0 +1,125 @@
+"""The worker's threads: an outage is waited out by each, whatever class it is raised as; one that
+dies of anything else takes the worker with it, and liveness says what is alive.
+"""
+
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+
+import adbc_driver_manager
+import psycopg
+import pyarrow as pa
+import pytest
+import sqlalchemy
+from adbc_driver_postgresql import dbapi
+from kafka.errors import KafkaConnectionError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, SlotNotCoveredError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from extensions.errors import SkewlessError
+from extensions.local.ports import free_port
+from streaming import sweep
+from streaming.metrics import WorkerMetrics
+from streaming.settings import Settings
+from streaming.sweep import Sweeper
+from tests.streaming.fleet import Fleet, wait_until
+from tests.streaming.test_worker import event, send
+from tests.streaming.truth import Stream
+
+
+def _adbc() -> Exception:
+    with pytest.raises(adbc_driver_manager.Error) as caught:
+        dbapi.connect("postgresql://127.0.0.1:1/nobody")
+    return caught.value
+
+
+def _caused() -> Exception:
+    error = SkewlessError("PostgreSQL's connection broke.")
+    error.__cause__ = _adbc()
+    return error
+
+
+OUTAGES: dict[str, Callable[[], BaseException]] = {
+    "adbc": _adbc,
+    "arrow": lambda: OSError("[libpq] PQgetCopyData() failed: server closed the connection"),
+    "arrow memory": lambda: pa.lib.ArrowMemoryError("malloc of size 64 failed"),
+    "psycopg": lambda: psycopg.OperationalError("consuming input failed"),
+    "disk full": lambda: psycopg.errors.DiskFull("could not extend file"),
+    "registry": lambda: sqlalchemy.exc.OperationalError("", {}, psycopg.errors.AdminShutdown()),
+    "redis": lambda: RedisConnectionError("Connection refused"),
+    "redis full": lambda: OutOfMemoryError("command not allowed"),
+    "cluster": lambda: SlotNotCoveredError("Slot 1 not covered"),
+    "cluster down": lambda: ClusterDownError("CLUSTERDOWN The cluster is down"),
+    "kafka": lambda: KafkaConnectionError("closed"),
+    "behind a sentence": _caused,
+}
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+def test_the_sweeper_waits_out_every_kind_of_outage(
+    name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, calls, metrics = Stream(settings).views, [], WorkerMetrics()
+    metrics.retries.labels("sweep")
+    before = _retries(metrics)  # Feast may make all registries of a process count in one file
+
+    def failing(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            error = OUTAGES[name]()
+            raise error
+
+    monkeypatch.setattr(sweep, "sweep", failing)
+    sweeper = Sweeper(replace(settings, sweep_every=0.05), views, object(), metrics)  # type: ignore[arg-type]
+    sweeper.start()
+    wait_until(lambda: len(calls) > 1 + len(views), 20, "it sweeps again")
+    assert sweeper.is_alive()
+    sweeper.check()
+    sweeper.stop()
+    assert _retries(metrics) == before + 1
+
+
+def _retries(metrics: WorkerMetrics) -> float:
+    labels = {"cause": "sweep"}
+    return metrics.registry.get_sample_value("skewless_stream_retries_total", labels) or 0.0
+
+
+def test_a_sweeper_that_fails_unforeseen_ends_the_worker(settings: Settings, fleet: Fleet) -> None:
+    """Until it is started again: windows that move by time must not stand still unseen."""
+    worker = fleet.start("sweep-logged:1:raise")
+    worker.join(60)
+    assert worker.exitcode not in (None, 0)
+
+
+def test_a_step_that_fails_unforeseen_ends_the_worker(settings: Settings, fleet: Fleet) -> None:
+    stream = Stream(settings)
+    worker = fleet.start("values-logged:1:raise")
+    send(settings, [event(1, eventId="a"), event(2, eventId="b")])
+    worker.join(60)
+    assert worker.exitcode not in (None, 0)
+    fleet.start()
+    wait_until(lambda: stream.stored() == 2 and stream.at_rest(), 60, "another goes on")
+    stream.assert_served()
+
+
+def test_liveness_names_each_thread_and_when_it_last_worked(
+    settings: Settings, fleet: Fleet
+) -> None:
+    port = free_port()
+    fleet.start(metrics_port=port)
+    stream = Stream(settings)
+    wait_until(stream.at_rest, 60, "a worker has every partition")
+
+    def told() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            lines = reply.read().decode().splitlines()
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+        }
+
+    first = told()
+    for thread in ("sweeper", "watchdog"):
+        assert first[f'skewless_stream_thread_alive{{thread="{thread}"}}'] == 1
+    works = [f'skewless_stream_last_seconds{{work="{work}"}}' for work in ("turn", "sweep")]
+    wait_until(lambda: all(told()[one] > first[one] for one in works), 20, "both move on")
