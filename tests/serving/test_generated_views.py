@@ -7,9 +7,11 @@ entity both ways. Types that the two sides write differently are compared as wha
 as seconds, float32 as bits.
 """
 
+import json
 import os
 import random
 import struct
+import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,13 +40,17 @@ from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import (
     Array,
     Bool,
+    Decimal,
     FeastType,
     Float32,
     Float64,
     Int32,
     Int64,
+    Json,
+    Map,
     String,
     UnixTimestamp,
+    Uuid,
 )
 
 from extensions.database import connect
@@ -65,11 +71,16 @@ TYPES: dict[str, tuple[FeastType, str, str]] = {
     "vector": (Array(Float32), "real[]", "[0.5]"),
     "words": (Array(String), "text[]", '["a"]'),
     "moment": (UnixTimestamp, "timestamptz", '"2026-01-02T03:04:05Z"'),
+    "amount": (Decimal, "numeric", '"1.50"'),
+    "ident": (Uuid, "uuid", '"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"'),
+    "document": (Json, "jsonb", '{"a": [1, null]}'),
+    "mapped": (Map, "jsonb", '{"a": "b"}'),
 }
 KEYS: dict[str, tuple[ValueType, str, list[Any]]] = {
     "id": (ValueType.INT64, "bigint", [1, 2, 3, -(2**62)]),
     "short_id": (ValueType.INT32, "integer", [1, 2, 3, -5]),
     "name": (ValueType.STRING, "text", ["a", "A", "é", " b"]),
+    "uuid": (ValueType.UUID, "uuid", [f"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1{i}" for i in range(4)]),
 }
 
 
@@ -101,6 +112,10 @@ def value(draw: random.Random, kind: str) -> Any:
         "vector": lambda: [float(np.float32(draw.random())) for _ in range(draw.randint(0, 3))],
         "words": lambda: [draw.choice(["", "y"]) for _ in range(draw.randint(0, 2))],
         "moment": lambda: datetime(2026, 1, 1, tzinfo=UTC) + SECOND * draw.randint(0, 10**6),
+        "amount": lambda: f"{draw.randint(-(10**30), 10**30)}.{draw.randint(0, 99):02}",
+        "ident": lambda: str(uuid.UUID(int=draw.getrandbits(128))),
+        "document": lambda: json.dumps({"k": [draw.randint(-9, 9), None], "é": draw.random()}),
+        "mapped": lambda: json.dumps({draw.choice("ab"): draw.choice(["", "x"])}),
     }[kind]()
 
 
@@ -110,7 +125,7 @@ def entity(key: str) -> Entity:
 
 def definition(draw: random.Random, number: int, conn: Any, now: datetime) -> Drawn:
     name = f"gen_view_{number}"
-    keys = draw.choice([("id",), ("short_id",), ("name",), ("id", "name"), ()])
+    keys = draw.choice([("id",), ("short_id",), ("name",), ("uuid",), ("id", "name"), ()])
     features = {f"{kind}_{number}": kind for kind in draw.sample(sorted(TYPES), draw.randint(1, 4))}
     declaring = draw.choice([0.0, 0.5, 1.0])
     created = draw.choice(["none", "nullable", "always"])
@@ -253,6 +268,10 @@ def plain(kind: str, held: Any) -> Any:
         return list(held)
     if kind in ("whole", "small"):
         return int(held)
+    if kind in ("document", "mapped"):
+        return json.loads(held) if isinstance(held, str) else held
+    if kind in ("amount", "ident"):
+        return str(held)
     return bool(held) if kind == "flag" else held
 
 
@@ -313,5 +332,9 @@ def served(client: httpx.Client, one: Drawn) -> Iterator[tuple[str, list[dict[st
         "entities": [{f"gen_{key}": e[i] for i, key in enumerate(one.keys)} for e in one.entities],
     }
     reply = client.post("/v1/features", json=body)
+    if "uuid" in one.keys:
+        assert reply.status_code == 422
+        assert "served by /get-online-features" in reply.text
+        return
     assert reply.status_code == 200, (one.name, reply.text)
     yield "/v1/features", [result["features"] for result in reply.json()["results"]]
