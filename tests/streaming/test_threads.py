@@ -94,6 +94,7 @@ def test_a_sweeper_that_fails_unforeseen_ends_the_worker(settings: Settings, fle
 def test_a_step_that_fails_unforeseen_ends_the_worker(settings: Settings, fleet: Fleet) -> None:
     stream = Stream(settings)
     worker = fleet.start("values-logged:1:raise")
+    wait_until(stream.at_rest, 60, "a worker has every partition")
     send(settings, [event(1, eventId="a"), event(2, eventId="b")])
     worker.join(60)
     assert worker.exitcode not in (None, 0)
