@@ -91,13 +91,19 @@ def test_a_sweeper_that_fails_unforeseen_ends_the_worker(settings: Settings, fle
     assert worker.exitcode not in (None, 0)
 
 
-def test_a_step_that_fails_unforeseen_ends_the_worker(settings: Settings, fleet: Fleet) -> None:
+def test_a_step_that_fails_unforeseen_ends_the_worker_and_another_ends_the_step(
+    settings: Settings, fleet: Fleet
+) -> None:
     stream = Stream(settings)
     worker = fleet.start("values-logged:1:raise")
     wait_until(stream.at_rest, 60, "a worker has every partition")
     send(settings, [event(1, eventId="a"), event(2, eventId="b")])
     worker.join(60)
     assert worker.exitcode not in (None, 0)
+    assert not stream.at_rest(), "values that were logged and not published are not at rest"
+    fleet.start()
+    wait_until(stream.at_rest, 150, "another worker takes over what was left")
+    stream.assert_served()
 
 
 def test_liveness_names_each_thread_and_when_it_last_worked(

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from extensions.database import connect
 from streaming import dead_letters
+from streaming.positions import read_position
 from streaming.settings import Settings
 from streaming.status import status
 from streaming.views import LiveView, live_views
@@ -40,9 +41,19 @@ class Stream:
         return (
             len(partitions) == self.settings.partitions
             and all(p.lag_records == 0 and (p.behind_seconds or 99) < 3 for p in partitions)
+            and not self.pending()
             and len(now.views) == len(self.views)
             and all(view.behind_seconds < 4 for view in now.views)
         )
+
+    def pending(self) -> bool:
+        """Whether a step has stored events whose values it has not computed (yet)."""
+        with connect(self.settings.postgres_url) as conn:
+            positions = [
+                read_position(conn, self.settings, partition)
+                for partition in range(self.settings.partitions)
+            ]
+        return any(one is not None and one.pending is not None for one in positions)
 
     def stored(self) -> int:
         """Events in the table."""
