@@ -241,7 +241,10 @@ def _stored_later(
 ) -> sql.Composable | None:
     """Condition: a row that claims to have been there when the log's row was computed was not.
 
-    Transactions are numbered as they begin to write, and each row knows its own.
+    Transactions are numbered as they begin to write, and each row knows its own. One that began
+    before the log's row was written may have ended after it: then its note of earlier arrivals is
+    later than the moment that was asked about, since safe moments precede whoever holds the
+    ingest lock.
     """
     kind = conn.execute(
         "SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = to_regclass(%s)",
@@ -252,8 +255,12 @@ def _stored_later(
     shared = [key for key in source.keys if key in computation.join_keys]
     return sql.SQL(
         "EXISTS (SELECT FROM {table} AS h WHERE {same} AND h.{arrival} <= u.skewless_until "
-        "AND h.{time} <= u.skewless_until AND age(h.xmin) < row.age)"
+        "AND h.{time} <= u.skewless_until AND (age(h.xmin) < row.age OR EXISTS ("
+        "SELECT FROM history_changes AS n WHERE n.source_table = {name} "
+        "AND n.operation = 'insert' AND n.changed_at > u.skewless_until "
+        "AND n.claimed_from <= h.{arrival} AND age(n.xmin) >= age(h.xmin))))"
     ).format(
+        name=sql.Literal(source.table),
         table=sql.Identifier(source.table),
         same=_same(shared, "h"),
         arrival=sql.Identifier(source.arrival),

@@ -1,0 +1,69 @@
+"""What history knew when a value was computed, by the transactions that wrote it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from extensions.asof import Computation
+from extensions.asof.refresh import tick
+from extensions.consistency.recomputation import evidence
+from extensions.database import connect
+from extensions.database.events import take_ingest_lock
+from extensions.database.history_notes import note_insert
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
+    with connect(fresh_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def counts(computations: dict[str, Computation]) -> Computation:
+    return computations["user_watch_stats.v1"]
+
+
+def watch(conn: psycopg.Connection, name: str, user: int, at: datetime) -> None:
+    conn.execute(
+        "INSERT INTO watch_events "
+        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
+        "VALUES (%s, %s, 1, %s, %s, 60000, 0.5)",
+        [name, user, at, at],
+    )
+
+
+def logged_at(conn: psycopg.Connection, user: int) -> datetime:
+    [at] = conn.execute(
+        "SELECT max(event_timestamp) FROM user_watch_stats_v1 WHERE user_id = %s", [user]
+    ).fetchone() or [None]
+    assert at is not None
+    return at
+
+
+@pytest.mark.parametrize("noted_by", ["the loader", "a trigger"])
+def test_a_value_of_while_a_load_was_under_way_did_not_know_its_rows(
+    conn: psycopg.Connection, counts: Computation, fresh_database: str, noted_by: str
+) -> None:
+    """The load began to write before the value was logged, and was seen only after it."""
+    old = datetime.now(UTC) - 20 * SECOND
+    watch(conn, "known", 1, old)
+    watch(conn, "another's", 2, old)
+    with connect(fresh_database) as loading:
+        take_ingest_lock(loading)
+        if noted_by == "the loader":
+            loading.execute("SET LOCAL skewless.noted = 'on'")
+        with loading.transaction():
+            watch(loading, "claims to be old", 1, old + SECOND)
+        tick(conn, counts)
+        if noted_by == "the loader":
+            note_insert(loading, "watch_events", old + SECOND)
+    asked = [((user,), logged_at(conn, user), logged_at(conn, user)) for user in (1, 2)]
+    assert [one.rewritten for one in evidence(conn, counts, asked)] == [True, False]
+    # Whatever is computed since knows them.
+    tick(conn, counts)
+    now = logged_at(conn, 1)
+    assert [one.rewritten for one in evidence(conn, counts, [((1,), now, now)])] == [False]
