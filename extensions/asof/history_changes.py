@@ -17,6 +17,11 @@ from psycopg import sql
 from extensions.asof.computation import Computation
 from extensions.asof.spine import Spine, everyone, touched
 
+# Of a source that cannot be followed: what it is, and what to do.
+NOT_FOLLOWED = "is no table, so rows that change behind the watermarks are not seen"
+FOLLOW = (
+    "Declare the table behind it as the source, or run `skewless refresh --full` after changes."
+)
 # Beyond this, searching by arrival costs more than asking about everyone.
 _FAR_BACK = timedelta(days=30)
 _MICROSECOND = timedelta(microseconds=1)
@@ -52,6 +57,17 @@ def follow_sources(conn: psycopg.Connection, computations: Iterable[Computation]
         if followed == (False,):
             missed.append(table)
     return missed
+
+
+def not_followed(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
+    """The sources that `follow_sources` cannot follow, without doing so."""
+    tables = sorted({source.table for one in computations for source in one.reads})
+    kinds = conn.execute(
+        "SELECT t.name, c.relkind::text FROM unnest(%s::text[]) AS t (name) "
+        "INNER JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(t.name))",
+        [tables],
+    ).fetchall()
+    return [name for name, kind in kinds if kind not in ("r", "p")]
 
 
 def history_changes(

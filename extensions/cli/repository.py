@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
 def migrate(as_json: AsJson = False) -> None:
     """Apply pending migrations, make missing logs, record genres that changed."""
     url = answering_postgres()
+    from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED
     from extensions.operations.prepare import prepare_database
 
     with err.status("Preparing PostgreSQL"):
@@ -30,6 +31,8 @@ def migrate(as_json: AsJson = False) -> None:
         emit([done], as_json)
     else:
         err.print("The database is up to date.")
+    for table in done.not_followed:
+        err.print(f"{table} {NOT_FOLLOWED}. {FOLLOW}")
 
 
 def doctor(

@@ -12,6 +12,7 @@ from feast import FeatureStore
 
 from extensions import addresses
 from extensions.asof import Computation, Freshness, load_computations
+from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED, not_followed
 from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
@@ -129,6 +130,8 @@ def _postgres(entities: int) -> Iterator[Finding]:
             f"missing: {', '.join(missing)}" if missing else f"{len(computations)} in place",
             "Run `skewless migrate`." if missing else None,
         )
+        for table in not_followed(conn, computations.values()):
+            yield Finding(f"history {table}", False, NOT_FOLLOWED, FOLLOW)
         store = FeatureStore(str(addresses.REPO_ROOT))
         yield _registry(store, declared)
         yield from _guarded("versions", lambda: _versions(store, conn))

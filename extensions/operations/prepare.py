@@ -18,11 +18,16 @@ from extensions.versions.live import live_computations
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was pending and is done now."""
+    """What was pending and is done now.
+
+    ``not_followed``: history sources that are views or foreign tables, whose changes behind the
+    watermarks nobody sees.
+    """
 
     migrations: list[str]
     logs: list[str]
     genres: int
+    not_followed: list[str]
 
 
 def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
@@ -33,9 +38,9 @@ def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
         check_sources(conn, declared.values())
         computations = {**declared, **live_computations(conn, declared)}.values()
         logs = ensure_log_tables(conn, computations)
-        follow_sources(conn, computations)
+        not_followed = follow_sources(conn, computations)
         genres = _record_genres(conn, repo_root / "feature_repo" / "genres.json")
-    return Prepared(migrations, logs, genres)
+    return Prepared(migrations, logs, genres, not_followed)
 
 
 def _record_genres(conn: psycopg.Connection, path: Path) -> int:

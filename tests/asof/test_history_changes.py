@@ -9,7 +9,12 @@ import pyarrow as pa
 import pytest
 
 from extensions.asof import Computation, HistorySource
-from extensions.asof.history_changes import HistoryChange, follow_sources, history_changes
+from extensions.asof.history_changes import (
+    HistoryChange,
+    follow_sources,
+    history_changes,
+    not_followed,
+)
 from extensions.asof.refresh import tick
 from extensions.asof.schedule import due_tick, last_tick
 from extensions.database import connect
@@ -198,6 +203,7 @@ def test_a_history_table_with_capitals_is_followed(
     conn.execute('CREATE VIEW "Replays" AS SELECT * FROM "Plays"')
     source = replace(source, table="Replays")
     assert follow_sources(conn, [replace(counts, reads=(source,))]) == ["Replays"]
+    assert not_followed(conn, [plays, replace(counts, reads=(source,))]) == ["Replays"]
 
 
 def test_a_view_whose_history_was_changed_is_due_before_its_hour(
