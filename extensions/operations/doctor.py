@@ -17,6 +17,7 @@ from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
 from extensions.errors import SkewlessError
+from extensions.operations import capacity
 from extensions.stores.online_epoch import check as check_epoch
 from extensions.stores.registry.published import has_versions
 from extensions.versions.checking import disagreements
@@ -114,6 +115,7 @@ def _postgres(entities: int) -> Iterator[Finding]:
             None if number >= OLDEST_POSTGRES else "Use PostgreSQL 16 or newer.",
         )
         yield _clock(conn)
+        yield from (Finding("tables", *one) for one in capacity.of_postgres(conn))
         pending = pending_migrations(url)
         yield Finding(
             "migrations",
@@ -210,6 +212,7 @@ def _redis() -> Iterator[Finding]:
     try:
         info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
         memory: dict[str, Any] = client.info("memory")  # type: ignore[assignment]
+        noticed = list(capacity.of_redis(client))
     except redis.RedisError as error:
         yield Finding("redis", False, str(error), "Start it, or check SKEWLESS_REDIS_URL.")
         return
@@ -218,6 +221,7 @@ def _redis() -> Iterator[Finding]:
     name = "Valkey" if "valkey_version" in info else "Redis"
     number = info.get("valkey_version") or info.get("redis_version")
     yield Finding("redis", True, f"{name} {number}, {memory['used_memory'] / 2**20:.0f} MiB used")
+    yield from (Finding("redis", *one) for one in noticed)
 
 
 def _kafka() -> Iterator[Finding]:
