@@ -41,7 +41,6 @@ class Stream:
         return (
             len(partitions) == self.settings.partitions
             and all(p.lag_records == 0 and (p.behind_seconds or 99) < 3 for p in partitions)
-            and not self.pending()
             and len(now.views) == len(self.views)
             and all(view.behind_seconds < 4 for view in now.views)
         )
