@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from feast import repo_operations
 
@@ -68,6 +69,12 @@ def computations() -> dict[str, Computation]:
     return load_computations(REPO_ROOT)
 
 
+@pytest.fixture
+def counts(computations: dict[str, Computation]) -> Computation:
+    """The shortest of them: a user's watches of seven days."""
+    return computations["user_watch_stats.v1"]
+
+
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server's maintenance database."""
@@ -100,6 +107,13 @@ def fresh_database(postgres_server: str, template_database: str) -> Iterator[str
     """As `database`, for one test."""
     with copied(postgres_server, template_database) as url:
         yield url
+
+
+@pytest.fixture
+def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
+    """A connection to it, each statement a transaction of its own."""
+    with connect(fresh_database, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ from extensions.consistency.report import CAUSES, ViewComparison
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
+from extensions.outages import first_line
 from extensions.stores.offline.address import url_of
 from extensions.stores.publish import registered
 from extensions.stores.registry.published import has_versions, published
@@ -106,9 +107,8 @@ def _compared(
         context = Context(store, conn, arrow, reader, computation, view, types)
         return _Comparison(context, entities).run()
     except _FAILURES as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         who = "Redis does not answer: " if isinstance(error, RedisError) else ""
-        return _unseen(computation, who + lines[0].rstrip("."))
+        return _unseen(computation, who + first_line(error).rstrip("."))
     finally:
         # Each view sees the database as it is by then.
         arrow.rollback()
@@ -173,7 +173,7 @@ class _Comparison:
 
     def _redis_is_away(self, error: RedisError) -> None:
         self.blind = True
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         self.context.reader.away = reason
         self.left_out[
             f"Redis does not answer ({reason}): what {self.context.computation.name} serves was "

@@ -18,6 +18,7 @@ from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
 from extensions.errors import SkewlessError
 from extensions.operations import capacity
+from extensions.outages import first_line
 from extensions.stores.online_epoch import check as check_epoch
 from extensions.stores.registry.published import has_versions
 from extensions.versions.checking import disagreements
@@ -65,8 +66,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     except SkewlessError as error:
         yield Finding(name, False, "no answer", error.format_message())
     except redis.RedisError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        yield Finding(name, False, reason, "Start Redis, or check SKEWLESS_REDIS_URL.")
+        yield Finding(name, False, first_line(error), "Start Redis, or check SKEWLESS_REDIS_URL.")
 
 
 def _epochs(

@@ -18,6 +18,18 @@ def clear(conn: psycopg.Connection) -> None:
     conn.execute(f"TRUNCATE {', '.join(HISTORY_TABLES)}")
 
 
+def watch(
+    conn: psycopg.Connection, name: str, user: int, at: datetime, arrival: datetime | None = None
+) -> None:
+    """One event of item 1; it arrived as it happened unless ``arrival`` says when."""
+    conn.execute(
+        "INSERT INTO watch_events "
+        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
+        "VALUES (%s, %s, 1, %s, %s, 60000, 0.5)",
+        [name, user, at, arrival or at],
+    )
+
+
 def load(url: str, history: History, *, batches: int = BATCHES) -> None:
     """Replace what the database holds by `history`.
 

@@ -1,11 +1,9 @@
 """What a log covers: gaps behind backfills, what `--again` may delete, who a full tick asks."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pyarrow as pa
-import pytest
 
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
@@ -13,31 +11,11 @@ from extensions.asof.coverage import Coverage, Span, coverage, gap_behind
 from extensions.asof.log_tables import BACKFILLED, ensure_log_tables
 from extensions.asof.refresh import tick
 from extensions.asof.unpublished import unpublished
-from extensions.database import connect
+from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
-    with connect(fresh_database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def counts(computations: dict[str, Computation]) -> Computation:
-    return computations["user_watch_stats.v1"]
-
-
-def watch(conn: psycopg.Connection, name: str, user_id: int, at: datetime) -> None:
-    conn.execute(
-        "INSERT INTO watch_events "
-        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
-        "VALUES (%s, %s, 1, %s, %s, 60000, 0.5)",
-        [name, user_id, at, at],
-    )
 
 
 def latest(conn: psycopg.Connection, user_id: int) -> int | None:

@@ -1,6 +1,5 @@
 """History that changes behind the watermarks: whoever changes it, the next tick corrects it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -20,30 +19,11 @@ from extensions.asof.schedule import due_tick, last_tick
 from extensions.database import connect
 from extensions.history.load import load_events, load_items
 from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA
+from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
-    with connect(fresh_database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def counts(computations: dict[str, Computation]) -> Computation:
-    return computations["user_watch_stats.v1"]
-
-
-def watch(conn: psycopg.Connection, name: str, user: int, at: datetime, arrival: datetime) -> None:
-    conn.execute(
-        "INSERT INTO watch_events "
-        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
-        "VALUES (%s, %s, 1, %s, %s, 60000, 0.5)",
-        [name, user, at, arrival],
-    )
 
 
 def noted(conn: psycopg.Connection, table: str = "watch_events") -> list[HistoryChange]:

@@ -1,6 +1,5 @@
 """Ticks and backfills as an operator runs them: repeated, interrupted, two at once, too early."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,29 +15,10 @@ from extensions.asof.watermarks import alone_on, read_watermark
 from extensions.database import connect
 from extensions.database.events import take_ingest_lock
 from extensions.errors import SkewlessError
+from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
-    with connect(fresh_database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def counts(computations: dict[str, Computation]) -> Computation:
-    return computations["user_watch_stats.v1"]
-
-
-def watch(conn: psycopg.Connection, name: str, user_id: int, at: datetime) -> None:
-    conn.execute(
-        "INSERT INTO watch_events "
-        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
-        "VALUES (%s, %s, 1, %s, %s, 60000, 0.5)",
-        [name, user_id, at, at],
-    )
 
 
 def logged(conn: psycopg.Connection) -> list[tuple[int, int]]:

@@ -1,6 +1,5 @@
 """What history knew when a value was computed, by the transactions that wrote it."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -12,28 +11,9 @@ from extensions.consistency.recomputation import evidence
 from extensions.database import connect
 from extensions.database.events import take_ingest_lock
 from extensions.database.history_notes import note_insert
+from tests.asof.loading import watch
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
-    with connect(fresh_database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def counts(computations: dict[str, Computation]) -> Computation:
-    return computations["user_watch_stats.v1"]
-
-
-def watch(conn: psycopg.Connection, name: str, user: int, at: datetime) -> None:
-    conn.execute(
-        "INSERT INTO watch_events "
-        "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
-        "VALUES (%s, %s, 1, %s, %s, 60000, 0.5)",
-        [name, user, at, at],
-    )
 
 
 def logged_at(conn: psycopg.Connection, user: int) -> datetime:

@@ -6,7 +6,6 @@ import psycopg
 import pytest
 import redis
 
-from extensions.database import connect
 from extensions.operations import capacity
 
 
@@ -17,12 +16,6 @@ def client(redis_server: str) -> Iterator["redis.Redis"]:
         yield client
         for name, value in before.items():
             client.config_set(name, value)
-
-
-@pytest.fixture
-def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
-    with connect(fresh_database, autocommit=True) as connection:
-        yield connection
 
 
 def test_a_redis_that_is_well_is_not_mentioned(client: "redis.Redis") -> None:
