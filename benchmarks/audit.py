@@ -18,8 +18,8 @@ from benchmarks.audit_platform import BESIDE, RANKED, VERSIONED, Store, Stream, 
 from benchmarks.audit_worlds import worlds
 from benchmarks.report import Row, arguments, publish
 from extensions.asof import load_computations
-from extensions.versions.live import live_computations
-from monitoring.audit import AuditReport, audit
+from extensions.versions.maintained_versions import live_computations
+from monitoring.audit.skew_audit import AuditReport, audit
 
 # Values of one ranking of 100 (4 of the user, 2 of each item, 1 and 3 transforms of each pair),
 # and of one home page.

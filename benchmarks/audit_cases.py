@@ -11,7 +11,7 @@ from feast import FeatureStore
 from feast.data_source import PushMode
 
 from extensions.asof import Computation
-from monitoring.audit import AuditReport
+from monitoring.audit.skew_audit import AuditReport
 
 Audit = Callable[[Mapping[str, Computation]], AuditReport]
 

@@ -26,16 +26,16 @@ from benchmarks.versions_setup import REPO, Ours
 from extensions import addresses
 from extensions.database import connect
 from extensions.history import import_events, load_events
-from extensions.history.schema import EVENT_SCHEMA
+from extensions.history.arrow_schemas import EVENT_SCHEMA
 from extensions.history.simulate import simulate
-from extensions.history.world import Simulation
+from extensions.history.simulated_platform import Simulation
 from extensions.local import apache_kafka
 from extensions.local.ports import free_port
 from extensions.local.stack import Stack
-from extensions.operations.prepare import prepare_database
-from extensions.versions.moving import promote, rollback
+from extensions.operations.database_setup import prepare_database
+from extensions.versions.promotion import promote, rollback
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.topics import ensure_topics
 
 USERS, ITEMS, RANKED = 2_000, 500, 100
 TOPIC, PROJECT = "watch-events", "skewless"

@@ -16,7 +16,7 @@ from extensions.addresses import KAFKA_VARIABLE, POSTGRES_VARIABLE
 from extensions.asof import load_computations
 from extensions.cli.console import goes_on_after
 from extensions.database import connect
-from extensions.operations.refreshing import Refresher
+from extensions.operations.refresh import Refresher
 from extensions.serving import Settings as Serving
 from extensions.serving import run as serve_http
 from streaming.settings import Settings as Streaming

@@ -19,13 +19,13 @@ from feast.data_source import PushMode
 from benchmarks.audit_worlds import BACKFILLED, DAY, Servers, World, told
 from benchmarks.report import Row
 from extensions.asof.backfill import backfill
-from extensions.asof.coverage import coverage
-from extensions.asof.unpublished import unpublished
-from extensions.consistency import report as causes
+from extensions.asof.log_coverage import coverage
+from extensions.asof.unpublished_ranges import unpublished
+from extensions.consistency import consistency_report as causes
 from extensions.errors import SkewlessError
 from extensions.history import import_events
-from extensions.stores import row_times
 from extensions.stores.rebuild import rebuild_online
+from extensions.stores.values import future_rows
 
 STATS, PAIRS, HABITS = "user_watch_stats.v1", "user_item_progress.v1", "user_habits.v1"
 COUNT = "user_watch_count_7d"
@@ -289,7 +289,7 @@ def _future_rows(world: World) -> list[Apart]:
     """Into the log past every check; into Redis by a push whose check is taken out."""
     world.conn.execute(_FUTURE_HABIT)
     everything = datetime.max.replace(tzinfo=UTC)
-    with mock.patch.object(row_times, "latest_time", return_value=everything):
+    with mock.patch.object(future_rows, "latest_time", return_value=everything):
         _ways_in(world)[0]()
     return [
         Apart(HABITS, "user_id=4", causes.FUTURE_ROW),

@@ -26,11 +26,11 @@ from extensions.asof.backfill import backfill
 from extensions.consistency import ViewComparison, comparison
 from extensions.database import connect
 from extensions.history.simulate import simulate
-from extensions.history.world import Simulation
+from extensions.history.simulated_platform import Simulation
 from extensions.local import postgres, valkey
-from extensions.operations.prepare import prepare_database
-from extensions.operations.refreshing import Refresher
-from monitoring.audit import AuditReport, audit
+from extensions.operations.database_setup import prepare_database
+from extensions.operations.refresh import Refresher
+from monitoring.audit.skew_audit import AuditReport, audit
 
 # Every entity is compared.
 EVERYBODY = 5_000

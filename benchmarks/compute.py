@@ -23,14 +23,14 @@ from extensions.addresses import REPO_ROOT
 from extensions.asof import Computation, Spine, active, load_computations
 from extensions.asof.backfill import backfill
 from extensions.asof.engine import answers
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
-from extensions.history.importing import import_events
-from extensions.history.load import load_events, load_items
+from extensions.history.bulk_load import load_events, load_items
+from extensions.history.file_import import import_events
 from extensions.history.simulate import history
-from extensions.history.world import Simulation, World
+from extensions.history.simulated_platform import Simulation, World
 from extensions.local import postgres
-from extensions.operations.prepare import prepare_database
+from extensions.operations.database_setup import prepare_database
 
 SHARES = (0.01, 0.10, 1.00)
 

@@ -31,11 +31,11 @@ from benchmarks.drift_rules import Evidently, Ours, Published
 from benchmarks.report import Row, arguments, publish
 from extensions.database import connect, connect_arrow, migrate
 from extensions.local import postgres
-from monitoring import records, suite
+from monitoring import drift_store, suite
 from monitoring.baseline import Baseline
-from monitoring.drift import as_json, for_window, read_results
+from monitoring.drift_check import as_json, for_window, read_results
+from monitoring.serving_log_window import Window, relations
 from monitoring.verdicts import CRITICAL, OK, WARNING, at_least
-from monitoring.window import Window, relations
 
 # Rows of a window, and the most false alarms that are asked for, in percent of checks.
 SIZES = {200: 2.5, 1_000: 0.5, 10_000: 0.5}
@@ -225,11 +225,11 @@ def at_scale(rows: int) -> list[Row]:
             migrate(server.url)
             with connect(server.url, autocommit=True) as conn:
                 base, features = many_features()
-                records.bind(conn, base)
+                drift_store.bind(conn, base)
                 window = serve_many(conn, server.url, features, rows)
                 conn.execute("VACUUM ANALYZE")
                 took = checking.check(server.url, window)
-                [run] = records.recent_runs(conn, window.service, 1)
+                [run] = drift_store.recent_runs(conn, window.service, 1)
                 equal = _equal_in_pandas(conn, base, window, run, server.url)
         finally:
             server.stop()
@@ -249,7 +249,7 @@ _CHECK = """
 import json, os, sys, time
 from pathlib import Path
 begun = time.perf_counter()
-import monitoring.suite, monitoring.watching, monitoring.metrics
+import monitoring.suite, monitoring.drift_schedule, monitoring.prometheus_exporter
 from typer.testing import CliRunner
 from extensions.cli.app import app
 def megabytes(name):
@@ -288,7 +288,9 @@ class _Checking:
         return found
 
 
-def _equal_in_pandas(conn: Any, base: Baseline, window: Window, run: records.Run, url: str) -> bool:
+def _equal_in_pandas(
+    conn: Any, base: Baseline, window: Window, run: drift_store.Run, url: str
+) -> bool:
     rules = suite.Rules.of(base)
     base, _ = for_window(conn, window, base)
     measuring = suite.Measuring()

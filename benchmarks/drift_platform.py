@@ -15,9 +15,9 @@ import pyarrow as pa
 from feast.types import Bool, FeastType, Int32, Int64, UnixTimestamp
 
 from extensions.database import connect_arrow
-from extensions.stores.offline import served_table
+from extensions.stores.offline.writes import serving_log_table
 from monitoring.baseline import Baseline, Feature, baseline_of
-from monitoring.window import Window
+from monitoring.serving_log_window import Window
 
 SERVICE = "made"
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -178,10 +178,10 @@ def serve(
     for feature in FEATURES:
         held[f"{feature.view}__{feature.name}"] = rows[feature.name]
         types[f"{feature.view}__{feature.name}"] = feature.type
-    served_table.ensure_columns(conn, types)
-    served_table.ensure_partitions(conn, START, START + timedelta(hours=hour + 1))
+    serving_log_table.ensure_columns(conn, types)
+    serving_log_table.ensure_partitions(conn, START, START + timedelta(hours=hour + 1))
     with connect_arrow(url) as arrow:
-        served_table.append_rows(arrow, pa.table(held))
+        serving_log_table.append_rows(arrow, pa.table(held))
 
 
 def log_tastes(conn: psycopg.Connection, world: World, hour: int) -> None:
@@ -222,8 +222,8 @@ def serve_many(conn: psycopg.Connection, url: str, features: list[Feature], rows
         types |= {
             f"{view}__version": Int32, f"{view}__as_of": UnixTimestamp, f"{view}__stale": Bool,
         }  # fmt: skip
-    served_table.ensure_columns(conn, types)
-    served_table.ensure_partitions(conn, START, START + HOUR)
+    serving_log_table.ensure_columns(conn, types)
+    serving_log_table.ensure_partitions(conn, START, START + HOUR)
     rng = np.random.default_rng(2)
     start = np.datetime64(START.replace(tzinfo=None), "us")
     for n in (100_000,) * (rows // 100_000):
@@ -243,7 +243,7 @@ def serve_many(conn: psycopg.Connection, url: str, features: list[Feature], rows
         for f in features:
             held[f"{f.view}__{f.name}"] = table[f.name]
         with connect_arrow(url) as arrow:
-            served_table.append_rows(arrow, pa.table(held))
+            serving_log_table.append_rows(arrow, pa.table(held))
     return Window("wide", START, START + HOUR)
 
 

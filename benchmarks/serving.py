@@ -27,7 +27,7 @@ from benchmarks.serving_data import Data, fill, stock_environment, stock_reposit
 from extensions import addresses
 from extensions.local import postgres, valkey
 from extensions.local.ports import free_port
-from extensions.operations.prepare import prepare_database
+from extensions.operations.database_setup import prepare_database
 
 REPO = Path.cwd()
 CONSTANT = """

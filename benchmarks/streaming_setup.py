@@ -21,14 +21,14 @@ from feast.repo_operations import apply_total
 from benchmarks.streaming_load import ITEMS
 from extensions.addresses import POSTGRES_VARIABLE, REDIS_VARIABLE, REPO_ROOT
 from extensions.database import connect
-from extensions.history.load import load_events
+from extensions.history.bulk_load import load_events
 from extensions.history.simulate import history
-from extensions.history.world import Simulation
+from extensions.history.simulated_platform import Simulation
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.ports import free_port
-from extensions.operations.prepare import prepare_database
+from extensions.operations.database_setup import prepare_database
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.topics import ensure_topics
 from streaming.worker import run
 
 _SPAWN = multiprocessing.get_context("spawn")

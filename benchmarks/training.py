@@ -37,10 +37,10 @@ from benchmarks.training_setup import (
 )
 from extensions.asof import load_computations
 from extensions.asof.backfill import backfill
-from extensions.asof.log_tables import ensure_log_tables
+from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database import connect_arrow
 from extensions.history.simulate import simulate
-from extensions.history.world import Simulation
+from extensions.history.simulated_platform import Simulation
 from extensions.local import postgres, valkey
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion
 from feature_repo.genres import PLACES

@@ -26,10 +26,10 @@ from benchmarks.training_setup import (
     quiet,
     user,
 )
-from extensions.stores.online.arrow_rows import ids, pack_rows
-from extensions.stores.online.exchange import Expiry, write
-from extensions.stores.online.keys import place_of
+from extensions.stores.online.redis_io import Expiry, write
 from extensions.stores.online.store import layout_of
+from extensions.stores.online_codec.redis_keys import place_of
+from extensions.stores.online_codec.row_encoder import ids, pack_rows
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 

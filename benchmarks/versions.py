@@ -38,9 +38,9 @@ from extensions.asof.watermarks import read_watermark
 from extensions.database import connect
 from extensions.local import postgres, valkey
 from extensions.local.ports import free_port
-from extensions.operations.prepare import prepare_database
-from extensions.stores.registry.published import published
-from extensions.versions.moving import promote, rollback
+from extensions.operations.database_setup import prepare_database
+from extensions.stores.registry.version_store import published
+from extensions.versions.promotion import promote, rollback
 
 CONNECTIONS, WORKERS = 8, 2
 # During a rollback from the command line both sides are asked some 50 times a second.

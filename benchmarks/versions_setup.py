@@ -18,8 +18,8 @@ from feast import FeatureStore
 from benchmarks.serving_data import stock_environment, stock_repository
 from benchmarks.switching import Asked
 from extensions.database import connect
-from extensions.versions.applying import apply
-from extensions.versions.declared import forget_modules
+from extensions.versions.apply import apply
+from extensions.versions.declared_definitions import forget_modules
 
 REPO = Path(__file__).resolve().parent.parent
 EXAMPLES = REPO / "docs" / "examples" / "versions"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
-from extensions.training.digest import ContentDigest
+from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
 from monitoring.distributions import (
     LARGEST,
@@ -23,7 +23,7 @@ from monitoring.distributions import (
     vector_lengths,
     with_nulls,
 )
-from monitoring.features import (
+from monitoring.feature_distributions import (
     CATEGORICAL,
     EMBEDDING,
     NUMERIC,
@@ -31,8 +31,8 @@ from monitoring.features import (
     FeatureBaseline,
     kind_of,
 )
-from monitoring.repeats import entity_counts
-from monitoring.strata import strata_of
+from monitoring.repeated_entities import entity_counts
+from monitoring.stratified_baselines import strata_of
 
 __all__ = [
     "CATEGORICAL", "EMBEDDING", "LARGEST", "NUMERIC", "Baseline", "Feature", "FeatureBaseline",

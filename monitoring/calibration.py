@@ -10,11 +10,11 @@ import numpy as np
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from monitoring import records
+from monitoring import drift_store
 from monitoring.baseline import CATEGORICAL, NUMERIC, Baseline
-from monitoring.drift import measure, read_results
+from monitoring.drift_check import measure, read_results
+from monitoring.serving_log_window import count_requests, whole_windows
 from monitoring.verdicts import FLOORS, LEAST_ROWS, Floor
-from monitoring.window import count_requests, whole_windows
 
 # A floor lies this much above the largest effect of an ordinary window.
 HEADROOM = 1.25
@@ -91,8 +91,8 @@ def calibrate(
     lives: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     count = 0
     with connect(url, autocommit=True, name="skewless drift") as conn:
-        _, baseline = records.bound_baseline(conn, service)
-        with records.alone(conn, service):
+        _, baseline = drift_store.bound_baseline(conn, service)
+        with drift_store.alone(conn, service):
             for window in whole_windows(service, length, since, until):
                 if count_requests(conn, window) < least_rows:
                     continue
@@ -109,7 +109,7 @@ def calibrate(
                         effects[one.feature, one.statistic].append(one.effect)
                 for feature, live in _lives(results).items():
                     lives[feature].append(live)
-        floors = records.floors_of(conn, service)
+        floors = drift_store.floors_of(conn, service)
     if count < LEAST_WINDOWS:
         raise SkewlessError(
             f"Only {count} windows of {service} have {least_rows} requests: replay a longer span "

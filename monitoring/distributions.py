@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from monitoring.features import CATEGORICAL, NUMERIC, Feature
+from monitoring.feature_distributions import CATEGORICAL, NUMERIC, Feature
 
 BINS = 10
 # A bin with fewer rows is joined to its neighbour: chi-squared wants some in every one.

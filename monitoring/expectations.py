@@ -19,8 +19,8 @@ import numpy as np
 from great_expectations.expectations.expectation import BatchExpectation, ColumnAggregateExpectation
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
-from monitoring import array_metrics, statistics
-from monitoring.dimensions import Moments, dimension_shifts
+from monitoring import array_metrics, drift_statistics
+from monitoring.embedding_drift import Moments, dimension_shifts
 from monitoring.verdicts import (
     INSUFFICIENT,
     OK,
@@ -65,13 +65,13 @@ class _Compared(ColumnAggregateExpectation):
     metric_dependencies: ClassVar[tuple[str, ...]] = ()
 
     def worth(self) -> float:
-        """What each row is worth where entities come again and again (monitoring/repeats.py)."""
+        """What each row is worth where entities come again and again (`repeated_entities`)."""
         return float(self.baseline.get("independent", 1.0))
 
     def nulls(self, nulls: int, rows: int) -> Statistic:
         """Their share, against the training set's."""
         base = self.baseline
-        return statistics.share_shift(
+        return drift_statistics.share_shift(
             "nulls", nulls, rows, base["null_rate"], base["rows"], self.worth()
         )
 
@@ -149,15 +149,15 @@ class ExpectNumbersLikeBaseline(_Compared):
             centers = _between(base["edges"])
         else:
             # Nothing of the baseline lies in the outermost bins, by how they were chosen.
-            found.append(statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
+            found.append(drift_statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
             now, was = _joined(now), _joined(was)
         now, was = worth * now, worth * was
-        level = statistics.Numbers(now, live["mean"], live["sd"])
-        base_level = statistics.Numbers(was, base["mean"], base["sd"])
+        level = drift_statistics.Numbers(now, live["mean"], live["sd"])
+        base_level = drift_statistics.Numbers(was, base["mean"], base["sd"])
         return [
-            statistics.psi(now, was),
-            statistics.mean_shift(level, base_level, centers, base["kurtosis"]),
-            statistics.sd_shift(level, base_level, centers, base["kurtosis"]),
+            drift_statistics.psi(now, was),
+            drift_statistics.mean_shift(level, base_level, centers, base["kurtosis"]),
+            drift_statistics.sd_shift(level, base_level, centers, base["kurtosis"]),
             *found,
         ]
 
@@ -188,7 +188,7 @@ class ExpectCategoriesLikeBaseline(_Compared):
         if not sum(counts.values()) or not m:
             return found
         return [
-            *statistics.category_shifts(counts, base["frequencies"], base["other"], m, worth),
+            *drift_statistics.category_shifts(counts, base["frequencies"], base["other"], m, worth),
             *found,
         ]
 
@@ -253,7 +253,7 @@ class ExpectAnchorsToPointAlike(_Compared):
         """Anchors that have no vector now are not compared."""
         floor = self.floors["anchors"]["warning"]
         live, then = self._pairs(metrics)
-        return [statistics.lost_anchors(live, then, floor)] if len(live) else []
+        return [drift_statistics.lost_anchors(live, then, floor)] if len(live) else []
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """How far each anchor has turned."""
@@ -287,7 +287,7 @@ class ExpectShareLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Exact, for shares near 0 and 1 too."""
         return [
-            statistics.share_shift(
+            drift_statistics.share_shift(
                 self.baseline["statistic"],
                 _ones(metrics, rows),
                 rows,
@@ -310,7 +310,7 @@ class ExpectFewStaleRows(ExpectShareLikeBaseline):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Beyond what is tolerated at all."""
         tolerated = self.floors["stale"]["warning"]
-        return [statistics.excess("stale", _ones(metrics, rows), rows, tolerated)]
+        return [drift_statistics.excess("stale", _ones(metrics, rows), rows, tolerated)]
 
 
 class ExpectUsualVolume(BatchExpectation):
@@ -328,7 +328,7 @@ class ExpectUsualVolume(BatchExpectation):
 
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         rows = int(metrics[ROWS])
-        found = [statistics.missing_volume(rows, self.usual)]
+        found = [drift_statistics.missing_volume(rows, self.usual)]
         findings = _judge(self.feature, found, self.floors, self.alpha, rows)
         return _result(findings, rows, {"usual": self.usual})
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from extensions.threads import EXIT_CODE, Vital
+from extensions.thread_supervision import EXIT_CODE, Vital
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The worker: a member of the consumer group that turns watch events into fresh features.
 
 Run as many as there are partitions. A worker holds no state that a crash could lose: its place is
-in PostgreSQL, and `streaming.step` says in which order things happen.
+in PostgreSQL, and `streaming.processing.step` says in which order things happen.
 """
 
 import logging
@@ -18,16 +18,20 @@ from feast import FeatureStore
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from extensions.asof.clock import settled_now
+from extensions.asof.safe_time import settled_now
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
-from extensions.outages import first_line, of_a_server, outage
-from extensions.threads import Vital
-from streaming.dead_letters import DeadLetterWriter
-from streaming.decode import Decoder, JsonDecoder
-from streaming.faults import Fault
-from streaming.metrics import WorkerMetrics
-from streaming.positions import (
+from extensions.failure_classification import first_line, of_a_server, outage
+from extensions.thread_supervision import Vital
+from streaming.failpoints import Fault
+from streaming.kafka.dead_letters import DeadLetterWriter
+from streaming.kafka.message_decoder import Decoder, JsonDecoder
+from streaming.kafka.record_batches import UnreadableBatchError
+from streaming.kafka.stopped_partitions import record_stop
+from streaming.kafka.subscription import Placed, Subscription
+from streaming.kafka.topics import Bounds, bounds, ensure_topics, topic_id
+from streaming.processing.event_transaction import open_store
+from streaming.processing.offsets import (
     FencedError,
     Position,
     Progress,
@@ -36,17 +40,13 @@ from streaming.positions import (
     read_position,
     restart,
 )
-from streaming.publish import Publisher
-from streaming.record_batches import UnreadableBatchError
+from streaming.processing.online_writer import Publisher
+from streaming.processing.realtime_views import live_views
+from streaming.processing.reconciliation import Sweeper
+from streaming.processing.step import Stepper
 from streaming.settings import Settings
-from streaming.step import Stepper
-from streaming.stops import record_stop
-from streaming.store import open_store
-from streaming.subscription import Placed, Subscription
-from streaming.sweep import Sweeper
-from streaming.topics import Bounds, bounds, ensure_topics, topic_id
-from streaming.views import live_views
 from streaming.watchdog import Watchdog
+from streaming.worker_metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import pytest
 from feast import repo_operations
 
 from extensions.asof import Computation, load_computations
+from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
-from extensions.asof.log_tables import ensure_log_tables
 from extensions.database import connect, migrate
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from tests.databases import copied, create

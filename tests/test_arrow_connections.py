@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from extensions.database import arrow_connections, connect, connect_arrow
+from extensions.database import adbc_connections, connect, connect_arrow
 from extensions.errors import SkewlessError
 
 
@@ -28,13 +28,13 @@ def execute(url: str, *statements: str) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The URLs whose types were read, in order."""
     done: list[str] = []
-    opened: Callable[[str], Any] = arrow_connections.open_database
+    opened: Callable[[str], Any] = adbc_connections.open_database
 
     def noted(url: str) -> Any:
         done.append(url)
         return opened(url)
 
-    monkeypatch.setattr(arrow_connections, "open_database", noted)
+    monkeypatch.setattr(adbc_connections, "open_database", noted)
     return done
 
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from extensions.failpoints import VARIABLE, UnforeseenError, point
-from extensions.versions.faults import Fault as VersionFault
-from monitoring.faults import Fault as MonitoringFault
-from streaming.faults import Fault
+from extensions.versions.failpoints import Fault as VersionFault
+from monitoring.failpoints import Fault as MonitoringFault
+from streaming.failpoints import Fault
 
 PASSES = (
-    "from extensions.failpoints import point; from streaming.faults import Fault\n"
+    "from extensions.failpoints import point; from streaming.failpoints import Fault\n"
     "for n in range(1, 5):\n    print(n, flush=True); point(Fault.POLLED)\n"
 )
 

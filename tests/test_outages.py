@@ -14,7 +14,7 @@ import redis.exceptions
 from adbc_driver_postgresql import dbapi
 
 from extensions.errors import SkewlessError
-from extensions.outages import Outage, first_line, of_a_server, outage
+from extensions.failure_classification import Outage, first_line, of_a_server, outage
 from tests.databases import cut
 
 STATES = {
@@ -117,7 +117,7 @@ def test_a_sentence_means_what_it_was_raised_from() -> None:
 
 def test_no_driver_is_imported_for_it() -> None:
     code = (
-        "import sys, extensions.outages as o; assert o.outage(KeyError()) is None;"
+        "import sys, extensions.failure_classification as o; assert o.outage(KeyError()) is None;"
         "print([m for m in ('psycopg','redis','kafka','pyarrow','sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

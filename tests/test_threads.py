@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from extensions import threads
+from extensions import thread_supervision
 from extensions.errors import SkewlessError
-from extensions.threads import Lasting, LastingTask, Vital
+from extensions.thread_supervision import Lasting, LastingTask, Vital
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(thread_supervision, "PAUSE_FIRST", 0.01)
 
 
 def test_a_thread_that_fails_or_ends_begins_anew() -> None:
@@ -77,4 +77,4 @@ def test_a_vital_threads_failure_ends_the_process_that_checks() -> None:
             continue
         with pytest.raises(SkewlessError, match="'busy' ended") as caught:
             thread.check()
-        assert caught.value.exit_code == threads.EXIT_CODE
+        assert caught.value.exit_code == thread_supervision.EXIT_CODE

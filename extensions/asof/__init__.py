@@ -11,7 +11,7 @@ from extensions.asof.computation import (
     HistorySource,
     load_computations,
 )
-from extensions.asof.engine import compute, log
+from extensions.asof.engine import append, compute
 from extensions.asof.spine import Spine, active, changes, everyone, touched
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "HistorySource",
     "Spine",
     "active",
+    "append",
     "changes",
     "compute",
     "everyone",
     "load_computations",
-    "log",
     "touched",
 ]

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 import psycopg
 from psycopg import sql
 
-from extensions.asof.clock import settled_now
 from extensions.asof.computation import Computation
-from extensions.asof.engine import log
-from extensions.asof.log_tables import BACKFILLED
-from extensions.asof.schedule import last_tick
+from extensions.asof.engine import append
+from extensions.asof.feature_log_tables import BACKFILLED
+from extensions.asof.safe_time import settled_now
 from extensions.asof.spine import active, changes
-from extensions.asof.unpublished import note_unpublished
+from extensions.asof.tick_schedule import last_tick
+from extensions.asof.unpublished_ranges import note_unpublished
 from extensions.asof.watermarks import (
     PATIENCE_SECONDS,
     advance_processed,
@@ -103,7 +103,7 @@ def _append(
     with conn.transaction():
         if again:
             _forget(conn, computation, after, through)
-        rows = log(conn, computation, spine, as_it_happened=True)
+        rows = append(conn, computation, spine, as_it_happened=True)
         if rows:
             note_unpublished(conn, computation, after, through)
         conn.execute(

@@ -17,8 +17,8 @@ from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
 from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
-from extensions.asof.default_value import read_default
-from extensions.asof.definition_checks import check_contents, did_you_mean, split_names
+from extensions.asof.default_parsing import read_default
+from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
 from extensions.errors import SkewlessError
 
 DEFINITIONS = Path("feature_repo")

@@ -8,7 +8,7 @@ from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from extensions.asof.computation import Computation
-from extensions.asof.log_tables import BACKFILLED
+from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
@@ -39,7 +39,7 @@ def compute(conn: dbapi.Connection, computation: Computation, spine: Spine) -> p
     return table
 
 
-def log(
+def append(
     conn: psycopg.Connection,
     computation: Computation,
     spine: Spine,

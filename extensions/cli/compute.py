@@ -49,7 +49,7 @@ def refresh(
     when = moment(at, "--at")
     if every is None:
         answering_postgres("watermarks")
-    from extensions.operations.refreshing import Refresher
+    from extensions.operations.refresh import Refresher
 
     def once(refresher: Refresher) -> None:
         with progress("Refreshing") as report:
@@ -97,8 +97,8 @@ def backfill(
     assert first is not None  # the option is required
     answering_postgres("watermarks")
     from extensions.asof.backfill import backfill as run
-    from extensions.asof.coverage import gap_behind
-    from extensions.operations.refreshing import Refresher
+    from extensions.asof.log_coverage import gap_behind
+    from extensions.operations.refresh import Refresher
 
     done = []
     with Refresher.open(online=False) as refresher:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from extensions.errors import SkewlessError
-from extensions.outages import first_line, of_a_server
+from extensions.failure_classification import first_line, of_a_server
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
 out = Console(width=None if sys.stdout.isatty() else 140)

@@ -11,7 +11,7 @@ from extensions.errors import SkewlessError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from extensions.history.importing import ImportResult
+    from extensions.history.file_import import ImportResult
 
 Mapping = Annotated[
     list[str] | None,
@@ -90,7 +90,7 @@ def simulate(
 
     from extensions.addresses import postgres_url
     from extensions.history.simulate import simulate as run
-    from extensions.history.world import Simulation
+    from extensions.history.simulated_platform import Simulation
 
     simulation = Simulation(
         users=users,
@@ -116,7 +116,7 @@ def import_events(
     as_json: AsJson = False,
 ) -> None:
     """Rejected rows are written with their reason; read = inserted + duplicates + rejected."""
-    from extensions.history.importing import import_events as run
+    from extensions.history.file_import import import_events as run
 
     _import(
         run,
@@ -142,7 +142,7 @@ def import_items(
     as_json: AsJson = False,
 ) -> None:
     """A row is an item's genre from valid_from on; a correction is one more row."""
-    from extensions.history.importing import import_items as run
+    from extensions.history.file_import import import_items as run
 
     _import(
         run,
@@ -172,7 +172,7 @@ def _import(
 ) -> None:
     """Run an import and print its counts; an input of which nothing could be used is an error."""
     from extensions.addresses import postgres_url
-    from extensions.history.mapping import parse_mapping
+    from extensions.history.column_mapping import parse_mapping
 
     with progress(title) as report:
         result = run(

@@ -41,7 +41,7 @@ class Demonstration:
         self, users: int, items: int, days: int, events: int, seed: int, kafka: KafkaChoice
     ) -> None:
         # Imported here: a command line that only shows its help need not wait for numpy.
-        from extensions.history.world import Simulation
+        from extensions.history.simulated_platform import Simulation
 
         self.simulation = Simulation(users=users, items=items, days=days, events=events, seed=seed)
         self.kafka = kafka
@@ -104,7 +104,7 @@ class Demonstration:
 
     def _compute(self) -> None:
         from extensions.asof.backfill import backfill
-        from extensions.operations.refreshing import Refresher
+        from extensions.operations.refresh import Refresher
 
         now = datetime.now(UTC)
         with self._step("backfill", "the last day's log, as if the store had run") as note:
@@ -216,7 +216,7 @@ class Demonstration:
 
         from extensions.asof import load_computations
         from extensions.cli.monitoring_output import promise
-        from monitoring.audit import audit
+        from monitoring.audit.skew_audit import audit
 
         with self._step(key, title) as note:
             until = datetime.now(UTC)
@@ -238,8 +238,8 @@ class Demonstration:
 
     def _import(self, http: str, folder: Path) -> None:
         """A file of yesterday's events, beside the running stream: nobody is told to refresh."""
-        from extensions.history.importing import import_events
-        from extensions.operations.refreshing import Refresher
+        from extensions.history.file_import import import_events
+        from extensions.operations.refresh import Refresher
 
         url = f"{http}/v1/features/user/{self.user}"
         with self._step("import", "a file imported beside the running stream") as note:

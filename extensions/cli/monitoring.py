@@ -17,8 +17,8 @@ from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
 
 if TYPE_CHECKING:
-    from monitoring.records import Run
-    from monitoring.watching import Response
+    from monitoring.drift_schedule import Response
+    from monitoring.drift_store import Run
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
@@ -100,7 +100,7 @@ def baseline(
     from extensions.addresses import REPO_ROOT
     from extensions.database import connect
     from monitoring.baseline import take_baseline
-    from monitoring.records import bind
+    from monitoring.drift_store import bind
 
     with err.status("Reading the training set"):
         found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
@@ -139,9 +139,9 @@ def check(
     """A window is compared once; asked again, the recorded verdict is shown."""
     with _errors_are(EXIT_ERROR):
         url = answering_postgres()
-    from monitoring.drift import check as look
-    from monitoring.metrics import write_file
-    from monitoring.watching import check_and_react
+    from monitoring.drift_check import check as look
+    from monitoring.drift_schedule import check_and_react
+    from monitoring.prometheus_exporter import write_file
 
     response = _response(least_rows, rollback, after, rollback_command)
     runs = []
@@ -172,7 +172,7 @@ def calibrate(
     url, now = answering_postgres(), datetime.now(UTC)
     from extensions.database import connect
     from monitoring.calibration import calibrate as run
-    from monitoring.records import set_floors
+    from monitoring.drift_store import set_floors
 
     with err.status("Replaying"):
         found = run(url, service, length, now - span, now, least_rows=least_rows)
@@ -205,10 +205,10 @@ def watch(
     url = postgres_url()
     length, kept = length_of(window), length_of(keep)
     from extensions.database import connect
-    from extensions.stores.offline.served_table import prune
-    from monitoring.metrics import MonitoringCollector, write_file
-    from monitoring.records import NOTHING_WATCHED, bound_services
-    from monitoring.watching import check_and_react, due, resume
+    from extensions.stores.offline.writes.serving_log_table import prune
+    from monitoring.drift_schedule import check_and_react, due, resume
+    from monitoring.drift_store import NOTHING_WATCHED, bound_services
+    from monitoring.prometheus_exporter import MonitoringCollector, write_file
 
     response = _response(least_rows, rollback, after, rollback_command)
     answering = None
@@ -256,8 +256,8 @@ def report(
 
     url = answering_postgres()
     from extensions.database import connect
-    from monitoring.records import NOTHING_WATCHED, bound_services, recent_runs
-    from monitoring.report import report as page
+    from monitoring.drift_store import NOTHING_WATCHED, bound_services, recent_runs
+    from monitoring.reports.drift_report import report as page
 
     with connect(url, autocommit=True) as conn:
         bound = bound_services(conn)
@@ -294,10 +294,10 @@ def audit(
     from extensions.addresses import REPO_ROOT
     from extensions.asof import load_computations
     from extensions.database import connect
-    from extensions.versions.live import live_computations
-    from monitoring.audit import audit as run
-    from monitoring.audit import record
-    from monitoring.metrics import write_file
+    from extensions.versions.maintained_versions import live_computations
+    from monitoring.audit.skew_audit import audit as run
+    from monitoring.audit.skew_audit import record
+    from monitoring.prometheus_exporter import write_file
 
     with err.status("Auditing"), connect(url, autocommit=True) as conn:
         computations = live_computations(conn, load_computations(REPO_ROOT))
@@ -353,9 +353,9 @@ def _errors_are(code: int) -> Iterator[None]:
 def _response(
     least_rows: int, views: list[str] | None, after: int, program: str | None
 ) -> "Response":
-    from monitoring.channels import channels
-    from monitoring.rollback import Policy, command
-    from monitoring.watching import Response
+    from monitoring.alerts.automatic_rollback import Policy, command
+    from monitoring.alerts.notifiers import channels
+    from monitoring.drift_schedule import Response
 
     roll_back = command(program) if program else _roll_back
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
@@ -367,8 +367,8 @@ def _roll_back(view: str, reason: str, evidence: Any) -> str:
 
     from extensions.addresses import REPO_ROOT
     from extensions.database import connect
-    from extensions.stores.offline.address import url_of
-    from monitoring.rollback import move_back
+    from extensions.stores.offline.connection_settings import url_of
+    from monitoring.alerts.automatic_rollback import move_back
 
     store = FeatureStore(str(REPO_ROOT))
     with connect(url_of(store.config), autocommit=True) as conn:
@@ -379,9 +379,9 @@ def _windows(
     url: str, services: list[str] | None, length: str, start: str | None, end: str | None
 ) -> list[Any]:
     from extensions.database import connect
-    from monitoring.records import NOTHING_WATCHED, bound_services
-    from monitoring.window import Window as Span
-    from monitoring.window import whole_windows
+    from monitoring.drift_store import NOTHING_WATCHED, bound_services
+    from monitoring.serving_log_window import Window as Span
+    from monitoring.serving_log_window import whole_windows
 
     with connect(url) as conn:
         named = services or bound_services(conn)

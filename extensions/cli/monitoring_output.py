@@ -6,10 +6,10 @@ from extensions.cli.console import emit, err
 from extensions.cli.console import out as console
 
 if TYPE_CHECKING:
-    from monitoring.audit import AuditReport
+    from monitoring.audit.skew_audit import AuditReport
     from monitoring.calibration import Calibration
-    from monitoring.records import Run
-    from monitoring.watching import Reaction, Unfinished
+    from monitoring.drift_schedule import Reaction, Unfinished
+    from monitoring.drift_store import Run
 
 
 def show(runs: "list[Run]", *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ def prepare() -> None:
     from feast.cli.cli import cli
 
     from extensions.addresses import postgres_url
-    from extensions.operations.prepare import prepare_database
+    from extensions.operations.database_setup import prepare_database
 
     prepare_database(postgres_url())
     cli.main(["apply"], prog_name="feast")

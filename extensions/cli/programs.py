@@ -30,7 +30,7 @@ def run_feast(stack: "Stack", *arguments: str) -> None:
 
 def _run(stack: "Stack", name: str, argv: Sequence[str | Path]) -> None:
     from extensions.addresses import REPO_ROOT
-    from extensions.local.process import run
+    from extensions.local.child_process import run
 
     log = stack.home / f"{name.replace(' ', '-')}.log"
     run(argv, name, log, timeout=300, env=stack.environ(), cwd=REPO_ROOT)

@@ -23,7 +23,7 @@ def migrate(as_json: AsJson = False) -> None:
     """Apply pending migrations, make missing logs, record genres that changed."""
     url = answering_postgres()
     from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED
-    from extensions.operations.prepare import prepare_database
+    from extensions.operations.database_setup import prepare_database
 
     with err.status("Preparing PostgreSQL"):
         done = prepare_database(url)

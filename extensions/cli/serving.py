@@ -68,7 +68,7 @@ def serve(
 ) -> None:
     """Documentation at /docs, readiness at /ready, metrics at /metrics."""
     from extensions.addresses import REPO_ROOT
-    from extensions.serving.served_log import log_shares
+    from extensions.serving.observability.serving_log import log_shares
     from extensions.serving.server import run
     from extensions.serving.settings import Settings
 
@@ -106,7 +106,7 @@ def rebuild_online(
     from extensions.asof import load_computations
     from extensions.database import connect
     from extensions.stores.rebuild import rebuild_online as run
-    from extensions.versions.live import live_computations
+    from extensions.versions.maintained_versions import live_computations
 
     with connect(url) as conn:
         live = live_computations(conn, load_computations(REPO_ROOT))

@@ -111,7 +111,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Give a file or --from. Known ids are not stored again; their values are computed anew."""
-    from streaming.replay import replay as run
+    from streaming.kafka.replay import replay as run
 
     since = moment(start, "--from")
     source = file or since
@@ -126,7 +126,7 @@ def status(
     topic: Topic = "watch-events", group: Group = "skewless-ingest", as_json: AsJson = False
 ) -> None:
     """As of the workers' last look."""
-    from streaming.status import status as look
+    from streaming.stream_status import status as look
 
     found = look(_settings(topic=topic, group=group))
     if as_json:
@@ -150,7 +150,7 @@ def skip_batch(
     as_json: AsJson = False,
 ) -> None:
     """Let a stopped partition go on behind the batch; the records in it are lost to the stream."""
-    from streaming.stops import skip
+    from streaming.kafka.stopped_partitions import skip
 
     topic = position.rpartition("/")[0].rpartition("/")[0]
     emit([skip(_settings(topic=topic or "?", group=group), position, why)], as_json)
@@ -163,7 +163,7 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """Where each came from and why it was refused; never its content, which may be personal."""
-    from streaming.dead_letters import list_
+    from streaming.kafka.dead_letters import list_
 
     found = list_(_settings(topic=topic), reason=reason, limit=limit)
     emit([{"position": one.position, "reason": one.reason} for one in found], as_json)
@@ -175,7 +175,7 @@ def show_letter(
     as_json: AsJson = False,
 ) -> None:
     """One dead letter, its original bytes included."""
-    from streaming.dead_letters import show
+    from streaming.kafka.dead_letters import show
 
     emit([show(_settings(topic=topic), position)], as_json)
 
@@ -189,7 +189,7 @@ def replay_letters(
     as_json: AsJson = False,
 ) -> None:
     """Send the original bytes to the topic again, after what refused them was mended."""
-    from streaming.dead_letters import replay as run
+    from streaming.kafka.dead_letters import replay as run
 
     emit([{"replayed": run(_settings(topic=topic), position=position, reason=reason)}], as_json)
 

@@ -50,7 +50,7 @@ def training_set(
     from feast import FeatureStore
 
     from extensions.addresses import REPO_ROOT
-    from extensions.training.labels import read_labels
+    from extensions.training.label_source import read_labels
     from extensions.training.training_set import take, take_again
 
     store = FeatureStore(str(REPO_ROOT))

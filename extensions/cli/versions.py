@@ -89,7 +89,7 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
 
     start = moment(since, "--from")
     with _store() as (_, conn), progress("Applying") as report:
-        from extensions.versions.applying import apply
+        from extensions.versions.apply import apply
 
         done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
     if as_json:
@@ -118,7 +118,7 @@ def promote(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """One transaction: who, when and why are recorded with it."""
-    from extensions.versions.moving import promote as move
+    from extensions.versions.promotion import promote as move
 
     number = _number(version)
     with _connection() as conn:
@@ -134,7 +134,7 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """The version before has been computed all along: it is served as if nothing had been."""
-    from extensions.versions.moving import rollback as move
+    from extensions.versions.promotion import rollback as move
 
     number = None if to is None else _number(to)
     with _connection() as conn:
@@ -149,7 +149,7 @@ def versions(
 ) -> None:
     """Redis bytes are those of the rows, by a sample of them."""
     with _store() as (store, conn):
-        from extensions.versions.overview import overview
+        from extensions.versions.listing import overview
 
         found = overview(store, conn, view=view, retired=everything)
     if as_json:
@@ -201,8 +201,8 @@ def retire(
 
     number = _number(version)
     with _store() as (store, conn), err.status("Retiring"):
-        from extensions.versions.declared import read_declared
-        from extensions.versions.retiring import retire as take_out
+        from extensions.versions.declared_definitions import read_declared
+        from extensions.versions.retirement import retire as take_out
 
         done = take_out(
             store, conn, view, number, keep_log_days=keep_log_days,

@@ -5,6 +5,6 @@ whatever made it; what the watermarks and backfills say of themselves only names
 """
 
 from extensions.consistency.comparison import compare_views
-from extensions.consistency.report import CAUSES, Difference, ViewComparison
+from extensions.consistency.consistency_report import CAUSES, Difference, ViewComparison
 
 __all__ = ["CAUSES", "Difference", "ViewComparison", "compare_views"]

@@ -19,7 +19,8 @@ from feast import FeatureStore
 from redis.exceptions import RedisError
 
 from extensions.asof.computation import Computation
-from extensions.consistency.context import Context, Found, Marks, clock, microseconds
+from extensions.consistency.comparison_context import Context, Found, Marks, clock, microseconds
+from extensions.consistency.consistency_report import CAUSES, ViewComparison
 from extensions.consistency.entity_sample import (
     EntitySample,
     Key,
@@ -27,18 +28,17 @@ from extensions.consistency.entity_sample import (
     history_entities,
     log_entities,
 )
-from extensions.consistency.label_gaps import compare_past
+from extensions.consistency.label_coverage_gaps import compare_past
 from extensions.consistency.log_comparison import compare_log
 from extensions.consistency.online_comparison import compare_online
 from extensions.consistency.online_rows import OnlineReader
-from extensions.consistency.report import CAUSES, ViewComparison
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
-from extensions.outages import first_line
-from extensions.stores.offline.address import url_of
-from extensions.stores.publish import registered
-from extensions.stores.registry.published import has_versions, published
+from extensions.failure_classification import first_line
+from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.publish_log import registered
+from extensions.stores.registry.version_store import has_versions, published
 
 # Entities of each view, and keys of Redis that are looked through for them.
 ENTITIES, ONLINE_KEYS = 1_000, 20_000

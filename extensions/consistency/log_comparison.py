@@ -7,10 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from extensions.consistency.bitwise_equality import same
-from extensions.consistency.context import Context, Found, Marks, instant, values_of
-from extensions.consistency.entity_sample import Key
-from extensions.consistency.recomputation import Answers, Evidence, Question, ask, evidence
-from extensions.consistency.report import (
+from extensions.consistency.comparison_context import Context, Found, Marks, instant, values_of
+from extensions.consistency.consistency_report import (
     BUG,
     CLAIMED_ARRIVAL,
     LEFT_WINDOW,
@@ -18,6 +16,8 @@ from extensions.consistency.report import (
     OVERDUE,
     Difference,
 )
+from extensions.consistency.entity_sample import Key
+from extensions.consistency.recomputation import Answers, Evidence, Question, ask, evidence
 
 
 def compare_log(context: Context, keys: Sequence[Key], marks: Marks) -> Found:

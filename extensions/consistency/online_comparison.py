@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from extensions.consistency.context import (
+from extensions.consistency.comparison_context import (
     Context,
     Found,
     Marks,
@@ -18,17 +18,17 @@ from extensions.consistency.context import (
     microseconds,
     values_of,
 )
-from extensions.consistency.entity_sample import Key
-from extensions.consistency.log_comparison import differing
-from extensions.consistency.online_rows import OnlineRows
-from extensions.consistency.recomputation import NEVER, LogTimes, log_times, training_answers
-from extensions.consistency.report import (
+from extensions.consistency.consistency_report import (
     BUG,
     FUTURE_ROW,
     NOT_PUBLISHED,
     ONLINE_AHEAD,
     ONLINE_BEHIND,
 )
+from extensions.consistency.entity_sample import Key
+from extensions.consistency.log_comparison import differing
+from extensions.consistency.online_rows import OnlineRows
+from extensions.consistency.recomputation import NEVER, LogTimes, log_times, training_answers
 
 # A row this much ahead of the clock is one of the future.
 AHEAD = timedelta(seconds=1)

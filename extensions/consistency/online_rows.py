@@ -15,13 +15,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from extensions.asof.computation import Computation
 from extensions.consistency.entity_sample import SUSPECTS, Key
 from extensions.errors import SkewlessError
-from extensions.serving.decoding import fields
-from extensions.serving.plan import View, compile_plan
-from extensions.stores.online.arrow_rows import ids
-from extensions.stores.online.exchange import scan
-from extensions.stores.online.layout import AnotherLayoutError, Layout
-from extensions.stores.publish import online_store
-from extensions.versions.peeking import fetch
+from extensions.serving.features.request_plan import View, compile_plan
+from extensions.stores.online.redis_io import scan
+from extensions.stores.online_codec.row_decoder import fields
+from extensions.stores.online_codec.row_encoder import ids
+from extensions.stores.online_codec.row_format import AnotherLayoutError, Layout
+from extensions.stores.publish_log import online_store
+from extensions.versions.online_sample import fetch
 
 _NEVER = np.iinfo(np.int64).min
 _NUMBERS = (ValueType.INT64, ValueType.INT32)
@@ -195,7 +195,7 @@ def _event_time(layout: Layout, row: bytes | None) -> int:
 
 
 def _parts(name: bytes, count: int) -> list[bytes]:
-    """The ids of a field's name (`extensions.stores.online.keys.field_of`)."""
+    """The ids of a field's name (`extensions.stores.online_codec.redis_keys.field_of`)."""
     if count == 1:
         return [name]
     found = []

@@ -45,7 +45,7 @@ def connect_arrow(url: str) -> "dbapi.Connection":
     # Brings pandas along, which takes a second that most connections need not wait for.
     from adbc_driver_manager import Error as AdbcError  # noqa: PLC0415
 
-    from extensions.database.arrow_connections import arrow_connection  # noqa: PLC0415
+    from extensions.database.adbc_connections import arrow_connection  # noqa: PLC0415
 
     try:
         return arrow_connection(url)

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from extensions.history.load import (
+from extensions.history.arrow_schemas import EVENT_SCHEMA
+from extensions.history.bulk_load import (
     LoadResult,
     Progress,
     load_events,
     load_items,
 )
-from extensions.history.schema import EVENT_SCHEMA
-from extensions.history.world import (
+from extensions.history.simulated_platform import (
     DAY,
     HOUR,
     MILLI,

@@ -15,12 +15,12 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from extensions.errors import SkewlessError
-from extensions.local.cache import cache_folder
+from extensions.local.child_process import hold_folder, run, spawn
 from extensions.local.ports import LOOPBACK, free_port
-from extensions.local.probes import kafka_answers
-from extensions.local.process import hold_folder, run, spawn
-from extensions.local.server import Server
-from extensions.local.server import start as start_server
+from extensions.local.readiness_probes import kafka_answers
+from extensions.local.server_process import Server
+from extensions.local.server_process import start as start_server
+from extensions.local.user_cache_folder import cache_folder
 
 NAME = "Apache Kafka"
 

@@ -11,11 +11,11 @@ import signal
 from pathlib import Path
 
 from extensions.errors import SkewlessError
+from extensions.local.child_process import Account, hold_folder, run, spawn
 from extensions.local.ports import LOOPBACK
-from extensions.local.postgres_account import HERE, binaries, server_account
-from extensions.local.process import Account, hold_folder, run, spawn
-from extensions.local.server import Server
-from extensions.local.server import start as start_server
+from extensions.local.postgres_os_user import HERE, binaries, server_account
+from extensions.local.server_process import Server
+from extensions.local.server_process import start as start_server
 
 NAME = "PostgreSQL"
 ROLE = "skewless"

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple, Self
 from extensions import addresses
 from extensions.errors import SkewlessError
 from extensions.local import apache_kafka, postgres, tansu, valkey
+from extensions.local.child_process import Child, spawn, stop_all, wait_any
+from extensions.local.lockfile import HomeLock, read_json, write_json
 from extensions.local.ports import free_port
-from extensions.local.process import Child, spawn, stop_all, wait_any
-from extensions.local.server import Server, ready_or_again
-from extensions.local.state import HomeLock, read_json, write_json
+from extensions.local.server_process import Server, ready_or_again
 
 KafkaChoice = Literal["tansu", "apache"]
 

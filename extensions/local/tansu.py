@@ -13,11 +13,11 @@ import uuid
 from pathlib import Path
 
 from extensions.errors import SkewlessError
+from extensions.local.child_process import hold_folder, spawn
 from extensions.local.ports import LOOPBACK
-from extensions.local.probes import kafka_answers
-from extensions.local.process import hold_folder, spawn
-from extensions.local.server import Server
-from extensions.local.server import start as start_server
+from extensions.local.readiness_probes import kafka_answers
+from extensions.local.server_process import Server
+from extensions.local.server_process import start as start_server
 
 NAME = "Tansu"
 _READY_WITHIN_SECONDS = 30.0

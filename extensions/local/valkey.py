@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 from extensions.errors import SkewlessError
+from extensions.local.child_process import hold_folder, spawn
 from extensions.local.ports import LOOPBACK
-from extensions.local.probes import valkey_answers
-from extensions.local.process import hold_folder, spawn
-from extensions.local.server import Server
-from extensions.local.server import start as start_server
+from extensions.local.readiness_probes import valkey_answers
+from extensions.local.server_process import Server
+from extensions.local.server_process import start as start_server
 
 NAME = "Valkey"
 _READY_WITHIN_SECONDS = 120.0  # reading a large append-only file

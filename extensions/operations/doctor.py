@@ -12,17 +12,17 @@ from feast import FeatureStore
 
 from extensions import addresses
 from extensions.asof import Computation, Freshness, load_computations
+from extensions.asof.feature_log_tables import missing_log_tables
 from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED, not_followed
-from extensions.asof.log_tables import missing_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
 from extensions.errors import SkewlessError
-from extensions.operations import capacity
-from extensions.outages import first_line
-from extensions.stores.online_epoch import check as check_epoch
-from extensions.stores.registry.published import has_versions
-from extensions.versions.checking import disagreements
-from extensions.versions.live import live_computations
+from extensions.failure_classification import first_line
+from extensions.operations import capacity_checks
+from extensions.stores.registry.version_store import has_versions
+from extensions.stores.restore_detection import check as check_epoch
+from extensions.versions.consistency_check import disagreements
+from extensions.versions.maintained_versions import live_computations
 
 # The joins of keys ask pg_input_is_valid(), which came with it.
 OLDEST_POSTGRES = 160_000
@@ -115,7 +115,7 @@ def _postgres(entities: int) -> Iterator[Finding]:
             None if number >= OLDEST_POSTGRES else "Use PostgreSQL 16 or newer.",
         )
         yield _clock(conn)
-        yield from (Finding("tables", *one) for one in capacity.of_postgres(conn))
+        yield from (Finding("tables", *one) for one in capacity_checks.of_postgres(conn))
         pending = pending_migrations(url)
         yield Finding(
             "migrations",
@@ -212,7 +212,7 @@ def _redis() -> Iterator[Finding]:
     try:
         info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
         memory: dict[str, Any] = client.info("memory")  # type: ignore[assignment]
-        noticed = list(capacity.of_redis(client))
+        noticed = list(capacity_checks.of_redis(client))
     except redis.RedisError as error:
         yield Finding("redis", False, str(error), "Start it, or check SKEWLESS_REDIS_URL.")
         return

@@ -1,7 +1,7 @@
 """The ASGI application: admits every request, answers hot routes, passes the others to Feast.
 
 Each request goes the same way, whoever answers it: path and promised size, who asks, the body,
-and only then a place among the requests in hand (see `extensions.serving.admission`).
+and only then a place among the requests in hand (see `extensions.serving.http.request_admission`).
 """
 
 import asyncio
@@ -14,8 +14,13 @@ from typing import Any
 
 from feast import FeatureStore
 
-from extensions.serving import feast_route, openapi, replies
-from extensions.serving.admission import (
+from extensions.serving.auth.authorization import TRUSTED, Guard
+from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.redis_connection import UnavailableError, link_to
+from extensions.serving.features.request_plan import Plan, Plans
+from extensions.serving.http import openapi, responses
+from extensions.serving.http.bounded_http_protocol import Sweep
+from extensions.serving.http.request_admission import (
     ABOUT,
     DOCUMENTS,
     OTHER,
@@ -25,25 +30,21 @@ from extensions.serving.admission import (
     replay,
     route_of,
 )
-from extensions.serving.asking import RefusedError
-from extensions.serving.auth import TRUSTED, Guard
-from extensions.serving.behind import FAILED, Receive, Scope, Send, feast_app
-from extensions.serving.following import Follower, connections
-from extensions.serving.freshness import Watcher
-from extensions.serving.hot import ANY, RANK, USER, Answer, Hot, refusal, refused
-from extensions.serving.http_protocol import Sweep
-from extensions.serving.link import UnavailableError, link_to
-from extensions.serving.metrics import Metrics
-from extensions.serving.near import NearCopies
-from extensions.serving.plan import Plan, Plans
-from extensions.serving.reading import Reader
-from extensions.serving.served_log import ServedLog
+from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.near_cache.invalidation import Follower, connections
+from extensions.serving.observability.prometheus_metrics import Metrics
+from extensions.serving.observability.serving_log import ServedLog
+from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.routes import get_online_features
+from extensions.serving.routes.feast_app import FAILED, Receive, Scope, Send, feast_app
+from extensions.serving.routes.feature_routes import ANY, RANK, USER, Answer, Hot, refusal, refused
 from extensions.serving.settings import Settings
-from extensions.stores.offline.address import url_of
-from extensions.stores.online.claims import PROJECT, see_owner
-from extensions.stores.online.keys import aside
-from extensions.stores.publish import online_store
-from extensions.threads import LastingTask, Living
+from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.online.prefix_claims import PROJECT, see_owner
+from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.publish_log import online_store
+from extensions.thread_supervision import LastingTask, Living
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ FIGURES_SECONDS = 1.0
 # Routes answered here, all others under /v1/features among them.
 OURS = frozenset((USER, RANK, ANY, "/v1"))
 # Routes that metrics know by name; what strangers make up is one label.
-LABELS = OURS | {*ABOUT, *DOCUMENTS, feast_route.ROUTE}
+LABELS = OURS | {*ABOUT, *DOCUMENTS, get_online_features.ROUTE}
 # Seconds that the first load of near copies may keep the server from being ready.
 NEAR_PATIENCE = 5.0
 
@@ -73,7 +74,7 @@ class Application:
         # Ends overdue connections, where the HTTP server lets us see them.
         self.sweep: Sweep | None = None
         self.reader = Reader(self.link, self.near, self._alone)
-        self.as_feast = feast_route.FeastRoute(store, self.reader)
+        self.as_feast = get_online_features.FeastRoute(store, self.reader)
         self.metrics = Metrics(several=settings.workers > 1)
         self.log = ServedLog(
             url_of(store.config), settings.log_rates, settings.log_rate, self.metrics.registry
@@ -85,7 +86,7 @@ class Application:
         )
         self.feast = feast_app(store, self.guard, settings)
         self.bodies = Bodies(settings)
-        self._own = replies.dumps(openapi.document(settings))
+        self._own = responses.dumps(openapi.document(settings))
         self._whole: bytes | None = None
         self._waiting = 0
         # All that must live as long as this worker, once it has begun.
@@ -188,7 +189,7 @@ class Application:
             return self._document()
         asked = check_amounts(route, body, self.settings) if body else None
         if (
-            route == feast_route.ROUTE
+            route == get_online_features.ROUTE
             and scope["method"] == "POST"
             and isinstance(asked, dict)
             and self._waiting < self.settings.max_waiting
@@ -208,34 +209,36 @@ class Application:
                 self.guard.permit(scope, plan.resource)
             now = time.time_ns() // 1000
             text, served, read = await self.as_feast.answer(plan, asked, now)
-            note = self.hot.note(feast_route.ROUTE, served, read.axes, read.request, read.rows, now)
-            return Answer(200, replies.JSON, text, note=note)
-        except feast_route.UnusualError:
+            note = self.hot.note(
+                get_online_features.ROUTE, served, read.axes, read.request, read.rows, now
+            )
+            return Answer(200, responses.JSON, text, note=note)
+        except get_online_features.UnusualError:
             return None
         except RefusedError as error:
             return refused(error)
         except UnavailableError as error:
             return refusal(503, str(error), None)
         except Exception:  # a mistake of ours: Feast's own code can still answer
-            logger.exception("A plan could not answer %s.", feast_route.ROUTE)
+            logger.exception("A plan could not answer %s.", get_online_features.ROUTE)
             return None
 
     def _document(self) -> Answer:
         """The whole OpenAPI document, written once."""
         if self._whole is None:
-            self._whole = replies.dumps(self.feast.document())
-        return Answer(200, replies.JSON, self._whole)
+            self._whole = responses.dumps(self.feast.document())
+        return Answer(200, responses.JSON, self._whole)
 
     def _about(self, route: str) -> Answer:
         if route == "/health":
             dead = [one.name for one in self.threads if not one.is_alive()]
             status = f"ended: {', '.join(dead)}" if dead else "ok"
-            return Answer(503 if dead else 200, replies.JSON, replies.dumps({"status": status}))
+            return Answer(503 if dead else 200, responses.JSON, responses.dumps({"status": status}))
         if route == "/metrics":
             self._figures()
             return Answer(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
         if route == "/v1/openapi.json":
-            return Answer(200, replies.JSON, self._own)
+            return Answer(200, responses.JSON, self._own)
         states = {
             "redis": self.link.connected,
             "plan": isinstance(self._found(self.settings.user_service), Plan),
@@ -245,7 +248,7 @@ class Application:
         # Serving goes on without PostgreSQL: an old registry is said, and is no reason to stop.
         ready = states["redis"] and states["plan"] and states["warm"]
         body = {"ready": ready, **states, "registryLagSeconds": round(self.watcher.lag, 1)}
-        return Answer(200 if ready else 503, replies.JSON, replies.dumps(body))
+        return Answer(200 if ready else 503, responses.JSON, responses.dumps(body))
 
     def _found(self, service: str) -> Plan | str | None:
         return self.watcher.plans.by_service.get(service)

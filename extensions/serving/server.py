@@ -16,8 +16,8 @@ import uvloop
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
-from extensions.serving.http_protocol import ConnectionLimits, Sweep, bounded_protocol
-from extensions.serving.metric_files import metric_files
+from extensions.serving.http.bounded_http_protocol import ConnectionLimits, Sweep, bounded_protocol
+from extensions.serving.observability.multiprocess_metric_files import metric_files
 from extensions.serving.settings import Settings
 from extensions.serving.supervisor import supervise
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from extensions.errors import SkewlessError
-from extensions.serving.metric_files import MetricFiles
+from extensions.serving.observability.multiprocess_metric_files import MetricFiles
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ was lost with a restore of PostgreSQL, or of entities that are gone. So a rebuil
 was stored before it began gives way to the log, entities that the log does not know are taken
 out, and only rows later than its beginning, which a running stream writes, win as ever. What the
 stream logged meanwhile is published once more at the end. `reconcile` does so by itself where the
-marks of both sides disagree (`extensions.stores.online_epoch`).
+marks of both sides disagree (`extensions.stores.restore_detection`).
 """
 
 import json
@@ -30,9 +30,10 @@ from extensions.asof.watermarks import PATIENCE_SECONDS, advance_published, alon
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
-from extensions.stores.offline.address import url_of
-from extensions.stores.online.keys import aside
-from extensions.stores.online_epoch import (
+from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.publish_log import latest, online_store, registered, write_query
+from extensions.stores.restore_detection import (
     State,
     Verdict,
     begin_repair,
@@ -41,8 +42,7 @@ from extensions.stores.online_epoch import (
     end_repair,
     note_restart,
 )
-from extensions.stores.publish import latest, online_store, registered, write_query
-from extensions.stores.strays import drop_strays
+from extensions.stores.stray_rows import drop_strays
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
 ENTITIES_PER_STEP = 50_000

@@ -1,6 +1,6 @@
 """Training sets as files: labels in, a service's features joined, Parquet and a manifest out."""
 
-from extensions.training.labels import Labels, read_labels
+from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import Manifest, read_manifest
 from extensions.training.training_set import Progress, TrainingSet, take, take_again
 

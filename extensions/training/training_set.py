@@ -15,24 +15,24 @@ from psycopg import sql
 from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
-from extensions.asof.coverage import NOT_KNOWN, Coverage
+from extensions.asof.log_coverage import NOT_KNOWN, Coverage
 from extensions.errors import SkewlessError
 from extensions.output_files import output_path, whole_file
-from extensions.stores.offline.arrow_session import arrow_session
-from extensions.stores.offline.label_coverage import read_coverages
+from extensions.stores.offline.arrow.adbc_session import arrow_session
+from extensions.stores.offline.join.label_coverage import read_coverages
+from extensions.stores.offline.join.point_in_time import HIDDEN
+from extensions.stores.offline.join.versioned_transforms import ServedTransform
 from extensions.stores.offline.materialization import SETTLED
-from extensions.stores.offline.point_in_time import HIDDEN
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
-from extensions.stores.offline.served_transforms import ServedTransform
-from extensions.training.digest import as_stored
-from extensions.training.labels import Labels, read_labels
+from extensions.training.content_hash import as_stored
+from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import (
     LabelsUsed,
     Manifest,
     manifest_path,
     read_manifest,
 )
-from extensions.training.tally import Span, Tally, WatchedTransform, WatchedVersion
+from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
 Progress = Callable[[int, int | None], None]

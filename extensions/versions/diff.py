@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from extensions.asof import Computation, Spine, active, compute
-from extensions.asof.clock import settled_now
+from extensions.asof.safe_time import settled_now
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
-from extensions.stores.registry.published import find
-from extensions.versions.distance import Shape, distance_of, histogram, shape_of
+from extensions.stores.registry.version_store import find
+from extensions.versions.column_distance import Shape, distance_of, histogram, shape_of
 
 MOMENTS = 7
 APART = timedelta(days=1)

@@ -9,23 +9,23 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from extensions.asof.definition import Definition
-from extensions.asof.definition_checks import check_sources
+from extensions.asof.definition_fingerprint import Definition
+from extensions.asof.definition_validation import check_sources
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
-from extensions.stores.registry import feast_rows
-from extensions.stores.registry.published import (
+from extensions.stores.registry import feast_registry_rows
+from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
+from extensions.stores.registry.version_store import (
     Published,
     active,
     has_versions,
     promotions,
     published,
 )
-from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
-from extensions.versions.declared import Declared, read_declared
-from extensions.versions.estimate import Estimate, estimate
-from extensions.versions.retiring import readers_of
+from extensions.versions.cost_estimate import Estimate, estimate
+from extensions.versions.declared_definitions import Declared, read_declared
+from extensions.versions.retirement import readers_of
 
 
 class Severity(IntEnum):
@@ -104,7 +104,7 @@ class _Planner:
         for one in published(conn):
             self._known.setdefault(one.view_name, []).append(one)
         applied = table_exists(conn, "feature_services")
-        self._services = list(feast_rows.services(conn, project)) if applied else []
+        self._services = list(feast_registry_rows.services(conn, project)) if applied else []
         self._applied = applied
 
     def plan(self) -> Plan:
@@ -163,13 +163,13 @@ class _Planner:
 
     def _described_otherwise(self, name: str, same: Published) -> bool:
         message = (
-            feast_rows.snapshot(self._conn, self._project, name, same.version)
+            feast_registry_rows.snapshot(self._conn, self._project, name, same.version)
             if self._applied
             else None
         )
         if message is None:
             return True
-        spec = feast_rows.parse(same.kind, message).spec
+        spec = feast_registry_rows.parse(same.kind, message).spec
         view = self._declared.views[name]
         fields = {f.name: (f.description, dict(f.tags)) for f in view.features}
         noted = {f.name: (f.description, dict(f.tags)) for f in spec.features}

@@ -6,7 +6,7 @@ from datetime import datetime
 import psycopg
 
 from extensions.database.connection import connect
-from extensions.database.events import INSERT_BATCH, take_ingest_lock
+from extensions.database.event_ingest import INSERT_BATCH, take_ingest_lock
 from tests.oracle.records import Classification, GenrePlace, History, Watch
 
 HISTORY_TABLES = ("watch_events", "watch_event_ids", "items", "genres")

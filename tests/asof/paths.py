@@ -14,7 +14,7 @@ import psycopg
 
 from extensions.asof import Computation, Freshness
 from extensions.asof.backfill import backfill
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
 from tests.asof.histories import DAY, HOUR
 from tests.asof.loading import deliver, load, load_classifications, load_places

@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
-from extensions.asof.coverage import Coverage, Span, coverage, gap_behind
-from extensions.asof.log_tables import BACKFILLED, ensure_log_tables
-from extensions.asof.refresh import tick
-from extensions.asof.unpublished import unpublished
+from extensions.asof.feature_log_tables import BACKFILLED, ensure_log_tables
+from extensions.asof.log_coverage import Coverage, Span, coverage, gap_behind
+from extensions.asof.tick import tick
+from extensions.asof.unpublished_ranges import unpublished
 from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)

@@ -29,9 +29,9 @@ from feast.types import (
 
 from extensions.asof import Computation
 from extensions.asof.computation import computations_in
-from extensions.asof.definition_checks import check_sources
-from extensions.asof.log_tables import ensure_log_tables
-from extensions.database.names import LONGEST_NAME, bounded_name
+from extensions.asof.definition_validation import check_sources
+from extensions.asof.feature_log_tables import ensure_log_tables
+from extensions.database.identifier_limits import LONGEST_NAME, bounded_name
 from extensions.errors import SkewlessError
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)

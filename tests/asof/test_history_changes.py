@@ -14,11 +14,11 @@ from extensions.asof.history_changes import (
     history_changes,
     not_followed,
 )
-from extensions.asof.refresh import tick
-from extensions.asof.schedule import due_tick, last_tick
+from extensions.asof.tick import tick
+from extensions.asof.tick_schedule import due_tick, last_tick
 from extensions.database import connect
-from extensions.history.load import load_events, load_items
-from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA
+from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA
+from extensions.history.bulk_load import load_events, load_items
 from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)

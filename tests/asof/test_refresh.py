@@ -8,12 +8,12 @@ import pytest
 
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
-from extensions.asof.clock import settled_now
-from extensions.asof.refresh import tick
-from extensions.asof.schedule import due_tick, last_tick
+from extensions.asof.safe_time import settled_now
+from extensions.asof.tick import tick
+from extensions.asof.tick_schedule import due_tick, last_tick
 from extensions.asof.watermarks import alone_on, read_watermark
 from extensions.database import connect
-from extensions.database.events import take_ingest_lock
+from extensions.database.event_ingest import take_ingest_lock
 from extensions.errors import SkewlessError
 from tests.asof.loading import watch
 
@@ -118,7 +118,7 @@ def test_two_at_once_on_one_view_cannot_be(
     computations: dict[str, Computation],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("extensions.asof.refresh.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("extensions.asof.tick.PATIENCE_SECONDS", 0.2)
     counts, habits = computations["user_watch_stats.v1"], computations["user_habits.v1"]
     with connect(fresh_database, autocommit=True) as other, alone_on(other, counts):
         with pytest.raises(SkewlessError, match=r"refresh or backfill of user_watch_stats\.v1"):

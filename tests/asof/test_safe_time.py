@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from extensions.asof.clock import settled_now
+from extensions.asof.safe_time import settled_now
 from extensions.database import connect
 
 # Views in place of the system's own, which say when they were read: what a plan shows is where

@@ -18,7 +18,7 @@ from extensions.asof import Computation
 from extensions.asof.backfill import backfill
 from extensions.consistency import ViewComparison, comparison
 from extensions.database import connect
-from extensions.operations.refreshing import Refresher
+from extensions.operations.refresh import Refresher
 from tests.databases import copied, create, cut
 from tests.online.repository import watch
 

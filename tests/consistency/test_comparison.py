@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from extensions.asof.backfill import backfill
-from extensions.consistency import report
-from extensions.stores import publish, row_times
+from extensions.consistency import consistency_report
+from extensions.stores import publish_log
+from extensions.stores.values import future_rows
 from tests.consistency.conftest import World
 
 DAY = timedelta(days=1)
@@ -44,8 +45,8 @@ def test_history_that_nobody_computed(world: World) -> None:
     insert(world.conn, "of a new user", 900, now - DAY)
     insert(world.conn, "of a known user", 1, now - DAY)
     found = differences(world, "user_watch_stats.v1")
-    assert found[(900,)] == report.NOT_COMPUTED
-    assert found[(1,)] == report.CLAIMED_ARRIVAL
+    assert found[(900,)] == consistency_report.NOT_COMPUTED
+    assert found[(1,)] == consistency_report.CLAIMED_ARRIVAL
     world.refresh(full=True)
     assert world.causes() == {}
 
@@ -53,7 +54,7 @@ def test_history_that_nobody_computed(world: World) -> None:
 def test_rows_that_are_missing_from_the_log(world: World) -> None:
     world.conn.execute("DELETE FROM user_habits_v1 WHERE user_id = 3")
     found = differences(world, "user_habits.v1")
-    assert found[(3,)] in (report.NOT_COMPUTED, report.ONLINE_AHEAD)
+    assert found[(3,)] in (consistency_report.NOT_COMPUTED, consistency_report.ONLINE_AHEAD)
     assert "user_habits.v1" in world.causes()
 
 
@@ -66,7 +67,7 @@ def test_a_value_whose_events_have_left_the_window(world: World) -> None:
         "VALUES (901, %s, %s, 1)",
         [now - 7.5 * DAY, now - 7.5 * DAY],
     )
-    assert differences(world, "user_watch_stats.v1")[(901,)] == report.LEFT_WINDOW
+    assert differences(world, "user_watch_stats.v1")[(901,)] == consistency_report.LEFT_WINDOW
 
 
 def test_a_gap_behind_a_backfill(world: World) -> None:
@@ -78,8 +79,8 @@ def test_a_gap_behind_a_backfill(world: World) -> None:
     backfill(world.conn, counts, now - 120 * DAY, now - 95 * DAY)
     world.refresh()
     found = world.compare()["user_watch_stats.v1"]
-    assert found.counts.get(report.LOG_GAP, 0) > 0
-    [told, *_] = [one for one in found.worst if one.cause == report.LOG_GAP]
+    assert found.counts.get(consistency_report.LOG_GAP, 0) > 0
+    [told, *_] = [one for one in found.worst if one.cause == consistency_report.LOG_GAP]
     assert "no backfill and no live value covers labels of" in told.sentence()
 
 
@@ -89,7 +90,7 @@ def test_what_a_backfill_logged_and_nobody_published(world: World) -> None:
     insert(world.conn, "of long ago", 903, now - 80 * DAY)
     backfill(world.conn, progress, now - 90 * DAY, now - 70 * DAY)
     world.conn.execute("TRUNCATE unpublished_rows")
-    assert differences(world, "user_item_progress.v1")[(903, 1)] == report.NOT_PUBLISHED
+    assert differences(world, "user_item_progress.v1")[(903, 1)] == consistency_report.NOT_PUBLISHED
 
 
 def test_a_row_of_the_future_in_the_log(world: World) -> None:
@@ -98,13 +99,13 @@ def test_a_row_of_the_future_in_the_log(world: World) -> None:
         "user_avg_watch_duration_min, user_preferred_hour) VALUES (4, '2100-01-01', now(), 1, 1)"
     )
     found = world.compare()["user_habits.v1"]
-    assert found.counts[report.FUTURE_ROW] == 1
+    assert found.counts[consistency_report.FUTURE_ROW] == 1
     assert "the log holds a row of 2100-01-01" in found.worst[0].sentence()
     assert found.worst[0].keys == {"user_id": 4}
 
 
 def test_a_row_of_the_future_in_redis(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_times, "latest_time", lambda _: datetime.max.replace(tzinfo=UTC))
+    monkeypatch.setattr(future_rows, "latest_time", lambda _: datetime.max.replace(tzinfo=UTC))
     habits = world.computations["user_habits.v1"]
     row = pa.table(
         {
@@ -115,10 +116,10 @@ def test_a_row_of_the_future_in_redis(world: World, monkeypatch: pytest.MonkeyPa
             "user_preferred_hour": pa.array([1]),
         }
     )
-    online = publish.online_store(world.store)
-    online.write_arrow(world.store.config, publish.registered(world.store, habits), row)
+    online = publish_log.online_store(world.store)
+    online.write_arrow(world.store.config, publish_log.registered(world.store, habits), row)
     found = world.compare()["user_habits.v1"]
-    assert found.counts == {report.FUTURE_ROW: 1}
+    assert found.counts == {consistency_report.FUTURE_ROW: 1}
     assert "Redis holds a row of 2100-01-01" in found.worst[0].sentence()
 
 
@@ -136,10 +137,10 @@ def test_redis_that_lost_rows_or_was_restored_from_an_older_copy(world: World) -
     for key, value in kept.items():
         world.redis.restore(key, 0, value, replace=True)
     causes = world.causes()
-    assert causes["user_watch_stats.v1"] == {report.ONLINE_BEHIND}
-    assert causes["user_item_progress.v1"] == {report.ONLINE_BEHIND}
+    assert causes["user_watch_stats.v1"] == {consistency_report.ONLINE_BEHIND}
+    assert causes["user_item_progress.v1"] == {consistency_report.ONLINE_BEHIND}
     world.redis.delete(*kept)
-    assert world.causes()["user_habits.v1"] == {report.ONLINE_BEHIND}
+    assert world.causes()["user_habits.v1"] == {consistency_report.ONLINE_BEHIND}
 
 
 def test_postgres_that_was_restored_from_an_earlier_dump(world: World) -> None:
@@ -164,8 +165,8 @@ def test_postgres_that_was_restored_from_an_earlier_dump(world: World) -> None:
         world.conn.execute("DELETE FROM watermarks")
         world.conn.execute("INSERT INTO watermarks SELECT * FROM kept_marks")
     causes = world.causes()
-    assert causes["user_watch_stats.v1"] == {report.ONLINE_AHEAD}
-    assert causes["user_item_progress.v1"] == {report.ONLINE_AHEAD}
+    assert causes["user_watch_stats.v1"] == {consistency_report.ONLINE_AHEAD}
+    assert causes["user_item_progress.v1"] == {consistency_report.ONLINE_AHEAD}
 
 
 def test_a_log_that_is_behind_by_more_than_its_budget(world: World) -> None:
@@ -182,7 +183,7 @@ def test_a_log_that_is_behind_by_more_than_its_budget(world: World) -> None:
     )
     world.conn.execute("DELETE FROM user_watch_stats_v1 WHERE NOT skewless_backfilled")
     found = world.compare()["user_watch_stats.v1"]
-    assert found.counts.get(report.OVERDUE, 0) > 0
+    assert found.counts.get(consistency_report.OVERDUE, 0) > 0
 
 
 def test_redis_away_is_said_and_is_not_all_well(

@@ -6,11 +6,11 @@ import psycopg
 import pytest
 
 from extensions.asof import Computation
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.consistency.recomputation import evidence
 from extensions.database import connect
-from extensions.database.events import take_ingest_lock
-from extensions.database.history_notes import note_insert
+from extensions.database.event_ingest import take_ingest_lock
+from extensions.database.history_change_notes import note_insert
 from tests.asof.loading import watch
 
 SECOND = timedelta(seconds=1)

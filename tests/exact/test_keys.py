@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.errors import SkewlessError
-from extensions.stores.key_spelling import canonical
+from extensions.stores.values.canonical_keys import canonical
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = AT + timedelta(days=1)

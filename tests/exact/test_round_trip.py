@@ -24,8 +24,8 @@ from feast.types import Array, Int64
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.offline.arrow_session import arrow_session
-from extensions.stores.offline.exact_rows import read_exactly
+from extensions.stores.offline.arrow.adbc_session import arrow_session
+from extensions.stores.offline.arrow.query_rows import read_exactly
 from tests.exact.catalogue import (
     Held,
     held_values,

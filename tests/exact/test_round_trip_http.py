@@ -28,8 +28,8 @@ from psycopg import sql
 
 from extensions.errors import SkewlessError
 from extensions.serving.settings import Settings
-from extensions.stores.offline.arrow_session import arrow_session
-from extensions.stores.offline.exact_rows import read_exactly
+from extensions.stores.offline.arrow.adbc_session import arrow_session
+from extensions.stores.offline.arrow.query_rows import read_exactly
 from tests.exact.catalogue import Held, held_values, is_right
 from tests.exact.conftest import user
 from tests.exact.typed_tables import AT, declared_types, pushed_view, typed_tables

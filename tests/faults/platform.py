@@ -27,9 +27,9 @@ from extensions.cli import main
 from extensions.cli.app import app
 from extensions.database import connect
 from extensions.local import postgres, valkey
-from extensions.local.server import Server
-from extensions.operations.prepare import prepare_database
-from extensions.stores.publish import online_store, registered
+from extensions.local.server_process import Server
+from extensions.operations.database_setup import prepare_database
+from extensions.stores.publish_log import online_store, registered
 from tests.online.repository import EPOCH, watch
 from tests.oracle.answers import VIEWS, Answer, agrees
 from tests.oracle.features import Keys

@@ -13,7 +13,7 @@ from feast import FeatureStore
 
 from extensions import addresses
 from extensions.database import connect
-from extensions.operations.prepare import prepare_database
+from extensions.operations.database_setup import prepare_database
 
 NOW = datetime.now(UTC)
 Run = Callable[..., subprocess.CompletedProcess[str]]

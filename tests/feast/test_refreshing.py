@@ -14,11 +14,11 @@ from feast.repo_operations import apply_total
 
 from extensions import addresses
 from extensions.asof.backfill import backfill
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.operations.refreshing import Refresher
-from extensions.stores.offline.label_coverage import CoverageWarning
+from extensions.operations.refresh import Refresher
+from extensions.stores.offline.join.label_coverage import CoverageWarning
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.history import files as files_module
+from extensions.history import file_readers as files_module
 from extensions.history import import_events, import_items, parse_mapping
 from tests.history.tables import count, empty, fetch, rejected_rows, write_csv
 

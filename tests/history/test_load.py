@@ -10,10 +10,10 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from extensions.database.events import INGEST_LOCK
+from extensions.database.event_ingest import INGEST_LOCK
 from extensions.errors import SkewlessError
 from extensions.history import Simulation, history, load_events, load_items
-from extensions.history.schema import EVENT_SCHEMA, ITEM_SCHEMA
+from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA
 from tests.history.tables import count, empty, fetch
 
 UNTIL = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)

@@ -12,7 +12,7 @@ import pytest
 
 from extensions.errors import SkewlessError
 from extensions.history import Simulation, World, history, live_events, simulate
-from extensions.history.schema import EVENT_SCHEMA
+from extensions.history.arrow_schemas import EVENT_SCHEMA
 from tests.history.tables import count, empty, fetch
 
 UNTIL = datetime(2026, 3, 2, 9, 30, 0, 123_456, tzinfo=UTC)

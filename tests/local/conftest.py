@@ -16,7 +16,7 @@ import pytest
 
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.ports import is_free
-from extensions.local.server import Server
+from extensions.local.server_process import Server
 
 REPO = Path(__file__).resolve().parents[2]
 

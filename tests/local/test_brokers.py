@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from extensions.local import apache_kafka
-from extensions.local.server import Server
+from extensions.local.server_process import Server
 from tests.local.conftest import BROKERS, KINDS, Kind
 
 genuine = pytest.mark.parametrize("kind", KINDS[3:])

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 import redis
 
-from extensions.operations import capacity
+from extensions.operations import capacity_checks
 
 
 @pytest.fixture
@@ -19,12 +19,12 @@ def client(redis_server: str) -> Iterator["redis.Redis"]:
 
 
 def test_a_redis_that_is_well_is_not_mentioned(client: "redis.Redis") -> None:
-    assert list(capacity.of_redis(client)) == []
+    assert list(capacity_checks.of_redis(client)) == []
 
 
 def test_an_eviction_policy_that_loses_rows(client: "redis.Redis") -> None:
     client.config_set("maxmemory-policy", "allkeys-lru")
-    [noticed] = capacity.of_redis(client)
+    [noticed] = capacity_checks.of_redis(client)
     assert not noticed.ok
     assert "allkeys-lru" in noticed.found
     assert "noeviction" in str(noticed.advice)
@@ -33,7 +33,7 @@ def test_an_eviction_policy_that_loses_rows(client: "redis.Redis") -> None:
 def test_memory_that_is_nearly_full(client: "redis.Redis") -> None:
     used = int(client.info("memory")["used_memory"])  # type: ignore[index]
     client.config_set("maxmemory", int(used * 1.02))
-    [noticed] = capacity.of_redis(client)
+    [noticed] = capacity_checks.of_redis(client)
     assert "writes will be refused" in noticed.found
 
 
@@ -49,7 +49,7 @@ def test_copies_that_could_not_be_written(
         return found
 
     monkeypatch.setattr(client, "info", failed)
-    assert [noticed.ok for noticed in capacity.of_redis(client)] == [False, False]
+    assert [noticed.ok for noticed in capacity_checks.of_redis(client)] == [False, False]
 
 
 def test_tables_and_what_is_dead_in_them(
@@ -60,13 +60,13 @@ def test_tables_and_what_is_dead_in_them(
     conn.execute("DELETE FROM swollen WHERE n > 1000")
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("SELECT 1")
-    [sizes] = capacity.of_postgres(conn)
+    [sizes] = capacity_checks.of_postgres(conn)
     assert sizes.ok
     assert "MiB in" in sizes.found
-    monkeypatch.setattr(capacity, "MOST_DEAD", 1_000)
-    _, swollen = capacity.of_postgres(conn)
+    monkeypatch.setattr(capacity_checks, "MOST_DEAD", 1_000)
+    _, swollen = capacity_checks.of_postgres(conn)
     assert not swollen.ok
     assert "swollen has 2,000 dead rows beside 1,000 live ones" in swollen.found
-    monkeypatch.setattr(capacity, "MOST_TRANSACTIONS", 0)
-    *_, numbers = capacity.of_postgres(conn)
+    monkeypatch.setattr(capacity_checks, "MOST_TRANSACTIONS", 0)
+    *_, numbers = capacity_checks.of_postgres(conn)
     assert "not frozen" in numbers.found

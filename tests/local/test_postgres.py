@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from extensions.errors import SkewlessError
-from extensions.local import postgres, postgres_account
-from extensions.local.process import Account
-from extensions.local.server import Server
+from extensions.local import postgres, postgres_os_user
+from extensions.local.child_process import Account
+from extensions.local.server_process import Server
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 
@@ -111,10 +111,10 @@ class TestRoot:
         """The package, installed where `nobody` cannot go."""
         closed = tmp_path / "root"
         closed.mkdir(mode=0o700)
-        package = postgres_account._package()
+        package = postgres_os_user._package()
         for folder in (package, package.parent / f"{package.name}.libs"):
             shutil.copytree(folder, closed / folder.name)
-        monkeypatch.setattr(postgres_account, "_package", lambda: closed / package.name)
+        monkeypatch.setattr(postgres_os_user, "_package", lambda: closed / package.name)
         monkeypatch.setenv("XDG_CACHE_HOME", str(closed / "cache"))
         return closed
 
@@ -131,27 +131,27 @@ class TestRoot:
         shutil.rmtree(open_folder)
 
     def test_copy_is_reused_and_repaired(self, open_folder: Path, closed_venv: Path) -> None:
-        account = postgres_account.server_account(closed_venv / "pgdata")
-        programs = postgres_account.binaries(account)
+        account = postgres_os_user.server_account(closed_venv / "pgdata")
+        programs = postgres_os_user.binaries(account)
         made = programs.stat().st_ino
-        assert postgres_account.binaries(account).stat().st_ino == made
+        assert postgres_os_user.binaries(account).stat().st_ino == made
         (programs.parent / "share" / "postgres.bki").unlink()
-        assert postgres_account.binaries(account) == programs
+        assert postgres_os_user.binaries(account) == programs
         assert programs.stat().st_ino != made
         assert (programs.parent / "share" / "postgres.bki").exists()
         assert len(list(open_folder.iterdir())) == 1
         shutil.rmtree(open_folder)
 
     def test_a_copy_by_somebody_else_is_refused(self, open_folder: Path, closed_venv: Path) -> None:
-        account = postgres_account.server_account(closed_venv / "pgdata")
+        account = postgres_os_user.server_account(closed_venv / "pgdata")
         assert isinstance(account, Account)
-        place = postgres_account.binaries(account).parents[2]
+        place = postgres_os_user.binaries(account).parents[2]
         os.chown(place, account.uid, account.gid)
         with pytest.raises(SkewlessError, match="belongs to somebody else"):
-            postgres_account.binaries(account)
+            postgres_os_user.binaries(account)
         shutil.rmtree(open_folder)
 
     def test_runs_as_the_owner_of_existing_data(self, tmp_path: Path) -> None:
         (tmp_path / "pgdata").mkdir()
         os.chown(tmp_path / "pgdata", 12_345, 12_345)
-        assert postgres_account.server_account(tmp_path / "pgdata") == Account(12_345, 12_345)
+        assert postgres_os_user.server_account(tmp_path / "pgdata") == Account(12_345, 12_345)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from extensions.errors import SkewlessError
+from extensions.local.child_process import hold_folder, run, spawn, stop_all, wait_any
 from extensions.local.ports import free_port, is_free
-from extensions.local.process import hold_folder, run, spawn, stop_all, wait_any
 from tests.local.conftest import end, eventually, run_python, said
 
 STUBBORN = """
@@ -114,7 +114,7 @@ def test_dies_with_a_killed_parent(tmp_path: Path, as_nobody: bool) -> None:
         """
         import pwd, sys, time
         from pathlib import Path
-        from extensions.local.process import Account, spawn
+        from extensions.local.child_process import Account, spawn
         nobody = pwd.getpwnam("nobody")
         account = Account(nobody.pw_uid, nobody.pw_gid) if sys.argv[2] == "True" else None
         child = spawn(["sleep", "60"], "sleeper", Path(sys.argv[1]), cwd="/", account=account)

@@ -9,7 +9,7 @@ import pytest
 
 from extensions.errors import SkewlessError
 from extensions.local.ports import free_port
-from extensions.local.server import Server, ready_or_again
+from extensions.local.server_process import Server, ready_or_again
 from tests.local.conftest import (
     KINDS,
     Kind,

@@ -17,7 +17,7 @@ from extensions import addresses
 from extensions.errors import SkewlessError
 from extensions.local import apache_kafka, valkey
 from extensions.local.ports import is_free
-from extensions.local.server import Server
+from extensions.local.server_process import Server
 from extensions.local.stack import Stack, stop_running
 from tests.local.conftest import end, eventually, nothing_left, run_python, said
 

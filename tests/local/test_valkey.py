@@ -8,7 +8,7 @@ from pathlib import Path
 import redis
 
 from extensions.local import valkey
-from extensions.local.server import Server
+from extensions.local.server_process import Server
 
 
 def test_data_survives_a_kill(tmp_path: Path, kept: list[Server]) -> None:

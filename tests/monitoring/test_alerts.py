@@ -25,12 +25,13 @@ from benchmarks.drift_platform import HOUR, SERVICE, START
 from extensions.cli.app import app
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from monitoring import incidents, metrics, records, rollback
-from monitoring.channels import EMAIL, SLACK, WEBHOOK, Channel, channels
-from monitoring.records import Run
-from monitoring.rollback import Policy, command
+from monitoring import drift_store, prometheus_exporter
+from monitoring.alerts import automatic_rollback, incidents
+from monitoring.alerts.automatic_rollback import Policy, command
+from monitoring.alerts.notifiers import EMAIL, SLACK, WEBHOOK, Channel, channels
+from monitoring.drift_schedule import MOST_BEHIND, due
+from monitoring.drift_store import Run
 from monitoring.verdicts import CRITICAL, ERROR, INSUFFICIENT, OK, WARNING, Finding
-from monitoring.watching import MOST_BEHIND, due
 
 VIEW = "item_stats"
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "monitoring"
@@ -81,7 +82,7 @@ class Story:
 
     def __init__(self, conn: psycopg.Connection, url: str) -> None:
         self.conn, self.url, self.hour = conn, url, 0
-        self.identity = records.bind(conn, platform.baseline(rows=500))
+        self.identity = drift_store.bind(conn, platform.baseline(rows=500))
 
     def window(self, verdict: str, view: str = VIEW, *, skip: int = 0, seen: bool = True) -> Run:
         self.hour += 1 + skip
@@ -92,7 +93,7 @@ class Story:
             SERVICE, start, start + HOUR, self.identity, verdict, 1000, (finding,) if bad else ()
         )
         if seen:
-            records.record(self.conn, run)
+            drift_store.record(self.conn, run)
         return run
 
 
@@ -204,7 +205,7 @@ def test_a_check_of_the_past_opens_nothing(story: Story, receiver: Receiver) -> 
         story.window(CRITICAL, seen=False), window_start=START - 9 * HOUR,
         window_end=START - 8 * HOUR,
     )  # fmt: skip
-    records.record(story.conn, old)
+    drift_store.record(story.conn, old)
     assert incidents.follow(story.conn, old, slack(receiver)) is None
     assert receiver.bodies == []
 
@@ -220,7 +221,7 @@ def act(story: Story, calls: Any, verdict: str, view: str = VIEW, skip: int = 0)
     run = story.window(verdict, view, skip=skip)
     incident = incidents.follow(story.conn, run, ())
     policy = Policy(frozenset({VIEW}), 2)
-    return rollback.follow(story.conn, run, incident, policy, calls)
+    return automatic_rollback.follow(story.conn, run, incident, policy, calls)
 
 
 def test_two_critical_windows_in_a_row_roll_back_once(story: Story) -> None:
@@ -267,7 +268,7 @@ def test_neither_a_gap_nor_another_view_nor_another_baseline_counts(story: Story
     act(story, calls, CRITICAL, skip=1)
     act(story, calls, CRITICAL, view="user_stats")
     act(story, calls, CRITICAL)
-    story.identity = records.bind(story.conn, platform.baseline(rows=600))
+    story.identity = drift_store.bind(story.conn, platform.baseline(rows=600))
     act(story, calls, CRITICAL)
     assert calls == []
     act(story, calls, CRITICAL)
@@ -306,7 +307,7 @@ def test_a_command_rolls_back_by_contract(tmp_path: Path) -> None:
 
 
 def exported(url: str) -> str:
-    return metrics.text(url).decode()
+    return prometheus_exporter.text(url).decode()
 
 
 def test_metrics_say_what_the_tables_hold(
@@ -320,7 +321,7 @@ def test_metrics_say_what_the_tables_hold(
     ended = re.search(r'last_window_end_seconds{service="made"} (\S+)', text)
     assert ended is not None
     assert float(ended.group(1)) == run.window_end.timestamp()
-    metrics.write_file(fresh_database, tmp_path / "skewless.prom")
+    prometheus_exporter.write_file(fresh_database, tmp_path / "skewless.prom")
     assert "skewless_drift_verdict" in (tmp_path / "skewless.prom").read_text()
     away = exported("postgresql://nobody@127.0.0.1:1/none")
     assert "skewless_monitoring_up 0.0" in away
@@ -342,10 +343,11 @@ def test_a_rule_is_promql_over_metrics_that_exist(
     source = "".join(
         (DEPLOY.parent.parent / path).read_text()
         for path in (
-            "extensions/serving/metrics.py", "extensions/serving/served_log.py",
-            "monitoring/metrics.py",
+            "extensions/serving/observability/prometheus_metrics.py",
+            "extensions/serving/observability/serving_log.py",
+            "monitoring/prometheus_exporter.py",
         )
-    )  # fmt: skip
+    )
     names = re.findall(r"skewless_\w+", rule["expr"])
     assert names
     for name in names:

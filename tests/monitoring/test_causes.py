@@ -14,12 +14,13 @@ from benchmarks.drift_platform import HOUR, SERVICE, START, STATIONARY, VIEWS
 from extensions import addresses
 from extensions.cli.app import app
 from extensions.database import connect
-from monitoring import drift, incidents, records
-from monitoring.causes import muted
-from monitoring.features import Feature
-from monitoring.report import report
+from monitoring import drift_check, drift_store
+from monitoring.alerts import incidents
+from monitoring.cause_and_symptom import muted
+from monitoring.feature_distributions import Feature
+from monitoring.reports.drift_report import report
+from monitoring.serving_log_window import Window
 from monitoring.verdicts import CRITICAL, OK, SYMPTOM, WARNING, Finding
-from monitoring.window import Window
 
 DEFAULTS = Finding("user_stats", "defaults", 0.6, 0.0, 0.05, 0.2, CRITICAL)
 
@@ -63,10 +64,10 @@ def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
 def test_a_window_of_defaults_names_the_views_and_nothing_else(
     conn: psycopg.Connection, fresh_database: str
 ) -> None:
-    records.bind(conn, platform.baseline())
+    drift_store.bind(conn, platform.baseline())
     gone = dataclasses.replace(STATIONARY, defaults=0.6, score_mean=0.0)
     platform.serve(conn, fresh_database, gone, 1000, 0, seed=1)
-    run = drift.check(fresh_database, Window(SERVICE, START, START + HOUR))
+    run = drift_check.check(fresh_database, Window(SERVICE, START, START + HOUR))
     assert run.verdict == CRITICAL
     assert {(f.feature, f.statistic) for f in incidents.bad(run)} == {
         (view, "defaults") for view in VIEWS
@@ -75,7 +76,7 @@ def test_a_window_of_defaults_names_the_views_and_nothing_else(
     assert "score" not in incidents.summary(run)
     page = report(conn, [SERVICE])
     assert "A symptom: it follows from `defaults` of item_stats." in page
-    [kept] = records.recent_runs(conn, SERVICE, 1)
+    [kept] = drift_store.recent_runs(conn, SERVICE, 1)
     assert kept.findings == run.findings
 
 
@@ -96,7 +97,7 @@ def test_without_a_baseline_nothing_is_watched_and_that_is_said(
     named = CliRunner().invoke(app, ["drift", "report", SERVICE, "--out", str(out)])
     assert getattr(named.exception, "exit_code", named.exit_code) == 3
     assert "Not watched: it has no baseline" in out.read_text()
-    records.bind(conn, platform.baseline())
+    drift_store.bind(conn, platform.baseline())
     assert CliRunner().invoke(app, ["drift", "report", "--out", str(out)]).exit_code == 0
     assert "not watched" not in out.read_text().lower()
 

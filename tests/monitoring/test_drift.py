@@ -10,9 +10,9 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from monitoring import drift, records
+from monitoring import drift_check, drift_store
+from monitoring.serving_log_window import Window, whole_windows
 from monitoring.verdicts import CRITICAL, ERROR, INSUFFICIENT, OK, WARNING
-from monitoring.window import Window, whole_windows
 
 HOURS = {name: 10 + place for place, name in enumerate(DRIFTS)}
 STALE, DEFAULTS, FEW, QUIET = 30, 31, 32, 33
@@ -22,7 +22,7 @@ STALE, DEFAULTS, FEW, QUIET = 30, 31, 32, 33
 def checked(database: str) -> Iterator[psycopg.Connection]:
     """Windows of every kind in the served log, one per hour."""
     with connect(database, autocommit=True) as conn:
-        records.bind(conn, platform.baseline())
+        drift_store.bind(conn, platform.baseline())
         platform.log_tastes(conn, STATIONARY, 0)
         for hour in range(3):
             platform.serve(conn, database, STATIONARY, 1000, hour, seed=hour)
@@ -40,8 +40,8 @@ def at(hour: int) -> Window:
     return Window(SERVICE, START + hour * HOUR, START + (hour + 1) * HOUR)
 
 
-def check(url: str, hour: int) -> records.Run:
-    run = drift.check(url, at(hour))
+def check(url: str, hour: int) -> drift_store.Run:
+    run = drift_check.check(url, at(hour))
     assert run.error is None
     return run
 
@@ -111,7 +111,7 @@ def test_a_window_is_compared_once(database: str, checked: psycopg.Connection) -
     second = check(database, 1)
     assert second.again
     assert second.findings == first.findings
-    assert drift.check(database, at(1), again=True).verdict == CRITICAL
+    assert drift_check.check(database, at(1), again=True).verdict == CRITICAL
     row = checked.execute(
         "SELECT count(*) FROM drift_runs WHERE window_start = %s", [at(1).start]
     ).fetchone()
@@ -128,14 +128,14 @@ def test_an_error_is_never_drift_and_is_tried_again(
         "UPDATE served_features SET user_taste__taste = user_taste__taste[1:16] "
         "WHERE served_at >= %s AND served_at < %s", [window.start, window.end]
     )  # fmt: skip
-    run = drift.check(database, window)
+    run = drift_check.check(database, window)
     assert run.verdict == ERROR
     assert "16 to 16 dimensions" in str(run.error)
     checked.execute(
         "UPDATE served_features SET user_taste__taste = user_taste__taste || user_taste__taste "
         "WHERE served_at >= %s AND served_at < %s", [window.start, window.end]
     )  # fmt: skip
-    again = drift.check(database, window)
+    again = drift_check.check(database, window)
     assert not again.again
     assert again.verdict != ERROR
 
@@ -155,7 +155,7 @@ def test_what_is_no_number_counts_as_missing(database: str, checked: psycopg.Con
             f"AND served_at < %s AND abs(hashtext(request_id::text || {len(value)})) %% 10 = 0",
             [window.start, window.end],
         )
-    run = drift.check(database, window)
+    run = drift_check.check(database, window)
     assert run.error is None
     bad = {(f.feature, f.statistic) for f in run.findings if f.verdict != OK}
     assert bad == {
@@ -181,7 +181,7 @@ def test_a_window_with_next_to_no_values_is_judged(
         "AND served_at < %(end)s ORDER BY served_at LIMIT %(kept)s)",
         {"start": window.start, "end": window.end, "kept": kept},
     )
-    run = drift.check(database, window)
+    run = drift_check.check(database, window)
     assert run.error is None
     bad = {(f.feature, f.statistic) for f in run.findings if f.verdict != OK}
     assert bad == {
@@ -193,16 +193,19 @@ def test_a_window_with_next_to_no_values_is_judged(
 
 
 def test_two_checks_at_once_exclude_each_other(database: str, checked: psycopg.Connection) -> None:
-    with records.alone(checked, SERVICE), pytest.raises(SkewlessError, match="Another") as caught:
-        drift.check(database, at(2))
+    with (
+        drift_store.alone(checked, SERVICE),
+        pytest.raises(SkewlessError, match="Another") as caught,
+    ):
+        drift_check.check(database, at(2))
     assert caught.value.exit_code == 3
 
 
 def test_a_window_that_has_not_ended_is_refused(database: str, checked: psycopg.Connection) -> None:
     with pytest.raises(SkewlessError, match="not come yet"):
-        drift.check(database, Window(SERVICE, START, START.replace(year=2100)))
+        drift_check.check(database, Window(SERVICE, START, START.replace(year=2100)))
     with pytest.raises(SkewlessError, match="no baseline"):
-        drift.check(database, Window("nobody", START, START + HOUR))
+        drift_check.check(database, Window("nobody", START, START + HOUR))
 
 
 def test_a_feature_that_left_the_service_is_a_matter_of_schema(
@@ -214,11 +217,11 @@ def test_a_feature_that_left_the_service_is_a_matter_of_schema(
         feature=dataclasses.replace(found.features[4].feature, name="was_there"),
     )
     other = dataclasses.replace(found, features=(*found.features, gone))
-    records.bind(checked, other)
+    drift_store.bind(checked, other)
     try:
-        run = drift.check(database, at(2))
+        run = drift_check.check(database, at(2))
     finally:
-        records.bind(checked, found)
+        drift_store.bind(checked, found)
     assert (run.verdict, run.findings[0].statistic) == (CRITICAL, "schema")
     assert run.findings[0].feature == "item_stats:was_there"
 
@@ -242,14 +245,14 @@ def test_missing_requests_are_seen_against_the_same_hour_of_other_days(
     fresh_database: str,
 ) -> None:
     with connect(fresh_database, autocommit=True) as conn:
-        identity = records.bind(conn, platform.baseline())
+        identity = drift_store.bind(conn, platform.baseline())
         for day, requests in enumerate((900, 1000, 1100)):
             start = START + 24 * HOUR * day
-            records.record(
-                conn, records.Run(SERVICE, start, start + HOUR, identity, OK, requests, ())
+            drift_store.record(
+                conn, drift_store.Run(SERVICE, start, start + HOUR, identity, OK, requests, ())
             )
         window = at(72)
-        assert records.usual_requests(conn, window) == 1000
-        assert records.usual_requests(conn, at(73)) is None
-        run = drift.check(fresh_database, window)
+        assert drift_store.usual_requests(conn, window) == 1000
+        assert drift_store.usual_requests(conn, at(73)) is None
+        run = drift_check.check(fresh_database, window)
         assert next((f.statistic, f.verdict) for f in run.findings) == ("volume", CRITICAL)

@@ -11,15 +11,15 @@ from extensions.asof import load_computations
 from extensions.database import connect
 from extensions.serving.settings import Settings
 from extensions.training import Labels, take
-from extensions.versions.live import live_computations
-from extensions.versions.moving import promote, rollback
-from monitoring.audit import audit
+from extensions.versions.maintained_versions import live_computations
+from extensions.versions.promotion import promote, rollback
+from monitoring.alerts.automatic_rollback import Policy
+from monitoring.audit.skew_audit import audit
 from monitoring.baseline import take_baseline
-from monitoring.records import bind
-from monitoring.rollback import Policy
+from monitoring.drift_schedule import Reaction, Response, check_and_react
+from monitoring.drift_store import bind
+from monitoring.serving_log_window import Window
 from monitoring.verdicts import CRITICAL, OK, WARNING
-from monitoring.watching import Reaction, Response, check_and_react
-from monitoring.window import Window
 from tests.monitoring.conftest import logged, wait_for
 from tests.serving.conftest import serving
 from tests.versions.conftest import World, published_database, world

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from extensions.errors import SkewlessError
-from monitoring.channels import EMAIL, ChannelError, Message, channels
+from monitoring.alerts.notifiers import EMAIL, ChannelError, Message, channels
 
 MESSAGE = Message(7, "opened", "made", "critical", "Critical drift of made", ("a line",), "", "k1")
 

@@ -14,13 +14,13 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START
 from extensions.database import connect
 from extensions.failpoints import VARIABLE
-from monitoring import records
-from monitoring.channels import WEBHOOK, channels
-from monitoring.faults import Fault
-from monitoring.rollback import Policy, move_back
+from monitoring import drift_store
+from monitoring.alerts.automatic_rollback import Policy, move_back
+from monitoring.alerts.notifiers import WEBHOOK, channels
+from monitoring.drift_schedule import Response, check_and_react, resume
+from monitoring.failpoints import Fault
+from monitoring.serving_log_window import Window
 from monitoring.verdicts import CRITICAL
-from monitoring.watching import Response, check_and_react, resume
-from monitoring.window import Window
 from tests.monitoring.test_alerts import Receiver, receiver
 from tests.versions.conftest import World, published_database, world
 
@@ -70,7 +70,7 @@ def crash(target: Any, *arguments: Any) -> bool:
 def conn(fresh_database: str) -> Iterator[psycopg.Connection]:
     """A window that is critical, and no verdict on it yet."""
     with connect(fresh_database, autocommit=True) as conn:
-        records.bind(conn, platform.baseline())
+        drift_store.bind(conn, platform.baseline())
         platform.serve(conn, fresh_database, DRIFTS["drama -> unknown"], 1000, 0, seed=1)
         yield conn
 
@@ -80,7 +80,7 @@ def again(conn: psycopg.Connection, url: str, hook: str, calls: Path) -> None:
     wait_until_gone(conn)
     reply = response(hook, calls)
     resume(url, None, reply)
-    if records.last_window_end(conn, SERVICE, HOUR) is None:
+    if drift_store.last_window_end(conn, SERVICE, HOUR) is None:
         check_and_react(url, WINDOW, reply)
 
 
@@ -147,7 +147,7 @@ def test_a_verdict_is_not_recorded_without_its_reaction(
         _check, fresh_database, receiver.url, tmp_path / "calls", Fault.VERDICT_RECORDED.value
     )
     wait_until_gone(conn)
-    assert records.recent_runs(conn, SERVICE, 1) == []
+    assert drift_store.recent_runs(conn, SERVICE, 1) == []
     assert conn.execute("SELECT count(*) FROM drift_incidents").fetchone() == (0,)
 
 
@@ -171,7 +171,7 @@ def _move(url: str, project: str, root: str, evidence: dict[str, Any], fault: st
 @pytest.mark.parametrize("fault", ["move-checked", "move-noted", "none"])
 def test_a_view_goes_back_once(world: World, fault: str) -> None:
     """Killed while it moves or after it: the same reason moves it to the version before, once."""
-    from extensions.versions.moving import promote  # noqa: PLC0415
+    from extensions.versions.promotion import promote  # noqa: PLC0415
 
     for number in (2, 3):
         world.repository.name_version("item_profile", number)

@@ -13,11 +13,11 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_families import measured
 from extensions.database import connect
 from monitoring.baseline import Feature, baseline_of
-from monitoring.drift import for_window
-from monitoring.repeats import BUCKETS, entity_counts, independent_share, live_counts
+from monitoring.drift_check import for_window
+from monitoring.repeated_entities import BUCKETS, entity_counts, independent_share, live_counts
+from monitoring.serving_log_window import Window
 from monitoring.suite import Rules, expectations_of
 from monitoring.verdicts import WARNING, at_least
-from monitoring.window import Window
 
 USERS = 20_000
 FEATURES = [

@@ -22,14 +22,15 @@ from extensions.cli.app import app
 from extensions.cli.monitoring import length_of
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores.offline.served_table import prune
+from extensions.stores.offline.writes.serving_log_table import prune
 from extensions.training import read_labels, take
-from monitoring import drift, incidents, records
+from monitoring import drift_check, drift_store
+from monitoring.alerts import incidents
 from monitoring.baseline import features_of
 from monitoring.calibration import calibrate
-from monitoring.report import report
+from monitoring.reports.drift_report import report
+from monitoring.serving_log_window import Window
 from monitoring.verdicts import Floor
-from monitoring.window import Window
 from tests.monitoring.conftest import ask, logged, wait_for
 
 
@@ -59,7 +60,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def seven_hours(database: str) -> Iterator[psycopg.Connection]:
     with connect(database, autocommit=True) as conn:
-        records.bind(conn, platform.baseline())
+        drift_store.bind(conn, platform.baseline())
         for hour in range(7):
             platform.serve(conn, database, STATIONARY, 800, hour, seed=hour)
         yield conn
@@ -72,7 +73,7 @@ def test_the_report_is_one_file_that_fetches_nothing(
     platform.serve(conn, database, DRIFTS["drama -> unknown"], 800, 7, seed=7)
     for hour in (5, 6, 7):
         start = START + hour * HOUR
-        run = drift.check(database, Window(SERVICE, start, start + HOUR))
+        run = drift_check.check(database, Window(SERVICE, start, start + HOUR))
         incidents.follow(conn, run, ())
     page = report(conn, [SERVICE])
     parsed = Page()
@@ -121,12 +122,12 @@ def test_calibration_raises_only_what_ordinary_windows_reach(
 def test_calibrated_floors_are_used(seven_hours: psycopg.Connection, database: str) -> None:
     window = Window(SERVICE, START + 9 * HOUR, START + 10 * HOUR)
     platform.serve(seven_hours, database, DRIFTS["sd x 1.5"], 800, 9, seed=9)
-    found = drift.check(database, window, again=True)
+    found = drift_check.check(database, window, again=True)
     bad = {f.statistic: f for f in found.findings if f.verdict != "ok"}
     assert set(bad) == {"psi", "sd"}
     floors = {("item_stats:score", name): Floor(5.0, 9.0) for name in bad}
-    records.set_floors(seven_hours, SERVICE, floors)
-    quiet = drift.check(database, window, again=True)
+    drift_store.set_floors(seven_hours, SERVICE, floors)
+    quiet = drift_check.check(database, window, again=True)
     seven_hours.execute("DELETE FROM drift_floors")
     assert quiet.verdict == "ok"
 

@@ -20,10 +20,10 @@ from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
 from feast.types import Float32, Float64, Int64
 
 from extensions.errors import SkewlessError
-from extensions.serving import served_log
-from extensions.serving.served_log import ServedLog, bound, log_shares, request_hash
-from extensions.stores.offline import served_table
-from extensions.stores.offline.feature_logging import ServedFeaturesDestination
+from extensions.serving.observability import serving_log
+from extensions.serving.observability.serving_log import ServedLog, bound, log_shares, request_hash
+from extensions.stores.offline.writes import serving_log_table
+from extensions.stores.offline.writes.feature_logging import ServedFeaturesDestination
 from tests.monitoring.conftest import ask, logged, wait_for
 
 VECTOR = "user_preferences__user_genre_preferences"
@@ -133,7 +133,7 @@ def test_the_share_is_the_servers_or_the_services_own() -> None:
 
 
 def test_a_full_queue_sheds_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_log, "MOST_WAITING", 250)
+    monkeypatch.setattr(serving_log, "MOST_WAITING", 250)
     log = ServedLog("postgresql://nobody", rate=1.0)
     plan = SimpleNamespace(service="s", resource=SimpleNamespace(logging_config=None))
     start = time.perf_counter()
@@ -179,33 +179,35 @@ def test_serving_does_not_wait_for_a_slow_log(http: httpx.Client, conn: psycopg.
 def test_days_are_partitions_and_old_ones_go(fresh_database: str) -> None:
     day = datetime(2026, 3, 1, tzinfo=UTC)
     with psycopg.connect(fresh_database, autocommit=True) as conn:
-        served_table.ensure_partitions(conn, day, day + timedelta(days=2, hours=1))
-        served_table.ensure_partitions(conn, day, day)
+        serving_log_table.ensure_partitions(conn, day, day + timedelta(days=2, hours=1))
+        serving_log_table.ensure_partitions(conn, day, day)
         for hours in (1, 30, 60, 24 * 20):
             conn.execute(
                 "INSERT INTO served_features VALUES (%s, 's', 1, 0)", [day + timedelta(hours=hours)]
             )
-        assert served_table.prune(conn, day + timedelta(days=2)) == [
+        assert serving_log_table.prune(conn, day + timedelta(days=2)) == [
             "served_features_2026_03_01", "served_features_2026_03_02",
         ]  # fmt: skip
         assert logged(conn) == 2
-        assert served_table.prune(conn, day + timedelta(days=40)) == ["served_features_2026_03_03"]
+        assert serving_log_table.prune(conn, day + timedelta(days=40)) == [
+            "served_features_2026_03_03"
+        ]
         assert logged(conn) == 0
 
 
 def test_a_feature_that_changes_its_type_gets_a_column_of_its_own(fresh_database: str) -> None:
     with psycopg.connect(fresh_database, autocommit=True) as conn:
-        assert served_table.ensure_columns(conn, {"v__f": Int64}) == {"v__f": "v__f"}
-        other = served_table.ensure_columns(conn, {"v__f": Float32})
+        assert serving_log_table.ensure_columns(conn, {"v__f": Int64}) == {"v__f": "v__f"}
+        other = serving_log_table.ensure_columns(conn, {"v__f": Float32})
         assert other == {"v__f": "v__f__real"}
-        assert served_table.ensure_columns(conn, {"v__f": Float32}) == other
-        present = served_table.present_columns(conn)
-        assert served_table.resolve(present, "v__f", Int64) == "v__f"
-        assert served_table.resolve(present, "v__f", Float32) == "v__f__real"
-        assert served_table.resolve(present, "v__f", Float64) is None
+        assert serving_log_table.ensure_columns(conn, {"v__f": Float32}) == other
+        present = serving_log_table.present_columns(conn)
+        assert serving_log_table.resolve(present, "v__f", Int64) == "v__f"
+        assert serving_log_table.resolve(present, "v__f", Float32) == "v__f__real"
+        assert serving_log_table.resolve(present, "v__f", Float64) is None
         long = "v" * 50 + "__" + "f" * 50
-        [name] = served_table.ensure_columns(
-            conn, {served_table.column_name("v" * 50, "f" * 50): Int64}
+        [name] = serving_log_table.ensure_columns(
+            conn, {serving_log_table.column_name("v" * 50, "f" * 50): Int64}
         ).values()
         assert len(name) <= 63
         assert name != long[:63]

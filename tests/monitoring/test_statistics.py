@@ -15,11 +15,12 @@ from scipy.spatial.distance import cosine, jensenshannon
 from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
-from extensions.versions.distance import divergence, stability
-from monitoring import records, statistics
+from extensions.versions.column_distance import divergence, stability
+from monitoring import drift_statistics, drift_store
 from monitoring.baseline import EMBEDDING, baseline_of, bin_edges, numeric_content
-from monitoring.dimensions import Moments, dimension_shifts
-from monitoring.drift import as_json, read_results
+from monitoring.drift_check import as_json, read_results
+from monitoring.embedding_drift import Moments, dimension_shifts
+from monitoring.serving_log_window import Window, relations
 from monitoring.suite import (
     IS_DEFAULT,
     IS_STALE,
@@ -30,7 +31,6 @@ from monitoring.suite import (
     expectations_of,
 )
 from monitoring.verdicts import CRITICAL, OK, WARNING, Floor, Statistic
-from monitoring.window import Window, relations
 
 ALPHA = 5e-5
 
@@ -60,12 +60,12 @@ def test_the_distances_are_scipys(rng: np.random.Generator) -> None:
 def test_psi_is_of_the_baselines_bins(rng: np.random.Generator) -> None:
     weights = np.array([0.1, 0.2, 0.3, 0.4])
     counts = rng.multinomial(5_000, [0.12, 0.2, 0.3, 0.38])
-    found = statistics.psi(counts.astype(float), weights * 10_000)
+    found = drift_statistics.psi(counts.astype(float), weights * 10_000)
     q = counts / counts.sum()
     assert found.effect == pytest.approx(stats.entropy(q, weights) + stats.entropy(weights, q))
     table = np.stack([counts, weights * 10_000])
     assert found.p == pytest.approx(stats.chi2_contingency(table).pvalue, rel=0.01)
-    assert statistics.psi(np.array([7.0]), np.array([10.0])).p == 1
+    assert drift_statistics.psi(np.array([7.0]), np.array([10.0])).p == 1
 
 
 def test_js_distance_is_scipys(rng: np.random.Generator) -> None:
@@ -73,7 +73,7 @@ def test_js_distance_is_scipys(rng: np.random.Generator) -> None:
     p, q = rng.dirichlet(np.ones(6) * 3), rng.multinomial(4_000, rng.dirichlet(np.ones(6) * 3))
 
     def js(live: dict[str, int], frequencies: dict[str, float], m: int) -> Statistic:
-        return statistics.category_shifts(live, frequencies, 0.0, m)[0]
+        return drift_statistics.category_shifts(live, frequencies, 0.0, m)[0]
 
     found = js(dict(zip(names, q.tolist(), strict=True)), dict(zip(names, p, strict=True)), 9_000)
     assert found.effect == pytest.approx(jensenshannon(p, q / q.sum(), base=2), rel=1e-9)
@@ -86,29 +86,29 @@ def test_js_distance_is_scipys(rng: np.random.Generator) -> None:
 def test_unseen_is_what_chance_does_not_leave() -> None:
     shares = {f"c{place}": 0.02 for place in range(50)}
     live = {**{f"c{place}": 20 for place in range(49)}, "new": 20}
-    [_, found] = statistics.category_shifts(live, shares, 0.0, 10_000)
+    [_, found] = drift_statistics.category_shifts(live, shares, 0.0, 10_000)
     assert (found.name, found.effect) == ("unseen", pytest.approx(0.02))
     assert found.p < 1e-12
     # Half of what the baseline has stands there once: as much is new to it in every window.
     once = {f"c{place}": 1 / 200 for place in range(200)}
-    [_, found] = statistics.category_shifts({f"d{n}": 1 for n in range(200)}, once, 0.0, 200)
+    [_, found] = drift_statistics.category_shifts({f"d{n}": 1 for n in range(200)}, once, 0.0, 200)
     assert found.p > 0.1
     # Beyond what is named, nothing is new.
-    assert len(statistics.category_shifts({"new": 9}, {"c0": 0.5}, 0.5, 200)) == 1
+    assert len(drift_statistics.category_shifts({"new": 9}, {"c0": 0.5}, 0.5, 200)) == 1
 
 
 def test_a_share_is_fishers_exact_test() -> None:
     for live, n, before, m in ((5, 200, 0, 10_000), (40, 1000, 300, 10_000), (0, 500, 800, 9_000)):
-        found = statistics.share_shift("nulls", live, n, before / m, m)
+        found = drift_statistics.share_shift("nulls", live, n, before / m, m)
         less = stats.fisher_exact([[live, n - live], [before, m - before]], "less").pvalue
         more = stats.fisher_exact([[live, n - live], [before, m - before]], "greater").pvalue
         assert found.p == pytest.approx(min(1, 2 * min(less, more)), rel=1e-6)
         assert found.effect == pytest.approx(abs(live / n - before / m))
 
 
-def numbers(values: Any, edges: Any) -> statistics.Numbers:
+def numbers(values: Any, edges: Any) -> drift_statistics.Numbers:
     counts = np.histogram(values, [-np.inf, *edges, np.inf])[0].astype(float)
-    return statistics.Numbers(counts, float(values.mean()), float(values.std(ddof=1)))
+    return drift_statistics.Numbers(counts, float(values.mean()), float(values.std(ddof=1)))
 
 
 def test_mean_and_spread_are_of_the_values_and_their_chance_of_the_bins(
@@ -118,39 +118,41 @@ def test_mean_and_spread_are_of_the_values_and_their_chance_of_the_bins(
     edges = bin_edges(base)
     was, now = numbers(base, edges), numbers(live, edges)
     centers = [float(np.median(base[np.digitize(base, edges) == place])) for place in range(10)]
-    mean = statistics.mean_shift(now, was, centers, 3.0)
+    mean = drift_statistics.mean_shift(now, was, centers, 3.0)
     assert mean.effect == pytest.approx(abs(live.mean() - base.mean()) / base.mean())
     moved = rng.normal(10.4, 2, 1_000)
-    p = statistics.mean_shift(numbers(moved, edges), was, centers, 3.0).p
+    p = drift_statistics.mean_shift(numbers(moved, edges), was, centers, 3.0).p
     # Nearly what the values themselves tell: ten bins lose little of a normal distribution.
     expected = stats.norm.isf(stats.ttest_ind(moved, base).pvalue / 2)
     assert stats.norm.isf(p / 2) == pytest.approx(expected, rel=0.12)
-    sd = statistics.sd_shift(now, was, centers, 3.0)
+    sd = drift_statistics.sd_shift(now, was, centers, 3.0)
     assert sd.effect == pytest.approx(live.std(ddof=1) / base.std(ddof=1) - 1)
     assert sd.p < 1e-9
     # With a heavy tail the chance is that of ranks, and one row more changes next to nothing.
-    ranks = statistics.mean_shift(now, was, centers, 500.0)
+    ranks = drift_statistics.mean_shift(now, was, centers, 500.0)
     assert 0 < ranks.p < 1e-3
     with_one = numbers(np.append(live, 1e9), edges)
-    assert statistics.mean_shift(with_one, was, centers, 500.0).effect < ranks.effect + 0.01
+    assert drift_statistics.mean_shift(with_one, was, centers, 500.0).effect < ranks.effect + 0.01
     # A feature around zero is measured by its spread.
-    around = statistics.Numbers(was.counts, 0.0, 2.0)
-    level = statistics.mean_shift(statistics.Numbers(was.counts, 0.1, 2.0), around, centers, 3.0)
+    around = drift_statistics.Numbers(was.counts, 0.0, 2.0)
+    level = drift_statistics.mean_shift(
+        drift_statistics.Numbers(was.counts, 0.1, 2.0), around, centers, 3.0
+    )
     assert level.effect == pytest.approx(0.1)
     assert level.p == pytest.approx(1.0)
     # A constant has no spread that could change, and what it changes to is `outside`.
-    constant = statistics.Numbers(np.array([500.0]), 1.0, 0.0)
-    assert statistics.mean_shift(constant, constant, [1.0], 3.0).p == 1
-    assert statistics.sd_shift(constant, constant, [1.0], 3.0).p == 1
+    constant = drift_statistics.Numbers(np.array([500.0]), 1.0, 0.0)
+    assert drift_statistics.mean_shift(constant, constant, [1.0], 3.0).p == 1
+    assert drift_statistics.sd_shift(constant, constant, [1.0], 3.0).p == 1
 
 
 def test_outside_is_the_chance_of_the_greatest_values() -> None:
-    found = statistics.outside(0, 30, 1_000, 2_000)
+    found = drift_statistics.outside(0, 30, 1_000, 2_000)
     assert found.effect == pytest.approx(0.03)
     # All of the 30 greatest of 3,000 in one sample of 1,000, on either end.
     chance = np.prod([(1_000 - k) / (3_000 - k) for k in range(30)])
     assert found.p == pytest.approx(2 * chance, rel=1e-6)
-    assert statistics.outside(0, 1, 20_000, 200).p > 0.5
+    assert drift_statistics.outside(0, 1, 20_000, 200).p > 0.5
 
 
 @pytest.mark.parametrize("n", [500, 2_000])
@@ -168,12 +170,12 @@ def test_chance_is_what_it_says(n: int) -> None:
         before = rng.multinomial(m, [0.4, 0.3, 0.2, 0.1]) / m
         named = (dict(zip("abcd", one, strict=True)) for one in (genres.tolist(), before))
         for name, found in (
-            ("psi", statistics.psi(now.counts, was.counts)),
-            ("mean", statistics.mean_shift(now, was, centers, content["kurtosis"])),
-            ("sd", statistics.sd_shift(now, was, centers, content["kurtosis"])),
-            ("heavy mean", statistics.mean_shift(now, was, centers, 500.0)),
-            ("heavy sd", statistics.sd_shift(now, was, centers, 500.0)),
-            ("js", statistics.category_shifts(*named, 0.0, m)[0]),
+            ("psi", drift_statistics.psi(now.counts, was.counts)),
+            ("mean", drift_statistics.mean_shift(now, was, centers, content["kurtosis"])),
+            ("sd", drift_statistics.sd_shift(now, was, centers, content["kurtosis"])),
+            ("heavy mean", drift_statistics.mean_shift(now, was, centers, 500.0)),
+            ("heavy sd", drift_statistics.sd_shift(now, was, centers, 500.0)),
+            ("js", drift_statistics.category_shifts(*named, 0.0, m)[0]),
         ):
             below[name] += found.p < level
     for name, count in below.items():
@@ -184,14 +186,14 @@ def test_chance_is_what_it_says(n: int) -> None:
 
 def test_stale_rows_and_missing_requests_are_exact_tests() -> None:
     for live, n in ((0, 900), (9, 900), (30, 900)):
-        found = statistics.excess("stale", live, n, 0.01)
+        found = drift_statistics.excess("stale", live, n, 0.01)
         assert found.effect == pytest.approx(live / n)
         assert found.p == pytest.approx(stats.binomtest(live, n, 0.01, "greater").pvalue)
-    found = statistics.missing_volume(40, 100.0)
+    found = drift_statistics.missing_volume(40, 100.0)
     assert found.effect == pytest.approx(0.6)
     assert found.p == pytest.approx(sum(stats.poisson.pmf(k, 100) for k in range(41)))
-    assert statistics.missing_volume(130, 100.0).effect == 0
-    assert statistics.missing_volume(3, 0.0).p == 1
+    assert drift_statistics.missing_volume(130, 100.0).effect == 0
+    assert drift_statistics.missing_volume(3, 0.0).p == 1
 
 
 def test_the_dimension_that_moved_most_is_found(rng: np.random.Generator) -> None:
@@ -225,12 +227,12 @@ def test_anchors_that_point_elsewhere_are_counted(rng: np.random.Generator) -> N
     now = then + 0.05 * rng.normal(size=then.shape)
     now[:20] = rng.normal(size=(20, 16))
     now[20] = 0
-    found = statistics.lost_anchors(now, then, 0.3)
+    found = drift_statistics.lost_anchors(now, then, 0.3)
     turned = [1.0 if not a.any() else cosine(a, b) for a, b in zip(now, then, strict=True)]
     assert found.effect == pytest.approx(np.median(turned))
     lost = sum(one >= 0.3 for one in turned)
     assert found.p == pytest.approx(stats.binomtest(lost, 50, 0.25, "greater").pvalue)
-    assert statistics.lost_anchors(then, then, 0.3).p == 1
+    assert drift_statistics.lost_anchors(then, then, 0.3).p == 1
 
 
 def test_certain_and_large_or_nothing() -> None:
@@ -388,11 +390,11 @@ def test_certainty_is_shared_by_all_comparisons() -> None:
 def test_a_baseline_is_its_content(fresh_database: str) -> None:
     with connect(fresh_database, autocommit=True) as conn:
         base = platform.baseline()
-        first = records.bind(conn, base)
-        assert records.bind(conn, platform.baseline()) == first
-        second = records.bind(conn, platform.baseline(seed=2))
+        first = drift_store.bind(conn, base)
+        assert drift_store.bind(conn, platform.baseline()) == first
+        second = drift_store.bind(conn, platform.baseline(seed=2))
         assert second != first
-        identity, read = records.bound_baseline(conn, SERVICE)
+        identity, read = drift_store.bound_baseline(conn, SERVICE)
         assert (identity, read.identity) == (second, second)
         row = conn.execute("SELECT count(*) FROM drift_baselines").fetchone()
         assert row == (2,)  # kept for ever

@@ -11,13 +11,13 @@ from feast.types import Float64, Int32, Int64, UnixTimestamp
 
 from benchmarks import drift_hours
 from extensions.database import connect, connect_arrow
-from extensions.stores.offline import served_table
-from monitoring import drift, records
+from extensions.stores.offline.writes import serving_log_table
+from monitoring import drift_check, drift_store
 from monitoring.baseline import Baseline, Feature, baseline_of
-from monitoring.report import report
-from monitoring.strata import HOUR, HOUR_OF_WEEK, WEEKDAY, conditioned
+from monitoring.reports.drift_report import report
+from monitoring.serving_log_window import Window
+from monitoring.stratified_baselines import HOUR, HOUR_OF_WEEK, WEEKDAY, conditioned
 from monitoring.verdicts import CRITICAL, OK, UNWATCHED, WARNING
-from monitoring.window import Window
 
 VIEW, SERVICE = "signals", "hours"
 # A Monday.
@@ -69,9 +69,9 @@ def serve(
         f"{VIEW}__closeness": Float64, f"{VIEW}__score": Float64, "request__asked_hour": Int64,
         f"{VIEW}__version": Int32, f"{VIEW}__as_of": UnixTimestamp,
     }  # fmt: skip
-    served_table.ensure_columns(conn, types)
+    serving_log_table.ensure_columns(conn, types)
     conn.execute("ALTER TABLE served_features ADD COLUMN IF NOT EXISTS signals__stale boolean")
-    served_table.ensure_partitions(conn, start, start)
+    serving_log_table.ensure_partitions(conn, start, start)
     asked = np.full(n, hour % 24)
     rows = pa.table(
         {
@@ -88,7 +88,7 @@ def serve(
         }
     )
     with connect_arrow(url) as arrow:
-        served_table.append_rows(arrow, rows)
+        serving_log_table.append_rows(arrow, rows)
     return Window(SERVICE, start, start + HOUR_LONG)
 
 
@@ -99,16 +99,16 @@ def test_an_ordinary_day_is_quiet_hour_by_hour(fresh_database: str, now: bool) -
     strata = {one.feature.name: one.content.get("strata", {}).get("by") for one in base.features}
     assert strata == {"closeness": "request:asked_hour" if now else HOUR, "score": None}
     with connect(fresh_database, autocommit=True) as conn:
-        records.bind(conn, base)
+        drift_store.bind(conn, base)
         windows = [serve(conn, fresh_database, hour, rng) for hour in range(24)]
-        runs = [drift.check(fresh_database, one) for one in windows]
+        runs = [drift_check.check(fresh_database, one) for one in windows]
         assert [run.error for run in runs] == [None] * 24
         assert [run.verdict for run in runs] == [OK] * 24
         assert all(
             {f.statistic for f in run.findings if f.feature.endswith(":closeness")} >= {"psi", "sd"}
             for run in runs
         )
-        moved = drift.check(fresh_database, serve(conn, fresh_database, 34, rng, shift=9))
+        moved = drift_check.check(fresh_database, serve(conn, fresh_database, 34, rng, shift=9))
     assert moved.verdict == CRITICAL
     assert {f.feature for f in moved.findings if f.verdict == CRITICAL} == {f"{VIEW}:closeness"}
 
@@ -117,15 +117,15 @@ def test_hours_that_the_training_set_lacks_are_not_watched_and_said(fresh_databa
     rng = np.random.default_rng(2)
     base = training(rng, rng.integers(8, 22, 5_000))
     with connect(fresh_database, autocommit=True) as conn:
-        records.bind(conn, base)
-        night = drift.check(fresh_database, serve(conn, fresh_database, 3, rng))
+        drift_store.bind(conn, base)
+        night = drift_check.check(fresh_database, serve(conn, fresh_database, 3, rng))
         assert night.verdict == OK
         [said] = [f for f in night.findings if f.verdict == UNWATCHED]
         assert said.feature == f"{VIEW}:closeness"
         assert "not watched here" in str(said.because)
         assert "not watched here" in report(conn, [SERVICE])
         # What follows no hour is watched at night as well.
-        worse = drift.check(fresh_database, serve(conn, fresh_database, 4, rng, score=12.0))
+        worse = drift_check.check(fresh_database, serve(conn, fresh_database, 4, rng, score=12.0))
     assert {f.feature for f in worse.findings if f.verdict in (WARNING, CRITICAL)} == {
         f"{VIEW}:score"
     }

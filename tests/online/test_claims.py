@@ -8,8 +8,8 @@ import pytest
 from feast import FeatureView, ValueType
 
 from extensions.errors import SkewlessError
-from extensions.stores.online.layout import Layout
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.stores.online_codec.row_format import Layout
 from tests.online.conftest import config_of
 from tests.online.test_store import PAIR, read, write
 from tests.online.views import T0, key, view

@@ -12,8 +12,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extensions.serving.decoding import Decoder, fields, sections
-from extensions.stores.online.layout import Layout
+from extensions.stores.online_codec.row_decoder import Decoder, fields, sections
+from extensions.stores.online_codec.row_format import Layout
 from tests.online.test_store import PAIR, read, write
 from tests.online.views import T0, key, view
 

@@ -8,7 +8,7 @@ from feast.protos.feast.types.Value_pb2 import DoubleList, FloatList, Int64List,
 from feast.types import Array, Bool, Float32, Float64, Int64, String
 
 from extensions.errors import SkewlessError
-from extensions.stores.defaults import declared_defaults, default_values
+from extensions.stores.values.default_values import declared_defaults, default_values
 
 
 def view(dtype: object, declared: str) -> FeatureView:

@@ -19,16 +19,16 @@ from extensions.asof import Computation
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.local import valkey
-from extensions.operations.refreshing import Refresher
-from extensions.stores import online_epoch
-from extensions.stores.online_epoch import State, check, publishing
-from extensions.stores.publish import registered
+from extensions.operations.refresh import Refresher
+from extensions.stores import restore_detection
+from extensions.stores.publish_log import registered
 from extensions.stores.rebuild import rebuild_online, reconcile
-from streaming.publish import Publisher
+from extensions.stores.restore_detection import State, check, publishing
+from streaming.processing.feature_computation import entities, log_values
+from streaming.processing.online_writer import Publisher
+from streaming.processing.realtime_views import LiveView, live_views
+from streaming.processing.reconciliation import sweep
 from streaming.settings import Settings
-from streaming.sweep import sweep
-from streaming.values import entities, log_values
-from streaming.views import LiveView, live_views
 from tests.databases import create, cut, drop
 from tests.online.test_publish import logged, online
 
@@ -297,14 +297,14 @@ def test_a_publication_cut_short_anywhere_agrees(world: World, monkeypatch: Any)
                     conn.execute("DELETE FROM online_epochs; UPDATE watermarks SET "
                                  "published_through = NULL")  # fmt: skip
                 world.client().flushall()
-            real = getattr(online_epoch, step)
+            real = getattr(restore_detection, step)
 
             def cut_after(*given: Any, real: Any = real, **more: Any) -> Any:
                 real(*given, **more)
                 raise ZeroDivisionError
 
             with monkeypatch.context() as patch:
-                patch.setattr(online_epoch, step, cut_after)
+                patch.setattr(restore_detection, step, cut_after)
                 with pytest.raises(ZeroDivisionError):
                     world.refresh()
             state = world.verdict()
@@ -320,7 +320,7 @@ def test_many_publishers_raise_no_false_alarm(world: World) -> None:
     world.watch(1)
     world.refresh()
     computation, store = world.computations[STATS], world.store()
-    online_epoch.client_of(store)
+    restore_detection.client_of(store)
     failures: list[Exception] = []
 
     def publish_often() -> None:

@@ -13,11 +13,11 @@ from feast.data_source import PushMode
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64
 
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores.online.layout import Layout
-from extensions.stores.publish import publish
+from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import rebuild_online
 from tests.online.own_store import (
     TIMES,

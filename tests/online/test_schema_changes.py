@@ -8,9 +8,9 @@ from feast import FeatureStore
 from feast.types import Array, Float32, Float64, Int64, String
 
 from extensions.errors import SkewlessError
-from extensions.serving.decoding import Decoder, fields, sections
-from extensions.stores.online.keys import place_of
 from extensions.stores.online.store import layout_of
+from extensions.stores.online_codec.redis_keys import place_of
+from extensions.stores.online_codec.row_decoder import Decoder, fields, sections
 from extensions.stores.rebuild import rebuild_online
 from tests.online.own_store import (
     TIMES,

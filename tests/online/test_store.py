@@ -16,10 +16,10 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
 
 from extensions.errors import SkewlessError
-from extensions.serving.decoding import Decoder, sections
-from extensions.stores.online import layout as rows
-from extensions.stores.online.layout import Layout
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.stores.online_codec import row_format as rows
+from extensions.stores.online_codec.row_decoder import Decoder, sections
+from extensions.stores.online_codec.row_format import Layout
 from tests.online.conftest import config_of
 from tests.online.views import T0, key, view
 

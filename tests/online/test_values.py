@@ -9,7 +9,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extensions.stores.online.layout import Layout, pack_times, unpack_times
+from extensions.stores.online_codec.row_format import Layout, pack_times, unpack_times
 from tests.online.views import MOMENTS, PAST, TYPES, created_after, key, same, value_of, view
 
 # A view of its own for each example: Redis keeps what earlier ones wrote.

@@ -22,7 +22,7 @@ from feast.types import (
 )
 
 from extensions.addresses import connection_string_of
-from extensions.stores.offline import latest_rows
+from extensions.stores.offline.join import latest_rows
 from tests.point_in_time.own_views import OWN, WIDE, account, buyer, own, own_views, source
 from tests.point_in_time.views import OBJECTS, OURS, address
 

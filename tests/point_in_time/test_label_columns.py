@@ -13,7 +13,7 @@ from feast import FeatureStore
 
 from extensions.errors import SkewlessError
 from extensions.training import read_labels, take
-from extensions.training.digest import ContentDigest, as_stored
+from extensions.training.content_hash import ContentDigest, as_stored
 from monitoring.baseline import _as_taken
 from tests.point_in_time.test_training_set import store  # noqa: F401
 

@@ -26,19 +26,19 @@ import pytest
 from feast import FeatureStore
 
 from extensions.asof import Computation
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.serving.settings import Settings as ServingSettings
-from extensions.stores.publish import publish
-from streaming.decode import JsonDecoder, Message
-from streaming.metrics import WorkerMetrics
-from streaming.positions import begin
-from streaming.publish import Publisher
+from extensions.stores.publish_log import publish
+from streaming.kafka.message_decoder import JsonDecoder, Message
+from streaming.kafka.subscription import Batch, Placed
+from streaming.processing.event_transaction import open_store
+from streaming.processing.offsets import begin
+from streaming.processing.online_writer import Publisher
+from streaming.processing.realtime_views import live_views
+from streaming.processing.step import Stepper
 from streaming.settings import Settings
-from streaming.step import Stepper
-from streaming.store import open_store
-from streaming.subscription import Batch, Placed
-from streaming.views import live_views
+from streaming.worker_metrics import WorkerMetrics
 from tests.online.repository import applied, watch
 from tests.serving.conftest import serving
 

@@ -15,7 +15,7 @@ from feast.types import Float32, Int64
 
 from extensions.errors import SkewlessError
 from extensions.training import read_labels, read_manifest, take, take_again
-from extensions.training.digest import ContentDigest
+from extensions.training.content_hash import ContentDigest
 from tests.databases import cut
 from tests.point_in_time.views import OBJECTS, OURS, names, pairs, store_at
 

@@ -12,12 +12,12 @@ import pytest
 from feast import FeatureStore
 
 from extensions.asof import Computation
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.serving.application import Application
 from extensions.serving.server import http_server
 from extensions.serving.settings import Settings
-from extensions.stores.publish import publish
+from extensions.stores.publish_log import publish
 from tests.online.repository import applied, watch
 
 NOW = datetime.now(UTC)

@@ -14,7 +14,8 @@ import pytest
 from feast import FeatureStore
 from feast.feature_server import get_app
 
-from extensions.serving import feast_route, http_protocol
+from extensions.serving.http import bounded_http_protocol
+from extensions.serving.routes import get_online_features
 from extensions.serving.settings import Settings
 from tests.serving.attack import KEY, Raw, many, post
 from tests.serving.conftest import serving
@@ -117,14 +118,14 @@ def test_plans_are_not_made_for_strangers_nor_without_bound(http: httpx.Client, 
 
 def test_nobody_waits_while_a_plan_is_made(http, url: str, monkeypatch) -> None:
     """Plans for references are compiled aside, once for all who wait for the same."""
-    made, compiled = [], feast_route.compile_plan
+    made, compiled = [], get_online_features.compile_plan
 
     def slowly(*arguments: Any) -> Any:
         made.append(arguments)
         time.sleep(1.5)
         return compiled(*arguments)
 
-    monkeypatch.setattr(feast_route, "compile_plan", slowly)
+    monkeypatch.setattr(get_online_features, "compile_plan", slowly)
     asked = {**BY_NAME, "features": ["user_habits:user_avg_watch_duration_min"]}
     answers: list[int] = []
 
@@ -147,9 +148,11 @@ def test_nobody_waits_while_a_plan_is_made(http, url: str, monkeypatch) -> None:
 
 
 def test_references_that_strangers_make_up_push_no_plan_out(http, monkeypatch) -> None:
-    made, compiled = [], feast_route.compile_plan
+    made, compiled = [], get_online_features.compile_plan
     monkeypatch.setattr(
-        feast_route, "compile_plan", lambda *given: (made.append(given[1]), compiled(*given))[1]
+        get_online_features,
+        "compile_plan",
+        lambda *given: (made.append(given[1]), compiled(*given))[1],
     )
     asked = {**BY_NAME, "features": ["user_habits:user_avg_watch_duration_min",
                                      "user_habits:user_preferred_hour"]}  # fmt: skip
@@ -319,7 +322,7 @@ def test_idle_connections_end_and_used_ones_stay(url: str) -> None:
 
 
 def test_a_client_that_does_not_read_is_let_go(url, http, monkeypatch) -> None:
-    monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 1.0)
+    monkeypatch.setattr(bounded_http_protocol, "WRITE_SECONDS", 1.0)
     ranking = post(RANK, {**RANKING, "itemIds": list(range(1, 201))})
     with many(url, 5) as raws:
         for raw in raws:
@@ -337,7 +340,7 @@ def test_a_client_that_does_not_read_is_let_go(url, http, monkeypatch) -> None:
 
 def test_replies_that_nobody_reads_are_bounded_all_together(url, http, monkeypatch) -> None:
     """Those unread longest go first; who reads is not ended."""
-    monkeypatch.setattr(http_protocol, "MOST_UNREAD", 400_000)
+    monkeypatch.setattr(bounded_http_protocol, "MOST_UNREAD", 400_000)
     ranking = post(RANK, {**RANKING, "itemIds": list(range(1, 201))})
     with many(url, 12) as raws:
         for raw in raws:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.serving.byte_cache import ByteCache
+from extensions.serving.lru_byte_cache import ByteCache
 
 KEYS = st.integers(0, 12)
 STEPS = st.lists(

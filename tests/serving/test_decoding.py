@@ -10,9 +10,9 @@ from feast.type_map import feast_value_type_to_python_type
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.serving.decoding import Block, Decoder, fields, sections
-from extensions.stores.online import layout as rows
-from extensions.stores.online.layout import AnotherLayoutError, Column, Layout
+from extensions.stores.online_codec import row_format as rows
+from extensions.stores.online_codec.row_decoder import Block, Decoder, fields, sections
+from extensions.stores.online_codec.row_format import AnotherLayoutError, Column, Layout
 from tests.online.views import TYPES, value_of, view
 
 MOMENTS = st.integers(-(2**57), 2**57) | st.integers(0, 2**51)

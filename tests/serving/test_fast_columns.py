@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extensions.serving.columns import Coded, codes, grouped, taken
-from extensions.serving.frames import Inputs, Made, array, columns, thrifty
-from extensions.serving.transforms import Transform
+from extensions.serving.features.on_demand_transforms import Transform
+from extensions.serving.features.transform_frames import Inputs, Made, array, columns, thrifty
+from extensions.stores.online_codec.column_encoding import Coded, codes, grouped, taken
 from feature_repo.genres import PLACES
 from feature_repo.transforms import ranking_signals
 

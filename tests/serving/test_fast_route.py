@@ -27,11 +27,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
 
 from extensions.addresses import connection_string_of
-from extensions.serving.feast_route import FeastRoute, UnusualError
-from extensions.serving.plan import Plans, compile_plans
-from extensions.serving.reading import Reader
+from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.request_plan import Plans, compile_plans
+from extensions.serving.routes.get_online_features import FeastRoute, UnusualError
 from extensions.stores.online.store import SkewlessRedisOnlineStoreConfig
-from extensions.stores.publish import online_store
+from extensions.stores.publish_log import online_store
 
 NOW = datetime.now(UTC)
 

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from feast import FeatureService, FeatureStore
 
-from extensions.serving.freshness import Freshnesses
-from extensions.serving.plan import Plan, compile_plans
+from extensions.serving.features.request_plan import Plan, compile_plans
+from extensions.serving.observability.watermark_watcher import Freshnesses
 from extensions.serving.settings import Settings
 from tests.databases import cut
 from tests.serving.conftest import serving

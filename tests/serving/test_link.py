@@ -11,7 +11,7 @@ import hiredis
 import pytest
 import uvloop
 
-from extensions.serving.link import LOOK, PipelinedLink, UnavailableError
+from extensions.serving.features.redis_connection import LOOK, PipelinedLink, UnavailableError
 
 Answer = Callable[[socket.socket, list[Any]], None]
 

@@ -16,11 +16,11 @@ from feast import FeatureStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from extensions.serving.following import Follower, connections
-from extensions.serving.ids import Ids
-from extensions.serving.near import MOST_LAG, Copy, NearCopies, Wanted
-from extensions.serving.plan import Group, Plan, Plans, compile_plans
-from extensions.stores.publish import online_store
+from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.request_plan import Group, Plan, Plans, compile_plans
+from extensions.serving.near_cache.cached_views import MOST_LAG, Copy, NearCopies, Wanted
+from extensions.serving.near_cache.invalidation import Follower, connections
+from extensions.stores.publish_log import online_store
 
 START = datetime(2035, 3, 1, tzinfo=UTC)  # newer than the fixture
 PREFIX = b"sk:item_id:"

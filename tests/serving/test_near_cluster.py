@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import redis
 
-from extensions.serving.following import Follower
-from extensions.serving.ids import Ids
-from extensions.serving.near import NearCopies
-from extensions.serving.plan import Group, Plan, Plans, compile_plans
-from extensions.stores.online.keys import field_of
+from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.request_plan import Group, Plan, Plans, compile_plans
+from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.near_cache.invalidation import Follower
+from extensions.stores.online_codec.redis_keys import field_of
 from tests.online.test_cluster import cluster  # noqa: F401 - a fixture
 from tests.serving.test_near import until
 

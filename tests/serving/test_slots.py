@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.serving.slots import Slots
+from extensions.serving.near_cache.entity_index import Slots
 
 LEAST, MOST = -(2**63), 2**63 - 1
 near = st.integers(-50, 3_000)

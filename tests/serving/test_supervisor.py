@@ -175,7 +175,7 @@ def test_the_signal_to_stop_is_heard_while_workers_crash(tmp_path: Path, redis_u
 CRASHING = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from extensions.serving.metric_files import MetricFiles
+from extensions.serving.observability.multiprocess_metric_files import MetricFiles
 from extensions.serving.supervisor import supervise
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 def worker():

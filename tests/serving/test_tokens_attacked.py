@@ -20,7 +20,7 @@ from feast.permissions.auth.auth_manager import AllowAll, set_auth_manager
 from feast.permissions.security_manager import no_security_manager
 
 from extensions.errors import SkewlessError
-from extensions.serving.api_keys import ApiKeys
+from extensions.serving.auth.api_keys import ApiKeys
 from extensions.serving.settings import Settings
 from tests.serving.attack import Raw
 from tests.serving.conftest import serving

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
-from streaming.faults import Fault
+from streaming.failpoints import Fault
 from streaming.settings import Settings
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.load import Producer

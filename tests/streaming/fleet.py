@@ -11,7 +11,8 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from streaming import views, worker
+from streaming import worker
+from streaming.processing import realtime_views
 from streaming.settings import Settings
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
@@ -56,7 +57,7 @@ class Fleet:
 def _run(settings: Settings, environment: dict[str, str]) -> None:
     from tests.streaming.preload import COMPUTATIONS  # noqa: PLC0415
 
-    views.load_computations = lambda _: COMPUTATIONS
+    realtime_views.load_computations = lambda _: COMPUTATIONS
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("streaming").setLevel(logging.WARNING)

@@ -11,7 +11,7 @@ from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 
 from extensions.local import apache_kafka
-from extensions.operations.prepare import prepare_database
+from extensions.operations.database_setup import prepare_database
 from streaming.settings import Settings
 from tests.streaming.conftest import REPO_ROOT, Addresses
 from tests.streaming.outages import Killed, under_load

@@ -10,9 +10,9 @@ import psycopg
 from psycopg import sql
 
 from extensions.local import apache_kafka, postgres, valkey
-from extensions.local.server import Server
+from extensions.local.server_process import Server
 from streaming.settings import Settings
-from streaming.status import status
+from streaming.stream_status import status
 from tests.databases import cut
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.load import Load, Producer

@@ -9,10 +9,10 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from extensions.local import apache_kafka
-from streaming import dead_letters
+from streaming.kafka import dead_letters
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.status import status
-from streaming.topics import ensure_topics
+from streaming.stream_status import status
 from tests.streaming.conftest import stream_settings
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.load import Producer

@@ -13,10 +13,10 @@ from extensions.addresses import KAFKA_VARIABLE
 from extensions.cli import app
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from streaming import dead_letters
-from streaming.dead_letters import DeadLetter, _Recent
+from streaming.kafka import dead_letters
+from streaming.kafka.dead_letters import DeadLetter, _Recent
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.topics import ensure_topics
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_worker import event
 from tests.streaming.truth import Stream

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.decode import JsonDecoder, Message, Reason, RejectedError, WatchEvent
+from streaming.kafka.message_decoder import JsonDecoder, Message, Reason, RejectedError, WatchEvent
 
 NOW = datetime(2026, 7, 15, 12, tzinfo=UTC)
 DECODER = JsonDecoder()

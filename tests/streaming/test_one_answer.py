@@ -3,7 +3,7 @@
 import random
 from datetime import UTC, datetime, timedelta
 
-from extensions.asof import Spine, log
+from extensions.asof import Spine, append
 from extensions.asof.backfill import backfill
 from extensions.database import connect
 from streaming.settings import Settings
@@ -48,7 +48,7 @@ def test_the_streams_log_is_what_a_backfill_writes(settings: Settings, fleet: Fl
 
             # The same questions once more, all at once: what a tick or a training set asks.
             conn.execute(f"TRUNCATE {table}")
-            log(conn, computation, Spine.of([row[:-1] for row in streamed], computation))
+            append(conn, computation, Spine.of([row[:-1] for row in streamed], computation))
             assert set(conn.execute(f"SELECT {columns} FROM {table}")) == streamed
 
             # The log that would exist had nobody streamed.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from streaming.kafka.subscription import Placed, Subscription
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.status import status
-from streaming.subscription import Placed, Subscription
-from streaming.topics import ensure_topics
+from streaming.stream_status import status
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.load import Producer
 from tests.streaming.outages import Killed, connections_cut, under_load

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from streaming.faults import Fault
+from streaming.failpoints import Fault
 from streaming.settings import Settings
-from streaming.status import status
+from streaming.stream_status import status
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_worker import event, send
 from tests.streaming.truth import Stream

@@ -9,21 +9,21 @@ import psycopg
 import pytest
 from pyarrow import Table
 
-from extensions.asof.log_tables import ensure_log_tables
+from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.errors import SkewlessError
-from streaming.dead_letters import DeadLetterWriter
-from streaming.decode import JsonDecoder, Message
-from streaming.metrics import WorkerMetrics
-from streaming.positions import FencedError, begin, read_position, under_way_since
-from streaming.publish import Publisher
+from streaming.kafka.dead_letters import DeadLetterWriter
+from streaming.kafka.message_decoder import JsonDecoder, Message
+from streaming.kafka.subscription import Batch, Placed
+from streaming.processing.event_transaction import open_store
+from streaming.processing.offsets import FencedError, begin, read_position, under_way_since
+from streaming.processing.online_writer import Publisher
+from streaming.processing.realtime_views import LiveView
+from streaming.processing.reconciliation import sweep
+from streaming.processing.step import Stepper
 from streaming.settings import Settings
-from streaming.status import status
-from streaming.step import Stepper
-from streaming.store import open_store
-from streaming.subscription import Batch, Placed
-from streaming.sweep import sweep
-from streaming.views import LiveView
+from streaming.stream_status import status
+from streaming.worker_metrics import WorkerMetrics
 from tests.streaming.test_worker import event
 from tests.streaming.truth import Stream
 

@@ -18,10 +18,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from extensions.errors import SkewlessError
 from extensions.local.ports import free_port
-from streaming import sweep
-from streaming.metrics import WorkerMetrics
+from streaming.processing import reconciliation
+from streaming.processing.reconciliation import Sweeper
 from streaming.settings import Settings
-from streaming.sweep import Sweeper
+from streaming.worker_metrics import WorkerMetrics
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_worker import event, send
 from tests.streaming.truth import Stream
@@ -69,7 +69,7 @@ def test_the_sweeper_waits_out_every_kind_of_outage(
             error = OUTAGES[name]()
             raise error
 
-    monkeypatch.setattr(sweep, "sweep", failing)
+    monkeypatch.setattr(reconciliation, "sweep", failing)
     sweeper = Sweeper(replace(settings, sweep_every=0.05), views, object(), metrics)  # type: ignore[arg-type]
     sweeper.start()
     wait_until(lambda: len(calls) > 1 + len(views), 20, "it sweeps again")

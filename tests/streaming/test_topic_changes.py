@@ -8,8 +8,8 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.topics import ensure_topics
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_worker import event
 from tests.streaming.truth import Stream

@@ -15,11 +15,11 @@ from kafka.record.util import calc_crc32c
 
 from extensions.errors import SkewlessError
 from extensions.local import apache_kafka
-from streaming import dead_letters, record_batches
+from streaming.kafka import dead_letters, record_batches
+from streaming.kafka.stopped_partitions import skip
+from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
-from streaming.status import PartitionStatus, status
-from streaming.stops import skip
-from streaming.topics import ensure_topics
+from streaming.stream_status import PartitionStatus, status
 from tests.streaming.conftest import stream_settings
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_worker import event

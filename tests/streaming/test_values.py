@@ -7,11 +7,11 @@ import pytest
 
 from extensions.asof import Computation
 from extensions.asof.computation import FeatureColumn
-from extensions.asof.log_tables import ensure_log_tables
+from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from streaming.processing.feature_computation import entities, log_values, logged_values
 from streaming.settings import Settings
-from streaming.values import entities, log_values, logged_values
 from streaming.worker import _next_limit
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123_456, tzinfo=UTC)

@@ -14,12 +14,12 @@ from kafka import KafkaProducer
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.history.simulate import simulate
-from extensions.history.world import Simulation
+from extensions.history.simulated_platform import Simulation
 from extensions.stores.rebuild import rebuild_online
-from streaming import dead_letters
-from streaming.replay import replay
+from streaming.kafka import dead_letters
+from streaming.kafka.replay import replay
 from streaming.settings import Settings
-from streaming.status import status
+from streaming.stream_status import status
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_decode import mutated
 from tests.streaming.truth import Stream

@@ -14,11 +14,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from psycopg import sql
 
 from extensions.database import connect
-from streaming import dead_letters
-from streaming.positions import read_position
+from streaming.kafka import dead_letters
+from streaming.processing.offsets import read_position
+from streaming.processing.realtime_views import LiveView, live_views
 from streaming.settings import Settings
-from streaming.status import status
-from streaming.views import LiveView, live_views
+from streaming.stream_status import status
 from tests.oracle.answers import VIEWS
 from tests.oracle.records import History, Watch
 from tests.streaming.load import ITEMS, USERS, Load

@@ -16,13 +16,13 @@ from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 
 from extensions import addresses
-from extensions.asof.refresh import tick
+from extensions.asof.tick import tick
 from extensions.database import connect
-from extensions.stores.publish import publish
+from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import rebuild_online
-from extensions.stores.registry.published import hold_pointer
-from extensions.versions.applying import Applied, apply
-from extensions.versions.live import live_computations
+from extensions.stores.registry.version_store import hold_pointer
+from extensions.versions.apply import Applied, apply
+from extensions.versions.maintained_versions import live_computations
 from tests.databases import create, cut, drop
 from tests.online.repository import watch
 from tests.versions.repositories import Repository

@@ -13,10 +13,10 @@ from feast import FeatureStore
 from extensions import addresses
 from extensions.database import connect
 from extensions.failpoints import VARIABLE
-from extensions.versions import retiring
-from extensions.versions.applying import apply
-from extensions.versions.faults import Fault
-from extensions.versions.moving import promote, rollback
+from extensions.versions import retirement
+from extensions.versions.apply import apply
+from extensions.versions.failpoints import Fault
+from extensions.versions.promotion import promote, rollback
 from tests.versions.repositories import Repository
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
@@ -41,7 +41,7 @@ def _run(
     root: Path, environment: Mapping[str, str], command: str, arguments: tuple[Any, ...]
 ) -> None:
     os.environ.update(environment)
-    retiring.NOTICED_AFTER_SECONDS = 0.0
+    retirement.NOTICED_AFTER_SECONDS = 0.0
     with (
         contextlib.ExitStack() as stack,
         connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn,
@@ -50,6 +50,6 @@ def _run(
         if command == "apply":
             apply(conn, root)
         elif command == "retire":
-            retiring.retire(FeatureStore(str(root)), conn, *arguments)
+            retirement.retire(FeatureStore(str(root)), conn, *arguments)
         else:
             {"promote": promote, "rollback": rollback}[command](conn, "skewless", *arguments)

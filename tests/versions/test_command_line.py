@@ -11,14 +11,14 @@ from extensions import addresses
 from extensions.cli.app import app
 from extensions.errors import SkewlessError
 from extensions.operations import doctor
-from extensions.versions import retiring
+from extensions.versions import retirement
 from tests.versions.conftest import World
 
 
 @pytest.fixture(autouse=True)
 def repository(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "REPO_ROOT", world.root)
-    monkeypatch.setattr(retiring, "NOTICED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
 
 
 def run(world: World, *words: str) -> Result:

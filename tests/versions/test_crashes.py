@@ -2,12 +2,12 @@
 
 import pytest
 
-from extensions.stores.registry.published import find, promotions
-from extensions.versions import retiring
-from extensions.versions.checking import disagreements
-from extensions.versions.faults import Fault
-from extensions.versions.moving import promote
-from extensions.versions.retiring import retire
+from extensions.stores.registry.version_store import find, promotions
+from extensions.versions import retirement
+from extensions.versions.consistency_check import disagreements
+from extensions.versions.failpoints import Fault
+from extensions.versions.promotion import promote
+from extensions.versions.retirement import retire
 from tests.versions.conftest import World
 from tests.versions.crashing import crash
 
@@ -82,7 +82,7 @@ def test_a_move_that_ends_before_its_commit_never_was(world: World) -> None:
 def test_retire_ends_at_every_step_and_the_next_one_goes_on(
     world: World, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retiring, "NOTICED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
     world.repository.second_version(view)
     world.apply()
     promote(world.conn, "skewless", view, 2)

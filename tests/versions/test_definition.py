@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from extensions.asof.definition import Definition
-from extensions.asof.sql_text import normalised
-from extensions.versions.declared import Declared, read_declared
+from extensions.asof.definition_fingerprint import Definition
+from extensions.asof.sql_normalization import normalised
+from extensions.versions.declared_definitions import Declared, read_declared
 from tests.versions.repositories import Repository
 
 

@@ -11,10 +11,10 @@ import pytest
 from extensions.asof import Spine, compute
 from extensions.database import connect_arrow
 from extensions.errors import SkewlessError
-from extensions.stores.registry.published import find
+from extensions.stores.registry.version_store import find
+from extensions.versions.column_distance import distance_of, histogram, stability
 from extensions.versions.diff import compare
 from extensions.versions.diff_report import render
-from extensions.versions.distance import distance_of, histogram, stability
 from tests.versions.conftest import World
 
 

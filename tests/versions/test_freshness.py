@@ -10,13 +10,13 @@ from kafka import KafkaProducer
 
 from extensions.asof import Computation, Spine, compute
 from extensions.database import connect_arrow
-from extensions.operations.refreshing import Refresher
-from extensions.versions import retiring
-from extensions.versions.moving import promote, rollback
-from extensions.versions.retiring import retire
-from streaming import views
+from extensions.operations.refresh import Refresher
+from extensions.versions import retirement
+from extensions.versions.promotion import promote, rollback
+from extensions.versions.retirement import retire
+from streaming.processing import realtime_views
+from streaming.processing.realtime_views import LiveViews
 from streaming.settings import Settings
-from streaming.views import LiveViews
 from tests.streaming.fleet import Fleet, wait_until
 from tests.versions.conftest import World
 from tests.versions.repositories import REPO_ROOT
@@ -87,8 +87,8 @@ def test_a_tick_computes_every_live_version_as_it_was_published(world: World) ->
 def test_a_running_worker_notices_what_is_published_and_what_is_retired(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "LOOK_EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(retiring, "NOTICED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(realtime_views, "LOOK_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
     live = LiveViews(Settings(postgres_url=world.database, kafka_bootstrap=""), world.store())
     first = {"user_item_progress.v1", "user_watch_stats.v1"}
     assert {view.computation.name for view in live} == first

@@ -7,10 +7,10 @@ import pytest
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores.registry.published import promotions
-from extensions.versions import applying
-from extensions.versions.checking import disagreements
-from extensions.versions.moving import promote, rollback
+from extensions.stores.registry.version_store import promotions
+from extensions.versions import apply
+from extensions.versions.consistency_check import disagreements
+from extensions.versions.promotion import promote, rollback
 from tests.versions.conftest import World, held_by_another
 
 
@@ -79,7 +79,7 @@ def test_one_apply_at_a_time_and_a_rollback_need_not_wait_for_it(world: World) -
     promote(world.conn, "skewless", "item_stats", 2)
     with (
         connect(world.database, autocommit=True) as other,
-        applying._alone(other),
+        apply._alone(other),
     ):
         with pytest.raises(SkewlessError, match=r"Another `skewless apply` is at work \(skewless"):
             world.apply()

@@ -5,11 +5,11 @@ import re
 import pytest
 
 from extensions.errors import SkewlessError
-from extensions.operations.prepare import prepare_database
-from extensions.stores.registry.published import promotions, published
-from extensions.versions.checking import disagreements
-from extensions.versions.moving import promote, rollback
+from extensions.operations.database_setup import prepare_database
+from extensions.stores.registry.version_store import promotions, published
+from extensions.versions.consistency_check import disagreements
 from extensions.versions.plan import Severity, make_plan
+from extensions.versions.promotion import promote, rollback
 from tests.versions.conftest import World
 
 COUNT = "user_watch_stats:user_watch_count_7d"

@@ -2,7 +2,7 @@
 
 import gc
 
-from extensions.versions.moving import promote, rollback
+from extensions.versions.promotion import promote, rollback
 from tests.versions.conftest import World
 
 FEATURE = "user_watch_count_7d"

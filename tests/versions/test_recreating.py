@@ -8,11 +8,11 @@ import pytest
 import redis
 
 from extensions import addresses
-from extensions.stores.registry.published import promotions
-from extensions.versions.applying import apply
-from extensions.versions.checking import disagreements
-from extensions.versions.moving import promote, rollback
+from extensions.stores.registry.version_store import promotions
+from extensions.versions.apply import apply
+from extensions.versions.consistency_check import disagreements
 from extensions.versions.plan import Severity, make_plan
+from extensions.versions.promotion import promote, rollback
 from tests.databases import copied
 from tests.versions.conftest import World
 

@@ -4,20 +4,20 @@ import pytest
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.publish import latest, write_query
-from extensions.stores.registry.published import find, published
-from extensions.versions import retiring
-from extensions.versions.checking import disagreements
-from extensions.versions.live import live_computations
-from extensions.versions.moving import promote
-from extensions.versions.peeking import leftovers
-from extensions.versions.retiring import finish_retired, retire
+from extensions.stores.publish_log import latest, write_query
+from extensions.stores.registry.version_store import find, published
+from extensions.versions import retirement
+from extensions.versions.consistency_check import disagreements
+from extensions.versions.maintained_versions import live_computations
+from extensions.versions.online_sample import leftovers
+from extensions.versions.promotion import promote
+from extensions.versions.retirement import finish_retired, retire
 from tests.versions.conftest import World, held_by_another
 
 
 @pytest.fixture(autouse=True)
 def nobody_else_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retiring, "NOTICED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
 
 
 def logs(world: World) -> set[str]:
@@ -133,7 +133,7 @@ def test_a_straggler_s_rows_are_found_and_removed(world: World) -> None:
     computation = live_computations(world.conn, {})["item_stats.v1"]
     retire(world.store(), world.conn, "item_stats", 1, keep_log_days=1)
     one = find(world.conn, "item_stats", 1)
-    write_query(world.store(), retiring.feast_view(one), latest(computation, sql.SQL("true")))
+    write_query(world.store(), retirement.feast_view(one), latest(computation, sql.SQL("true")))
     assert any("Redis holds rows" in d.what for d in disagreements(world.store(), world.conn))
     retire(world.store(), world.conn, "item_stats", 1)
     assert disagreements(world.store(), world.conn) == []

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.switching import Asked, Load, State
 from extensions.local.ports import free_port
-from extensions.versions.moving import promote, rollback
+from extensions.versions.promotion import promote, rollback
 from tests.versions.conftest import World
 
 ITEMS = list(range(1, 25))

@@ -9,13 +9,13 @@ import pytest
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
-from extensions.stores.registry.eras import multirange
-from extensions.stores.registry.published import Era
-from extensions.training.labels import read_labels
+from extensions.stores.registry.version_store import Era
+from extensions.stores.registry.version_timeline import multirange
+from extensions.training.label_source import read_labels
 from extensions.training.manifest import read_manifest
 from extensions.training.training_set import take, take_again
-from extensions.versions.moving import promote, rollback
-from extensions.versions.retiring import retire
+from extensions.versions.promotion import promote, rollback
+from extensions.versions.retirement import retire
 from tests.versions.conftest import World, between_moves
 
 FEATURE = "user_watch_count_7d"

@@ -14,11 +14,11 @@ from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Float32, Int64, PrimitiveFeastType, String
 
 from extensions.errors import SkewlessError
-from extensions.stores.offline.served_transforms import ServedTransform, Version
-from extensions.training.labels import read_labels
+from extensions.stores.offline.join.versioned_transforms import ServedTransform, Version
+from extensions.training.label_source import read_labels
 from extensions.training.training_set import take, take_again
-from extensions.versions.moving import promote, rollback
-from extensions.versions.retiring import retire
+from extensions.versions.promotion import promote, rollback
+from extensions.versions.retirement import retire
 from tests.versions.conftest import World, between_moves
 
 # Nobody's habits are known: the preferred hour is the default, 20.

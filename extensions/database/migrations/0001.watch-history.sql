@@ -7,7 +7,7 @@ CREATE TABLE watch_events (
     item_id bigint NOT NULL,
     watched_at timestamptz NOT NULL,
     -- The database's clock, read while the ingest lock is held: an open transaction's rows
-    -- are never older than the transaction itself (see extensions/asof/clock.py).
+    -- are never older than the transaction itself (see extensions/asof/safe_time.py).
     ingested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Whole milliseconds: sums of integers are exact, so no order of rows can change a mean.
     duration_ms integer NOT NULL CHECK (duration_ms BETWEEN 0 AND 86400000),

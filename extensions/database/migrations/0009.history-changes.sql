@@ -18,7 +18,7 @@ CREATE INDEX history_changes_by_time ON history_changes (source_table, changed_a
 CREATE FUNCTION hold_ingest_lock()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    -- extensions/database/events.py names this number.
+    -- extensions/database/event_ingest.py names this number.
     PERFORM pg_advisory_xact_lock_shared(7305808071010213);
     RETURN NULL;
 END $$;

@@ -18,11 +18,11 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.stores.offline.arrow_session import ArrowSession
-from extensions.stores.offline.exact_rows import read_exactly
-from extensions.stores.offline.latest_rows import latest_rows, sorted_rows
-from extensions.stores.offline.row_order import RowOrder
-from extensions.stores.row_times import future, not_future
+from extensions.stores.offline.arrow.adbc_session import ArrowSession
+from extensions.stores.offline.arrow.query_rows import read_exactly
+from extensions.stores.offline.join.latest_rows import latest_rows, sorted_rows
+from extensions.stores.offline.join.row_order import RowOrder
+from extensions.stores.values.future_rows import future, not_future
 
 logger = logging.getLogger(__name__)
 

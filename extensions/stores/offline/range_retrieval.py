@@ -20,8 +20,8 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.offline.point_in_time import ViewJoin, view_join
-from extensions.stores.offline.row_order import RowOrder
+from extensions.stores.offline.join.point_in_time import ViewJoin, view_join
+from extensions.stores.offline.join.row_order import RowOrder
 
 _EVENT, _CREATED = "event_timestamp", "created_timestamp"
 

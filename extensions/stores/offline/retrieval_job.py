@@ -18,25 +18,22 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.join_keys import arrow_type
-from extensions.stores.offline.arrow_session import ArrowSession, arrow_session
-from extensions.stores.offline.dataset_table import DatasetTable
-from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
-from extensions.stores.offline.exact_rows import read_exactly
-from extensions.stores.offline.export import export
-from extensions.stores.offline.join_columns import (
+from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
+from extensions.stores.offline.arrow.pandas_conversion import to_pandas
+from extensions.stores.offline.arrow.query_rows import read_exactly
+from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
+from extensions.stores.offline.join.chunking import joined_in_parts
+from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
+from extensions.stores.offline.join.label_columns import check_names
+from extensions.stores.offline.join.label_coverage import read_coverages, warn_of_uncovered
+from extensions.stores.offline.join.output_columns import (
     answer_columns,
     answer_query,
     digits_kept,
     shortened,
     whole_columns,
 )
-from extensions.stores.offline.label_columns import check_names
-from extensions.stores.offline.label_coverage import read_coverages, warn_of_uncovered
-from extensions.stores.offline.materialization import RowsToPublish
-from extensions.stores.offline.pandas_frames import to_pandas
-from extensions.stores.offline.parts import joined_in_parts
-from extensions.stores.offline.point_in_time import (
+from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
     ORDINAL,
     JoinOptions,
@@ -45,9 +42,12 @@ from extensions.stores.offline.point_in_time import (
     join_query,
     layouts,
 )
-from extensions.stores.offline.request_fields import check_request_fields
-from extensions.stores.offline.served_transforms import ServedTransform
-from extensions.stores.offline.source_types import SourceType, column_types
+from extensions.stores.offline.join.request_fields import check_request_fields
+from extensions.stores.offline.join.versioned_transforms import ServedTransform
+from extensions.stores.offline.materialization import RowsToPublish
+from extensions.stores.offline.writes.parquet_export import export
+from extensions.stores.offline.writes.saved_dataset_table import DatasetTable
+from extensions.stores.values.join_keys import arrow_type
 
 
 class Question(Protocol):

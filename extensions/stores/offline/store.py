@@ -22,28 +22,28 @@ from psycopg import sql
 from pydantic import Field, PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
-from extensions.asof.log_tables import BACKFILLED
+from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.errors import SkewlessError
-from extensions.stores import on_demand
-from extensions.stores.offline import pushing
-from extensions.stores.offline.address import url_of, use_own_connections
-from extensions.stores.offline.appending import append
-from extensions.stores.offline.arrow_session import arrow_session
-from extensions.stores.offline.entity_frame import EntityQuery, EntityTable
-from extensions.stores.offline.feature_logging import write_logged_features
+from extensions.stores import transform_inputs
+from extensions.stores.offline.arrow.adbc_session import arrow_session
+from extensions.stores.offline.connection_settings import url_of, use_own_connections
+from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
+from extensions.stores.offline.join.point_in_time import JoinOptions, view_joins
+from extensions.stores.offline.join.request_fields import check_request_fields
+from extensions.stores.offline.join.versioned_transforms import by_moment, by_names
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
-from extensions.stores.offline.point_in_time import JoinOptions, view_joins
 from extensions.stores.offline.range_retrieval import range_query
-from extensions.stores.offline.request_fields import check_request_fields
 from extensions.stores.offline.retrieval_job import (
     PlainQuery,
     PointInTimeQuestion,
     SkewlessMetadata,
     SkewlessRetrievalJob,
 )
-from extensions.stores.offline.served_transforms import by_moment, by_names
+from extensions.stores.offline.writes import push
+from extensions.stores.offline.writes.feature_logging import write_logged_features
+from extensions.stores.offline.writes.log_append import append
 from extensions.stores.registry.store import SkewlessSqlRegistry
 
 __all__ = [
@@ -53,8 +53,8 @@ __all__ = [
     "url_of",
 ]
 
-pushing.install()
-on_demand.install()
+push.install()
+transform_inputs.install()
 
 
 use_own_connections()

@@ -15,7 +15,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import RepeatedValue
 from feast.utils import _get_cached_request_context
 
-from extensions.stores.join_keys import check_keys
+from extensions.stores.values.join_keys import check_keys
 
 _asked: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
 

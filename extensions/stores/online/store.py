@@ -27,9 +27,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extensions.addresses import connection_string_of, redis_parts, redis_url
 from extensions.errors import SkewlessError
-from extensions.stores.defaults import default_values
-from extensions.stores.online.arrow_rows import columnar, ids, pack_rows
-from extensions.stores.online.claims import (
+from extensions.stores.online.exact_push_conversion import use_exact_conversion
+from extensions.stores.online.prefix_claims import (
     PROJECT,
     VIEWS,
     Claim,
@@ -42,13 +41,14 @@ from extensions.stores.online.claims import (
     owned_async,
     release,
 )
-from extensions.stores.online.exact_ingestion import use_exact_conversion
-from extensions.stores.online.exchange import Expiry, Reads, Trust, drop, scan, write, write_async
-from extensions.stores.online.keys import Place, aside, entity_prefix, place_of, stem
-from extensions.stores.online.layout import AnotherLayoutError, Layout
-from extensions.stores.online.marks import MARKS, forget_marks
+from extensions.stores.online.publish_marks import MARKS, forget_marks
+from extensions.stores.online.redis_io import Expiry, Reads, Trust, drop, scan, write, write_async
 from extensions.stores.online.requested_ids import check_requested, requested
-from extensions.stores.row_times import (
+from extensions.stores.online_codec.redis_keys import Place, aside, entity_prefix, place_of, stem
+from extensions.stores.online_codec.row_encoder import columnar, ids, pack_rows
+from extensions.stores.online_codec.row_format import AnotherLayoutError, Layout
+from extensions.stores.values.default_values import default_values
+from extensions.stores.values.future_rows import (
     ALLOWANCE,
     allowance_of,
     latest_time,

@@ -31,14 +31,19 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
-from extensions.asof.definition import Definition
-from extensions.asof.definition_checks import check_view
+from extensions.asof.definition_fingerprint import Definition
+from extensions.asof.definition_validation import check_view
 from extensions.errors import SkewlessError
-from extensions.stores.earlier_schemas import keep_earlier
-from extensions.stores.registry import feast_rows
-from extensions.stores.registry import published as rows
-from extensions.stores.registry.eras import ServedEra, TransformEra, served_eras, transform_eras
-from extensions.stores.registry.published import Kind, Published
+from extensions.stores.registry import feast_registry_rows
+from extensions.stores.registry import version_store as rows
+from extensions.stores.registry.version_store import Kind, Published
+from extensions.stores.registry.version_timeline import (
+    ServedEra,
+    TransformEra,
+    served_eras,
+    transform_eras,
+)
+from extensions.stores.schema_history import keep_earlier
 
 # Tries to make what several programs make at once on an empty database.
 FIRST_ATTEMPTS = 10
@@ -152,8 +157,8 @@ class SkewlessSqlRegistry(SqlRegistry):
         with self._rows() as conn:
             rows.hold_pointer(conn, feature_view.name, wait=True)
             one = rows.find(conn, feature_view.name, version)
-            held = feast_rows.snapshot(conn, project, one.view_name, version)
-            proto = feast_rows.stamped(one.kind, held or one.feast_proto, project, version)
+            held = feast_registry_rows.snapshot(conn, project, one.view_name, version)
+            proto = feast_registry_rows.stamped(one.kind, held or one.feast_proto, project, version)
             interval = proto.meta.materialization_intervals.add()
             interval.start_time.FromDatetime(start_date)
             interval.end_time.FromDatetime(end_date)
@@ -252,10 +257,10 @@ class SkewlessSqlRegistry(SqlRegistry):
     def _adopt(self, conn: psycopg.Connection, view: Any, project: str) -> list[Published]:
         """What was applied before versions were kept: Feast's default is the first published."""
         kind = _kind(view)
-        message = feast_rows.default(conn, project, kind, view.name)
+        message = feast_registry_rows.default(conn, project, kind, view.name)
         if message is None:
             return []
-        proto = feast_rows.parse(kind, message)
+        proto = feast_registry_rows.parse(kind, message)
         old: Any = (FeatureView if kind == "computation" else OnDemandFeatureView).from_proto(proto)
         if number_of(old) is None or number_of(old) == number_of(view):
             return []
@@ -316,7 +321,7 @@ def publish(
     """
     same = next((one for one in known if one.version == mine.version), None)
     default = rows.active(known)
-    message = feast_rows.stamped(_kind(view), view.to_proto().SerializeToString(), project,
+    message = feast_registry_rows.stamped(_kind(view), view.to_proto().SerializeToString(), project,
                                  mine.version)  # fmt: skip
     if same is None:
         _check_keys(mine, known)
@@ -332,9 +337,9 @@ def publish(
         _write(conn, project, same, raw)
         return default.version if default else mine.version
     check_unchanged(mine, same, known)
-    held = feast_rows.snapshot(conn, project, same.view_name, same.version)
+    held = feast_registry_rows.snapshot(conn, project, same.view_name, same.version)
     if held is not None:
-        before = feast_rows.parse(same.kind, held)
+        before = feast_registry_rows.parse(same.kind, held)
         message.meta.created_timestamp.CopyFrom(before.meta.created_timestamp)
         if same.kind == "computation" and not message.meta.materialization_intervals:
             message.meta.materialization_intervals.extend(before.meta.materialization_intervals)
@@ -402,7 +407,7 @@ def _follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
         return
     held, there = {field.name for field in projection.features}, set(default.definition.features)
     if any(held == set(one.definition.features) for one in known) and held != there:
-        proto = feast_rows.parse(default.kind, default.feast_proto)
+        proto = feast_registry_rows.parse(default.kind, default.feast_proto)
         kind: Any = FeatureView if default.kind == "computation" else OnDemandFeatureView
         projection.features = copy.copy(kind.from_proto(proto).features)
     elif not held <= there:
@@ -415,13 +420,13 @@ def _follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
 
 def _write(conn: psycopg.Connection, project: str, one: Published, message: bytes) -> None:
     """A version's snapshot, and the default's row too where it is the default."""
-    feast_rows.write_snapshot(conn, project, one.kind, one.view_name, one.version, message)
+    feast_registry_rows.write_snapshot(conn, project, one.kind, one.view_name, one.version, message)
     if one.state == "active":
-        feast_rows.write_default(conn, project, one.kind, one.view_name, message)
+        feast_registry_rows.write_default(conn, project, one.kind, one.view_name, message)
 
 
 def _differ(kind: Kind, held: bytes, message: bytes) -> bool:
-    return bool(feast_rows.parse(kind, held) != feast_rows.parse(kind, message))
+    return bool(feast_registry_rows.parse(kind, held) != feast_registry_rows.parse(kind, message))
 
 
 def _kind(view: Any) -> Kind:

@@ -1,0 +1,195 @@
+"""Checks of definitions as they are read: names, lengths, tags, defaults and collisions.
+
+What PostgreSQL would cut, Redis would mix up or the engine would overlook in silence is refused
+here in one sentence, before anything is made of it.
+"""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import psycopg
+from feast import FeatureView, OnDemandFeatureView
+from feast.repo_contents import RepoContents
+
+from extensions.asof.default_parsing import read_default
+from extensions.database.identifier_limits import LONGEST_NAME
+from extensions.errors import SkewlessError
+
+# The tags that mean something here. Others are the user's own, unless they are nearly one of these.
+VIEW_TAGS = ("freshness", "horizon", "decays", "reads", "near")
+FIELD_TAGS = ("default",)
+SOURCE_TAGS = ("keys",)
+_NEARLY = 0.8
+_BOOLEAN_TAGS = ("decays", "near")
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Columns that a log has beside keys and features, and the engine's own.
+_TAKEN = frozenset({"event_timestamp", "created_timestamp", "as_of"})
+
+
+def check_contents(contents: RepoContents) -> None:
+    """Refuse definitions that would be misread.
+
+    Raises:
+        SkewlessError: one sentence for each thing that is wrong.
+    """
+    views = [*contents.feature_views, *contents.on_demand_feature_views]
+    problems = [problem for view in views for problem in view_problems(view)]
+    problems += [p for source in contents.data_sources for p in source_problems(source)]
+    problems += list(_collisions(views))
+    if problems:
+        raise SkewlessError(" ".join(dict.fromkeys(problems)))
+
+
+def check_view(view: Any) -> None:
+    """As `check_contents`, of one view.
+
+    Raises:
+        SkewlessError: something about it is wrong.
+    """
+    if problems := list(view_problems(view)):
+        raise SkewlessError(" ".join(problems))
+
+
+def view_problems(view: Any) -> Iterator[str]:
+    """What is wrong with a view by itself."""
+    yield from _tag_problems(f"View {view.name}", view.tags, VIEW_TAGS)
+    for tag in _BOOLEAN_TAGS:
+        if view.tags.get(tag, "true") not in ("true", "false"):
+            yield (
+                f'The tag {tag} of view {view.name} must be "true" or "false", '
+                f"not {view.tags[tag]!r}."
+            )
+    for field in view.features:
+        yield from _tag_problems(f"Field {view.name}:{field.name}", field.tags, FIELD_TAGS)
+        if "default" in field.tags:
+            try:
+                read_default(view.name, field.name, field.tags["default"], field.dtype)
+            except ValueError as error:
+                yield str(error)
+    if isinstance(view, FeatureView) and "freshness" in view.tags:
+        yield from _maintained_problems(view)
+
+
+def _maintained_problems(view: FeatureView) -> Iterator[str]:
+    """Names that become names of tables, columns and indexes."""
+    if not _PLAIN_NAME.fullmatch(view.name):
+        yield (
+            f"View {view.name!r} is computed into a table of its name: write it in small letters, "
+            "digits and underscores."
+        )
+    log = f"{view.name}_{view.version if str(view.version).startswith('v') else 'v1'}"
+    if len(log.encode()) > LONGEST_NAME:
+        yield (
+            f"The log {log} of view {view.name} has a name of {len(log.encode())} bytes, of which "
+            f"PostgreSQL keeps {LONGEST_NAME}: give the view a shorter name."
+        )
+    keys = [column.name for column in view.entity_columns]
+    for name in [*keys, *(field.name for field in view.features)]:
+        if not _COLUMN_NAME.fullmatch(name):
+            yield (
+                f"{view.name}:{name} becomes a column: write it in letters, digits and underscores."
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            yield (
+                f"{view.name}:{name} becomes a column, and PostgreSQL keeps {LONGEST_NAME} bytes "
+                "of its name: give it a shorter one."
+            )
+        if name in _TAKEN:
+            yield f"{view.name}:{name} has the name of a column that each log has: choose another."
+    for name, times in Counter([*keys, *(field.name for field in view.features)]).items():
+        if times > 1:
+            yield f"View {view.name} has {name} more than once: name each column once."
+
+
+def source_problems(source: Any) -> Iterator[str]:
+    """What is wrong with a data source's tags."""
+    yield from _tag_problems(f"Source {source.name}", source.tags, SOURCE_TAGS)
+    if "keys" in source.tags:
+        keys = split_names(source.tags["keys"])
+        if not keys or "" in keys:
+            yield (
+                f"The tag keys of source {source.name} must name columns, separated by commas, "
+                f"not {source.tags['keys']!r}."
+            )
+        if len(set(keys)) < len(keys):
+            yield f"The tag keys of source {source.name} names a column twice."
+
+
+def split_names(tag: str) -> tuple[str, ...]:
+    """The names in a tag: separated by commas, with or without spaces."""
+    return tuple(name.strip() for name in tag.split(","))
+
+
+def _tag_problems(what: str, tags: Mapping[str, str], ours: tuple[str, ...]) -> Iterator[str]:
+    for tag in tags or {}:
+        if tag in ours:
+            continue
+        if near := nearest(tag, ours):
+            yield (
+                f"{what} has a tag {tag!r}, which means nothing here: did you mean {near}? "
+                "(A tag of your own needs a name that is less like it.)"
+            )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` is most likely meant to be, if it is near one."""
+    found = difflib.get_close_matches(name.strip().lower(), list(known), n=1, cutoff=_NEARLY)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean x?``, or nothing."""
+    near = nearest(name, known)
+    return f" Did you mean {near}?" if near else ""
+
+
+def _collisions(views: Iterable[Any]) -> Iterator[str]:
+    """Views that would share a log or their rows in Redis, which are named ``view_vN``."""
+    names = {view.name for view in views}
+    for view in views:
+        versioned = re.fullmatch(r"(.+)_v\d+", view.name)
+        if versioned and versioned[1] in names and not isinstance(view, OnDemandFeatureView):
+            yield (
+                f"View {view.name} has the name of a version of view {versioned[1]}, whose log and "
+                "rows would be its own: give it another name."
+            )
+    for name, times in Counter(view.name.lower() for view in views).items():
+        if times > 1:
+            yield f"There is more than one view {name}: give each a name of its own."
+
+
+def check_sources(conn: psycopg.Connection, computations: Iterable[Any]) -> None:
+    """Refuse history sources whose tags name columns that their tables do not have.
+
+    Raises:
+        SkewlessError: a column is missing, and what there is.
+    """
+    for source in {source for one in computations for source in one.reads}:
+        columns = [
+            name
+            for (name,) in conn.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) "
+                "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                [psycopg.sql.Identifier(source.table).as_string(None)],
+            ).fetchall()
+        ]
+        if not columns:
+            raise SkewlessError(
+                f"The table {source.table} of a history source is not there: write a migration "
+                "that makes it, or correct the source's table."
+            )
+        for what, name in [
+            *(("tag keys", key) for key in source.keys),
+            ("timestamp_field", source.time),
+            ("created_timestamp_column", source.arrival),
+        ]:
+            if name not in columns:
+                raise SkewlessError(
+                    f"The {what} of the source of table {source.table} names {name}, which is no "
+                    f"column of it (there are {', '.join(columns)})."
+                    f"{did_you_mean(name, columns)}"
+                )

@@ -1,0 +1,130 @@
+"""The logs: one append-only table per view version, made from the view's schema."""
+
+from collections.abc import Iterable
+
+import psycopg
+from psycopg import sql
+
+from extensions.asof.computation import Computation
+from extensions.database.connection import identifiers, table_exists
+from extensions.database.identifier_limits import bounded_name
+from extensions.errors import SkewlessError
+
+# The column of each log that says whether a backfill wrote the row. Times do not say it: a row
+# that was pushed may have been created at its event's own time.
+BACKFILLED = "skewless_backfilled"
+
+
+def missing_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
+    """The logs that `ensure_log_tables` would make."""
+    return [c.log_table for c in computations if not table_exists(conn, c.log_table)]
+
+
+def ensure_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
+    """Make the logs that are missing; returns their names.
+
+    Raises:
+        SkewlessError: a log exists with other columns than its view version declares.
+    """
+    made = []
+    for computation in computations:
+        if table_exists(conn, computation.log_table):
+            _ensure_mark(conn, computation)
+            _check_columns(conn, computation)
+        else:
+            _create(conn, computation)
+            made.append(computation.log_table)
+    return made
+
+
+def _declared(computation: Computation) -> list[tuple[str, str]]:
+    return [
+        *zip(computation.join_keys, computation.key_types, strict=True),
+        ("event_timestamp", "timestamptz"),
+        ("created_timestamp", "timestamptz"),
+        *((feature.name, feature.pg_type) for feature in computation.features),
+    ]
+
+
+def _create(conn: psycopg.Connection, computation: Computation) -> None:
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {} {}").format(
+            sql.Identifier(name),
+            sql.SQL(pg_type),
+            sql.SQL("NOT NULL" if i < len(computation.join_keys) + 2 else ""),
+        )
+        for i, (name, pg_type) in enumerate(_declared(computation))
+    )
+    table = computation.log_table
+    conn.execute(
+        sql.SQL("CREATE TABLE {} ({}, {} boolean NOT NULL DEFAULT FALSE)").format(
+            sql.Identifier(table), columns, sql.Identifier(BACKFILLED)
+        )
+    )
+    # The latest row of an entity at a moment is the first one in this index; that it is
+    # unique makes a row that comes twice harmless.
+    conn.execute(
+        sql.SQL(
+            "CREATE UNIQUE INDEX {} ON {} ({}, event_timestamp DESC, created_timestamp DESC)"
+        ).format(
+            sql.Identifier(bounded_name(f"{table}_as_of")),
+            sql.Identifier(table),
+            identifiers(computation.join_keys),
+        )
+    )
+    # Rows are appended as time goes by, so a block range index finds a tick's rows at no cost
+    # worth naming on the write.
+    conn.execute(
+        sql.SQL("CREATE INDEX {} ON {} USING brin (event_timestamp, created_timestamp)").format(
+            sql.Identifier(bounded_name(f"{table}_by_time")), sql.Identifier(table)
+        )
+    )
+
+
+def _ensure_mark(conn: psycopg.Connection, computation: Computation) -> None:
+    """Give a log that was made before backfilled rows were marked the column, and the marks.
+
+    Until then a row of a backfilled range with equal times counted as a backfill's.
+    """
+    if BACKFILLED in _columns(conn, computation):
+        return
+    log = sql.Identifier(computation.log_table)
+    conn.execute(
+        sql.SQL("ALTER TABLE {} ADD COLUMN {} boolean NOT NULL DEFAULT FALSE").format(
+            log, sql.Identifier(BACKFILLED)
+        )
+    )
+    conn.execute(
+        sql.SQL(
+            "UPDATE {} AS l SET {} = TRUE WHERE l.created_timestamp = l.event_timestamp "
+            "AND EXISTS (SELECT FROM backfills AS b WHERE b.view_name = %s AND b.version = %s "
+            "AND l.event_timestamp BETWEEN b.range_start AND b.range_end)"
+        ).format(log, sql.Identifier(BACKFILLED)),
+        [computation.view, computation.version],
+    )
+
+
+def _check_columns(conn: psycopg.Connection, computation: Computation) -> None:
+    present = {
+        name: pg_type for name, pg_type in _columns(conn, computation).items() if name != BACKFILLED
+    }
+    declared = dict(_declared(computation))
+    if present != declared:
+        raise SkewlessError(
+            f"The log {computation.log_table} does not have the columns that view "
+            f"{computation.view} declares: a changed schema is a new version, so make "
+            f"v{computation.version + 1}."
+        )
+
+
+def _columns(conn: psycopg.Connection, computation: Computation) -> dict[str, str]:
+    rows = conn.execute(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+        [computation.log_table],
+    ).fetchall()
+    return {name: _short(pg_type) for name, pg_type in rows}
+
+
+def _short(pg_type: str) -> str:
+    return pg_type.replace("timestamp with time zone", "timestamptz")

@@ -1,0 +1,148 @@
+"""A refresh from end to end: tick the log, then publish to Redis what the log gained."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+
+import psycopg
+from feast import FeatureStore
+
+from extensions.addresses import REPO_ROOT, postgres_url
+from extensions.asof import Computation, Freshness, load_computations
+from extensions.asof.safe_time import settled_now
+from extensions.asof.tick import tick
+from extensions.asof.tick_schedule import due_tick
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from extensions.stores.publish_log import publish
+from extensions.stores.rebuild import reconcile
+from extensions.versions.maintained_versions import live_computations
+from extensions.versions.retirement import finish_retired
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """One view's refresh: rows logged as of ``at`` and rows written to Redis."""
+
+    view: str
+    version: int
+    at: datetime
+    since: datetime | None
+    logged: int
+    published: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refresher:
+    """An open database, the files' computations and, unless offline, the Feast store."""
+
+    conn: psycopg.Connection
+    computations: dict[str, Computation]
+    store: FeatureStore | None
+
+    @classmethod
+    @contextmanager
+    def open(cls, *, online: bool) -> Iterator["Refresher"]:
+        """Connect to what the addresses name; ``online`` False leaves Redis alone."""
+        conn = connect(postgres_url(), autocommit=True, name="skewless refresh")
+        try:
+            computations = load_computations(REPO_ROOT)
+            store = FeatureStore(str(REPO_ROOT)) if online else None
+            yield cls(conn, computations, store)
+        finally:
+            conn.close()
+
+    def choose(self, view: str | None, *, everything: bool = False) -> list[Computation]:
+        """The computations of one view, or of all; of every live version, as of now.
+
+        Where a stream has begun, realtime views are its business: they are left out unless
+        named, or ``everything`` is asked for.
+
+        Raises:
+            SkewlessError: there is no such view.
+        """
+        live = live_computations(self.conn, self.computations)
+        chosen = [c for c in live.values() if view in (None, c.view, c.name)]
+        if view is None and not everything and self._streaming():
+            # Only the stream knows whether what was produced has arrived.
+            chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
+        if not chosen:
+            known = ", ".join(sorted({c.view for c in live.values()}))
+            raise SkewlessError(f"There is no view {view}: known are {known}.", exit_code=2)
+        return chosen
+
+    def refresh(
+        self,
+        computations: Sequence[Computation],
+        at: datetime | None,
+        *,
+        due_only: bool = False,
+        full: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Refreshed]:
+        """Tick and publish each view; with ``due_only``, those whose hour or day has ended.
+
+        Due ticks lie on whole hours and days, where a backfill's lie too.
+
+        Raises:
+            SkewlessError: some views could not be refreshed; the others were.
+        """
+        done, failed = [], []
+        if due_only and self.store:
+            # A retired version's log may have been kept until today.
+            finish_retired(self.store, self.conn)
+        for number, computation in enumerate(computations):
+            try:
+                refreshed = self._one_if_due(computation, at, due_only=due_only, full=full)
+                if refreshed is not None:
+                    done.append(refreshed)
+            except SkewlessError as error:
+                failed.append(f"{computation.name}: {error.format_message()}")
+            except (psycopg.DataError, psycopg.ProgrammingError) as error:
+                # The view's own SQL failed on its data; the other views are none the worse.
+                failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")
+            if progress:
+                progress(number + 1, len(computations))
+        if failed:
+            raise SkewlessError(" ".join(failed))
+        return done
+
+    def _one_if_due(
+        self, computation: Computation, at: datetime | None, *, due_only: bool, full: bool
+    ) -> Refreshed | None:
+        if self.store:
+            reconcile(self.store, self.conn, computation)
+        if not due_only:
+            return self._one(computation, at, full=full)
+        if when := due_tick(self.conn, computation, settled_now(self.conn)):
+            return self._one(computation, when, full=full)
+        if self.store:
+            # What an interrupted round, or a backfill, logged and did not publish.
+            publish(self.store, self.conn, computation)
+        return None
+
+    def _streaming(self) -> bool:
+        row = self.conn.execute("SELECT EXISTS (SELECT FROM stream_offsets)").fetchone()
+        return bool(row and row[0])
+
+    def _one(self, computation: Computation, at: datetime | None, *, full: bool) -> Refreshed:
+        start = perf_counter()
+        # Of a view that follows the stream, a full refresh corrects values, and the stream alone
+        # says how far they go.
+        held = full and computation.freshness is Freshness.REALTIME and self._streaming()
+        result = tick(self.conn, computation, at, full=full, advance=not held)
+        written = publish(self.store, self.conn, computation) if self.store else 0
+        return Refreshed(
+            computation.view,
+            computation.version,
+            result.at,
+            result.since,
+            result.rows,
+            written,
+            round(perf_counter() - start, 3),
+        )

@@ -1,0 +1,1 @@
+"""Authentication and authorisation of requests: API keys, bearer tokens, Feast permissions."""

@@ -1,0 +1,123 @@
+"""On-demand transforms on the hot path: Feast's own function, on Feast's own kinds of columns.
+
+A transform is row-wise: training calls it with thousands of rows and serving with one, and both
+must agree. So it is run once for each distinct row of inputs, which for a ranking of 500 items
+of a few genres is a small part of them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from feast.on_demand_feature_view import OnDemandFeatureView
+from numpy.typing import NDArray
+
+from extensions.errors import SkewlessError
+from extensions.serving.features import transform_frames
+from extensions.serving.features.transform_frames import array
+from extensions.stores.online_codec.column_encoding import Values
+
+_DTYPES = {
+    "FLOAT": np.float32,
+    "DOUBLE": np.float64,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One on-demand view: ``inputs`` are (column, the long name it may be read by too)."""
+
+    name: str
+    view: OnDemandFeatureView
+    inputs: tuple[tuple[str, str | None], ...]
+    features: tuple[str, ...]
+    types: tuple[str, ...]
+    # Not empty as long as the function did with columns alone; see transform_frames.Inputs.
+    plain: set[bool] = field(default_factory=lambda: {True}, compare=False)
+
+    @classmethod
+    def of(cls, view: OnDemandFeatureView, features: tuple[str, ...]) -> "Transform":
+        """Compile.
+
+        Raises:
+            SkewlessError: the view aggregates, or is of a mode that only Feast's route runs.
+        """
+        if (
+            view.mode not in ("pandas", "python")
+            or view.aggregations
+            or getattr(view, "singleton", False)
+            or view.write_to_online_store
+        ):
+            raise SkewlessError(
+                f"The transform {view.name} is of a kind that /v1 does not serve: ask "
+                "/get-online-features, or write it in mode pandas or python."
+            )
+        text = getattr(view.feature_transformation, "udf_string", "") or "__"
+        inputs: list[tuple[str, str | None]] = []
+        for projection in view.source_feature_view_projections.values():
+            for feature in projection.features:
+                long = f"{projection.name}__{feature.name}"
+                inputs.append((feature.name, long if "__" in text else None))
+        for source in view.source_request_sources.values():
+            inputs += [(one.name, None) for one in source.schema]
+        types = {one.name: one.dtype.to_value_type().name for one in view.features}
+        return cls(view.name, view, tuple(inputs), features, tuple(types[f] for f in features))
+
+    @cached_property
+    def _thrifty(self) -> Callable[..., Any]:
+        """The function, making frames that cost nothing."""
+        return transform_frames.thrifty(self.view.feature_transformation.udf)  # type: ignore[union-attr]
+
+    def run(self, columns: Mapping[str, Values], n: int) -> dict[str, Values]:
+        """The features for ``n`` rows; an input of length 1 is the same in every row."""
+        function: Any = self.view.feature_transformation
+        if self.view.mode == "python":
+            inputs: dict[str, Any] = {name: _plain(columns[name], n) for name, _ in self.inputs}
+            inputs |= {long: list(inputs[name]) for name, long in self.inputs if long}
+            given = function.transform(inputs)
+            made = [given[name] for name in self.features]
+        else:
+            made = self._pandas(columns, n)
+        return {
+            name: _typed(values, kind)
+            for name, kind, values in zip(self.features, self.types, made, strict=True)
+        }
+
+    def _pandas(self, columns: Mapping[str, Values], n: int) -> list[NDArray[Any]]:
+        function: Any = self.view.feature_transformation
+        arrays = {name: array(columns[name], n) for name, _ in self.inputs}
+        for name, long in self.inputs:
+            if long:
+                arrays[long] = arrays[name].copy()
+        if self.plain:
+            try:
+                return transform_frames.columns(
+                    self._thrifty(transform_frames.Inputs(arrays, n)), self.features
+                )
+            except Exception:  # noqa: BLE001 - whatever it wants of pandas, it gets below
+                self.plain.clear()
+                return self._pandas(columns, n)
+        return transform_frames.columns(function.udf(transform_frames.frame(arrays)), self.features)
+
+
+def _plain(column: Values, n: int) -> list[Any]:
+    """Python's own values, so that a float32 becomes a double, as with Feast."""
+    held = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    plain = [one.tolist() if isinstance(one, (np.ndarray, np.generic)) else one for one in held]
+    return plain * n if len(plain) == 1 else plain
+
+
+def _typed(values: Any, kind: str) -> Values:
+    """A transform's column in its declared type; nulls keep it a list."""
+    plain = values.to_numpy() if hasattr(values, "to_numpy") else values
+    if kind in _DTYPES:
+        made: NDArray[Any] = np.asarray(plain)
+        if made.dtype != object:
+            return made.astype(_DTYPES[kind])
+        return [None if one is None else _DTYPES[kind](one) for one in made]
+    return list(plain)

@@ -1,0 +1,306 @@
+"""The request plan: what one feature service needs, worked out once for its versions."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from feast import FeatureService, FeatureStore, FeatureView, ValueType
+from feast.utils import _get_feature_views_to_use
+
+from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
+from extensions.errors import SkewlessError
+from extensions.serving.features.on_demand_transforms import Transform
+from extensions.stores.online.store import layout_of, lifetime_of, trust_of
+from extensions.stores.online_codec.redis_keys import Place, place_of
+from extensions.stores.online_codec.row_decoder import Decoder, default_of
+from extensions.stores.values.default_values import default_values
+
+_PLAIN = {
+    ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
+    ValueType.STRING, ValueType.FLOAT_LIST, ValueType.DOUBLE_LIST, ValueType.INT32_LIST,
+    ValueType.INT64_LIST,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view version as a service reads it. ``features``: those it returns, in order.
+
+    ``fingerprint``: of the computation's text, so that a reply says which definition made it.
+    ``near``: whether workers hold a copy of it (the view's tag).
+    """
+
+    name: str
+    version: int
+    place: Place
+    decoder: Decoder
+    features: tuple[str, ...]
+    names: tuple[str, ...]
+    budget: timedelta | None
+    fingerprint: str | None
+    near: bool = False
+
+    @cached_property
+    def late_after(self) -> float:
+        """Microseconds after which the pipeline counts as late; infinite without a budget."""
+        return float("inf") if self.budget is None else self.budget.total_seconds() * 1e6
+
+    @property
+    def join_keys(self) -> tuple[str, ...]:
+        """Whose values these are."""
+        return self.place.join_keys
+
+
+@dataclass(frozen=True)
+class Group:
+    """A service's views of one entity: their rows share keys.
+
+    ``near``: all of them are read from a copy in the worker, where there is one.
+    ``numbers``: the ids are whole numbers. ``signatures``: what a copy must hold.
+    """
+
+    join_keys: tuple[str, ...]
+    views: tuple[View, ...]
+    numbers: bool
+
+    @cached_property
+    def prefix(self) -> bytes:
+        """What the keys begin with."""
+        return self.views[0].place.prefix
+
+    @cached_property
+    def near(self) -> bool:
+        """Whether no view of the entity needs Redis."""
+        return len(self.join_keys) == 1 and all(view.near for view in self.views)
+
+    @cached_property
+    def signatures(self) -> frozenset[str]:
+        """The views' layouts and defaults."""
+        return frozenset(view.decoder.signature for view in self.views)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One service: its views, its transforms, and the request's own fields with their types.
+
+    ``number``: of the state of the registry that it was compiled from. ``resource``: what a
+    caller must be permitted to read; None where only references were given. ``plain``: whether
+    Feast would answer it with nothing but what is in the plan (see feast_route).
+    """
+
+    service: str
+    views: tuple[View, ...]
+    transforms: tuple[Transform, ...]
+    request: Mapping[str, ValueType]
+    key_types: Mapping[str, ValueType]
+    resource: FeatureService | None
+    number: int = 0
+    plain: bool = False
+
+    @property
+    def join_keys(self) -> tuple[str, ...]:
+        """All join keys that a request must give, in order of first use."""
+        return tuple(self.key_types)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The views by entity, in order of first use."""
+        groups: dict[tuple[str, ...], list[View]] = {}
+        for view in self.views:
+            groups.setdefault(view.join_keys, []).append(view)
+        whole = (ValueType.INT64, ValueType.INT32)
+        return tuple(
+            Group(keys, tuple(views), self.key_types.get(keys[0]) in whole)
+            for keys, views in groups.items()
+        )
+
+    @cached_property
+    def place(self) -> Mapping[int, int]:
+        """Each view's place in the plan, by its identity."""
+        return {id(view): i for i, view in enumerate(self.views)}
+
+    @cached_property
+    def read(self) -> Mapping[int, tuple[str, ...]]:
+        """The features of each view, by its identity, that some transform reads."""
+        inputs = {name for one in self.transforms for name, _ in one.inputs}
+        return {
+            id(view): tuple(c.name for c in view.decoder.layout.columns if c.name in inputs)
+            for view in self.views
+        }
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the groups have the views in the plan's own order."""
+        found = [self.place[id(view)] for group in self.groups for view in group.views]
+        return found == sorted(found)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """All services of one state of the registry; swapped as a whole."""
+
+    number: int
+    by_service: Mapping[str, Plan | str]
+
+
+def compile_plans(store: FeatureStore, number: int) -> Plans:
+    """A plan for each service; a sentence that says why where there can be none."""
+    found: dict[str, Plan | str] = {}
+    for service in store.registry.list_feature_services(store.project, allow_cache=True):
+        try:
+            found[service.name] = compile_plan(store, service, number)
+        except Exception as error:  # noqa: BLE001 - one bad service must not stop the others
+            found[service.name] = getattr(error, "message", None) or str(error)
+    return Plans(number, found)
+
+
+def compile_plan(store: FeatureStore, service: FeatureService | list[str], number: int = 0) -> Plan:
+    """Work out which rows a service reads, and how its features are made of them.
+
+    ``service``: or references to features, ``view:feature``.
+
+    Raises:
+        SkewlessError: a transform of a kind that the hot path does not run.
+        ValueError: what Feast says of a service it cannot serve.
+    """
+    tables, on_demand = _get_feature_views_to_use(
+        store.registry, store.project, service, allow_cache=True, hide_dummy_entity=False
+    )
+    if isinstance(service, FeatureService):
+        _refuse_renamed(service, tables)
+    wanted = _wanted(service)
+    times = Counter(name for features in wanted.values() for name in features)
+    clashing = {name for name, n in times.items() if n > 1}
+    views: dict[str, View] = {}
+    pinned = {
+        table.name: {field.name for field in table.features}
+        for table in tables
+        if table.projection.version_tag is not None
+    }
+    for table in tables:
+        if table.projection.version_tag is None and _name(table.projection) not in wanted:
+            read = {field.name for field in table.projection.features}
+            if read <= pinned.get(table.name, set()) or not read:
+                # A transform reads the version that its service names, as training does.
+                continue
+        # An on-demand view's source may be the same version that the service names itself.
+        view = _view(store, table, wanted, clashing)
+        views.setdefault(view.decoder.layout.view, view)
+    transforms = tuple(
+        Transform.of(view, wanted.get(_name(view.projection), ())) for view in on_demand
+    )
+    request = {
+        field.name: field.dtype.to_value_type()
+        for view in on_demand
+        for source in view.source_request_sources.values()
+        for field in source.schema
+    }
+    key_types: dict[str, ValueType] = {}
+    for table in tables:
+        for field in table.entity_columns:
+            key_types.setdefault(field.name, field.dtype.to_value_type())
+    plan = Plan(
+        service.name if isinstance(service, FeatureService) else "",
+        tuple(views.values()),
+        transforms,
+        request,
+        key_types,
+        service if isinstance(service, FeatureService) else None,
+        number,
+    )
+    projections = [one.projection for one in (*tables, *on_demand)]
+    return replace(plan, plain=not clashing and _is_plain(plan, projections))
+
+
+def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> None:
+    """What reads one view under several names, or by other keys, is Feast's to answer.
+
+    Raises:
+        SkewlessError: the service does; the sentence says where it is served.
+    """
+    names = Counter((table.name, table.projection.version_tag) for table in tables)
+    aliases = {
+        table.name
+        for table in tables
+        if table.projection.join_key_map
+        or (table.projection.name_alias and names[table.name, table.projection.version_tag] > 1)
+    }
+    if aliases:
+        raise SkewlessError(
+            f"{service.name} reads {', '.join(sorted(aliases))} by other join keys, or under "
+            "several names: /get-online-features serves it."
+        )
+
+
+def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
+    """The features asked for, by the name of the view."""
+    if isinstance(service, FeatureService):
+        return {
+            _name(projection): tuple(field.name for field in projection.features)
+            for projection in service.feature_view_projections
+        }
+    found: dict[str, list[str]] = {}
+    for one in service:
+        view, _, feature = one.partition(":")
+        found.setdefault(view, []).append(feature)
+    return {view: tuple(features) for view, features in found.items()}
+
+
+def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
+    """No other names, none of the types that Feast's JSON treats specially, defaults or none."""
+    if any(one.name_alias or one.join_key_map for one in projections):
+        return False
+    for view in plan.views:
+        declared = [default is not None for default in view.decoder.defaults.values()]
+        if "__dummy_id" in view.join_keys or any(declared) != all(declared):
+            return False
+        if not view.features and not all(declared):
+            return False
+        if any(column.value_type not in _PLAIN for column in view.decoder.layout.columns):
+            return False
+        if not set(view.features) <= set(view.decoder.layout.names):
+            return False
+    return set(plan.key_types.values()) <= {ValueType.INT64, ValueType.INT32, ValueType.STRING}
+
+
+def _view(
+    store: FeatureStore,
+    table: FeatureView,
+    wanted: Mapping[str, tuple[str, ...]],
+    clashing: set[str],
+) -> View:
+    layout = layout_of(store.config, table)
+    declared = default_values(table)
+    defaults = {c.name: default_of(c, declared.get(c.name)) for c in layout.columns}
+    lifetime = lifetime_of(store.config, table)
+    ttl = lifetime // timedelta(microseconds=1) if lifetime else None
+    version = table.projection.version_tag or table.current_version_number or view_version(table)
+    features = wanted.get(_name(table.projection), ())
+    alias = table.projection.name_alias or table.name
+    freshness = table.tags.get("freshness")
+    return View(
+        name=table.name,
+        version=version,
+        place=place_of(store.config, table, layout.view),
+        decoder=Decoder(layout, defaults, ttl, trust_of(store.config, layout).ahead),
+        features=features,
+        names=tuple(f"{alias}__{name}" if name in clashing else name for name in features),
+        budget=Freshness(freshness).budget if freshness else None,
+        fingerprint=_definition(Path(store.repo_path), table.name, version),
+        near=table.tags.get("near") == "true",
+    )
+
+
+def _definition(repo: Path, view: str, version: int) -> str | None:
+    path = repo / COMPUTATIONS / f"{view}.v{version}.sql"
+    return blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
+
+
+def _name(projection: Any) -> str:
+    name: str = projection.name_to_use()
+    return name

@@ -1,0 +1,1 @@
+"""HTTP itself: connection limits, admission, request validation, responses, OpenAPI."""

@@ -1,0 +1,312 @@
+"""Replies: JSON in the published shapes, columns, msgpack and Arrow."""
+
+import base64
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgpack
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.feature_reader import Rows
+from extensions.serving.features.request_plan import Plan
+from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.observability.watermark_watcher import Freshnesses
+from extensions.stores.online_codec.column_encoding import (
+    Coded,
+    Groups,
+    Values,
+    codes,
+    grouped,
+    spread,
+    taken,
+)
+
+JSON = b"application/json"
+ARROW = b"application/vnd.apache.arrow.stream"
+MSGPACK = b"application/msgpack"
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+# Up to this many rows, finding those that are alike costs more than it saves.
+FEW = 16
+
+
+@dataclass
+class Served:
+    """Rows and what the transforms made of them: all that a reply is written from.
+
+    ``groups``: rows that are alike in all that transforms read and in what is of their own pair
+    of entities; None: each row is its own. ``each``: what was made, once for each group.
+    """
+
+    plan: Plan
+    rows: Sequence[Rows]
+    each: Mapping[str, Values]
+    groups: Groups | None = None
+
+    @cached_property
+    def made(self) -> Mapping[str, Values]:
+        """What the transforms made, for each row."""
+        if self.groups is None:
+            return self.each
+        return {name: taken(column, self.groups.inverse) for name, column in self.each.items()}
+
+    def user(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
+        """The one row of the views with just these join keys."""
+        found = {}
+        for rows in self.rows:
+            view = rows.view
+            if view.place.join_keys == join_keys:
+                for name, feature in zip(view.names, view.features, strict=True):
+                    found[name] = rows.found[feature][0]
+        return found
+
+    def single(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
+        """As `user`, with what the transforms made."""
+        found = self.user(join_keys)
+        for name, column in self.each.items():
+            found[name] = column[0]
+        return found
+
+    def columns(self, join_keys: tuple[str, ...]) -> dict[str, Values]:
+        """The returned features of the views with just these join keys, in order."""
+        return {
+            name: rows.columns[feature]
+            for rows in self.rows
+            if rows.view.join_keys == join_keys
+            for name, feature in zip(rows.view.names, rows.view.features, strict=True)
+        }
+
+
+def serve(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Served:
+    """Run the plan's transforms over the rows, once for those that are alike."""
+    if not n:
+        return Served(plan, rows, {name: [] for one in plan.transforms for name in one.features})
+    groups = _groups(plan, rows, request, n) if n > FEW else None
+    each: dict[str, Values] = {}
+    if plan.transforms:
+        inputs = dict(_request(request, groups))
+        for one in rows:
+            inputs.update(one.columns if groups is None else _of_groups(plan, one, groups))
+        count = n if groups is None else len(groups.first)
+        for transform in plan.transforms:
+            try:
+                each.update(transform.run(inputs, count))
+            except Exception as error:  # the user's own code
+                what = f"The transform {transform.name} failed: {type(error).__name__}: {error}"
+                raise RefusedError(409, what) from error
+    return Served(plan, rows, each, groups)
+
+
+def _request(request: Mapping[str, Any], groups: Groups | None) -> Iterator[tuple[str, Values]]:
+    """The request's own fields: a value, or a column."""
+    for name, value in request.items():
+        if not isinstance(value, (list, np.ndarray)):
+            yield name, [value]
+        else:
+            yield name, value if groups is None or len(value) == 1 else taken(value, groups.first)
+
+
+def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Groups | None:
+    parts = []
+    for value in request.values():
+        if isinstance(value, (list, np.ndarray)) and len(value) > 1:
+            part = codes(value)
+            if part is None:
+                return None
+            parts.append(part)
+    for one in rows:
+        if one.inverse is not None and one.view.place.composite:
+            parts.append((one.inverse, len(one.there)))
+            continue
+        names = plan.read.get(id(one.view), ())
+        for name in {*names, *one.view.features} if one.view.place.composite else names:
+            column = one.columns[name]
+            if len(column) == 1:
+                continue
+            part = codes(column)
+            if part is None:
+                return None
+            parts.append(part)
+    return grouped(parts, n)
+
+
+def _of_groups(plan: Plan, rows: Rows, groups: Groups) -> dict[str, Values]:
+    """What transforms read of a view, once for each group."""
+    columns = {}
+    for name in plan.read.get(id(rows.view), ()):
+        column = rows.found[name]
+        if len(rows.there) > 1 or rows.inverse is not None:
+            where = groups.first if rows.inverse is None else rows.inverse[groups.first]
+            column = taken(column, where)
+        columns[name] = column
+    return columns
+
+
+def dumps(value: Any) -> bytes:
+    """JSON; numpy as numbers, bytes as base64, sets as lists."""
+    return orjson.dumps(value, default=_other, option=OPTIONS)
+
+
+def tokens(column: Values, n: int) -> list[bytes]:
+    """Each value as JSON; numbers are written all at once and cut apart."""
+    if len(column) == 1 and n != 1:
+        return [dumps(column[0])] * n
+    if isinstance(column, np.ndarray) and column.dtype != object:
+        return orjson.dumps(np.ascontiguousarray(column), option=OPTIONS)[1:-1].split(b",")
+    if isinstance(column, Coded):
+        known = {code: dumps(column.values[code]) for code in set(column.codes.tolist())}
+        return [known[code] for code in column.codes.tolist()]
+    return [dumps(value) for value in column]
+
+
+def objects(
+    columns: Mapping[str, Values], n: int, before: bytes = b"", after: bytes = b""
+) -> list[bytes]:
+    """Each row as a JSON object, with this text before and after it."""
+    if not columns:
+        return [before + b"{}" + after] * n
+    text = b"{" + b",".join(_quoted(name) + b":%b" for name in columns) + b"}"
+    text = before.replace(b"%", b"%%") + text + after.replace(b"%", b"%%")
+    places = [tokens(column, n) for column in columns.values()]
+    return [text % row for row in zip(*places, strict=True)]
+
+
+def ranked_rows(
+    served: Served, ids: Ids, item: tuple[str, ...], pair: Container[tuple[str, ...]]
+) -> list[bytes]:
+    """The items of a ranking as a JSON array in pieces, in the order of ``ids``.
+
+    ``item``: the join keys of what stands under itemFeatures; ``pair``: of what stands, with
+    the transforms' features, under interactionFeatures.
+    """
+    n = len(ids)
+    if not n:
+        return [b"[]"]
+    first = _item_parts(served, ids, item)
+    columns: dict[str, Values] = {}
+    groups = served.groups
+    for rows in served.rows:
+        if rows.view.join_keys in pair:
+            held = rows.columns if groups is None else _pairs_of_groups(rows, groups)
+            for name, feature in zip(rows.view.names, rows.view.features, strict=True):
+                columns[name] = held[feature]
+    columns |= served.each
+    second = objects(columns, n if groups is None else len(groups.first), after=b"},")
+    pieces = [b"["] * (2 * n + 1)
+    pieces[1::2] = first
+    pieces[2::2] = (
+        second if groups is None else list(map(second.__getitem__, groups.inverse.tolist()))
+    )
+    pieces[-1] = pieces[-1][:-1] + b"]"
+    return pieces
+
+
+def _pairs_of_groups(rows: Rows, groups: Groups) -> dict[str, Values]:
+    where = groups.first if rows.inverse is None else rows.inverse[groups.first]
+    return {name: taken(column, where) for name, column in rows.found.items()}
+
+
+def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
+    """Each item's part of a row; of rows that are near, the one that was written before."""
+    views = [rows for rows in served.rows if rows.view.join_keys == item]
+    copy = views[0].copy if views else None
+    if copy is None or any(rows.copy is not copy or rows.view.decoder.ttl for rows in views):
+        return _written(served, ids, item, len(ids))
+    held = copy.texts(served.plan)
+    slots: Any = views[0].slots
+    found = list(map(held.__getitem__, slots.tolist()))
+    if None not in found:
+        return found  # type: ignore[return-value] # none is None
+    made = _written(served, ids, item, len(ids))
+    kept = size = 0
+    for slot, text in zip(slots.tolist(), made, strict=True):
+        if slot and held[slot] is None:  # slot 0 is of many ids
+            held[slot] = text
+            kept += 1
+            size += len(text)
+    copy.keeps(kept, size)
+    return made
+
+
+def _written(served: Served, ids: Ids, item: tuple[str, ...], n: int) -> list[bytes]:
+    columns = served.columns(item)
+    column: Values = ids.numbers if ids.numbers is not None else ids.values
+    names = b",".join(_quoted(one) + b":%b" for one in columns)
+    text = b'{"itemId":%%b,"itemFeatures":{%b},"interactionFeatures":' % names
+    places = [tokens(column, n), *[tokens(one, n) for one in columns.values()]]
+    return [text % row for row in zip(*places, strict=True)]
+
+
+def meta(
+    served: Served, freshnesses: Freshnesses, now: int, near: NearCopies | None = None
+) -> dict[str, Any]:
+    """Per view: version, as-of time, status, the definition's fingerprint, and how it was near."""
+    groups = {id(view): group for group in served.plan.groups for view in group.views}
+    found: dict[str, dict[str, Any]] = {}
+    for rows in served.rows:
+        status = freshnesses.statuses(rows.view, rows.present, rows.events, now)
+        as_of = [
+            np.datetime_as_string(np.datetime64(event, "us"), timezone="UTC") if held else None
+            for event, held in zip(rows.events.tolist(), rows.present.tolist(), strict=True)
+        ]
+        alone = len(status) == 1
+        found[rows.view.name] = {
+            "version": rows.view.version,
+            "asOf": as_of[0] if alone else as_of,
+            "status": status[0] if alone else status,
+            "fingerprint": rows.view.fingerprint,
+        }
+        if near is not None and rows.view.near:
+            found[rows.view.name]["near"] = near.state(groups[id(rows.view)], rows.copy)
+    return found
+
+
+def packed(value: Any) -> bytes:
+    """Msgpack of the same shape as the JSON."""
+    data: bytes = msgpack.packb(value, default=_plain)
+    return data
+
+
+def arrow(columns: Mapping[str, Values], n: int, aside: Mapping[str, Any]) -> bytes:
+    """An Arrow stream of one batch; what is the same for all rows is in the schema's metadata."""
+    arrays, names = [], []
+    for name, column in columns.items():
+        held = spread(column, n)
+        arrays.append(pa.array(list(held) if isinstance(held, Coded) else held))
+        names.append(name)
+    batch = pa.RecordBatch.from_arrays(arrays, names=names)
+    batch = batch.replace_schema_metadata({key: dumps(value) for key, value in aside.items()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _quoted(name: str) -> bytes:
+    return dumps(name).replace(b"%", b"%%")
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (set, frozenset, Coded)):
+        return list(value)
+    if isinstance(value, np.ndarray):  # orjson takes only those that lie in one piece
+        return value.tolist()
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    return _other(value)

@@ -1,0 +1,338 @@
+"""Near copies: small, slow views held in the worker, so that their rows cost no round trip.
+
+A copy holds all near views of one entity as numpy columns. A thread follows Redis
+(`near_cache.invalidation`) and decodes; the event loop alone changes a copy that is in
+use, between requests, so that a request sees each row whole. Slot 0 stands for ids that have no
+row and holds the defaults.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extensions.serving.features.entity_ids import Ids, is_whole_number
+from extensions.serving.features.request_plan import Group, Plan, Plans
+from extensions.serving.near_cache.entity_index import Slots
+from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
+from extensions.stores.online_codec.row_decoder import Block, Decoder, sections
+
+# A copy that may lag further behind Redis than this is not read from.
+MOST_LAG = 1.0
+# Bytes of pieces of replies that are kept for rows as they are now; what each takes beside its
+# own length.
+MOST_TEXTS, PER_TEXT = 64_000_000, 50
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The near views of one entity. ``signatures``: their layouts and defaults."""
+
+    prefix: bytes
+    decoders: Mapping[str, Decoder]
+    numbers: bool
+    signatures: frozenset[str]
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> dict[bytes, "Wanted"]:
+        """What the plans want near, by the entity's prefix."""
+        found: dict[bytes, dict[str, Decoder]] = {}
+        numbers: dict[bytes, bool] = {}
+        for plan in plans:
+            for group in plan.groups:
+                if not group.near:
+                    continue
+                decoders = found.setdefault(group.prefix, {})
+                numbers[group.prefix] = group.numbers
+                for view in group.views:
+                    # Age is looked at when a row is read.
+                    decoders[view.decoder.layout.view] = replace(view.decoder, ttl=None, ahead=None)
+        return {
+            prefix: cls(
+                prefix,
+                decoders,
+                numbers[prefix],
+                frozenset(decoder.signature for decoder in decoders.values()),
+            )
+            for prefix, decoders in found.items()
+        }
+
+
+class Copy:
+    """One entity's near views. ``generation``: which load it came from.
+
+    ``sequence`` counts the notifications that it has followed since; ``exact_at`` is a moment
+    (monotonic seconds) up to which every write to Redis is in it.
+    """
+
+    def __init__(self, wanted: Wanted, generation: int) -> None:
+        self.wanted, self.generation = wanted, generation
+        self.sequence, self.exact_at = 0, 0.0
+        self.count = 1
+        self._numbers = Slots()
+        self._named: dict[bytes, int] = {}
+        self._room = 1024
+        self._views = {
+            name: _View(decoder, self._room) for name, decoder in wanted.decoders.items()
+        }
+        self._texts: dict[str, tuple[Plan, list[bytes | None]]] = {}
+        self._kept = 0
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the copy may be behind Redis."""
+        return max(0.0, time.monotonic() - self.exact_at)
+
+    @property
+    def size(self) -> int:
+        """Bytes, but for the pieces of replies."""
+        index = self._numbers.size + len(self._named) * 130
+        return index + sum(view.size for view in self._views.values())
+
+    def decode(
+        self, keys: Sequence[bytes], values: Sequence[bytes | None]
+    ) -> tuple[Ids, list[Block]]:
+        """Entities' ids, and their values as blocks of the near views, in order."""
+        skip = len(self.wanted.prefix)
+        raw = [key[skip:] for key in keys]
+        ids = Ids(raw, None, raw)
+        if self.wanted.numbers:
+            ids = Ids([int(one) for one in raw], None, raw)
+            ids.numbers = np.array(ids.values, np.int64)
+        decoders = list(self.wanted.decoders.values())
+        buffer, places = sections(values, [one.layout for one in decoders])
+        return ids, [
+            decoder.block(buffer, at, size, 0)
+            for decoder, (at, size) in zip(decoders, places, strict=True)
+        ]
+
+    def assign(self, ids: Ids, blocks: Sequence[Block]) -> None:
+        """Put rows in the place of those that were there; no id may come twice."""
+        where = self.slots(ids)
+        new = np.flatnonzero(where == 0).tolist()
+        if new:
+            where[new] = np.arange(self.count, self.count + len(new))
+            self._add([ids.values[i] for i in new])
+        slots = where.tolist()
+        for view, block in zip(self._views.values(), blocks, strict=True):
+            view.put(where, block)
+        for _, texts in self._texts.values():
+            for slot in slots:
+                if slot < len(texts):
+                    texts[slot] = None
+
+    def slots(self, ids: Ids) -> Integers:
+        """Where the ids' rows are; 0 where there is none."""
+        if not self.wanted.numbers:
+            return np.array([self._named.get(one, 0) for one in ids.raw], np.int64)
+        numbers = ids.numbers
+        return self._numbers.find(np.array(ids.values, np.int64) if numbers is None else numbers)
+
+    def rows(
+        self, decoder: Decoder, slots: Integers, now: int
+    ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
+        """Columns, who has a row, and as-of times."""
+        return self._views[decoder.layout.view].rows(slots, now, decoder)
+
+    def texts(self, plan: Plan) -> list[bytes | None]:
+        """Pieces of a service's replies, by slot; each is forgotten when its row changes."""
+        of, held = self._texts.get(plan.service, (None, []))
+        if of is not plan or self._kept > MOST_TEXTS:
+            if self._kept > MOST_TEXTS:
+                self._texts, self._kept = {}, 0
+            held = []
+            self._texts[plan.service] = plan, held
+        if len(held) < self.count:
+            held.extend([None] * (self.count - len(held)))
+        return held
+
+    def keeps(self, pieces: int, size: int) -> None:
+        """Note that this many pieces were made, of so many bytes."""
+        self._kept += size + pieces * PER_TEXT
+
+    def _add(self, ids: list[Any]) -> None:
+        if self.wanted.numbers:
+            self._numbers.add(ids, self.count)
+        else:
+            self._named.update(zip(ids, range(self.count, self.count + len(ids)), strict=True))
+        self.count += len(ids)
+        while self.count > self._room:
+            self._room *= 2
+            for view in self._views.values():
+                view.grow(self._room)
+
+    def fits(self, key: bytes) -> bool:
+        """Whether the key is of an id of this entity's type; others' keys are no rows of ours."""
+        raw = key[len(self.wanted.prefix) :]
+        return is_whole_number(raw) if self.wanted.numbers else raw.startswith(b"=")
+
+
+class _View:
+    """One view's columns, by slot."""
+
+    def __init__(self, decoder: Decoder, room: int) -> None:
+        self._empty = decoder.block(b"", np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
+        self._present = np.zeros(room, np.bool_)
+        self._events = np.zeros(room, np.int64)
+        self._latest = 0  # no row was later
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._texts: dict[str, list[Any]] = {}
+        self._codes: dict[str, dict[Any, int]] = {}
+        self._bytes = 0
+        for name, column in self._empty.columns.items():
+            if isinstance(column, np.ndarray):
+                self._columns[name] = np.full(room, column[0])
+                continue
+            if isinstance(column, Coded):
+                self._texts[name], self._codes[name] = [column[0]], {column[0]: 0}
+                self._columns[name] = np.zeros(room, np.int64)
+                continue
+            self._columns[name] = np.empty(room, object)
+            self._columns[name].fill(column[0])
+
+    @property
+    def size(self) -> int:
+        arrays = [self._present, self._events, *self._columns.values()]
+        return sum(one.nbytes for one in arrays) + self._bytes
+
+    def grow(self, room: int) -> None:
+        more = room - len(self._present)
+        self._present = np.concatenate([self._present, np.zeros(more, np.bool_)])
+        self._events = np.concatenate([self._events, np.zeros(more, np.int64)])
+        for name, column in self._columns.items():
+            rest = np.empty(more, column.dtype)
+            rest.fill(column[0])
+            self._columns[name] = np.concatenate([column, rest])
+
+    def put(self, where: Integers, block: Block) -> None:
+        self._present[where] = block.present
+        self._events[where] = block.events
+        self._latest = max(self._latest, int(block.events.max(initial=0)))
+        for name, values in block.columns.items():
+            column = self._columns[name]
+            if name in self._texts:
+                column[where] = self._coded(name, values)
+            elif isinstance(values, np.ndarray) and column.dtype != object:
+                column[where] = values
+            else:
+                if column.dtype != object:  # a null among numbers
+                    self._columns[name] = column = column.astype(object)
+                for slot, value in zip(where.tolist(), values, strict=True):
+                    column[slot] = value
+                    self._bytes += getattr(value, "nbytes", 0) + 100  # what was there, too
+
+    def rows(
+        self, slots: Integers, now: int, decoder: Decoder
+    ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
+        if decoder.ttl is not None:
+            slots = np.where(self._events[slots] >= now - decoder.ttl, slots, 0)
+        if decoder.ahead is not None and self._latest > now + decoder.ahead:
+            slots = np.where(self._events[slots] <= now + decoder.ahead, slots, 0)
+        found: dict[str, Values] = {}
+        for name, column in self._columns.items():
+            texts = self._texts.get(name)
+            if texts is not None:
+                found[name] = Coded(column[slots], texts)
+            elif column.dtype == object:
+                found[name] = column[slots].tolist()
+            else:
+                found[name] = column[slots]
+        return found, self._present[slots], self._events[slots]
+
+    def _coded(self, name: str, values: Values) -> Integers:
+        if isinstance(values, Coded):
+            return self._numbered(name, values.values)[values.codes]
+        return self._numbered(name, values)
+
+    def _numbered(self, name: str, values: Iterable[Any]) -> Integers:
+        texts, codes = self._texts[name], self._codes[name]
+        found = []
+        for value in values:
+            code = codes.get(value)
+            if code is None:
+                code = codes[value] = len(texts)
+                texts.append(value)
+                self._bytes += 200 + len(value or "")
+            found.append(code)
+        return np.array(found, np.int64)
+
+
+class NearCopies:
+    """The copies in use. Only the event loop changes what is here.
+
+    ``remote`` says, by entity's prefix, why its views are read from Redis instead.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._ready = asyncio.Event()
+        self.copies: dict[bytes, Copy] = {}
+        self.remote: dict[bytes, str] = {}
+        self.wanted: Mapping[bytes, Wanted] = {}
+        self.loads = 0
+
+    def want(self, plans: Plans) -> None:
+        """Hold what these plans want, and let go of what none does."""
+        found = [plan for plan in plans.by_service.values() if isinstance(plan, Plan)]
+        wanted = Wanted.of(found) if self.most else {}
+        for prefix, one in self.wanted.items():
+            if prefix in wanted and wanted[prefix].signatures == one.signatures:
+                wanted[prefix] = one
+        self.wanted = wanted
+        for prefix in [one for one in self.copies if one not in wanted]:
+            del self.copies[prefix]
+        for prefix in wanted:
+            if prefix not in self.copies:
+                self.remote.setdefault(prefix, "loading")
+        self._look()
+
+    def copy(self, group: Group) -> Copy | None:
+        """The copy to read all of the group's views from; None: ask Redis."""
+        copy = self.copies.get(group.prefix)
+        if copy is None or not group.signatures <= copy.wanted.signatures:
+            return None
+        return copy if copy.lag <= MOST_LAG else None
+
+    def state(self, group: Group, used: Copy | None) -> dict[str, Any]:
+        """What `?include=meta` says: the copy that was read from, or why there was none."""
+        if used is not None:
+            return {
+                "generation": used.generation,
+                "sequence": used.sequence,
+                "lagSeconds": round(used.lag, 3),
+            }
+        if not group.near:
+            return {"remote": "read together with a view that is not near"}
+        copy = self.copies.get(group.prefix)
+        if copy is None:
+            return {"remote": self.remote.get(group.prefix, "loading")}
+        if not group.signatures <= copy.wanted.signatures:
+            return {"remote": "loading"}
+        return {"remote": "behind", "lagSeconds": round(copy.lag, 3)}
+
+    def use(self, copy: Copy) -> None:
+        """Swap a whole copy in."""
+        self.loads += 1
+        self.copies[copy.wanted.prefix] = copy
+        self.remote.pop(copy.wanted.prefix, None)
+        self._look()
+
+    def refuse(self, prefix: bytes, reason: str) -> None:
+        """Let a copy go, and say why."""
+        self.copies.pop(prefix, None)
+        self.remote[prefix] = reason
+        self._look()
+
+    async def loaded(self, patience: float) -> None:
+        """Wait until each copy is there, or is known not to be, for so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), patience)
+
+    def _look(self) -> None:
+        if all(one in self.copies or self.remote[one] != "loading" for one in self.wanted):
+            self._ready.set()

@@ -1,0 +1,1 @@
+"""What is observed while serving: Prometheus metrics, the serving log, watermark ages."""

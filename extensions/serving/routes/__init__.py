@@ -1,0 +1,1 @@
+"""Routes: the published feature routes, and Feast's own."""

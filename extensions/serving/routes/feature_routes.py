@@ -1,0 +1,235 @@
+"""The hot routes: a user's features, a ranking, any service; answered from a plan and its rows."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from extensions.serving.auth.authorization import Guard
+from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.request_plan import Plan
+from extensions.serving.http import request_validation, responses
+from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.observability.prometheus_metrics import Metrics
+from extensions.serving.observability.serving_log import ServedLog
+from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.routes.feast_app import Scope
+from extensions.serving.settings import Settings
+from extensions.stores.online_codec.column_encoding import spread
+
+USER = "/v1/features/user/"
+RANK = "/v1/features/rank"
+ANY = "/v1/features"
+
+
+class Answer(NamedTuple):
+    """What goes back. ``note``: the counting that is left for when it has gone."""
+
+    status: int
+    kind: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    note: Callable[[], None] | None = None
+
+
+@dataclass
+class Hot:
+    """What the routes need."""
+
+    settings: Settings
+    watcher: Watcher
+    near: NearCopies
+    reader: Reader
+    metrics: Metrics
+    log: ServedLog
+    guard: Guard
+
+    async def user(
+        self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
+    ) -> Answer:
+        """One user's features."""
+        plan = self.plan(self.settings.user_service)
+        if len(plan.join_keys) != 1:
+            raise RefusedError(404, f"The service {plan.service} is not of one entity.")
+        [(name, kind)] = plan.key_types.items()
+        raw_path = scope.get("raw_path", path.encode()).split(b"?")[0].decode("ascii", "replace")
+        user, raw = request_validation.user_in_path(raw_path.split(USER, 1)[-1], kind)
+        self.guard.permit(scope, plan.resource)
+        now = time.time_ns() // 1000
+        axes = {name: Ids([user], None, [raw])}
+        rows = await self.reader.read(plan, axes, now)
+        request = asking_context(plan)
+        served = responses.serve(plan, rows, request, 1)
+        note = self.note(USER, served, axes, request, 1, now)
+        shape = {"userId": user, "features": served.single((name,))}
+        if scope["query_string"]:
+            shape |= self._extra(scope, served, now)
+        if headers.get(b"accept") == responses.ARROW:
+            columns = {**served.columns((name,)), **served.made}
+            aside = {k: v for k, v in shape.items() if k != "features"}
+            return Answer(200, responses.ARROW, responses.arrow(columns, 1, aside), note=note)
+        shape["latencyMs"] = _milliseconds(started)
+        return _written(headers, shape, note)
+
+    async def rank(
+        self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
+    ) -> Answer:
+        """The items asked for, in their order, with the user's features of each."""
+        plan = self.plan(self.settings.rank_service)
+        asked = request_validation.ranking(body, plan, self.settings.max_items)
+        self.guard.permit(scope, plan.resource)
+        user_key, item_key = request_validation.user_and_item(plan)
+        n, now = len(asked.items), time.time_ns() // 1000
+        rows = await self.reader.read(plan, asked.axes, now)
+        served = responses.serve(plan, rows, asked.request, n)
+        note = self.note(RANK, served, asked.axes, asked.request, n, now)
+        both = {(user_key, item_key), (item_key, user_key)}
+        head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
+        extra = self._extra(scope, served, now)
+        accept = headers.get(b"accept")
+        if asked.columns or accept in (responses.ARROW, responses.MSGPACK):
+            items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
+            mixed = [served.columns(keys) for keys in both]
+            pairs = {k: spread(v, n) for one in (*mixed, served.made) for k, v in one.items()}
+            if accept == responses.ARROW:
+                columns = {"itemId": asked.items, **items, **pairs}
+                sent = responses.arrow(columns, n, {**head, **extra})
+                return Answer(200, responses.ARROW, sent, note=note)
+            shape = {
+                **head,
+                "itemIds": asked.items,
+                "itemFeatures": items,
+                "interactionFeatures": pairs,
+                **extra,
+                "latencyMs": _milliseconds(started),
+            }
+            return _written(headers, shape, note)
+        listed = responses.ranked_rows(served, asked.axes[item_key], (item_key,), both)
+        tail = b"," + responses.dumps(extra)[1:-1] if extra else b""
+        tail += b',"latencyMs":%.3f}' % _milliseconds(started)
+        # Joined once: a reply of a hundred kilobytes is not to be copied for each of its parts.
+        whole = b"".join([responses.dumps(head)[:-1], b',"items":', *listed, tail])
+        return Answer(200, responses.JSON, whole, note=note)
+
+    async def batch(
+        self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
+    ) -> Answer:
+        """Any service, by entity rows."""
+        asked, plan = request_validation.batch(body, self.plan, self.settings.max_items)
+        self.guard.permit(scope, plan.resource)
+        now, n = time.time_ns() // 1000, asked.rows
+        note: Callable[[], None] = partial(self.metrics.asked, ANY, n)
+        columns: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        if n:
+            rows = await self.reader.read(plan, asked.axes, now)
+            served = responses.serve(plan, rows, asked.request, n)
+            note = self.note(ANY, served, asked.axes, asked.request, n, now)
+            for one in rows:
+                for name, feature in zip(one.view.names, one.view.features, strict=True):
+                    columns[name] = spread(one.columns[feature], n)
+            columns |= served.made
+            extra = self._extra(scope, served, now)
+        if headers.get(b"accept") == responses.ARROW:
+            aside = {"service": plan.service, **extra}
+            sent = responses.arrow({**asked.entities, **columns}, n, aside)
+            return Answer(200, responses.ARROW, sent, note=note)
+        shape: dict[str, Any] = {"service": plan.service}
+        if asked.columns:
+            shape |= {"entities": asked.entities, "features": columns}
+        else:
+            names, held = list(columns), [list(column) for column in columns.values()]
+            shape["results"] = [
+                {
+                    "entity": {name: asked.entities[name][i] for name in asked.entities},
+                    "features": {name: held[j][i] for j, name in enumerate(names)},
+                }
+                for i in range(n)
+            ]
+        return _written(headers, {**shape, **extra, "latencyMs": _milliseconds(started)}, note)
+
+    def plan(self, service: str) -> Plan:
+        """The plan of a service.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        found = self.watcher.plans.by_service.get(service)
+        if found is None:
+            raise RefusedError(404, f"There is no feature service {service[:100]}.", "service")
+        if isinstance(found, str):
+            raise RefusedError(409, found, "service")
+        return found
+
+    def note(
+        self,
+        route: str,
+        served: responses.Served,
+        ids: Mapping[str, Sequence[bytes]],
+        request: Mapping[str, Any],
+        n: int,
+        now: int,
+    ) -> Callable[[], None]:
+        """What is to be counted of an answer that was given, and offered to the served log."""
+        freshnesses = self.watcher.freshnesses
+        through = freshnesses.through
+
+        def after() -> None:
+            if route != USER:  # always one
+                self.metrics.asked(route, n)
+            self.metrics.count(served.rows, freshnesses, now)
+            if n and served.plan.service:  # references alone belong to no service's sample
+                self.log.offer(served, ids, request, n, now, through)
+
+        return after
+
+    def _extra(self, scope: Scope, served: responses.Served, now: int) -> dict[str, Any]:
+        """What `?include=meta` adds."""
+        if not scope["query_string"] or not _wants_meta(scope):
+            return {}
+        return {"meta": self._meta(served, now), "plan": served.plan.number}
+
+    def _meta(self, served: responses.Served, now: int) -> dict[str, Any]:
+        return responses.meta(served, self.watcher.freshnesses, now, self.near)
+
+
+def _written(
+    headers: Mapping[bytes, bytes], shape: Mapping[str, Any], note: Callable[[], None]
+) -> Answer:
+    if headers.get(b"accept") == responses.MSGPACK:
+        return Answer(200, responses.MSGPACK, responses.packed(shape), note=note)
+    return Answer(200, responses.JSON, responses.dumps(shape), note=note)
+
+
+def _wants_meta(scope: Scope) -> bool:
+    query = scope["query_string"]
+    return bool(query) and "meta" in parse_qs(query.decode("ascii", "replace")).get("include", [])
+
+
+def _milliseconds(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def asking_context(plan: Plan) -> dict[str, Any]:
+    """The request fields of a route that sends none."""
+    return request_validation._context({}, plan)  # noqa: SLF001
+
+
+def refused(error: RefusedError) -> Answer:
+    """As `refusal`, of an error that says all of it."""
+    answer = refusal(error.status, str(error), error.field)
+    if error.allow is None:
+        return answer
+    return answer._replace(headers=(*answer.headers, (b"allow", error.allow.encode())))
+
+
+def refusal(status: int, message: str, field: str | None) -> Answer:
+    """An error as a JSON body that names the field."""
+    named = {} if field is None else {"field": field}
+    error = {**named, "message": message}
+    headers = ((b"retry-after", b"1"),) if status == 503 else ()
+    return Answer(status, responses.JSON, responses.dumps({"error": error}), headers)

@@ -1,0 +1,304 @@
+"""Feast's `/get-online-features`, answered from our plans, in just Feast's words.
+
+What is not plainly a list of entities for a service or for references (a renamed view, a type
+that Feast's JSON treats specially, a wrong value, a NaN) is left to Feast's own code behind: it
+gives the answer, or the error.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from feast import FeatureStore, ValueType
+
+from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.feature_reader import Reader, Rows
+from extensions.serving.features.redis_connection import UnavailableError
+from extensions.serving.features.request_plan import Plan, Plans, compile_plan
+from extensions.serving.http import responses
+from extensions.serving.http.request_validation import RefusedError, one_id
+from extensions.serving.http.responses import Served
+from extensions.serving.lru_byte_cache import ByteCache
+from extensions.stores.online_codec.column_encoding import Coded, Values
+
+ROUTE = "/get-online-features"
+FIELDS = {"feature_service", "features", "entities", "full_feature_names"}
+# Bytes of plans for references; what a plan takes beside its references' names, about: a string
+# in the key, and several times that in the plan.
+MOST_BYTES, PER_REFERENCE, PLAN_SHARE = 32_000_000, 100, 8
+# Plans that may be waited for; more requests for others are answered 503.
+MOST_COMPILING = 16
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
+_REQUEST: dict[ValueType, tuple[type, ...]] = {
+    ValueType.INT64: (int,),
+    ValueType.INT32: (int,),
+    ValueType.DOUBLE: (float, int),
+    ValueType.FLOAT: (float, int),
+    ValueType.STRING: (str,),
+    ValueType.BOOL: (bool,),
+}
+
+_DTYPES = {
+    ValueType.INT64: np.int64,
+    ValueType.INT32: np.int32,
+    ValueType.DOUBLE: np.float64,
+    ValueType.FLOAT: np.float32,
+    ValueType.BOOL: np.bool_,
+}
+
+
+class UnusualError(Exception):
+    """The request is for Feast's own code."""
+
+
+class FeastRoute:
+    """Plans for references, kept as long as the registry does not change.
+
+    They are compiled in a thread of their own, one at a time. Those that cannot be are remembered
+    apart from the others: what strangers make up pushes no plan out.
+    """
+
+    def __init__(self, store: FeatureStore, reader: Reader) -> None:
+        self._store, self._reader = store, reader
+        self._of: Plans | None = None
+        self._plans: ByteCache[tuple[str, ...], Plan] = ByteCache(MOST_BYTES)
+        self._unusual: ByteCache[tuple[str, ...], bool] = ByteCache(MOST_BYTES // 8)
+        self._compiling: dict[tuple[str, ...], asyncio.Future[Plan | None]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="plans")
+
+    async def plan(self, read: Mapping[str, Any], plans: Plans, by_reference: bool) -> Plan:
+        """The plan that a request (its JSON, read) asks for.
+
+        ``by_reference``: whether references may be answered here; where a permission is needed
+        for each view, Feast's own code looks at them.
+
+        Raises:
+            UnusualError: there is none.
+        """
+        if not set(read) <= FIELDS:
+            raise UnusualError
+        service, features = read.get("feature_service"), read.get("features") or []
+        plan: Plan | str | None
+        if isinstance(service, str) and service and not features:
+            plan = plans.by_service.get(service)
+        elif not service and isinstance(features, list) and by_reference:
+            key = self._key(features, plans)
+            plan = self._plans.get(key) or await self._compile(key, plans)
+        else:
+            raise UnusualError
+        if not isinstance(plan, Plan) or not plan.plain:
+            raise UnusualError
+        return plan
+
+    async def answer(
+        self, plan: Plan, read: Mapping[str, Any], now: int
+    ) -> tuple[bytes, Served, "Asked"]:
+        """The reply's body, what was served, and what had been asked.
+
+        Raises:
+            UnusualError: this request is for Feast's own code.
+            RefusedError: a transform failed.
+        """
+        asked = _asked(plan, read)
+        rows = await self._reader.read(plan, asked.axes, now)
+        served = responses.serve(plan, rows, asked.request, asked.rows)
+        return _body(asked, served), served, asked
+
+    def _key(self, features: list[Any], plans: Plans) -> tuple[str, ...]:
+        """What the plan of these references is kept by."""
+        if self._of is not plans:
+            self._of = plans
+            self._compiling = {}
+            self._plans.clear()
+            self._unusual.clear()
+        if not features or any(
+            not isinstance(one, str) or one.count(":") != 1 or "@" in one for one in features
+        ):
+            raise UnusualError
+        return tuple(features)
+
+    async def _compile(self, key: tuple[str, ...], plans: Plans) -> Plan | None:
+        if self._unusual.get(key) or len(set(key)) < len(key):
+            return None
+        future = self._compiling.get(key)
+        if future is None:
+            if len(self._compiling) >= MOST_COMPILING:
+                raise UnavailableError("The server is busy.")
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._thread, self._compiled, list(key), plans.number)
+            self._compiling[key] = future
+            future.add_done_callback(lambda done: self._keep(key, plans, done))
+        # Whoever goes away meanwhile does not end it for the others.
+        return await asyncio.shield(future)
+
+    def _compiled(self, features: list[str], number: int) -> Plan | None:
+        try:
+            return compile_plan(self._store, features, number)
+        except Exception:  # noqa: BLE001 - Feast says it in its own words
+            return None
+
+    def _keep(
+        self, key: tuple[str, ...], plans: Plans, done: "asyncio.Future[Plan | None]"
+    ) -> None:
+        if self._of is not plans:  # of a registry that has changed meanwhile
+            return
+        self._compiling.pop(key, None)
+        if done.cancelled():
+            return
+        size = sum(map(len, key)) + PER_REFERENCE * len(key)
+        plan = done.result()
+        if plan is None:
+            self._unusual.put(key, True, size)
+        else:
+            self._plans.put(key, plan, size * PLAN_SHARE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request's columns, checked. ``full``: features are named with their view."""
+
+    entities: Mapping[str, list[Any]]
+    axes: Mapping[str, Ids]
+    request: Mapping[str, Values]
+    rows: int
+    full: bool
+
+
+def _asked(plan: Plan, read: Mapping[str, Any]) -> Asked:
+    """The request's columns, checked."""
+    entities, full = read.get("entities"), read.get("full_feature_names", False)
+    if not isinstance(entities, dict) or not isinstance(full, bool):
+        raise UnusualError
+    if set(entities) != {*plan.key_types, *plan.request}:
+        raise UnusualError
+    columns = list(entities.values())
+    n = len(columns[0]) if columns and isinstance(columns[0], list) else 0
+    if not n or any(not isinstance(one, list) or len(one) != n for one in columns):
+        raise UnusualError
+    axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
+    request = {name: _given(entities[name], kind) for name, kind in plan.request.items()}
+    return Asked(
+        {name: entities[name] for name in entities if name in axes}, axes, request, n, full
+    )
+
+
+def _body(asked: Asked, served: Served) -> bytes:
+    """Feast's response: the entities, each view's features, what the transforms made."""
+    n, full = asked.rows, asked.full
+    always, never = _all(_PRESENT, n), _all(_NO_TIME, n)
+    found = [(name, responses.dumps(ids), always, never) for name, ids in asked.entities.items()]
+    for rows in served.rows:
+        about = _about(rows, n) if rows.view.features else (b"", b"")
+        for feature in rows.view.features:
+            name = f"{rows.view.name}__{feature}" if full else feature
+            found.append((name, _values(rows.columns[feature], n), *about))
+    for transform in served.plan.transforms:
+        for feature in transform.features:
+            name = f"{transform.name}__{feature}" if full else feature
+            found.append((name, _values(served.made[feature], n), always, never))
+    results = [
+        b'{"values":%b,"statuses":%b,"event_timestamps":%b}' % (values, statuses, times)
+        for _, values, statuses, times in found
+    ]
+    names = responses.dumps([name for name, *_ in found])
+    return b'{"results":[%b],"metadata":{"feature_names":%b}}' % (b",".join(results), names)
+
+
+def _ids(values: list[Any], kind: ValueType) -> Ids:
+    """Checked ids; one for all rows where they are the same."""
+    wanted = str if kind == ValueType.STRING else int
+    if set(map(type, values)) != {wanted}:
+        raise UnusualError
+    try:
+        if values.count(values[0]) == len(values):
+            return Ids(values[:1], None, [one_id(values[0], kind, "")[1]])
+        if kind == ValueType.INT64:
+            return Ids(values, np.array(values, np.int64))
+        return Ids(values, None, [one_id(one, kind, "")[1] for one in values])
+    except (RefusedError, OverflowError):
+        raise UnusualError from None
+
+
+def _given(values: list[Any], kind: ValueType) -> Values:
+    """A column of the request's own."""
+    wanted = _REQUEST.get(kind)
+    if wanted is None or not set(map(type, values)) <= set(wanted):
+        raise UnusualError
+    column: Values = values
+    if kind != ValueType.STRING:
+        try:
+            column = np.array(values, _DTYPES[kind])
+        except OverflowError:
+            raise UnusualError from None
+    return column[:1] if values.count(values[0]) == len(values) else column
+
+
+def _about(rows: Rows, n: int) -> tuple[bytes, bytes]:
+    """A view's statuses and times, as JSON."""
+    there, at = rows.there.tolist(), rows.at.tolist()
+    times = [_stamp(event) if held else _NO_TIME for event, held in zip(at, there, strict=True)]
+    where = None if rows.inverse is None else rows.inverse.tolist()
+    if where is not None:
+        times = list(map(times.__getitem__, where))
+    stamps = _all(times[0], n) if len(times) == 1 else b"[" + b",".join(times) + b"]"
+    if rows.view.decoder.filled:
+        return _all(_PRESENT, n), stamps
+    statuses = [_PRESENT if held else _NOT_FOUND for held in there]
+    if where is not None:
+        statuses = list(map(statuses.__getitem__, where))
+    if len(statuses) == 1:
+        return _all(statuses[0], n), stamps
+    return b"[" + b",".join(statuses) + b"]", stamps
+
+
+def _values(column: Values, n: int) -> bytes:
+    """A column as JSON: float32 as the double that it is, as Feast writes it."""
+    if isinstance(column, np.ndarray) and column.dtype != object and len(column) == n:
+        if column.dtype.kind == "f":
+            if not np.isfinite(column).all():
+                raise UnusualError
+            column = column.astype(np.float64)
+        return responses.dumps(column)
+    if isinstance(column, Coded):
+        return b"[" + b",".join(responses.tokens(column, n)) + b"]"
+    texts = [responses.dumps(_plain(one)) for one in column]
+    return b"[" + b",".join(texts * n if len(texts) == 1 else texts) + b"]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            return value
+        if not np.isfinite(value).all():
+            raise UnusualError
+        return value.astype(np.float64)
+    if isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            raise UnusualError
+        return float(value)
+    return value
+
+
+@lru_cache(maxsize=128)
+def _all(token: bytes, n: int) -> bytes:
+    """A column of one token. Few are kept: each takes as many bytes as a request may have rows."""
+    return b"[" + b",".join([token] * n) + b"]"
+
+
+@lru_cache(maxsize=4096)
+def _stamp(micros: int) -> bytes:
+    """As protobuf writes a timestamp: no more of a second's digits than it needs, by threes."""
+    seconds, rest = divmod(micros, 1_000_000)
+    whole = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
+    if not rest:
+        return b'"%bZ"' % whole.encode()
+    digits = b"%03d" % (rest // 1000) if rest % 1000 == 0 else b"%06d" % rest
+    return b'"%b.%bZ"' % (whole.encode(), digits)

@@ -1,0 +1,1 @@
+"""PostgreSQL columns as Arrow columns and pandas frames, without losing a digit."""

@@ -1,0 +1,60 @@
+"""A query's rows with every column read exactly: as declared, or as the type that it has."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+from feast.types import FeastType
+from psycopg import sql
+
+from extensions.stores.offline.arrow.adbc_session import ArrowSession
+from extensions.stores.offline.arrow.column_reading import Reading, readings
+from extensions.stores.offline.arrow.source_column_types import column_types
+
+_GUARD = "_skewless_guard_{}"
+
+
+def read_exactly(
+    session: ArrowSession,
+    query: sql.Composable,
+    declared: Mapping[str, FeastType] | None = None,
+    keys: Sequence[str] = (),
+) -> Iterator[pa.Table]:
+    """The query's rows, some megabytes at a time, at least one piece (perhaps empty).
+
+    ``declared``: the Feast types of columns; those come in that type's Arrow type, times too.
+    Others come as the driver gives them, or as text where it knows no type.
+
+    Raises:
+        SkewlessError: a value has no exact form, by its column's name.
+    """
+    declared = declared or {}
+    names = session.rows(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(query)).schema.names
+    if len(set(names)) < len(names):  # a join of the user's own, which cannot be asked by name
+        yield from session.pieces(query)
+        return
+    [types] = column_types(session, [(f"({query.as_string(None)})", names)])
+    columns = readings(types, declared, keys, strict=bool(declared))
+    if any(not column.bare for column in columns):
+        query = sql.SQL("SELECT {} FROM ({}) AS l").format(
+            sql.SQL(", ").join(
+                part for i, column in enumerate(columns) for part in _parts(i, column)
+            ),
+            query,
+        )
+    for piece in session.pieces(query, list(declared)):
+        yield _taken(piece, columns)
+
+
+def _parts(place: int, column: Reading) -> Iterator[sql.Composable]:
+    name = sql.Identifier("l", column.column)
+    yield sql.SQL("{} AS {}").format(column.selected(name), sql.Identifier(column.column))
+    if column.guarded:
+        yield sql.SQL("{} AS {}").format(column.guard(name), sql.Identifier(_GUARD.format(place)))
+
+
+def _taken(piece: pa.Table, columns: Sequence[Reading]) -> pa.Table:
+    arrays = [
+        column.taken(piece[column.column], piece[_GUARD.format(i)] if column.guarded else None)
+        for i, column in enumerate(columns)
+    ]
+    return pa.Table.from_arrays(arrays, names=[column.column for column in columns])

@@ -1,0 +1,67 @@
+"""A large join in parts, in the labels' order, on several connections that see one state."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+from psycopg import sql
+
+from extensions.stores.offline.arrow.adbc_session import ArrowSession
+from extensions.stores.offline.join.entity_frame import EntityTable
+from extensions.stores.offline.join.point_in_time import ORDINAL, Key
+
+# Labels below which a further connection costs more than it gains, and most of one part: what
+# is in memory beside the result, and the step of a progress bar.
+FEWEST, MOST = 10_000, 100_000
+
+
+def joined_in_parts(
+    session: ArrowSession,
+    labels: EntityTable,
+    keys: Sequence[Key],
+    statement: sql.Composed,
+    exact: Sequence[str],
+    connections: int,
+    finished: Callable[[pa.Table], pa.Table],
+) -> Iterator[pa.Table]:
+    """Answers to the labels, part by part; ``statement`` asks about the uploaded labels.
+
+    A part is uploaded in the order of its keys, answered in any, and put into the labels' order
+    here: PostgreSQL need not sort. ``finished`` gives each answer its names and types.
+    """
+    sent = labels.sent(keys)
+    size = min(MOST, max(FEWEST, -(-sent.num_rows // connections)))
+    parts = [sent.slice(at, size) for at in range(0, max(1, sent.num_rows), size)]
+    lanes = min(connections, len(parts))
+
+    def answer(lane: ArrowSession, part: pa.Table) -> pa.Table:
+        labels.upload(lane, part)
+        answered = pa.concat_tables(lane.pieces(statement, exact))
+        lane.drop(labels.name)
+        return _in_order(finished(answered))
+
+    if len(parts) == 1:
+        yield answer(session, sent)
+        return
+    with session.spread(lanes) as sessions, ThreadPoolExecutor(lanes, "join") as pool:
+        under_way: deque[Future[pa.Table]] = deque()
+        try:
+            for number, part in enumerate(parts):
+                # Each lane has one part at a time: the next one when its last is taken.
+                ready = under_way.popleft().result() if len(under_way) == lanes else None
+                under_way.append(pool.submit(answer, sessions[number % lanes], part))
+                if ready is not None:
+                    yield ready
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            if under_way:
+                for lane in sessions:
+                    lane.cancel()
+
+
+def _in_order(answered: pa.Table) -> pa.Table:
+    ordinals = answered[ORDINAL].to_numpy()
+    return answered.take(np.argsort(ordinals, kind="stable"))

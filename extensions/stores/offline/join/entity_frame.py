@@ -1,0 +1,312 @@
+"""The labels of a training set: an entity frame, or a query that never leaves the database."""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from psycopg import sql
+
+from extensions.errors import SkewlessError
+from extensions.stores.offline.arrow.adbc_session import ArrowSession
+from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
+from extensions.stores.offline.arrow.timestamps import parsed
+from extensions.stores.offline.join.key_matching import key_of_query
+from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
+from extensions.stores.values.join_keys import UTC_MICROSECONDS, as_key
+
+# A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
+CUT_FROM = 60
+
+
+def _temporary_name() -> str:
+    return f"labels_{uuid.uuid4().hex}"
+
+
+@dataclass(frozen=True)
+class EntityTable:
+    """Labels held by the client: only keys and moments travel; all columns stay as they are."""
+
+    rows: pa.Table
+    timestamp_column: str
+    name: str = field(default_factory=_temporary_name)
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame | pa.Table) -> "EntityTable":
+        """Read a pandas frame or an Arrow table; text and objects count as moments too.
+
+        Raises:
+            SkewlessError: no moment, or a column that Arrow cannot hold.
+        """
+        if isinstance(frame, pa.Table):
+            column = _moment_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
+            moments = frame[column]
+            if not pa.types.is_timestamp(moments.type):
+                moments = _parsed(moments.to_pandas(), column)
+            place = frame.schema.get_field_index(column)
+            return cls(frame.set_column(place, column, _in_utc(moments)), column)
+        column = infer_event_timestamp_from_entity_df(
+            {str(name): dtype for name, dtype in frame.dtypes.items()}
+        )
+        rest = frame.drop(columns=column)
+        try:
+            rows = pa.Table.from_pandas(rest, preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise SkewlessError(
+                f"The entity frame has a column of mixed types ({error}): one type each."
+            ) from error
+        place = list(frame.columns).index(column)
+        moments = frame[column]
+        times = (
+            _in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
+            if pd.api.types.is_datetime64_any_dtype(moments)
+            else _parsed(moments, column)
+        )
+        if not rows.num_columns:  # a table without columns knows no number of rows
+            return cls(pa.table({column: times}), column)
+        return cls(rows.add_column(place, column, times), column)
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns, as the caller gave them."""
+        return list(self.rows.column_names)
+
+    @property
+    def count(self) -> int | None:
+        """How many labels."""
+        return int(self.rows.num_rows)
+
+    def sent(self, keys: Sequence[Key]) -> pa.Table:
+        """What travels of the labels: ordinals, moments, and keys of the views' own types.
+
+        Raises:
+            SkewlessError: a needed key is missing or is of another type, or a label has no moment.
+        """
+        moments = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
+        if moments.null_count:
+            row = pc.index(moments.is_null(), value=True).as_py()
+            raise SkewlessError(
+                f"Row {row} of the entity frame has no {self.timestamp_column}: "
+                "give every label its time."
+            )
+        columns = {
+            ORDINAL: pa.array(np.arange(self.rows.num_rows)),
+            MOMENT: moments.cast(UTC_MICROSECONDS),
+        }
+        _check_keys(keys, self.columns)
+        for i, key in enumerate(keys):
+            columns[f"key_{i}"] = as_key(
+                self.rows[key.label_column], key.dtype, key.label_column, "the frame"
+            )
+        return pa.table(columns)
+
+    def upload(self, session: ArrowSession, labels: pa.Table) -> None:
+        """Put some of the labels `sent` into the temporary table, neighbours side by side.
+
+        Sorted by key, the order of the logs' indexes: that halves the time of a large join.
+        """
+        keys = [name for name in labels.column_names if name not in (ORDINAL, MOMENT)]
+        order = [(name, "ascending") for name in (*keys, MOMENT)]
+        session.upload(self.name, labels.sort_by(order))
+
+    @property
+    def relation(self) -> sql.Composable:
+        """The temporary table."""
+        return sql.SQL("pg_temp.{}").format(sql.Identifier(self.name))
+
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """The earliest and the latest label."""
+        bounds = pc.min_max(self.rows[self.timestamp_column].cast(UTC_MICROSECONDS, safe=False))
+        return bounds["min"].as_py(), bounds["max"].as_py()
+
+
+@dataclass(frozen=True)
+class EntityQuery:
+    """Labels that a SQL query returns; they are joined where they are."""
+
+    query: str
+    types: dict[str, SourceType]
+    timestamp_column: str
+    name: str = field(default_factory=_temporary_name)
+    count: int | None = None
+
+    @classmethod
+    def of(cls, query: str, session: ArrowSession) -> "EntityQuery":
+        """Ask the database for the query's columns.
+
+        Raises:
+            SkewlessError: no moment among them, or columns that have one name.
+        """
+        query = query.strip().removesuffix(";")
+        schema = session.rows(f"SELECT * FROM (\n{query}\n) AS labels LIMIT 0").schema
+        _check_names(schema.names, query)
+        column = _moment_column(dict(zip(schema.names, schema.types, strict=True)))
+        [types] = column_types(session, [(f"(\n{query}\n)", schema.names)])
+        return cls(query, types, column)
+
+    @property
+    def columns(self) -> list[str]:
+        """The query's columns."""
+        return list(self.types)
+
+    def prepare(self, session: ArrowSession, keys: Sequence[Key]) -> sql.Composable:
+        """Put the query's rows, numbered, into a temporary table; returns it.
+
+        Raises:
+            SkewlessError: a needed key is missing or a value is none, or a label has no moment.
+        """
+        _check_keys(keys, self.columns)
+        session.run(
+            sql.SQL(
+                "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT * FROM ({}) AS n ORDER BY {}"
+            ).format(
+                sql.Identifier(self.name),
+                self.numbered(keys),
+                sql.SQL(", ").join(sql.Identifier(name) for name in _order(keys)),
+            )
+        )
+        session.run(sql.SQL("ANALYZE {}").format(self.relation))
+        lost = session.table(
+            sql.SQL("SELECT FROM {} WHERE {} IS NULL LIMIT 1").format(
+                self.relation, sql.Identifier(MOMENT)
+            )
+        )
+        if lost.num_rows:
+            raise SkewlessError(
+                f"A row of the labels' query has no {self.timestamp_column}: "
+                "give every label its time."
+            )
+        self._check_values(session, keys)
+        return self.relation
+
+    def _check_values(self, session: ArrowSession, keys: Sequence[Key]) -> None:
+        """Refuse keys that are not what their entity says: 5.7 is no whole number."""
+        for i, key in enumerate(keys):
+            name = sql.Identifier(key.label_column)
+            odd = session.table(
+                sql.SQL(
+                    "SELECT {name}::text AS value FROM {labels} "
+                    "WHERE {key} IS NULL AND {name} IS NOT NULL LIMIT 1"
+                ).format(name=name, labels=self.relation, key=sql.Identifier(f"key_{i}"))
+            )
+            if odd.num_rows:
+                raise SkewlessError(
+                    f"The key {key.label_column} must be {key.dtype}, as its entity says; the "
+                    f"labels' query returns {odd['value'][0].as_py()}."
+                )
+
+    def numbered(self, keys: Sequence[Key]) -> sql.Composed:
+        """The query's columns with ordinal, moment and keys before them."""
+        moments = sql.SQL("q.{}::timestamptz AS {}").format(
+            sql.Identifier(self.timestamp_column), sql.Identifier(MOMENT)
+        )
+        return sql.SQL(
+            "SELECT row_number() OVER () AS {ordinal}, {parts}, q.* FROM (\n{query}\n) AS q"
+        ).format(
+            ordinal=sql.Identifier(ORDINAL),
+            parts=sql.SQL(", ").join(
+                [
+                    moments,
+                    *(
+                        sql.SQL("{} AS {}").format(
+                            key_of_query(
+                                sql.Identifier("q", key.label_column),
+                                key.dtype,
+                                self.types[key.label_column],
+                                key.label_column,
+                            ),
+                            sql.Identifier(f"key_{i}"),
+                        )
+                        for i, key in enumerate(keys)
+                    ),
+                ]
+            ),
+            query=sql.SQL(self.query),
+        )
+
+    @property
+    def relation(self) -> sql.Composable:
+        """The temporary table."""
+        return sql.SQL("pg_temp.{}").format(sql.Identifier(self.name))
+
+    def span(self, session: ArrowSession) -> tuple[datetime | None, datetime | None]:
+        """The earliest and the latest label."""
+        bounds = session.table(
+            sql.SQL(
+                "SELECT min(m), max(m) FROM (SELECT q.{}::timestamptz AS m "
+                "FROM (\n{}\n) AS q) AS moments"
+            ).format(
+                sql.Identifier(self.timestamp_column),
+                sql.SQL(self.query),
+            )
+        )
+        return bounds["min"][0].as_py(), bounds["max"][0].as_py()
+
+
+def _order(keys: Sequence[Key]) -> list[str]:
+    return [*(f"key_{i}" for i in range(len(keys))), MOMENT]
+
+
+def _moment_column(types: dict[str, pa.DataType]) -> str:
+    """Feast's rule: ``event_timestamp``, or else the only column of times."""
+    if "event_timestamp" in types:
+        return "event_timestamp"
+    times = [name for name, data_type in types.items() if pa.types.is_timestamp(data_type)]
+    if len(times) != 1:
+        raise SkewlessError(
+            "The entity frame does not say when each label happened: name that column "
+            "event_timestamp."
+        )
+    return times[0]
+
+
+def _parsed(moments: "pd.Series[Any]", column: str) -> pa.ChunkedArray:
+    try:
+        return parsed(moments)
+    except (ValueError, TypeError) as error:
+        raise SkewlessError(
+            f"The column {column} does not hold times ({error}): write them as "
+            "2026-01-31T12:00:00Z."
+        ) from error
+
+
+def _in_utc(moments: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same moments; a time without a zone is UTC, as Feast says."""
+    if moments.type.tz is None:
+        return pc.assume_timezone(moments, "UTC")
+    return moments.cast(pa.timestamp(moments.type.unit, "UTC"))
+
+
+def _check_keys(keys: Sequence[Key], columns: Sequence[str]) -> None:
+    missing = [key.label_column for key in keys if key.label_column not in columns]
+    if missing:
+        raise SkewlessError(
+            f"The entity frame has no column {', '.join(missing)}, which the features are "
+            f"joined on: add it (there are {', '.join(columns)})."
+        )
+
+
+def _check_names(names: Sequence[str], query: str) -> None:
+    """PostgreSQL cuts names after 63 bytes, and two columns of one name are one in a join."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SkewlessError(
+            f"The labels' query returns more than one column {', '.join(twice)}: name each its own"
+            " (PostgreSQL cuts names after 63 bytes)."
+        )
+    for name in names:
+        if len(name.encode()) < CUT_FROM:
+            continue
+        longer = re.search(re.escape(name) + r"[\w$]+", query, re.IGNORECASE)
+        if longer and name not in re.findall(r"[\w$]+", query.lower()):
+            raise SkewlessError(
+                f"The labels' query has a column {longer[0]}, which PostgreSQL cuts to {name}: "
+                "give it a name of at most 63 bytes."
+            )

@@ -1,0 +1,1 @@
+"""Writes to PostgreSQL: pushes, the serving log, saved datasets, Parquet exports."""

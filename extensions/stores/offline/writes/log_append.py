@@ -1,0 +1,482 @@
+"""Appending pushed rows to a view's log: all of them or none, and twice is as good as once.
+
+A log is told the same row again (a retry), or another row for the same entity and times (a
+correction). The first changes nothing. The second is kept beside the first with a created time
+that is the least microsecond later which is free, so that both sides order the two alike: newest
+(event time, created time) wins in the training join and in Redis. In a log without a created time
+nothing could order them, so the correction takes the place of the row.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureView, RepoConfig
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.types import Array, FeastType, Set
+from psycopg import sql
+
+from extensions.database.connection import identifiers
+from extensions.errors import SkewlessError
+from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
+from extensions.stores.offline.arrow.column_reading import JSONS
+from extensions.stores.offline.arrow.nested_array_text import array_texts
+from extensions.stores.offline.arrow.query_rows import read_exactly
+from extensions.stores.offline.arrow.timestamps import parsed
+from extensions.stores.values.exact_cast import exactly
+from extensions.stores.values.future_rows import refuse_future_rows
+from extensions.stores.values.join_keys import arrow_type, as_key, is_text
+
+# Columns of the temporary table beside the log's own.
+ROW, DONE = "_skewless_row", "_skewless_done"
+# How many different rows one entity may be told for the same times.
+MOST_CORRECTIONS = 1_000
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A view's log: its table, and the columns that say whose rows are of when."""
+
+    table: str
+    keys: tuple[str, ...]
+    event: str
+    created: str | None
+
+    @property
+    def same(self) -> sql.Composable:
+        """Whether the log's row ``l`` and the pushed row ``r`` are of one entity and times."""
+        names = [*self.keys, self.event, *([self.created] if self.created else [])]
+        return sql.SQL(" AND ").join(
+            sql.SQL("l.{0} = r.{0}").format(sql.Identifier(name)) for name in names
+        )
+
+    @property
+    def instant(self) -> sql.Composable:
+        """As ``same``, whatever the created time."""
+        return sql.SQL(" AND ").join(
+            sql.SQL("l.{0} = r.{0}").format(sql.Identifier(name))
+            for name in (*self.keys, self.event)
+        )
+
+
+def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> int:
+    """Append ``table`` (the log's own columns) to the view's log; returns the rows sent.
+
+    A time without a zone is UTC; a missing created time is the database's clock. A row that the
+    log holds already is left alone.
+
+    Raises:
+        SkewlessError: the log refused a row or could not be reached; it holds none of them then.
+    """
+    with appended(config, [(feature_view, table)]):
+        return int(table.num_rows)
+
+
+@contextmanager
+def appended(
+    config: RepoConfig, pushes: Sequence[tuple[FeatureView, pa.Table]]
+) -> Iterator[list[pa.Table]]:
+    """Append each table to its view's log, all in one transaction, which the block can still stop.
+
+    Yields for each view its rows as the log holds them (types, rounding and created times are the
+    log's), under the view's own names: keys, event time, created time, features. Committed when
+    the block ends without an error.
+
+    Raises:
+        SkewlessError: a log refused a row or could not be reached; none holds any of them then.
+    """
+    names = ", ".join(dict.fromkeys(_log(view).table for view, _ in pushes))
+    count = sum(table.num_rows for _, table in pushes)
+    doing = f"appending {count} rows to {names} (none of the rows is there now)"
+    prepared = [(view, _prepared(view, table)) for view, table in pushes]
+    for view, table in prepared:
+        log = _log(view)
+        refuse_future_rows(
+            config, view.name, table, [name for name in (log.event, log.created) if name]
+        )
+    if not count:
+        yield [_empty(view) for view, _ in pushes]
+        return
+    with arrow_session(config, doing) as session:
+        yield [_append(session, view, table) for view, table in prepared]
+
+
+def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Table:
+    log = _log(view)
+    name = f"push_{uuid.uuid4().hex}"
+    session.upload(name, table)
+    rows, uploaded = sql.Identifier(f"{name}_rows"), sql.Identifier(name)
+    columns = [name for name in table.column_names if name != ROW]
+    _as_the_logs(session, log, uploaded, rows, table.schema)
+    values = [name for name in columns if name not in {*log.keys, log.event, log.created}]
+    # One push at a time: two at once could each be the other's correction.
+    session.run(
+        sql.SQL("SELECT pg_advisory_xact_lock(hashtextextended({}, 0))").format(
+            sql.Literal(f"skewless push {log.table}")
+        )
+    )
+    if log.created is None or log.created not in columns:
+        _replace(session, log, rows, columns, values)
+    else:
+        _correct(session, log, rows, columns, values)
+        _note_late(session, log, rows)
+    held = _read_back(session, view, rows, columns)
+    for temporary in (rows, uploaded):
+        session.run(sql.SQL("DROP TABLE pg_temp.{}").format(temporary))
+    return held
+
+
+def _as_the_logs(
+    session: ArrowSession,
+    log: _Log,
+    uploaded: sql.Composable,
+    rows: sql.Composable,
+    schema: pa.Schema,
+) -> None:
+    """The uploaded rows in the log's own types, as the log itself would hold them."""
+    names = [name for name in schema.names if name != ROW]
+    types = {
+        found["name"]: found["kind"]
+        for found in session.table(
+            sql.SQL(
+                "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS kind "
+                "FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "
+                "WHERE a.attrelid = to_regclass({}) AND a.attnum > 0 AND NOT a.attisdropped "
+                # What text is not assigned to, and is written as.
+                "AND t.typcategory <> 'S'"
+            ).format(sql.Literal(log.table))
+        ).to_pylist()
+    }
+    session.run(
+        sql.SQL(
+            "CREATE TEMPORARY TABLE {rows} AS SELECT {columns}, 0::bigint AS {row}, "
+            "FALSE AS {done} FROM {log} AS l LIMIT 0"
+        ).format(
+            rows=rows,
+            columns=identifiers(names, "l"),
+            row=sql.Identifier(ROW),
+            done=sql.Identifier(DONE),
+            log=sql.SQL(log.table),
+        )
+    )
+    session.run(
+        sql.SQL("INSERT INTO {rows} ({columns}, {row}, {done}) SELECT {values}, {row}, FALSE "
+                "FROM {uploaded}").format(
+            rows=rows,
+            columns=identifiers(names),
+            row=sql.Identifier(ROW),
+            done=sql.Identifier(DONE),
+            values=sql.SQL(", ").join(_value(schema.field(name), types) for name in names),
+            uploaded=uploaded,
+        )
+    )  # fmt: skip
+    session.run(sql.SQL("ANALYZE {}").format(rows))
+
+
+def _value(field: pa.Field, types: dict[str, str]) -> sql.Composable:
+    # A column of nothing but nulls has no type that it could be sent as.
+    if pa.types.is_null(field.type):
+        return sql.SQL("NULL")
+    value = sql.Identifier(field.name)
+    kind = types.get(field.name)
+    if kind is None:
+        return value
+    if pa.types.is_list(field.type) and is_text(field.type.value_type):
+        if kind in JSONS:  # a list of documents in one
+            return sql.SQL("CAST(to_jsonb(CAST({} AS jsonb[])) AS {})").format(value, sql.SQL(kind))
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(kind))
+    return sql.SQL("CAST({} AS {})").format(value, sql.SQL(kind)) if is_text(field.type) else value
+
+
+def _correct(
+    session: ArrowSession,
+    log: _Log,
+    rows: sql.Composable,
+    columns: list[str],
+    values: list[str],
+) -> None:
+    """Insert what is new; step over equal times until each row is there."""
+    assert log.created is not None
+    names = {
+        "rows": rows,
+        "log": sql.SQL(log.table),
+        "same": log.same,
+        "instant": log.instant,
+        "alike": _alike(values),
+        "created": sql.Identifier(log.created),
+        "done": sql.Identifier(DONE),
+        "row": sql.Identifier(ROW),
+        "columns": identifiers(columns),
+        "times": identifiers([*log.keys, log.event, log.created]),
+    }
+    # A retry of rows without a created time: they are what the log's newest say already.
+    session.run(
+        sql.SQL(
+            "UPDATE {rows} AS r SET {done} = TRUE, {created} = newest.{created} FROM {rows} AS p "
+            "CROSS JOIN LATERAL (SELECT l.* FROM {log} AS l WHERE {newest_of} "
+            "ORDER BY l.{created} DESC NULLS LAST LIMIT 1) AS newest "
+            "WHERE p.{created} IS NULL AND p.{row} = r.{row} AND {alike_newest}"
+        ).format(
+            **names,
+            newest_of=sql.SQL(" AND ").join(
+                sql.SQL("l.{0} = p.{0}").format(sql.Identifier(name))
+                for name in (*log.keys, log.event)
+            ),
+            alike_newest=_alike(values, "newest"),
+        )
+    )
+    session.run(
+        sql.SQL("UPDATE {rows} SET {created} = clock_timestamp() WHERE {created} IS NULL").format(
+            **names
+        )
+    )
+    for _ in range(MOST_CORRECTIONS):
+        session.run(
+            sql.SQL(
+                "WITH new AS (UPDATE {rows} SET {done} = TRUE WHERE {row} IN ("
+                "SELECT DISTINCT ON ({times}) r.{row} FROM {rows} AS r WHERE NOT r.{done} "
+                "AND NOT EXISTS (SELECT FROM {log} AS l WHERE {same}) ORDER BY {times}, {row}) "
+                "RETURNING {columns}) INSERT INTO {log} ({columns}) SELECT {columns} FROM new"
+            ).format(**names)
+        )
+        if not _left(session, names):
+            return
+        session.run(
+            sql.SQL(
+                "UPDATE {rows} AS r SET {done} = TRUE FROM {log} AS l "
+                "WHERE NOT r.{done} AND {same} AND {alike}"
+            ).format(**names)
+        )
+        session.run(
+            sql.SQL(
+                "UPDATE {rows} AS r SET {created} = r.{created} + interval '1 microsecond' "
+                "WHERE NOT r.{done} AND EXISTS (SELECT FROM {log} AS l WHERE {same})"
+            ).format(**names)
+        )
+        if not _left(session, names):
+            return
+    raise SkewlessError(
+        f"An entity of {log.table} was told more than {MOST_CORRECTIONS} different rows for the "
+        f"same times: give corrections a {log.created} of their own; none of the rows was appended."
+    )
+
+
+def _left(session: ArrowSession, names: dict[str, sql.Composable]) -> bool:
+    left = sql.SQL("SELECT FROM {rows} WHERE NOT {done} LIMIT 1").format(**names)
+    return bool(
+        session.table(sql.SQL("SELECT EXISTS ({}) AS left").format(left))["left"][0].as_py()
+    )
+
+
+def _replace(
+    session: ArrowSession,
+    log: _Log,
+    rows: sql.Composable,
+    columns: list[str],
+    values: list[str],
+) -> None:
+    """The log holds one row of each entity and event time: the one that was pushed last."""
+    names = {
+        "rows": rows,
+        "log": sql.SQL(log.table),
+        "same": log.instant,
+        "columns": identifiers(columns),
+        "row": sql.Identifier(ROW),
+        "earlier": sql.SQL(" AND ").join(
+            sql.SQL("r.{0} = l.{0}").format(sql.Identifier(name)) for name in (*log.keys, log.event)
+        ),
+    }
+    session.run(
+        sql.SQL("DELETE FROM {rows} AS r USING {rows} AS l WHERE {earlier} AND l.{row} > r.{row}")
+        .format(**names)
+    )  # fmt: skip
+    if values:
+        session.run(
+            sql.SQL(
+                "UPDATE {log} AS l SET {changes} FROM {rows} AS r WHERE {same} AND NOT {alike}"
+            ).format(
+                **names,
+                alike=_alike(values),
+                changes=sql.SQL(", ").join(
+                    sql.SQL("{0} = r.{0}").format(sql.Identifier(name)) for name in values
+                ),
+            )
+        )
+    session.run(
+        sql.SQL(
+            "INSERT INTO {log} ({columns}) SELECT {columns} FROM {rows} AS r "
+            "WHERE NOT EXISTS (SELECT FROM {log} AS l WHERE {same})"
+        ).format(**names)
+    )
+
+
+def _alike(values: list[str], held: str = "l") -> sql.Composable:
+    """Whether the rows ``held`` and ``r`` have the same values; as texts, since json has no =."""
+    return sql.SQL("ROW({})::text = ROW({})::text").format(
+        identifiers(values, held), identifiers(values, "r")
+    )
+
+
+def _read_back(
+    session: ArrowSession, view: FeatureView, rows: sql.Composable, columns: list[str]
+) -> pa.Table:
+    wanted = _names(view)
+    statement = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(sql.Identifier(column), sql.Identifier(name))
+            for name, column in wanted.items()
+            if column in columns
+        ),
+        rows,
+        sql.Identifier(ROW),
+    )
+    declared = {field.name: field.dtype for field in (*view.entity_columns, *view.features)}
+    keys = [key.name for key in view.entity_columns if key.name in wanted]
+    return pa.concat_tables(read_exactly(session, statement, declared, keys))
+
+
+def _names(view: FeatureView) -> dict[str, str]:
+    """The view's own names of what its log holds, with the log's columns."""
+    source = view.batch_source
+    assert source is not None
+    in_source = {output: column for column, output in source.field_mapping.items()}
+    names = [field.name for field in (*view.entity_columns, *view.features)]
+    names += [source.timestamp_field, source.created_timestamp_column]
+    return {
+        name: in_source.get(name, name)
+        for name in dict.fromkeys(names)
+        if name and name != DUMMY_ENTITY_ID
+    }
+
+
+def _log(view: FeatureView) -> _Log:
+    source = view.batch_source
+    if source is None:
+        raise SkewlessError(f"View {view.name} has no batch source to append to.")
+    table = source.get_table_query_string()
+    if table.startswith("("):
+        raise SkewlessError(
+            f"View {view.name} reads a query, which cannot be appended to: give its source a table."
+        )
+    in_source = {output: column for column, output in source.field_mapping.items()}
+    created = source.created_timestamp_column
+    return _Log(
+        table,
+        tuple(
+            in_source.get(key.name, key.name)
+            for key in view.entity_columns
+            if key.name != DUMMY_ENTITY_ID
+        ),
+        in_source.get(source.timestamp_field, source.timestamp_field),
+        in_source.get(created, created) or None,
+    )
+
+
+def _prepared(view: FeatureView, table: pa.Table) -> pa.Table:
+    """The rows with whole numbers, times in UTC, the log's own names and their order."""
+    source = view.batch_source
+    assert source is not None
+    in_source = {output: column for column, output in source.field_mapping.items()}
+    times = (source.timestamp_field, source.created_timestamp_column)
+    typed = _typed(view, _in_utc(_parsed(table, times)))
+    keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
+    for name in (*keys, source.timestamp_field):
+        if name in typed.column_names and typed[name].null_count:
+            raise SkewlessError(
+                f"The column {name} of a push to view {view.name} has {typed[name].null_count} "
+                "nulls: give every row its keys and its event time; none of the "
+                f"{table.num_rows} rows was appended."
+            )
+    typed = array_texts(view.name, typed)
+    typed = typed.rename_columns([in_source.get(name, name) for name in typed.column_names])
+    return typed.append_column(ROW, pa.array(range(table.num_rows), pa.int64()))
+
+
+def _empty(view: FeatureView) -> pa.Table:
+    return pa.table({name: pa.array([], pa.null()) for name in _names(view)})
+
+
+def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
+    """Columns in their declared types, exactly: the database would round, and say nothing."""
+    for key in view.entity_columns:
+        place = table.schema.get_field_index(key.name)
+        if place >= 0:
+            column = as_key(
+                table.column(place), key.dtype, key.name, f"the push to view {view.name}"
+            )
+            table = table.set_column(place, key.name, column)
+    for field in view.features:
+        place = table.schema.get_field_index(field.name)
+        kind, depth = _primitive(field.dtype)
+        if place < 0:
+            continue
+        held = table.schema.field(place).type
+        if depth and pa.types.is_list(held) and pa.types.is_null(held.value_type):
+            # Empty lists alone do not say what they are lists of.
+            empty = table.column(place).cast(arrow_type(field.dtype))
+            table = table.set_column(place, field.name, empty)
+            continue
+        if kind not in _CAST:
+            continue
+        try:
+            what = f"The column {field.name}"
+            column = exactly(table.column(place), kind, depth, what, str(field.dtype))
+        except SkewlessError as error:
+            raise SkewlessError(
+                f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
+                "appended."
+            ) from error
+        table = table.set_column(place, field.name, column)
+    return table
+
+
+_CAST = ("INT32", "INT64", "FLOAT32", "FLOAT64")
+
+
+def _primitive(dtype: FeastType) -> tuple[str, int]:
+    depth = 0
+    while isinstance(dtype, Array | Set):
+        dtype, depth = dtype.base_type, depth + 1
+    return str(getattr(dtype, "name", "")), depth
+
+
+def _note_late(session: ArrowSession, log: _Log, rows: sql.Composable) -> None:
+    """Rows published before this transaction began: the next materialization must look back."""
+    if not session.has("late_appends"):
+        return
+    assert log.created is not None
+    session.run(
+        sql.SQL(
+            "INSERT INTO late_appends (log_table, oldest_created) "
+            "SELECT {log}, min({created}) FROM {rows} HAVING min({created}) < now()"
+        ).format(log=sql.Literal(log.table), created=sql.Identifier(log.created), rows=rows)
+    )
+
+
+def _parsed(table: pa.Table, times: Sequence[str]) -> pa.Table:
+    """Times that came as text, as JSON brings them over HTTP."""
+    for place, field in enumerate(table.schema):
+        if field.name not in times or not is_text(field.type):
+            continue
+        try:
+            moments = parsed(table.column(place).to_pandas())
+        except (ValueError, TypeError) as error:
+            raise SkewlessError(
+                f"The column {field.name} does not hold times ({error}): write them as "
+                f"2026-01-31T12:00:00Z; none of the {table.num_rows} rows was appended."
+            ) from error
+        table = table.set_column(
+            place, field.name, moments.cast(pa.timestamp("us", "UTC"), safe=False)
+        )
+    return table
+
+
+def _in_utc(table: pa.Table) -> pa.Table:
+    for place, column in enumerate(table.schema):
+        if pa.types.is_timestamp(column.type) and column.type.tz is None:
+            zoned = pc.assume_timezone(table.column(place), "UTC")
+            table = table.set_column(place, column.name, zoned)
+    return table

@@ -1,0 +1,151 @@
+"""Rows that are pushed online, converted exactly: a fraction is no Int64, and nulls cost no digits.
+
+Feast 0.67 converts a pushed frame by way of numpy, where whole numbers beside a null are doubles,
+and cuts 5.7 to 5. There is no place to say otherwise, so this module puts its functions in the
+place of the provider's; a store of another kind is left to Feast's own.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureView
+from feast.infra.passthrough_provider import PassthroughProvider
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.types import Array, FeastType, Float64, PrimitiveFeastType, Set
+from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field_mapping
+
+from extensions.errors import SkewlessError
+from extensions.stores.online_codec.row_encoder import proto_values
+from extensions.stores.values.exact_cast import exactly
+from extensions.stores.values.join_keys import as_key
+from extensions.stores.values.json_documents import documents_as_text
+
+
+def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
+    """A pushed frame as Feast's rows: entity key, values, event time, created time.
+
+    Raises:
+        SkewlessError: a column is missing, or a value is not of its declared type.
+    """
+    source = view.batch_source
+    if source is None:
+        raise SkewlessError(f"View {view.name} has no batch source that names its times.")
+    try:
+        table = pa.Table.from_pandas(documents_as_text(view, frame), preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise SkewlessError(
+            f"The push to view {view.name} has a column of mixed types ({error}): one type each."
+        ) from error
+    table = _run_pyarrow_field_mapping(table, source.field_mapping or {})
+    keys = {field.name: field.dtype for field in view.entity_columns}
+    fields = [*view.features, *view.entity_columns]
+    wanted = [*(field.name for field in fields), source.timestamp_field]
+    missing = sorted({*wanted} - {*table.column_names})
+    if missing:
+        raise SkewlessError(f"The push to view {view.name} lacks {', '.join(missing)}.")
+    values = {
+        field.name: proto_values(
+            one_chunk(
+                as_key(table[field.name], field.dtype, field.name, f"the push to {view.name}")
+            )
+            if field.name in keys
+            else _declared(
+                table[field.name], field.dtype, f"The column {field.name} of {view.name}"
+            ),
+            field.name,
+            field.dtype.to_value_type(),
+        )
+        for field in fields
+    }
+    kinds = {name: dtype.to_value_type() for name, dtype in keys.items()}
+    entities = _build_entity_keys(table.num_rows, kinds, values)
+    names = [field.name for field in view.features]
+    features = [
+        dict(zip(names, row, strict=True)) for row in zip(*(values[n] for n in names), strict=True)
+    ]
+    events = _times(table, source.timestamp_field)
+    created = source.created_timestamp_column
+    published = _times(table, created) if created else [None] * table.num_rows
+    return list(zip(entities, features, events, published, strict=True))
+
+
+def _declared(column: pa.ChunkedArray, dtype: FeastType, what: str) -> pa.Array:
+    depth, inner = 0, dtype
+    while isinstance(inner, Array | Set):
+        inner, depth = inner.base_type, depth + 1
+    if isinstance(inner, PrimitiveFeastType) and not _is_of_python(column.type, inner.name):
+        column = exactly(column, inner.name, depth, what, str(dtype))
+    return one_chunk(column)
+
+
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array."""
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _is_of_python(held: pa.DataType, name: str) -> bool:
+    """Texts that Feast reads by itself: times and documents as JSON brings them."""
+    text = pa.types.is_string(held) or pa.types.is_large_string(held)
+    return bool(text and name not in ("INT32", "INT64"))
+
+
+def _times(table: pa.Table, name: str) -> list[Any]:
+    times = pd.to_datetime(table.column(name).to_numpy())
+    return [_coerce_datetime(at) for at in times]  # type: ignore[no-untyped-call]
+
+
+def _ours(provider: Any, view: Any) -> bool:
+    # By its mark, since the store imports this module.
+    return isinstance(view, FeatureView) and hasattr(provider.online_store, "write_arrow")
+
+
+def _widened(view: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """What a transform made, as Feast's own conversion takes it: no float32 for a double."""
+    if not isinstance(view, OnDemandFeatureView):
+        return frame
+    narrow = {
+        field.name: "float64"
+        for field in view.features
+        if field.dtype == Float64 and str(frame.dtypes.get(field.name)) == "float32"
+    }
+    return frame.astype(narrow) if narrow else frame
+
+
+def _exact(original: Callable[..., None]) -> Callable[..., None]:
+    @wraps(original)
+    def ingest_df(
+        self: Any, feature_view: Any, df: pd.DataFrame, field_mapping: Any = None
+    ) -> None:
+        if not _ours(self, feature_view):
+            original(self, feature_view, _widened(feature_view, df), field_mapping)
+            return
+        rows = exact_rows(feature_view, df)
+        self.online_write_batch(self.repo_config, feature_view, rows, progress=None)
+
+    return ingest_df
+
+
+def _exact_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    async def ingest_df_async(
+        self: Any, feature_view: Any, df: pd.DataFrame, field_mapping: Any = None
+    ) -> None:
+        if not _ours(self, feature_view):
+            await original(self, feature_view, _widened(feature_view, df), field_mapping)
+            return
+        rows = exact_rows(feature_view, df)
+        await self.online_write_batch_async(self.repo_config, feature_view, rows, progress=None)
+
+    return ingest_df_async
+
+
+def use_exact_conversion() -> None:
+    """Put the functions in the place of the provider's, once."""
+    if not hasattr(PassthroughProvider.ingest_df, "__wrapped__"):
+        PassthroughProvider.ingest_df = _exact(PassthroughProvider.ingest_df)  # type: ignore[method-assign]
+        PassthroughProvider.ingest_df_async = _exact_async(  # type: ignore[method-assign]
+            PassthroughProvider.ingest_df_async
+        )

@@ -1,0 +1,1 @@
+"""The codec of online rows: their format, encoder, decoder, Redis keys and write scripts."""

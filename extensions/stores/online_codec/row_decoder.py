@@ -1,0 +1,448 @@
+"""From packed rows to columns: whole columns at a time, whatever the number of entities."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import feast_value_type_to_python_type
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from extensions.stores.online_codec import row_format as rows
+from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
+from extensions.stores.online_codec.row_format import AnotherLayoutError, Column, Layout
+
+_NUMPY = {"?": "?", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8", "h": "<i2", "b": "i1"}
+# Fingerprint and flags, with one byte that follows; no row is shorter than with its event time.
+_START = np.dtype("<u4")
+# A section's tag and the length of its row.
+_HEADER = np.dtype("<u4")
+_LEAST = rows.START.size + 7
+
+
+@dataclass(frozen=True)
+class Block:
+    """One view's columns for n entities; defaults stand where ``present`` is False.
+
+    ``events``: as-of times in microseconds, 0 where there is no row.
+    """
+
+    columns: dict[str, Values]
+    present: NDArray[np.bool_]
+    events: Integers
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Reads one view version's rows. ``defaults`` by feature; None stands for null.
+
+    ``ttl``: rows whose event time lies further back than this (microseconds) are missing, and so
+    are those that are further ahead than ``ahead``.
+    """
+
+    layout: Layout
+    defaults: dict[str, Any]
+    ttl: int | None = None
+    ahead: int | None = None
+
+    @cached_property
+    def signature(self) -> str:
+        """Differs where layout or defaults differ."""
+        defaults = {name: str(value) for name, value in self.defaults.items()}
+        return f"{self.layout.view}:{self.layout.columns}:{sorted(defaults.items())}"
+
+    def block(self, buffer: bytes, at: Integers, size: Integers, now: int) -> Block:
+        """Rows that lie in ``buffer`` at ``at``, of ``size`` bytes each; size 0 has no row."""
+        n = len(at)
+        found, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
+        where = np.flatnonzero(present)
+        if (short := size[where] < _LEAST).any():
+            self._drop(where[short], present)
+            where = where[~short]
+        if not len(where):
+            return Block(found, present, events)
+        starts = _records(buffer, _START)[at[where]] & 0xFFFFFF
+        alike = np.unique(starts).tolist() if (starts != starts[:1]).any() else starts[:1].tolist()
+        for one in alike:
+            members = where[starts == one] if len(alike) > 1 else where
+            if one & 0xFFFF == self.layout.fingerprint:
+                self._decode(one >> 16, members, buffer, at, size, found, events, present)
+            elif self.layout.earlier:
+                self._one_by_one(members, buffer, at, size, found, events, present)
+            else:
+                self._drop(members, present)
+        if self.ttl is not None:
+            self._default(np.flatnonzero(present & (events < now - self.ttl)), found, present)
+        if self.ahead is not None and events.max() > (latest := now + self.ahead):
+            self._default(np.flatnonzero(events > latest), found, present)
+        return Block(found, present, events)
+
+    def alike(self, held: Sequence[bytes], now: int | None = None) -> Block | None:
+        """One row of defaults, then these; None if they are not all of one form that is fixed.
+
+        What `block` makes of them, at a third of its price.
+        """
+        size = len(held[0]) if held else 0
+        if size < _LEAST or self.ttl is not None or set(map(len, held)) != {size}:
+            return None
+        flag = held[0][2]
+        kind = None if flag & (rows.AS_PROTOS | rows.HAS_NULLS) else self._kind(flag)
+        if kind is None or kind.itemsize != size or not self._scalars:
+            return None
+        table = np.frombuffer(b"".join(held), kind)
+        if (table["start"] != rows.START.pack(self.layout.fingerprint, flag)).any():
+            return None
+        n = len(held) + 1
+        found = self._filled(n)
+        for i, column in enumerate(found.values()):
+            column[1:] = table[f"{i}"]  # type: ignore[index] # an array
+        events, present = np.zeros(n, np.int64), np.ones(n, np.bool_)
+        events[1:] = _events(table, flag)
+        present[0] = False
+        if now is not None and self.ahead is not None and events.max() > now + self.ahead:
+            return None
+        return Block(found, present, events)
+
+    @cached_property
+    def filled(self) -> bool:
+        """Whether no feature is null where there is no row."""
+        return all(default is not None for default in self.defaults.values())
+
+    @cached_property
+    def _scalars(self) -> bool:
+        """Whether all columns are numbers, and none of the defaults is null."""
+        kinds = {column.kind for column in self.layout.columns}
+        return kinds == {"scalar"} and None not in map(self.defaults.get, self.layout.names)
+
+    def one(  # noqa: PLR0911 - each way in which a row does not count ends here
+        self, row: bytes | None, now: int
+    ) -> tuple[dict[str, Any], int | None]:
+        """One entity's features as they go into a reply, and their as-of time; None: defaults."""
+        if row is None:
+            return self.defaults, None
+        try:
+            event, _, at = self.layout.times(row)
+            if self.ahead is not None and event > now + self.ahead:
+                return self.defaults, None
+            flags = row[2]
+            of_another = self.layout.earlier and not self._own(row)
+            if of_another or flags & (rows.AS_PROTOS | rows.HAS_NULLS):
+                block = self.block(row, np.zeros(1, np.int64), np.array([len(row)]), now)
+                values = {name: column[0] for name, column in block.columns.items()}
+                return values, event if block.present[0] else None
+            fixed = self.layout.fixed(flags)
+            slots = fixed.unpack_from(row, at)
+        except (AnotherLayoutError, IndexError, struct.error):
+            self.layout.refuse()
+            return self.defaults, None
+        if self.ttl is not None and event < now - self.ttl:
+            return self.defaults, None
+        at += fixed.size
+        values = {}
+        try:
+            for column, slot in zip(self.layout.columns, slots, strict=True):
+                if column.kind == "scalar":
+                    values[column.name] = np.float32(slot) if column.code == "f" else slot
+                else:
+                    values[column.name] = _payload(column, row[at : at + slot])
+                    at += slot
+        except (ValueError, DecodeError):  # cut short within a payload, or damaged
+            at = -1
+        if at != len(row):
+            self.layout.refuse()
+            return self.defaults, None
+        return values, event
+
+    def _own(self, row: bytes) -> bool:
+        """Whether a row is of the layout itself, not of an earlier one."""
+        return row[0] | row[1] << 8 == self.layout.fingerprint
+
+    def _filled(self, n: int) -> dict[str, Values]:
+        """Columns that hold defaults alone."""
+        filled: dict[str, Values] = {}
+        for column in self.layout.columns:
+            default = self.defaults.get(column.name)
+            if column.kind == "scalar" and default is not None:
+                held = filled[column.name] = np.empty(n, _NUMPY[column.code])
+                held.fill(default)
+            elif column.kind == "text":  # its first value is the default, whatever comes
+                filled[column.name] = Coded(np.zeros(n, np.int64), [default])
+            else:
+                filled[column.name] = [default] * n
+        return filled
+
+    @cached_property
+    def _kinds(self) -> dict[int, np.dtype[Any]]:
+        """What `_kind` worked out."""
+        return {}
+
+    def _kind(self, flag: int) -> np.dtype[Any]:
+        """All of a row but its payloads, for rows of these flags: one place for each column."""
+        kind = self._kinds.get(flag)
+        if kind is None:
+            wide = flag & rows.WIDE_EVENT
+            # Of seven bytes, see `_events`.
+            fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 3 if wide else 2)}
+            fields["start"] = (f"S{rows.START.size}", 0)
+            end = (
+                rows.START.size + (8 if wide else 7) + rows.CREATED_WIDTH[flag & rows.CREATED_MASK]
+            )
+            if flag & rows.HAS_NULLS:
+                fields["nulls"] = (("u1", (self.layout.null_bytes,)), end)
+                end += self.layout.null_bytes
+            for i, column in enumerate(self.layout.columns):
+                if column.kind != "scalar":
+                    code = "u1" if flag & rows.SHORT else "<u4"
+                elif column.code == "q":
+                    code = _NUMPY[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]]
+                else:
+                    code = _NUMPY[column.code]
+                fields[f"{i}"] = (code, end)
+                end += np.dtype(code).itemsize
+            kind = self._kinds[flag] = np.dtype(
+                {
+                    "names": list(fields),
+                    "formats": [one for one, _ in fields.values()],
+                    "offsets": [place for _, place in fields.values()],
+                    "itemsize": end,
+                }
+            )
+        return kind
+
+    def _decode(
+        self,
+        flag: int,
+        members: Integers,
+        buffer: bytes,
+        at: Integers,
+        size: Integers,
+        found: dict[str, Values],
+        events: Integers,
+        present: NDArray[np.bool_],
+    ) -> None:
+        """Rows that share their flags share the places of all that is fixed."""
+        if flag & rows.AS_PROTOS:
+            self._one_by_one(members, buffer, at, size, found, events, present)
+            return
+        kind = self._kind(flag)
+        length = size[members]
+        if (short := length < kind.itemsize).any():
+            self._drop(members[short], present)
+            members, length = members[~short], length[~short]
+        if not len(members):
+            return
+        start = at[members]
+        table = _records(buffer, kind)[start]
+        payloads = {
+            i: table[f"{i}"].astype(np.int64)
+            for i, column in enumerate(self.layout.columns)
+            if column.kind != "scalar"
+        }
+        ends = sum(payloads.values(), np.int64(kind.itemsize))
+        if not (right := length == ends).all():  # cut short, or something else
+            self._drop(members[~right], present)
+            self._decode(flag, members[right], buffer, at, size, found, events, present)
+            return
+        events[members] = _events(table, flag)
+        null = None
+        if flag & rows.HAS_NULLS:
+            bits = np.ascontiguousarray(table["nulls"])
+            null = np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
+        tail = start + kind.itemsize
+        decoded: list[Any] = []
+        try:
+            for i, column in enumerate(self.layout.columns):
+                if i not in payloads:
+                    decoded.append(np.ascontiguousarray(table[f"{i}"]))
+                    continue
+                decoded.append(_payloads(column, buffer, tail, payloads[i]))
+                tail = tail + payloads[i]
+        except (ValueError, DecodeError):  # damaged bytes in some payload: only that row is missing
+            self._one_by_one(members, buffer, at, size, found, events, present)
+            return
+        for i, column in enumerate(self.layout.columns):
+            empty = null[:, i] if null is not None else None
+            _put(found, column.name, members, decoded[i], empty)
+
+    def _one_by_one(
+        self,
+        members: Integers,
+        buffer: bytes,
+        at: Integers,
+        size: Integers,
+        found: dict[str, Values],
+        events: Integers,
+        present: NDArray[np.bool_],
+    ) -> None:
+        """Rows that hold Feast's own messages, are of an earlier layout, or may be damaged."""
+        for i in members.tolist():
+            row = buffer[at[i] : at[i] + size[i]]
+            try:
+                events[i] = self.layout.times(row)[0]
+                values = self.layout.unpack(row)
+            except AnotherLayoutError:
+                events[i] = 0
+                self._drop(np.array([i]), present)
+                continue
+            for name, value in values.items():
+                kind = value.WhichOneof("val")
+                plain: Any = None if kind is None else getattr(value, kind)
+                held = found[name]
+                if not isinstance(held, list):
+                    held = found[name] = list(held)
+                held[i] = list(plain.val) if hasattr(plain, "val") else plain
+
+    def _default(
+        self, members: Integers, found: dict[str, Values], present: NDArray[np.bool_]
+    ) -> None:
+        """Rows that count as missing for their age, or since they are from the future."""
+        present[members] = False
+        for name in found if len(members) else ():
+            default, column = self.defaults.get(name), found[name]
+            if isinstance(column, Coded):
+                column.codes[members] = 0
+                continue
+            held = found[name] = list(column) if default is None else column
+            for i in members.tolist():
+                held[i] = default
+
+    def _drop(self, members: Integers, present: NDArray[np.bool_]) -> None:
+        present[members] = False
+        self._refuse(len(members))
+
+    def _refuse(self, times: int) -> None:
+        for _ in range(times):
+            self.layout.refuse()
+
+
+def _events(table: NDArray[Any], flag: int) -> Integers:
+    """As-of times: seven signed bytes are the upper ones of the eight that begin with the flags."""
+    events: Integers = table["event"]
+    return events if flag & rows.WIDE_EVENT else events >> 8
+
+
+# Behind the last value, so that a header which is cut short can be looked at.
+_BEYOND = bytes(8)
+
+
+def sections(
+    values: Sequence[bytes | None], layouts: Sequence[Layout]
+) -> tuple[bytes, list[tuple[Integers, Integers]]]:
+    """Where each view's row lies in entities' values: the joined bytes, and (at, size) per view.
+
+    A value that is cut short ends where it ends: nothing is read of the next entity's.
+    """
+    held = [value or b"" for value in values]
+    lengths = np.fromiter(map(len, held), np.int64, len(held))
+    buffer = b"".join([*held, _BEYOND])
+    ends = np.cumsum(lengths)
+    at = ends - lengths
+    headers = _records(buffer, _HEADER)
+    tags = [int.from_bytes(layout.tag, "little") for layout in layouts]
+    found = [(np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)) for _ in layouts]
+    active = np.flatnonzero(lengths)
+    at, ends = at[active], ends[active]
+    while len(active):
+        header = headers[at]
+        tag, size, at = header & 0xFFFFFF, (header >> 24).astype(np.int64), at + 4
+        if (long := size == rows.LONG).any():
+            size[long] = headers[at[long]]
+            at = at + np.where(long, 4, 0)
+        beyond = at + size
+        fits = beyond <= ends
+        whole, first = bool(fits.all()), int(tag[0])
+        if whole and len(active) == len(values) and (tag == first).all():
+            if first in tags:  # one section of each entity, as they mostly lie
+                found[tags.index(first)] = at, size
+        else:
+            for one, (starts, sizes) in zip(tags, found, strict=True):
+                mine = (tag == one) & fits
+                starts[active[mine]] = at[mine]
+                sizes[active[mine]] = size[mine]
+        if not whole:
+            _say_cut(active[~fits], layouts, found)
+        more = fits & (beyond < ends)
+        active, at, ends = active[more], beyond[more], ends[more]
+    return buffer, found
+
+
+def _say_cut(
+    members: Integers, layouts: Sequence[Layout], found: list[tuple[Integers, Integers]]
+) -> None:
+    for layout, (_, sizes) in zip(layouts, found, strict=True):
+        for _ in range(int((sizes[members] == 0).sum())):
+            layout.refuse()
+
+
+def fields(values: Sequence[bytes]) -> tuple[bytes, Integers, Integers]:
+    """As `sections`, for rows that stand alone (fields of hashes); one without bytes is none."""
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    return b"".join(values), np.cumsum(lengths) - lengths, lengths
+
+
+def _records(buffer: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
+    """What lies in the buffer from each of its bytes on, as records that overlap."""
+    return np.ndarray((len(buffer) - kind.itemsize + 1,), kind, buffer, 0, (1,))
+
+
+def default_of(column: Column, declared: Value | None) -> Any:
+    """A declared default, in Feast's message of it, as a column holds it."""
+    kind = declared.WhichOneof("val") if declared is not None else None
+    if declared is None or kind is None:
+        return None
+    if column.kind == "proto":
+        return feast_value_type_to_python_type(declared, column.value_type)
+    value = getattr(declared, kind)
+    return np.array(value.val, _NUMPY[column.code]) if column.kind == "array" else value
+
+
+def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> Values:
+    spans = zip(at.tolist(), (at + size).tolist(), strict=True)
+    if column.kind == "text":
+        known: dict[bytes, int] = {}  # few different texts, many entities
+        codes = [known.setdefault(buffer[a:b], len(known)) for a, b in spans]
+        return Coded(np.array(codes, np.int64), [raw.decode() for raw in known])
+    return [_payload(column, buffer[a:b]) for a, b in spans]
+
+
+def _payload(column: Column, raw: bytes) -> Any:
+    if column.kind == "array":
+        return np.frombuffer(raw, _NUMPY[column.code])
+    if column.kind == "text":
+        return raw.decode()
+    if column.kind == "proto":
+        return feast_value_type_to_python_type(Value.FromString(raw), column.value_type)
+    return raw
+
+
+def _put(
+    found: dict[str, Values],
+    name: str,
+    members: Integers,
+    values: Any,
+    empty: NDArray[np.bool_] | None,
+) -> None:
+    column = found[name]
+    if isinstance(column, Coded):
+        codes = values.codes + len(column.values)
+        column.values.extend(values.values)
+        if empty is not None:
+            codes[empty] = len(column.values)
+            column.values.append(None)
+        column.codes[members] = codes
+        return
+    if empty is not None and empty.any():
+        values = [None if no else value for value, no in zip(list(values), empty, strict=True)]
+        if not isinstance(column, list):
+            column = found[name] = list(column)
+    if not isinstance(column, list):
+        column[members] = values
+    elif len(members) == len(column):
+        found[name] = values if isinstance(values, (list, np.ndarray)) else list(values)
+    else:
+        for i, value in zip(members.tolist(), values, strict=True):
+            column[i] = value

@@ -1,0 +1,97 @@
+"""Eras: which version of a view was served at a label's moment, for who names no version.
+
+A reference without a version means what was served: before a promotion the old version's values,
+after it the new one's, and after a rollback the old one's again. ``view@vN`` means vN at all
+moments.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from extensions.database.connection import table_exists
+from extensions.stores.registry.version_store import (
+    Era,
+    Kind,
+    Published,
+    eras,
+    promotions,
+    published,
+)
+
+
+@dataclass(frozen=True)
+class ServedEra:
+    """A version and the moments at which it was the default, as PostgreSQL's tstzmultirange.
+
+    ``table`` None: its log is gone, and what was served then is not known any more.
+    ``defaults``: of the features that it had.
+    """
+
+    version: int
+    table: str | None
+    moments: str
+    defaults: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TransformEra:
+    """A transform's version and the moments at which it was the default, as above.
+
+    ``feast_proto``: Feast's view as it was published, its function included.
+    """
+
+    version: int
+    moments: str
+    feast_proto: bytes
+
+
+def served_eras(conn: psycopg.Connection, view: str) -> tuple[ServedEra, ...]:
+    """The eras of a view, one for each version; empty where there has only been one version."""
+    served = []
+    for one, times in _versions(conn, view, "computation"):
+        there = one.log_dropped_at is None and table_exists(conn, one.log_table)
+        served.append(
+            ServedEra(
+                one.version,
+                one.log_table if there else None,
+                multirange(times),
+                {feature["name"]: feature["default"] for feature in one.content["features"]},
+            )
+        )
+    return tuple(served)
+
+
+def transform_eras(conn: psycopg.Connection, name: str) -> tuple[TransformEra, ...]:
+    """The eras of a transform, of retired versions too; empty where there has only been one."""
+    return tuple(
+        TransformEra(one.version, multirange(times), one.feast_proto)
+        for one, times in _versions(conn, name, "transform")
+    )
+
+
+def _versions(conn: psycopg.Connection, view: str, kind: Kind) -> list[tuple[Published, list[Era]]]:
+    """The versions that were the default at some time, if there are two and all of this kind."""
+    found: dict[int, list[Era]] = {}
+    for era in eras(promotions(conn, view)):
+        found.setdefault(era.version, []).append(era)
+    known = {one.version: one for one in published(conn, view) if one.kind == kind}
+    if len(found) < 2 or not found.keys() <= known.keys():
+        return []
+    return [(known[version], times) for version, times in sorted(found.items())]
+
+
+def multirange(times: Sequence[Era]) -> str:
+    """``{(,2026-01-01 00:00:00+00:00),[…,)}``."""
+
+    def bound(at: datetime | None) -> str:
+        return "" if at is None else f'"{at.isoformat(sep=" ")}"'
+
+    parts = (
+        f"{'(' if era.since is None else '['}{bound(era.since)},{bound(era.until)})"
+        for era in times
+    )
+    return "{" + ",".join(parts) + "}"

@@ -1,0 +1,1 @@
+"""Conversions of values and keys: exact, or refused with the column named."""

@@ -1,0 +1,146 @@
+"""Join keys as their entities declare them: one rule for labels, pushes and requests.
+
+An id is taken for what it is. 5.7, true and "5" are no whole numbers. A frame may have 5.0 for the
+key 5, since it knows no other five beside a null, and 5 for the text key "5"; JSON may have
+neither. "5" is the key 5 to `feast get-online-features` alone: a command line has nothing but
+texts. A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to
+the online store and reads from it all ask here. The hot path of the HTTP server has the same rule
+for JSON (`extensions.serving.http.request_validation.one_id`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.types import (
+    Bytes,
+    Decimal,
+    FeastType,
+    String,
+    TimeUuid,
+    Uuid,
+    from_feast_to_pyarrow_type,
+)
+
+from extensions.errors import SkewlessError
+from extensions.stores.values.canonical_keys import canonical
+
+UTC_MICROSECONDS = pa.timestamp("us", "UTC")
+_SPELLED = ("UUID", "TIME_UUID", "DECIMAL")
+_json: ContextVar[bool] = ContextVar("json", default=False)
+
+
+@contextmanager
+def of_json() -> Iterator[None]:
+    """Within it, ids are those of JSON, where whole numbers are written as such."""
+    token = _json.set(True)
+    try:
+        yield
+    finally:
+        _json.reset(token)
+
+
+def arrow_type(dtype: FeastType) -> pa.DataType:
+    """The Arrow type that holds ``dtype``; Feast's own table leaves out bytes."""
+    return pa.binary() if dtype == Bytes else from_feast_to_pyarrow_type(dtype)
+
+
+def is_text(data_type: pa.DataType) -> bool:
+    """Whether values are text, of either offset width."""
+    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
+
+
+def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
+    """The column in its key's own type, exactly: 5.0 is the key 5, 5.7 and "5" are none.
+
+    ``where``: what holds the column ("the frame"), for the refusal.
+
+    Raises:
+        SkewlessError: the column has another type, or a value that is no such key.
+    """
+    wanted = arrow_type(dtype)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        return column.cast(wanted)
+    if is_text(column.type) != is_text(wanted) and not _spells(column.type, dtype):
+        raise _refused(name, dtype, f"{where} has {column.type}")
+    if _json.get() and pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
+        raise _refused(name, dtype, f"{where} has fractions: write 5, not 5.0")
+    try:
+        if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(column.type):
+            if column.type.tz is None:
+                column = pc.assume_timezone(column, "UTC")
+            return column.cast(UTC_MICROSECONDS)
+        column = spelled(column, dtype)
+        if pa.types.is_boolean(column.type) != pa.types.is_boolean(wanted):
+            raise pa.ArrowInvalid(f"{where} has {column.type}")
+        return column.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise _refused(name, dtype, str(error)) from error
+
+
+def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastType]) -> None:
+    """Refuse a request for ids that are none of their entities.
+
+    Raises:
+        SkewlessError: an id has another type, or is no such key.
+    """
+    for name, dtype in kinds.items():
+        if name not in values:
+            continue
+        try:
+            column = pa.chunked_array([pa.array(values[name])])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise _refused(name, dtype, str(error)) from error
+        if is_text(column.type) and not _json.get() and pa.types.is_integer(arrow_type(dtype)):
+            column = _read_digits(column)
+        as_key(column, dtype, name, "the request")
+
+
+def _read_digits(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole numbers from plain digits; the texts where one is something else (``05``, ``5.7``)."""
+    try:
+        numbers = texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return texts
+    return numbers if numbers.cast(texts.type).equals(texts) else texts
+
+
+def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
+    """Keys, each in its one spelling."""
+    if str(getattr(dtype, "name", dtype)) not in _SPELLED:
+        return column
+    kind = dtype.to_value_type()
+    if isinstance(column.type, pa.UuidType) or pa.types.is_decimal(column.type):
+        texts = [None if value is None else str(value) for value in column.to_pylist()]
+    elif pa.types.is_integer(column.type):
+        texts = column.cast(pa.string()).to_pylist()
+    else:
+        texts = column.to_pylist()
+    known: dict[str, str] = {}
+    for text in texts:
+        if text is not None and text not in known:
+            known[text] = canonical(text, kind)
+    return pa.chunked_array(
+        [pa.array([None if t is None else known[t] for t in texts], pa.string())]
+    )
+
+
+def _refused(name: str, dtype: FeastType, why: str) -> SkewlessError:
+    return SkewlessError(f"The key {name} must be {dtype}, as its entity says ({why}).")
+
+
+def _spells(held: pa.DataType, dtype: FeastType) -> bool:
+    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers.
+
+    A whole number is written in one way alone, so that a frame may have it for a text key.
+    """
+    if dtype in (Uuid, TimeUuid):
+        return isinstance(held, pa.UuidType)
+    if dtype == String:
+        return bool(pa.types.is_integer(held)) and not _json.get()
+    return dtype == Decimal and bool(pa.types.is_decimal(held) or pa.types.is_integer(held))

@@ -1,0 +1,254 @@
+"""Apply: carry the plan out; a new version is filled whole before it can be promoted.
+
+The steps are numbered in the order in which they may be cut short. Each can be done twice; the
+next apply goes on where this one ended.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import monotonic, sleep
+
+import psycopg
+from feast import FeatureStore
+from feast.errors import FeastError
+from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_operations import apply_total
+
+from extensions.asof.backfill import backfill
+from extensions.asof.computation import read_repository
+from extensions.asof.feature_log_tables import ensure_log_tables
+from extensions.asof.history_changes import follow_sources
+from extensions.asof.tick import tick
+from extensions.errors import SkewlessError
+from extensions.failpoints import point
+from extensions.stores.publish_log import publish
+from extensions.stores.rebuild import reconcile
+from extensions.stores.registry import feast_registry_rows
+from extensions.stores.registry.version_store import Published, hold_pointer, operator, published
+from extensions.versions.declared_definitions import read_declared
+from extensions.versions.failpoints import Fault
+from extensions.versions.maintained_versions import live_computations
+from extensions.versions.plan import Plan, Severity, complete, fill_range, make_plan
+from extensions.versions.retirement import finish_retired
+
+# How long an apply waits for another one to end: one that was killed ends by itself.
+PATIENCE_SECONDS = 3.0
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A version that is complete: rows that were backfilled, and rows that Redis took."""
+
+    view: str
+    version: int
+    state: str
+    backfilled: int
+    online: int
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What apply did; ``plan`` is what it found to do."""
+
+    plan: Plan
+    filled: tuple[Filled, ...]
+    removed: tuple[str, ...]
+
+
+def apply(
+    conn: psycopg.Connection,
+    repo_root: Path,
+    *,
+    since: datetime | None = None,
+    progress: Progress | None = None,
+) -> Applied:
+    """Bring the registry, the logs and Redis to what the files at ``repo_root`` declare.
+
+    ``since``: where backfills begin, else where the default version's log does. ``conn`` must
+    be in autocommit. ``progress(version's name, done, total)`` counts days of backfill.
+
+    Raises:
+        SkewlessError: the plan is refused, somebody else is applying, or Feast refused.
+    """
+    with _alone(conn):
+        config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
+        plan = make_plan(conn, config.project, repo_root, since=since, estimates=False)
+        if plan.refused:
+            raise SkewlessError(" ".join(_sentence(c.name, c.what) for c in plan.refused))
+        point(Fault.APPLY_PLANNED)
+
+        # 1. The logs, which Feast looks for before it registers their views.
+        declared = read_declared(repo_root)
+        logs = {
+            d.name: d.computation()
+            for d in declared.definitions.values()
+            if d.kind == "computation"
+        }
+        with conn.transaction():
+            computations = {**logs, **live_computations(conn, logs)}.values()
+            ensure_log_tables(conn, computations)
+            follow_sources(conn, computations)
+        point(Fault.APPLY_LOGS_MADE)
+
+        # 2. Feast's registry, and with it what is published: staged, beside the default.
+        _restore(config, conn)
+        _feast_apply(repo_root, first=any(c.severity is Severity.NEW_VIEW for c in plan.changes))
+        point(Fault.APPLY_PUBLISHED)
+
+        # 3. Values: history, now, online; then, and only then, it counts as complete.
+        store = FeatureStore(config=config)
+        filled = [
+            _fill(store, conn, one, since, progress)
+            for one in published(conn)
+            if not complete(conn, one)
+        ]
+
+        # 4. What an earlier retire did not live to remove, or had to keep until today.
+        removed = finish_retired(store, conn)
+    return Applied(plan, tuple(filled), tuple(removed))
+
+
+def _restore(config: RepoConfig, conn: psycopg.Connection) -> None:
+    """Give Feast what it lacks of published versions, whether or not a file still names them.
+
+    So a registry that is new, or lost rows, has the versions that services name.
+    """
+    if not any(one.kept for one in published(conn)):
+        return
+    # Reading the registry makes Feast's tables, and the project's row.
+    FeatureStore(config=config).registry.list_projects()
+    for view in sorted({one.view_name for one in published(conn)}):
+        with conn.transaction():
+            hold_pointer(conn, view, wait=True)
+            for one in published(conn, view):
+                if not one.kept:
+                    continue
+                message = feast_registry_rows.snapshot(conn, config.project, view, one.version)
+                if message is None:
+                    proto = feast_registry_rows.stamped(
+                        one.kind, one.feast_proto, config.project, one.version
+                    )
+                    message = proto.SerializeToString()
+                    feast_registry_rows.write_snapshot(
+                        conn, config.project, one.kind, view, one.version, message
+                    )
+                row = feast_registry_rows.default(conn, config.project, one.kind, view)
+                if one.state == "active" and row is None:
+                    feast_registry_rows.write_default(conn, config.project, one.kind, view, message)
+
+
+def _fill(
+    store: FeatureStore,
+    conn: psycopg.Connection,
+    one: Published,
+    since: datetime | None,
+    progress: Progress | None,
+) -> Filled:
+    computation = one.definition.computation()
+    known = published(conn, one.view_name)
+    start, end = fill_range(conn, one.definition, known, since)
+    conn.execute(
+        "UPDATE view_versions SET fill_from = %s WHERE view_name = %s AND version = %s",
+        [start, one.view_name, one.version],
+    )
+    point(Fault.APPLY_FILL_BEGUN)
+    rows = 0
+    if start < end:
+        report = None if progress is None else _report(progress, one.name)
+        rows = backfill(conn, computation, start, end, progress=report).rows
+    point(Fault.APPLY_BACKFILLED)
+
+    tick(conn, computation)
+    point(Fault.APPLY_TICKED)
+
+    reconcile(store, conn, computation)
+    online = publish(store, conn, computation)
+    point(Fault.APPLY_ONLINE)
+
+    with conn.transaction():
+        hold_pointer(conn, one.view_name, wait=True)
+        row = conn.execute(
+            "UPDATE view_versions SET filled_at = coalesce(filled_at, clock_timestamp()), "
+            "state = CASE state WHEN 'staged' THEN 'live' ELSE state END, "
+            "state_since = CASE state WHEN 'staged' THEN clock_timestamp() ELSE state_since END "
+            "WHERE view_name = %s AND version = %s RETURNING state",
+            [one.view_name, one.version],
+        ).fetchone()
+        assert row is not None  # nobody deletes what is published
+    point(Fault.APPLY_COMPLETED)
+    return Filled(one.view_name, one.version, row[0], rows, online)
+
+
+def _report(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)
+
+
+def _feast_apply(repo_root: Path, *, first: bool) -> None:
+    """Run Feast's apply in this process, without its chatter.
+
+    On a registry that lacks a view, its services wait for a second round: ``"view@v1"`` in a
+    service is looked up before Feast has registered anything of this round.
+    """
+    config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
+    try:
+        with contextlib.chdir(repo_root), contextlib.redirect_stdout(io.StringIO()):
+            if first:
+                contents = read_repository(repo_root)
+                FeatureStore(config=config).apply(
+                    [
+                        *contents.projects,
+                        *contents.data_sources,
+                        *contents.entities,
+                        *contents.feature_views,
+                        *contents.on_demand_feature_views,
+                    ]
+                )
+            apply_total(config, repo_root, skip_source_validation=False)
+    except FeastError as error:
+        raise SkewlessError(f"Feast refused the definitions: {error}") from error
+
+
+def _try_lock(conn: psycopg.Connection, key: str) -> bool:
+    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
+    return bool(row and row[0])
+
+
+@contextlib.contextmanager
+def _alone(conn: psycopg.Connection) -> Iterator[None]:
+    """One apply at a time; a promote or a rollback need not wait for it."""
+    key = "skewless apply"
+    deadline = monotonic() + PATIENCE_SECONDS
+    while not _try_lock(conn, key):
+        # One that was killed is still at work until PostgreSQL notices.
+        if monotonic() < deadline:
+            sleep(0.1)
+            continue
+        other = conn.execute(
+            "SELECT a.application_name, a.backend_start FROM pg_locks AS l "
+            "INNER JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' "
+            "AND l.granted AND l.objid::bigint = hashtextextended(%s, 0) & 4294967295 LIMIT 1",
+            [key],
+        ).fetchone()
+        whose = f" ({other[0]}, since {other[1]:%H:%M:%S} UTC)" if other else ""
+        raise SkewlessError(
+            f"Another `skewless apply` is at work{whose}: wait for it, or end it and run this "
+            "again, which goes on where it was."
+        )
+    try:
+        conn.execute(
+            "SELECT set_config('application_name', %s, FALSE)", [f"skewless apply by {operator()}"]
+        )
+        yield
+    finally:
+        if not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
+
+
+def _sentence(name: str, what: str) -> str:
+    return what if what.startswith(name) else f"{name} {what}."

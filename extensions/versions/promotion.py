@@ -1,0 +1,177 @@
+"""Promote and rollback: a view's pointer moves in one transaction, with who, when and why."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+
+from extensions.errors import SkewlessError
+from extensions.failpoints import point
+from extensions.stores.registry import feast_registry_rows
+from extensions.stores.registry.service_references import followers
+from extensions.stores.registry.version_store import (
+    Move,
+    Promotion,
+    Published,
+    active,
+    find,
+    hold_pointer,
+    note_move,
+    operator,
+    promotions,
+    published,
+    set_state,
+)
+from extensions.versions.failpoints import Fault
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A move that is done. ``following``: the services that serve ``to_version`` from now on."""
+
+    view: str
+    kind: Move
+    from_version: int | None
+    to_version: int
+    moved_at: datetime
+    moved_by: str
+    reason: str | None
+    forced: bool
+    following: tuple[str, ...]
+
+
+def promote(
+    conn: psycopg.Connection,
+    project: str,
+    view: str,
+    version: int,
+    *,
+    reason: str | None = None,
+    by: str | None = None,
+    force: bool = False,
+) -> Moved:
+    """Make a version the default of its view. ``conn`` must be in autocommit.
+
+    ``force`` takes a version whose values are not complete and fresh; it is recorded.
+
+    Raises:
+        SkewlessError: there is no such version, it is the default, retired or not ready, a
+            service reads a feature that it lacks, or somebody else is at this view.
+    """
+    return _move(conn, project, view, version, "promote", reason, by, force=force)
+
+
+def rollback(
+    conn: psycopg.Connection,
+    project: str,
+    view: str,
+    to: int | None = None,
+    *,
+    reason: str | None = None,
+    by: str | None = None,
+    force: bool = False,
+) -> Moved:
+    """Take a promotion back; ``to`` names another version than the one before.
+
+    Raises:
+        SkewlessError: as `promote`, or there is nothing to go back to.
+    """
+    known = published(conn, view)
+    current = active(known)
+    if to is None:
+        to = before(promotions(conn, view), current.version if current else None)
+        if to is None or not any(one.version == to and one.kept for one in known):
+            raise SkewlessError(
+                f"There is no version of {view} to go back to: say which, with --to vN "
+                "(`skewless versions` lists them)."
+            )
+    return _move(conn, project, view, to, "rollback", reason, by, force=force, current=current)
+
+
+def before(moves: list[Promotion], current: int | None) -> int | None:
+    """The default that the promotion of ``current`` replaced; rollbacks to it do not count."""
+    for move in reversed(moves):
+        if move.to_version == current and move.kind != "rollback":
+            return move.from_version
+    return None
+
+
+def unready(conn: psycopg.Connection, one: Published) -> str | None:
+    """Why a version's values are not complete and fresh; None when they are."""
+    if one.kind == "transform":
+        return None
+    if one.filled_at is None:
+        return f"{one.name} is not filled yet: run `skewless apply`"
+    row = conn.execute(
+        "SELECT clock_timestamp() - least(processed_through, published_through) FROM watermarks "
+        "WHERE view_name = %s AND version = %s AND published_through IS NOT NULL",
+        [one.view_name, one.version],
+    ).fetchone()
+    if row is None:
+        return f"{one.name} was never computed: run `skewless refresh --view {one.view_name}`"
+    if one.budget is not None and row[0] > one.budget:
+        return (
+            f"{one.name} is {str(row[0]).partition('.')[0]} behind, of {one.budget} allowed: run "
+            f"`skewless refresh --view {one.view_name}`"
+        )
+    return None
+
+
+def _move(
+    conn: psycopg.Connection,
+    project: str,
+    view: str,
+    version: int,
+    kind: Move,
+    reason: str | None,
+    by: str | None,
+    *,
+    force: bool,
+    current: Published | None = None,
+) -> Moved:
+    seen = current or active(published(conn, view))
+    with conn.transaction():
+        hold_pointer(conn, view, wait=False)
+        known = published(conn, view)
+        target, old = find(conn, view, version), active(known)
+        if (old and old.version) != (seen and seen.version):
+            raise SkewlessError(
+                f"Another operator has just made v{old.version if old else '–'} the default of "
+                f"{view}: look at `skewless versions`, then decide again."
+            )
+        _check(conn, target, force=force)
+        point(Fault.MOVE_CHECKED)
+
+        if old is not None:
+            set_state(conn, view, old.version, "live" if old.filled_at else "staged")
+        set_state(conn, view, version, "active")
+        point(Fault.MOVE_STATES_SET)
+
+        message = feast_registry_rows.snapshot(conn, project, view, version) or target.feast_proto
+        feast_registry_rows.write_default(conn, project, target.kind, view, message)
+        if old is not None and old.content["types"] != target.content["types"]:
+            after = feast_registry_rows.parse(target.kind, message)
+            feast_registry_rows.follow(conn, project, view, old.features, after)
+        following = followers(conn, project, view)
+        point(Fault.MOVE_FEAST_WRITTEN)
+
+        who = by or operator()
+        versions = (old.version if old else None, version)
+        at = note_move(conn, view, kind, versions, who, reason, forced=force)
+        point(Fault.MOVE_NOTED)
+    point(Fault.MOVE_COMMITTED)
+    return Moved(view, kind, versions[0], version, at, who, reason, force, tuple(following))
+
+
+def _check(conn: psycopg.Connection, target: Published, *, force: bool) -> None:
+    if target.state == "active":
+        raise SkewlessError(
+            f"v{target.version} is the default of {target.view_name} already: nothing was changed."
+        )
+    if target.state == "retired":
+        raise SkewlessError(
+            f"{target.name} was retired and its values are gone: publish its definition again "
+            "under the next number."
+        )
+    if not force and (why := unready(conn, target)):
+        raise SkewlessError(f"{why}; --force takes it as it is, and is recorded.")

@@ -1,0 +1,1 @@
+"""Reactions to verdicts: incidents, notifications and automatic rollback."""

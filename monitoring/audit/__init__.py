@@ -1,0 +1,1 @@
+"""The skew audit: served values against the training join and a recomputation."""

@@ -1,0 +1,139 @@
+"""What Prometheus is told of drift, alerts and audits: read from the tables when it asks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from extensions.database import connect
+from extensions.errors import SkewlessError
+from extensions.failure_classification import of_a_server
+from extensions.output_files import whole_file
+from monitoring import drift_store
+from monitoring.audit.difference_classification import CLASSES, counts
+
+# As numbers for alert rules.
+VERDICTS = {"insufficient": -1, "ok": 0, "warning": 1, "critical": 2, "error": 3}
+
+
+class MonitoringCollector:
+    """All figures, as of now; without the database there are none, and ``up`` says so."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def collect(self) -> Iterator[Metric]:
+        """Called at each scrape."""
+        reached = GaugeMetricFamily("skewless_monitoring_up", "Whether PostgreSQL answers.")
+        try:
+            with connect(self._url, autocommit=True, name="skewless metrics") as conn:
+                found = [*_drift(conn), *_incidents(conn), *_audits(conn)]
+        except Exception as error:
+            if not (isinstance(error, SkewlessError) or of_a_server(error)):
+                raise
+            reached.add_metric([], 0)
+            yield reached
+            return
+        reached.add_metric([], 1)
+        yield reached
+        yield from found
+
+
+def text(url: str) -> bytes:
+    """Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(MonitoringCollector(url))
+    return generate_latest(registry)
+
+
+def write_file(url: str, path: Path) -> None:
+    """For node exporter's textfile collector, which must never see half a file."""
+    with whole_file(path) as partial:
+        partial.write_bytes(text(url))
+
+
+def _drift(conn: psycopg.Connection) -> Iterator[Metric]:
+    verdict = GaugeMetricFamily(
+        "skewless_drift_verdict",
+        "Of the last window: -1 too few rows, 0 ok, 1 warning, 2 critical, 3 error.",
+        labels=["service"],
+    )
+    checked = GaugeMetricFamily(
+        "skewless_drift_last_window_end_seconds",
+        "Until when windows have been checked, as a Unix time.",
+        labels=["service"],
+    )
+    requests = GaugeMetricFamily(
+        "skewless_drift_requests", "Logged requests of the last window.", labels=["service"]
+    )
+    effect = GaugeMetricFamily(
+        "skewless_drift_effect",
+        "How far a feature is from its baseline, in units of its warning floor.",
+        labels=["service", "feature", "statistic"],
+    )
+    for service in drift_store.bound_services(conn):
+        runs = drift_store.recent_runs(conn, service, 1)
+        for run in runs:
+            verdict.add_metric([service], VERDICTS[run.verdict])
+            checked.add_metric([service], run.window_end.timestamp())
+            requests.add_metric([service], run.requests)
+            for one in run.findings:
+                if one.warning:
+                    effect.add_metric(
+                        [service, one.feature, one.statistic], one.effect / one.warning
+                    )
+    yield from (verdict, checked, requests, effect)
+
+
+def _incidents(conn: psycopg.Connection) -> Iterator[Metric]:
+    incident = GaugeMetricFamily(
+        "skewless_drift_incident", "Open incidents.", labels=["service", "severity"]
+    )
+    rows = conn.execute(
+        "SELECT service, severity, count(*) FROM drift_incidents WHERE closed_at IS NULL "
+        "GROUP BY 1, 2"
+    ).fetchall()
+    for service, severity, count in rows:
+        incident.add_metric([service, severity], count)
+    failing = GaugeMetricFamily(
+        "skewless_alert_messages_waiting",
+        "Messages that their channel refused at least once.",
+        labels=["channel"],
+    )
+    rows = conn.execute(
+        "SELECT channel, count(*) FILTER (WHERE delivered_at IS NULL AND attempts > 0) "
+        "FROM drift_notifications GROUP BY 1"
+    ).fetchall()
+    for channel, count in rows:
+        failing.add_metric([channel], count)
+    rolled = CounterMetricFamily(
+        "skewless_drift_rollbacks", "Rollbacks by verdict.", labels=["view", "outcome"]
+    )
+    rows = conn.execute(
+        "SELECT view_name, CASE WHEN error IS NULL THEN 'done' ELSE 'failed' END, count(*) "
+        "FROM drift_rollbacks GROUP BY 1, 2"
+    ).fetchall()
+    for view, outcome, count in rows:
+        rolled.add_metric([view, outcome], count)
+    yield from (incident, failing, rolled)
+
+
+def _audits(conn: psycopg.Connection) -> Iterator[Metric]:
+    row = conn.execute(
+        "SELECT extract(epoch FROM finished_at)::double precision, report FROM audit_runs "
+        "ORDER BY audit_id DESC LIMIT 1"
+    ).fetchone()
+    finished = GaugeMetricFamily(
+        "skewless_audit_finished_seconds", "When the last audit finished, as a Unix time."
+    )
+    values = GaugeMetricFamily(
+        "skewless_audit_values", "Served values of the last audit.", labels=["result"]
+    )
+    if row is not None:
+        finished.add_metric([], row[0])
+        found = counts(row[1]["features"])
+        for name in CLASSES:
+            values.add_metric([name], found[name])
+    yield from (finished, values)

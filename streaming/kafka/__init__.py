@@ -1,0 +1,1 @@
+"""The Kafka side: subscription, record batches, decoding, dead letters, replay."""

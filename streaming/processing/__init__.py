@@ -1,0 +1,1 @@
+"""From events to fresh features: one transaction, computation, online write, reconciliation."""
