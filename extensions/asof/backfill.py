@@ -10,6 +10,7 @@ from psycopg import sql
 from extensions.asof.computation import Computation
 from extensions.asof.engine import append
 from extensions.asof.feature_log_tables import BACKFILLED
+from extensions.asof.log_coverage import coverage
 from extensions.asof.safe_time import settled_now
 from extensions.asof.spine import active, changes
 from extensions.asof.tick_schedule import last_tick
@@ -52,8 +53,9 @@ def backfill(
     """Append every row that the view would have logged in ``(start, end]``, and its state at start.
 
     Values that were really logged are never overlaid: the range ends where the view went live.
-    The same range, interrupted, goes on after its last whole chunk; done, it is a no-op, unless
-    ``again`` (history was imported since) replaces what backfills wrote there before.
+    The same range, interrupted, goes on after its last whole chunk; done, it is a no-op. What a
+    backfill computed before history changed is replaced, from the earliest arrival that the
+    change claims; with ``again`` all that backfills wrote in the range is.
     ``progress(done, total)`` counts chunks. ``conn`` must be in autocommit. The view is held for
     one chunk at a time, so that ticks and sweeps go on meanwhile.
 
@@ -62,8 +64,12 @@ def backfill(
     """
     if start >= end:
         raise SkewlessError("A backfill needs --from earlier than --to.")
-    end = min(end, settled_now(conn))
+    began = settled_now(conn)
+    end = min(end, began)
+    fresh_through = _fresh_through(conn, computation, start)
     done = None if again else _resume(conn, computation, start, end)
+    if done is not None and fresh_through is not None and fresh_through < done:
+        done = fresh_through if fresh_through > start else None
     resumed_from, rows = done, 0
     total = max(1, -(-(end - start) // CHUNK))
     while done is None or done < end:
@@ -76,7 +82,10 @@ def backfill(
                 break
             through = start if done is None else min(done + CHUNK, end)
             after = start if done is None else done
-            rows += _append(conn, computation, start, end, after, through, again=again)
+            replace = again or (fresh_through is not None and through > fresh_through)
+            rows += _append(
+                conn, computation, start, end, after, through, replace=replace, began=began
+            )
         done = through
         if progress:
             progress(total - -(-(end - done) // CHUNK), total)
@@ -93,7 +102,8 @@ def _append(
     after: datetime,
     through: datetime,
     *,
-    again: bool,
+    replace: bool,
+    began: datetime,
 ) -> int:
     """One chunk and the note that it is done, in one transaction; an empty one is the state."""
     if after == through:
@@ -101,22 +111,29 @@ def _append(
     else:
         spine = changes(computation, after, through)
     with conn.transaction():
-        if again:
+        if replace:
             _forget(conn, computation, after, through)
         rows = append(conn, computation, spine, as_it_happened=True)
         if rows:
             note_unpublished(conn, computation, after, through)
         conn.execute(
-            "INSERT INTO backfills (view_name, version, range_start, range_end, done_through) "
-            "VALUES (%(view)s, %(version)s, %(start)s, %(end)s, %(done)s) "
+            "INSERT INTO backfills AS b (view_name, version, range_start, range_end, "
+            "done_through, filled_through, started_at, sources) VALUES (%(view)s, %(version)s, "
+            "%(start)s, %(end)s, %(done)s, %(done)s, %(began)s, %(sources)s) "
             "ON CONFLICT (view_name, version, range_start, range_end) DO UPDATE SET "
-            "done_through = excluded.done_through, updated_at = clock_timestamp()",
+            "done_through = excluded.done_through, updated_at = clock_timestamp(), "
+            "filled_through = greatest(coalesce(b.filled_through, b.done_through), %(done)s), "
+            "sources = excluded.sources, started_at = CASE WHEN %(replace)s "
+            "THEN excluded.started_at ELSE b.started_at END",
             {
                 "view": computation.view,
                 "version": computation.version,
                 "start": start,
                 "end": end,
                 "done": through,
+                "began": began,
+                "sources": sorted({source.table for source in computation.reads}),
+                "replace": replace,
             },
         )
         if through == end:
@@ -138,6 +155,15 @@ def _forget(
         ).format(sql.Identifier(computation.log_table), sql.Identifier(BACKFILLED)),
         {"after": after, "through": through},
     )
+
+
+def _fresh_through(
+    conn: psycopg.Connection, computation: Computation, start: datetime
+) -> datetime | None:
+    """Where the first range behind ``start`` begins whose rows are stale; None: there is none."""
+    known = coverage(conn, computation)
+    stale = (gap.start for gap in known.gaps if known.is_stale(gap) and gap.end > start)
+    return next(stale, None)
 
 
 def _resume(

@@ -25,6 +25,8 @@ FOLLOW = (
 # Beyond this, searching by arrival costs more than asking about everyone.
 _FAR_BACK = timedelta(days=30)
 _MICROSECOND = timedelta(microseconds=1)
+# Audits ask what changed since a request was served; the serving log is not kept for longer.
+KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,25 @@ def changes_of(
 ) -> list[HistoryChange]:
     """`history_changes` of all that the computation reads."""
     return history_changes(conn, [s.table for s in computation.reads], after, through)
+
+
+def prune_history_changes(conn: psycopg.Connection) -> int:
+    """Delete notes that every view has passed and that a later note implies; returns how many.
+
+    Beyond `KEPT`, notes serve only to tell which backfills are stale: for that a note is implied
+    by a later one of the same table that claims as early an arrival. What remains of any number
+    of updates is one note.
+    """
+    pruned = conn.execute(
+        "WITH passed AS (SELECT * FROM history_changes WHERE changed_at < least("
+        "clock_timestamp() - %s, (SELECT min(processed_through) FROM watermarks))) "
+        "DELETE FROM history_changes AS h USING passed AS later "
+        "WHERE h.source_table = later.source_table "
+        "AND (h.changed_at, h.id) < (later.changed_at, later.id) "
+        "AND (later.claimed_from IS NULL OR later.claimed_from <= h.claimed_from)",
+        [KEPT],
+    )
+    return pruned.rowcount
 
 
 def affected(

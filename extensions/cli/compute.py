@@ -111,7 +111,7 @@ def backfill(
                     "begin; what was logged live is never overlaid."
                 )
             elif result.rows == 0 and result.resumed_from is not None:
-                err.print(f"{computation.name}: done before; after an import, say --again.")
+                err.print(f"{computation.name}: done before, and its history has not changed.")
             done.append(result)
             gap = gap_behind(refresher.conn, computation)
             if gap is not None:

@@ -11,6 +11,7 @@ from feast import FeatureStore
 
 from extensions.addresses import REPO_ROOT, postgres_url
 from extensions.asof import Computation, Freshness, load_computations
+from extensions.asof.history_changes import prune_history_changes
 from extensions.asof.safe_time import settled_now
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick
@@ -108,6 +109,7 @@ class Refresher:
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")
             if progress:
                 progress(number + 1, len(computations))
+        prune_history_changes(self.conn)
         if failed:
             raise SkewlessError(" ".join(failed))
         return done
