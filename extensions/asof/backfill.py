@@ -20,7 +20,7 @@ from extensions.asof.watermarks import (
     alone_on,
     read_watermark,
 )
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 # One transaction per chunk: what an interruption costs at most, and the step of the bar.
 CHUNK = timedelta(days=1)
@@ -58,10 +58,10 @@ def backfill(
     one chunk at a time, so that ticks and sweeps go on meanwhile.
 
     Raises:
-        SkewlessError: an empty range, or another worker stays on this view.
+        InputError: an empty range, or another worker stays on this view.
     """
     if start >= end:
-        raise SkewlessError("A backfill needs --from earlier than --to.")
+        raise InputError("A backfill needs --from earlier than --to.")
     end = min(end, settled_now(conn))
     done = None if again else _resume(conn, computation, start, end)
     resumed_from, rows = done, 0
