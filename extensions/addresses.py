@@ -19,7 +19,7 @@ import yaml
 from sqlalchemy import URL
 from sqlalchemy.engine import CreateEnginePlugin
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 POSTGRES_VARIABLE = "SKEWLESS_POSTGRES_URL"
 REDIS_VARIABLE = "SKEWLESS_REDIS_URL"
@@ -138,7 +138,7 @@ def libpq_settings(url: str) -> dict[str, str]:
     """A PostgreSQL URL's settings by libpq's own names, as libpq itself reads them.
 
     Raises:
-        SkewlessError: it is no such URL; the sentence does not show it.
+        ConfigurationError: it is no such URL; the sentence does not show it.
     """
     from psycopg import ProgrammingError  # noqa: PLC0415 - most commands read no such URL
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
@@ -148,7 +148,7 @@ def libpq_settings(url: str) -> dict[str, str]:
     except ProgrammingError:
         settings = {}
     if not url.startswith("postgres") or not settings.get("host"):
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{POSTGRES_VARIABLE} must look like postgresql://user:password@host:port/database; "
             "spaces and signs within a part are written as %20 and the like."
         )
@@ -217,7 +217,7 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
     """Nodes (host, port) and redis-py's options, of a URL or of Feast's form.
 
     Raises:
-        SkewlessError: a URL that names no host.
+        ConfigurationError: a URL that names no host.
     """
     if "://" not in connection_string:
         from feast.infra.online_stores.redis import RedisOnlineStore  # noqa: PLC0415
@@ -227,7 +227,7 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
 
     options: dict[str, Any] = dict(parse_url(connection_string))  # type: ignore[no-untyped-call]
     if "host" not in options:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{REDIS_VARIABLE} must look like redis://user:password@host:port/database."
         )
     node = {"host": str(options.pop("host")), "port": str(options.pop("port", 6379))}
@@ -247,7 +247,7 @@ def _find(server: str, name: str) -> str:
     stack = running_stack()
     if stack and stack.get(server):
         return str(stack[server])
-    raise SkewlessError(
+    raise ConfigurationError(
         f"No {name} address: run `make up` in another terminal, or set {variable}, "
         "or write the address into feature_store.yaml."
     )

@@ -12,11 +12,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from extensions.errors import SkewlessError
-
-
-class WaitError(Exception):
-    """An error of our own that waiting may mend, as an outage does."""
+from extensions.errors import SkewlessError, UnavailableError
 
 
 class Outage(Enum):
@@ -109,12 +105,12 @@ _LOST = (errno.EIO, errno.EPIPE, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTD
 def outage(error: BaseException) -> Outage | None:
     """What makes the failure worth another try; None: the same again would fail the same way.
 
-    A `SkewlessError` is what it was raised from.
+    A `SkewlessError` means what it was raised from; an `UnavailableError` alone, a conflict.
     """
-    if isinstance(error, WaitError):
-        return Outage.CONFLICT
     if isinstance(error, SkewlessError):
-        return outage(error.__cause__) if error.__cause__ is not None else None
+        if error.__cause__ is not None:
+            return outage(error.__cause__)
+        return Outage.CONFLICT if isinstance(error, UnavailableError) else None
     for read in (_of_psycopg, _of_adbc, _of_sqlalchemy, _of_redis, _of_kafka):
         known, found = read(error)
         if known:

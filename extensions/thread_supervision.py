@@ -21,6 +21,10 @@ PAUSE_FIRST, PAUSE_LONGEST = 0.5, 30.0
 EXIT_CODE = 70
 
 
+class ThreadEndedError(SkewlessError):
+    """A thread that the process cannot do without ended: the process is to be started again."""
+
+
 class Living(Protocol):
     """What liveness is read from. ``deaths``: how often it ended unexpectedly."""
 
@@ -117,12 +121,11 @@ class Vital(threading.Thread):
         """See that it lives.
 
         Raises:
-            SkewlessError: it has ended, and the process must end.
+            ThreadEndedError: it has ended, and the process must end.
         """
         if self.ident is None or self.is_alive() or self._finished:
             return
         why = type(self._failure).__name__
-        raise SkewlessError(
+        raise ThreadEndedError(
             f"The thread {self.name!r} ended ({why}): the process ends, to be started again.",
-            exit_code=EXIT_CODE,
         ) from self._failure

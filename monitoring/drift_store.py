@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, SkewlessError
 from monitoring.baseline import Baseline
 from monitoring.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
@@ -85,7 +85,7 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
     """The baseline that a service is compared with.
 
     Raises:
-        SkewlessError: it has none.
+        ConfigurationError: it has none.
     """
     row = conn.execute(
         "SELECT b.baseline_id, b.content FROM drift_bindings AS d "
@@ -94,10 +94,9 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
         [service],
     ).fetchone()
     if row is None:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"The service {service} has no baseline: run `skewless drift baseline {service} "
             "--training-set …manifest.json` with the set its model was trained on.",
-            exit_code=3,
         )
     return row[0], Baseline.from_json(row[1])
 
@@ -219,7 +218,7 @@ def alone(conn: psycopg.Connection, service: str) -> Iterator[None]:
     row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
     if not row or not row[0]:
         raise CheckedElsewhereError(
-            f"Another drift check of {service} is running: wait for it, or end it.", exit_code=3
+            f"Another drift check of {service} is running: wait for it, or end it."
         )
     try:
         yield

@@ -21,7 +21,7 @@ from extensions.asof.watermarks import (
     alone_on,
     read_watermark,
 )
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 # One transaction per chunk: what an interruption costs at most, and the step of the bar.
 CHUNK = timedelta(days=1)
@@ -60,10 +60,10 @@ def backfill(
     one chunk at a time, so that ticks and sweeps go on meanwhile.
 
     Raises:
-        SkewlessError: an empty range, or another worker stays on this view.
+        InputError: an empty range, or another worker stays on this view.
     """
     if start >= end:
-        raise SkewlessError("A backfill needs --from earlier than --to.")
+        raise InputError("A backfill needs --from earlier than --to.")
     began = settled_now(conn)
     end = min(end, began)
     fresh_through = _fresh_through(conn, computation, start)

@@ -19,7 +19,7 @@ from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
 from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 
 DEFINITIONS = Path("feature_repo")
 COMPUTATIONS = DEFINITIONS / "computations"
@@ -144,11 +144,11 @@ def computation_sql(repo_root: Path, view: FeatureView) -> str:
     """The text of the file that belongs to the view's version.
 
     Raises:
-        SkewlessError: there is no such file.
+        DefinitionError: there is no such file.
     """
     path = repo_root / COMPUTATIONS / f"{view.name}.v{view_version(view)}.sql"
     if not path.is_file():
-        raise SkewlessError(
+        raise DefinitionError(
             f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
         )
     return path.read_text().strip().removesuffix(";")
@@ -163,7 +163,7 @@ def computation_of(
     """A view with its SQL text; ``keys``: its join keys and their types in PostgreSQL.
 
     Raises:
-        SkewlessError: a tag is missing or cannot be read, or the source is not the view's log.
+        DefinitionError: a tag is missing or cannot be read, or the source is not the view's log.
     """
     version = view_version(view)
     owners = list(keys)
@@ -180,7 +180,7 @@ def computation_of(
     batch = view.source.batch_source if isinstance(view.source, PushSource) else view.batch_source
     expected = f"{view.name}_v{version}"
     if batch is None or batch.name != expected:
-        raise SkewlessError(
+        raise DefinitionError(
             f"View {view.name} must read the log {expected}: set its source to log(…) of that "
             "view and version."
         )
@@ -211,7 +211,7 @@ def view_version(view: FeatureView | OnDemandFeatureView) -> int:
 
 def _default(view: FeatureView, field: Any) -> Any:
     if "default" not in field.tags:
-        raise SkewlessError(
+        raise DefinitionError(
             f"Feature {view.name}:{field.name} has no default: give its Field "
             'tags={"default": "…"} (JSON).'
         )
@@ -219,7 +219,7 @@ def _default(view: FeatureView, field: Any) -> Any:
         read_default(view.name, field.name, field.tags["default"], field.dtype)
         return json.loads(field.tags["default"])
     except ValueError as error:
-        raise SkewlessError(str(error)) from error
+        raise DefinitionError(str(error)) from error
 
 
 def _horizon(view: FeatureView) -> timedelta | None:
@@ -228,7 +228,7 @@ def _horizon(view: FeatureView) -> timedelta | None:
         return None
     match = re.fullmatch(r"([1-9]\d{0,6}) (day|hour|minute)s?", text)
     if not match:
-        raise SkewlessError(
+        raise DefinitionError(
             f"The horizon of {view.name} must read like '7 days' or '12 hours', not {text!r}."
         )
     return timedelta(**{match.group(2) + "s": int(match.group(1))})
@@ -238,7 +238,7 @@ def _freshness(view: FeatureView) -> Freshness:
     try:
         return Freshness(view.tags["freshness"])
     except ValueError as error:
-        raise SkewlessError(
+        raise DefinitionError(
             f"The freshness of {view.name} must be realtime, hourly or daily, "
             f"not {view.tags['freshness']!r}."
         ) from error
@@ -249,7 +249,7 @@ def _reads(view: FeatureView, sources: dict[str, HistorySource]) -> tuple[Histor
     unknown = [name for name in names if name not in sources]
     if not names or unknown or len(set(names)) < len(names):
         what = f"and names {', '.join(unknown)}" if unknown else "each once"
-        raise SkewlessError(
+        raise DefinitionError(
             f"View {view.name} must say which history sources it reads (tag reads), {what}; "
             f"known are {', '.join(sorted(sources))}."
             + "".join(did_you_mean(name, sources) for name in unknown)
@@ -273,10 +273,10 @@ def pg_type(feast_type: FeastType) -> str:
     """The PostgreSQL type that holds a Feast type without loss.
 
     Raises:
-        SkewlessError: the type has no column of its own (maps, structs, images).
+        DefinitionError: the type has no column of its own (maps, structs, images).
     """
     if isinstance(feast_type, Array):
         return pg_type(feast_type.base_type) + "[]"
     if isinstance(feast_type, PrimitiveFeastType) and feast_type.name in _PG_TYPES:
         return _PG_TYPES[feast_type.name]
-    raise SkewlessError(f"A log table cannot hold the Feast type {feast_type}: use a plain type.")
+    raise DefinitionError(f"A log table cannot hold the Feast type {feast_type}: use a plain type.")

@@ -11,7 +11,7 @@ from extensions.asof.computation import Computation
 from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 
 
 def answers(computation: Computation, spine: Spine) -> sql.Composed:
@@ -53,7 +53,7 @@ def append(
     been published then. A row that the log holds already is left alone.
 
     Raises:
-        SkewlessError: the computation did not answer each question exactly once; nothing
+        DefinitionError: the computation did not answer each question exactly once; nothing
             of this transaction must be committed then.
     """
     created = sql.SQL("as_of" if as_it_happened else "clock_timestamp()")
@@ -77,7 +77,7 @@ def append(
     )
     asked, answered, appended = _one_row(conn.execute(statement))
     if asked != answered:
-        raise SkewlessError(
+        raise DefinitionError(
             f"Computation {computation.name} returned {answered} rows for {asked} questions: "
             "it must return exactly one row for each row of the spine."
         )

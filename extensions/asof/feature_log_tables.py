@@ -8,7 +8,7 @@ from psycopg import sql
 from extensions.asof.computation import Computation
 from extensions.database.connection import identifiers, table_exists
 from extensions.database.identifier_limits import bounded_name
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 
 # The column of each log that says whether a backfill wrote the row. Times do not say it: a row
 # that was pushed may have been created at its event's own time.
@@ -110,7 +110,7 @@ def _check_columns(conn: psycopg.Connection, computation: Computation) -> None:
     }
     declared = dict(_declared(computation))
     if present != declared:
-        raise SkewlessError(
+        raise DefinitionError(
             f"The log {computation.log_table} does not have the columns that view "
             f"{computation.view} declares: a changed schema is a new version, so make "
             f"v{computation.version + 1}."

@@ -5,7 +5,7 @@ from datetime import datetime
 import psycopg
 
 from extensions.database.event_ingest import INGEST_LOCK
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 
 def settled_now(conn: psycopg.Connection) -> datetime:
@@ -20,7 +20,7 @@ def settled_now(conn: psycopg.Connection) -> datetime:
     next statement sees what was committed by then.
 
     Raises:
-        SkewlessError: another role stores events, and this one may not see since when.
+        ConfigurationError: another role stores events, and this one may not see since when.
     """
     row = conn.execute(
         "WITH now AS MATERIALIZED (SELECT clock_timestamp() AS at) "
@@ -38,7 +38,7 @@ def settled_now(conn: psycopg.Connection) -> datetime:
     assert row is not None  # a scalar select always returns a row
     at, hidden = row
     if hidden:
-        raise SkewlessError(
+        raise ConfigurationError(
             "Events are being stored by another database role, whose transactions this one "
             "cannot see: GRANT pg_read_all_stats TO this role."
         )

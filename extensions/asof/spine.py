@@ -18,7 +18,7 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation, HistorySource
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError, InputError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Spine:
         """The questions themselves: rows of (key, …, as_of); ``as_of`` must know its zone."""
         width = len(computation.join_keys) + 1
         if any(len(row) != width for row in rows):
-            raise SkewlessError(
+            raise InputError(
                 f"A spine row of {computation.name} is ({', '.join(computation.join_keys)}, as_of)."
             )
         types = (*computation.key_types, "timestamptz")
@@ -142,7 +142,7 @@ def changes(computation: Computation, after: datetime, through: datetime) -> Spi
     keys = identifiers(computation.join_keys, "p")
     if period is None:
         if computation.decays:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"View {computation.view} decays and is realtime: there is no moment at which "
                 "its value does not change; make it hourly or daily."
             )

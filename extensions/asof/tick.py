@@ -17,7 +17,7 @@ from extensions.asof.watermarks import (
     alone_on,
     read_watermark,
 )
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def tick(
     has arrived, only the stream knows. ``conn`` must be in autocommit.
 
     Raises:
-        SkewlessError: ``at`` lies ahead of what has arrived for certain, another worker is on
+        ConflictError: ``at`` lies ahead of what has arrived for certain, another worker is on
             this view, or the computation broke its contract.
     """
     with alone_on(conn, computation, patience=PATIENCE_SECONDS):
         settled = settled_now(conn)
         at = at or settled
         if at > settled:
-            raise SkewlessError(
+            raise ConflictError(
                 f"Cannot refresh as of {at.isoformat()}: events may still arrive until then; "
                 f"ask for {settled.isoformat()} or earlier."
             )

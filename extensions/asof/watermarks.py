@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import psycopg
 
 from extensions.asof.computation import Computation
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def alone_on(
     ``patience``: seconds to wait for who holds it now; a sweep takes it for moments.
 
     Raises:
-        SkewlessError: another session holds it.
+        ConflictError: another session holds it.
     """
     key = f"skewless refresh {computation.name}"
     deadline = monotonic() + patience
@@ -79,7 +79,7 @@ def alone_on(
         if monotonic() < deadline:
             sleep(0.05)
             continue
-        raise SkewlessError(
+        raise ConflictError(
             f"Another refresh or backfill of {computation.name} is running: wait for it, or end it."
         )
     try:

@@ -4,11 +4,13 @@ import sys
 import warnings
 from collections.abc import Callable
 
-import psycopg
-
 from extensions.cli.app import app
-from extensions.cli.console import server_failure
-from extensions.errors import SkewlessError
+from extensions.cli.console import CommandError, server_failure
+from extensions.errors import InputError, SkewlessError
+from extensions.thread_supervision import EXIT_CODE, ThreadEndedError
+
+# By class of error; 1 for all others.
+EXIT_CODES = {InputError: 2, ThreadEndedError: EXIT_CODE}
 
 
 def main(command: Callable[[], object] = app) -> None:
@@ -20,14 +22,18 @@ def main(command: Callable[[], object] = app) -> None:
     try:
         command()
     except SkewlessError as error:
-        _fail(error.format_message(), error.exit_code)
-    except psycopg.errors.UndefinedTable as error:
-        table = str(error).partition('"')[2].partition('"')[0]
-        _fail(f"The table {table} is not there: run `skewless migrate` first.", 1)
+        _fail(error.message, exit_code_of(error))
     except Exception as error:
         if (sentence := server_failure(error)) is None:
             raise
         _fail(sentence, 1)
+
+
+def exit_code_of(error: SkewlessError) -> int:
+    """What a command exits with when the error ends it."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 def _fail(sentence: str, code: int) -> None:

@@ -8,13 +8,14 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import psycopg
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
@@ -24,6 +25,14 @@ err = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 Report = Callable[[int, int | None], None]
+
+
+class CommandError(SkewlessError):
+    """A failure for which the command has an exit code of its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @contextmanager
@@ -66,6 +75,9 @@ def server_failure(error: BaseException) -> str | None:
     """What a person is told of a server's failure; None where the error is no server's."""
     if not of_a_server(error):
         return None
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        table = str(error).partition('"')[2].partition('"')[0]
+        return f"The table {table} is not there: run `skewless migrate` first."
     if isinstance(error, MemoryError):
         return "The memory is used up: ask for less at a time, or allow this program more."
     return f"A server failed ({first_line(error)}): run `skewless doctor`, then try again."
@@ -98,15 +110,14 @@ def moment(text: str | None, option: str) -> datetime | None:
     """An ISO time; without a zone it is UTC.
 
     Raises:
-        SkewlessError: it is not an ISO time.
+        InputError: it is not an ISO time.
     """
     if text is None:
         return None
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as error:
-        raise SkewlessError(
+        raise InputError(
             f"{option} must be an ISO time such as 2026-01-31T08:00:00Z, not {text!r}.",
-            exit_code=2,
         ) from error
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

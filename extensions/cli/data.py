@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment, progress
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,8 +187,7 @@ def _import(
         )
     emit([result.to_json()], as_json)
     if result.read and result.rejected == result.read:
-        raise SkewlessError(
+        raise InputError(
             f"None of the {result.read:,} rows of {result.path} could be used: "
             f"{result.rejected_path} says why, row by row.",
-            exit_code=2,
         )

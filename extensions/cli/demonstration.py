@@ -19,7 +19,7 @@ from rich.table import Table
 from extensions import addresses
 from extensions.cli.console import err, out, progress
 from extensions.cli.programs import Programs, apply_definitions, run_feast
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, SkewlessError, UnavailableError
 from extensions.local.stack import KafkaChoice, Stack
 
 BACKFILLED = timedelta(days=1)
@@ -56,7 +56,7 @@ class Demonstration:
         for variable in addresses.VARIABLES.values():
             os.environ.pop(variable, None)
         if any(addresses.set_elsewhere(server) for server in addresses.VARIABLES):
-            raise SkewlessError(
+            raise ConfigurationError(
                 "feature_store.yaml names servers, which a demo must not touch: run it in a "
                 "clone without them."
             )
@@ -312,7 +312,7 @@ def _call(url: str, body: Any = None) -> Any:
 def _timed(url: str, body: Any = None) -> float:
     start = time.perf_counter()
     if _call(url, body) is None:
-        raise SkewlessError(f"The HTTP server did not answer {url}.")
+        raise UnavailableError(f"The HTTP server did not answer {url}.")
     return (time.perf_counter() - start) * 1000
 
 
@@ -325,5 +325,5 @@ def _wait(condition: Callable[[], bool], what: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise SkewlessError(f"Waited {seconds:.0f} s for {what}; the demo ends here.")
+            raise UnavailableError(f"Waited {seconds:.0f} s for {what}; the demo ends here.")
         time.sleep(0.005)

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, server_failure
+from extensions.cli.console import (
+    AsJson,
+    CommandError,
+    emit,
+    err,
+    goes_on_after,
+    moment,
+    server_failure,
+)
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
 from extensions.cli.servers import answering_postgres
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 
 if TYPE_CHECKING:
     from monitoring.drift_schedule import Response
@@ -43,6 +51,7 @@ MetricsFile = Annotated[
 Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
 Window = Annotated[str, typer.Option("--window", help="Length, as in 30m, 1h, 1d.")]
 Least = Annotated[int, typer.Option("--least-rows", help="Fewer rows say nothing.")]
+# A failure to check must not look like a warning to who reads the exit code.
 EXIT_ERROR = 3
 
 
@@ -52,38 +61,38 @@ def register(app: typer.Typer) -> None:
         "baseline",
         help="Keep a training set's distributions as the baseline of its service.",
         epilog="Example: `skewless drift baseline ranking --training-set train.manifest.json`",
-    )(baseline)
+    )(_errors_are(EXIT_ERROR)(baseline))
     drift.command(
         "check",
         help="Compare the last whole window with the baseline. Exit code 0 ok (or too few rows), "
         "1 warning, 2 critical, 3 error.",
         epilog="Examples: `skewless drift check` · `skewless drift check ranking --window 1h` · "
         "`skewless drift check ranking --from 2026-01-01T00:00Z --to 2026-01-01T06:00Z`",
-    )(check)
+    )(_errors_are(EXIT_ERROR)(check))
     drift.command(
         "calibrate",
         help="Replay past windows and propose floors above their ordinary variation.",
         epilog="Example: `skewless drift calibrate ranking --since 7d --write`",
-    )(calibrate)
+    )(_errors_are(EXIT_ERROR)(calibrate))
     drift.command(
         "watch",
         help="Check every window as it ends, alert, and keep the served log short.",
         epilog="Example: `skewless drift watch --window 1h --rollback item_profile`",
-    )(watch)
+    )(_errors_are(EXIT_ERROR)(watch))
     drift.command(
         "report",
         help="Write one HTML file: distributions, statistics over time, verdicts.",
         epilog="Example: `skewless drift report --out drift.html`",
-    )(report)
+    )(_errors_are(EXIT_ERROR)(report))
     app.add_typer(drift, name="drift")
     app.command(
         "audit",
         help="Compare served values, and a sample of all entities, with the training join and "
         "with a recomputation. Exit code 0: all agree; 1: something is behind by more than its "
         "freshness budget; 2: history, log, Redis or what was served say different things; "
-        "4: not all could be seen.",
+        "3: it could not be done; 4: not all could be seen.",
         epilog="Examples: `skewless audit` · `skewless audit --since 1d --sample 1000`",
-    )(audit)
+    )(_errors_are(EXIT_ERROR)(audit))
 
 
 def baseline(
@@ -137,15 +146,14 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """A window is compared once; asked again, the recorded verdict is shown."""
-    with _errors_are(EXIT_ERROR):
-        url = answering_postgres()
+    url = answering_postgres()
     from monitoring.drift_check import check as look
     from monitoring.drift_schedule import check_and_react
     from monitoring.prometheus_exporter import write_file
 
     response = _response(least_rows, rollback, after, rollback_command)
     runs = []
-    with _errors_are(EXIT_ERROR), err.status("Checking"):
+    with err.status("Checking"):
         for one in _windows(url, services, window, start, end):
             if again:
                 runs.append(look(url, one, least_rows=least_rows, again=True))
@@ -269,7 +277,7 @@ def report(
         out.write_text(page(conn, named))
     err.print(f"Written: {out}", markup=False)
     if not set(named) & set(bound):
-        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
+        raise InputError(NOTHING_WATCHED)
 
 
 def audit(
@@ -326,28 +334,26 @@ def length_of(text: str) -> timedelta:
     """``30m``, ``1h``, ``2d``.
 
     Raises:
-        SkewlessError: it is none.
+        InputError: it is none.
     """
     match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
     if not match or int(match.group(1)) == 0:
-        raise SkewlessError(
-            f"A length of time reads like 30m, 1h or 2d, not {text!r}.", exit_code=EXIT_ERROR
-        )
+        raise InputError(f"A length of time reads like 30m, 1h or 2d, not {text!r}.")
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match.group(2)]
     return timedelta(**{unit: int(match.group(1))})
 
 
 @contextmanager
 def _errors_are(code: int) -> Iterator[None]:
-    """A failure to check must not look like a warning to who reads the exit code."""
+    """Exit with ``code`` where the block, or the decorated command, fails."""
     try:
         yield
     except SkewlessError as error:
-        raise SkewlessError(error.message, exit_code=code) from error
+        raise CommandError(error.message, code) from error
     except Exception as error:
         if (sentence := server_failure(error)) is None:
             raise
-        raise SkewlessError(sentence, exit_code=code) from error
+        raise CommandError(sentence, code) from error
 
 
 def _response(
@@ -386,13 +392,13 @@ def _windows(
     with connect(url) as conn:
         named = services or bound_services(conn)
     if not named:
-        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
+        raise InputError(NOTHING_WATCHED)
     first, last = moment(start, "--from"), moment(end, "--to")
     if (first is None) != (last is None):
-        raise SkewlessError("Give both --from and --to, or neither.", exit_code=EXIT_ERROR)
+        raise InputError("Give both --from and --to, or neither.")
     if first is not None and last is not None:
         if first >= last:
-            raise SkewlessError("--from must be earlier than --to.", exit_code=EXIT_ERROR)
+            raise InputError("--from must be earlier than --to.")
         return [Span(service, first, last) for service in named]
     now = datetime.now(UTC)
     return [

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from extensions.cli.console import AsJson, emit, err, moment, progress
 from extensions.cli.servers import answering_postgres
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +41,9 @@ def training_set(
     """A manifest beside the file says what it was made of; the file is whole or not there."""
     known = moment(known_at, "--known-at")
     if again is None and (labels is None or out is None):
-        raise SkewlessError(
+        raise InputError(
             "Give a service, labels and the file to write: "
             "`skewless training-set ranking labels.parquet train.parquet`.",
-            exit_code=2,
         )
     answering_postgres()
     from feast import FeatureStore

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment, out, progress
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 if TYPE_CHECKING:
     import psycopg
@@ -250,7 +250,7 @@ def _store() -> "Iterator[tuple[FeatureStore, psycopg.Connection]]":
 def _number(text: str) -> int:
     match = re.fullmatch(r"v?(\d+)", text)
     if match is None:
-        raise SkewlessError(f"A version reads like v2, not {text!r}.", exit_code=2)
+        raise InputError(f"A version reads like v2, not {text!r}.")
     return int(match.group(1))
 
 

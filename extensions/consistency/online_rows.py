@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from extensions.asof.computation import Computation
 from extensions.consistency.entity_sample import SUSPECTS, Key
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.serving.features.request_plan import View, compile_plan
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online_codec.row_decoder import fields
@@ -72,14 +72,14 @@ class OnlineReader:
         """The plan of one version's rows, as the server compiles it.
 
         Raises:
-            SkewlessError: the version is not in the registry.
+            ConfigurationError: the version is not in the registry.
         """
         name, version = computation.view, computation.version
         refs = [f"{name}@v{version}:{one.name}" for one in computation.features]
         try:
             plan = compile_plan(self.store, refs)
         except Exception as error:
-            raise SkewlessError(f"{computation.name} is not served: {error}") from error
+            raise ConfigurationError(f"{computation.name} is not served: {error}") from error
         [view] = plan.views
         return view
 

@@ -6,7 +6,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from extensions.errors import SkewlessError
+from extensions.errors import SkewlessError, UnavailableError
 
 if TYPE_CHECKING:
     from adbc_driver_postgresql import dbapi
@@ -58,7 +58,7 @@ def _unreachable(url: str, error: Exception) -> SkewlessError:
     reason = str(error).strip().splitlines()[0].rpartition("failed: ")[2]
     if where.get("password"):
         reason = reason.replace(str(where["password"]), "…")
-    return SkewlessError(
+    return UnavailableError(
         f"PostgreSQL at {where.get('host')}:{where.get('port', 5432)}/{where.get('dbname')} "
         f"does not answer ({reason}): start it with `make up`, or check SKEWLESS_POSTGRES_URL."
     )

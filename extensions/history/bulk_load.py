@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from extensions.database import connect
 from extensions.database.event_ingest import take_ingest_lock
 from extensions.database.history_change_notes import note_insert
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA, MOMENT
 from extensions.history.monthly_partitions import Months
 from extensions.history.postgres_binary_copy import copy_batch
@@ -348,6 +348,6 @@ class _missing_tables_explained:  # noqa: N801 - reads as what it does in a with
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
-            raise SkewlessError(
+            raise ConfigurationError(
                 "The database has no Skewless tables yet: run `skewless migrate` first."
             ) from error

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.history.arrow_schemas import ITEM_SCHEMA, to_micros
 
 Ints = npt.NDArray[np.int64]
@@ -49,17 +49,13 @@ class Simulation:
     def __post_init__(self) -> None:
         for name in ("users", "items", "days"):
             if getattr(self, name) < 1:
-                raise SkewlessError(f"A simulation needs {name} of 1 or more.", exit_code=2)
+                raise InputError(f"A simulation needs {name} of 1 or more.")
         if self.events < 0 or self.seed < 0 or not self.genres:
-            raise SkewlessError(
-                "A simulation needs events and a seed of 0 or more, and a genre.", exit_code=2
-            )
+            raise InputError("A simulation needs events and a seed of 0 or more, and a genre.")
         if not (0 <= self.late_share <= 1 and 0 <= self.duplicate_share <= 1):
-            raise SkewlessError(
-                "A simulation's late and duplicate shares lie between 0 and 1.", exit_code=2
-            )
+            raise InputError("A simulation's late and duplicate shares lie between 0 and 1.")
         if self.until.tzinfo is None:
-            raise SkewlessError("A simulation's end needs a time zone.", exit_code=2)
+            raise InputError("A simulation's end needs a time zone.")
 
     @property
     def until_us(self) -> int:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 
 Mask = npt.NDArray[np.bool_]
 EpochUnit = Literal["s", "ms", "us", "ns"]
@@ -295,7 +295,6 @@ def _problems(empty: Mask, good: Mask, name: str, what: str) -> list[tuple[Mask,
 
 
 def _wrong_type(name: str, column: pa.Array, wanted: str) -> SkewlessError:
-    return SkewlessError(
+    return InputError(
         f"The column for {name} holds {column.type}, not {wanted}: map another column.",
-        exit_code=2,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, ConflictError, SkewlessError, UnavailableError
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -115,7 +115,7 @@ def spawn(
     ``stop_signals`` are tried one after the other before SIGKILL; the first one is also what the
     child gets when we die without stopping it.
 
-    Raises SkewlessError when the program cannot be started, RuntimeError when called from a
+    Raises ConfigurationError when the program cannot be started, RuntimeError when called from a
     thread other than the main one.
     """
     # Linux sends the parent-death signal when the *thread* that forked ends, not the process.
@@ -148,7 +148,9 @@ def spawn(
                 preexec_fn=_end_with(os.getpid(), stop_signals[0]),
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise SkewlessError(f"{name} cannot be started with {argv[0]}: {error}.") from error
+            raise ConfigurationError(
+                f"{name} cannot be started with {argv[0]}: {error}."
+            ) from error
     if stdin is not None and process.stdin is not None:
         # One that died before it read says why by its exit code and its log.
         with contextlib.suppress(BrokenPipeError), process.stdin:
@@ -174,7 +176,7 @@ def run(
     finally:
         child.stop(timeout=1.0)
     if code is None:
-        raise SkewlessError(f"{name} did not finish within {timeout:.0f} s; see {log_path}.")
+        raise UnavailableError(f"{name} did not finish within {timeout:.0f} s; see {log_path}.")
     if code != 0:
         raise SkewlessError(f"{name} failed: {child.last_words() or f'exit code {code}'}.")
 
@@ -211,7 +213,7 @@ def hold_folder(folder: Path, name: str, timeout: float = 20.0) -> int:
 
     Pass it to :func:`spawn` and close it: the lock then belongs to the child and to everything
     that the child forks, so a successor waits until the last of them is really gone, also when
-    both our parents were killed. Raises SkewlessError after ``timeout`` seconds.
+    both our parents were killed. Raises ConflictError after ``timeout`` seconds.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -225,7 +227,7 @@ def hold_folder(folder: Path, name: str, timeout: float = 20.0) -> int:
                 time.sleep(_POLL_SECONDS)
                 continue
             os.close(descriptor)
-            raise SkewlessError(
+            raise ConflictError(
                 f"Another {name} is using {folder}: stop it, or choose another folder."
             ) from None
         except BaseException:

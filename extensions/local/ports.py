@@ -3,7 +3,7 @@
 import random
 import socket
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 
 LOOPBACK = "127.0.0.1"
 
@@ -37,4 +37,4 @@ def free_port(preferred: int | None = None, taken: frozenset[int] = frozenset())
     for port in random.sample(_CANDIDATES, 200):
         if port not in taken and is_free(port):
             return port
-    raise SkewlessError("No free port on 127.0.0.1: close what is listening there, and try again.")
+    raise ConflictError("No free port on 127.0.0.1: close what is listening there, and try again.")

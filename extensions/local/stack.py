@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import Literal, NamedTuple, Self
 
 from extensions import addresses
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, InputError, SkewlessError
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.child_process import Child, spawn, stop_all, wait_any
 from extensions.local.lockfile import HomeLock, read_json, write_json
@@ -171,7 +171,7 @@ class Stack:
             "apache": Part("kafka", addresses.KAFKA_VARIABLE, "kafka", apache_kafka.launch),
         }.get(self.kafka)
         if broker is None:
-            raise SkewlessError(f"There is no broker {self.kafka!r}: say `tansu` or `apache`.")
+            raise InputError(f"There is no broker {self.kafka!r}: say `tansu` or `apache`.")
         return (
             broker,
             Part(
@@ -219,7 +219,7 @@ def stop_running(home: Path | None = None, timeout: float = 45.0) -> int | None:
         except ProcessLookupError:
             pass
         except PermissionError:
-            raise SkewlessError(
+            raise ConflictError(
                 f"The stack in {folder} is process {pid} of another user: stop it as that user."
             ) from None
         if lock.wait_free(patience):

@@ -64,7 +64,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     try:
         yield from check()
     except SkewlessError as error:
-        yield Finding(name, False, "no answer", error.format_message())
+        yield Finding(name, False, "no answer", error.message)
     except redis.RedisError as error:
         yield Finding(name, False, first_line(error), "Start Redis, or check SKEWLESS_REDIS_URL.")
 

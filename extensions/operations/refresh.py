@@ -16,7 +16,7 @@ from extensions.asof.safe_time import settled_now
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
 from extensions.versions.maintained_versions import live_computations
@@ -65,7 +65,7 @@ class Refresher:
         named, or ``everything`` is asked for.
 
         Raises:
-            SkewlessError: there is no such view.
+            InputError: there is no such view.
         """
         live = live_computations(self.conn, self.computations)
         chosen = [c for c in live.values() if view in (None, c.view, c.name)]
@@ -74,7 +74,7 @@ class Refresher:
             chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
         if not chosen:
             known = ", ".join(sorted({c.view for c in live.values()}))
-            raise SkewlessError(f"There is no view {view}: known are {known}.", exit_code=2)
+            raise InputError(f"There is no view {view}: known are {known}.")
         return chosen
 
     def refresh(
@@ -103,7 +103,7 @@ class Refresher:
                 if refreshed is not None:
                     done.append(refreshed)
             except SkewlessError as error:
-                failed.append(f"{computation.name}: {error.format_message()}")
+                failed.append(f"{computation.name}: {error.message}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
                 # The view's own SQL failed on its data; the other views are none the worse.
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")

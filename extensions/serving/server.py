@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 from feast import FeatureStore
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, SkewlessError
 from extensions.serving.http.bounded_http_protocol import ConnectionLimits, Sweep, bounded_protocol
 from extensions.serving.observability.multiprocess_metric_files import metric_files
 from extensions.serving.settings import Settings
@@ -78,7 +78,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listening.bind((settings.host, settings.port))
     except OSError as error:
-        raise SkewlessError(
+        raise ConflictError(
             f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose "
             "another --port, or stop what runs there."
         ) from error

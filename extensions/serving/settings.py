@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise SkewlessError("A server needs at least one worker: say --workers 1 or more.")
+            raise ConfigurationError("A server needs at least one worker: say --workers 1 or more.")
         if not 0 <= self.port <= 65_535:
-            raise SkewlessError(f"There is no port {self.port}: say --port 6566, for instance.")
+            raise ConfigurationError(
+                f"There is no port {self.port}: say --port 6566, for instance."
+            )
         if self.redis_deadline_ms < 1:
-            raise SkewlessError("Redis needs a deadline: say --redis-deadline-ms 1 or more.")
+            raise ConfigurationError("Redis needs a deadline: say --redis-deadline-ms 1 or more.")
         if self.max_items < 1:
-            raise SkewlessError("A ranking has items: say --max-items 1 or more.")
+            raise ConfigurationError("A ranking has items: say --max-items 1 or more.")
         if self.max_body < 1 or self.max_connections < 1:
-            raise SkewlessError(
+            raise ConfigurationError(
                 "Requests need room: say --max-body and --max-connections 1 or more."
             )
         if self.api_key == "":
-            raise SkewlessError("The key is empty: give --api-key a text, or leave it out.")
+            raise ConfigurationError("The key is empty: give --api-key a text, or leave it out.")
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise SkewlessError("TLS needs both: give --tls-certificate and --tls-key.")
+            raise ConfigurationError("TLS needs both: give --tls-certificate and --tls-key.")
         for file in (self.tls_certificate, self.tls_key):
             if file is not None and not file.is_file():
-                raise SkewlessError(f"There is no file {file}: --tls-… name PEM files.")
+                raise ConfigurationError(f"There is no file {file}: --tls-… name PEM files.")

@@ -29,7 +29,7 @@ from extensions.asof.computation import Computation, load_computations
 from extensions.asof.watermarks import PATIENCE_SECONDS, advance_published, alone_on, read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online_codec.redis_keys import aside
 from extensions.stores.publish_log import latest, online_store, registered, write_query
@@ -86,7 +86,7 @@ def rebuild_online(
     of a view wait.
 
     Raises:
-        SkewlessError: there is no such view, or Redis was restarted meanwhile.
+        InputError: there is no such view, or Redis was restarted meanwhile.
     """
     if computations is None:
         computations = load_computations(Path(store.repo_path)).values()
@@ -96,7 +96,7 @@ def rebuild_online(
     mine = [v for v in own if view in (None, *_names(v))]
     if view is not None and not chosen and not mine:
         names = ", ".join(sorted({c.view for c in known} | {v.name for v in own}))
-        raise SkewlessError(f"There is no view {view!r}: choose among {names}.")
+        raise InputError(f"There is no view {view!r}: choose among {names}.")
     done = []
     for computation in chosen:
         with closing(connect(url_of(store.config), autocommit=True)) as conn:

@@ -26,7 +26,7 @@ from feast import FeatureStore
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, ConflictError
 from extensions.stores.online.publish_marks import (
     Mark,
     advance_mark,
@@ -118,12 +118,12 @@ def publishing(
     ``verdict``: what `check` said just now. ``conn`` must be in autocommit.
 
     Raises:
-        SkewlessError: the sides disagree, or Redis was restarted or restored meanwhile; the
+        ConflictError: the sides disagree, or Redis was restarted or restored meanwhile; the
             marks stay where they were.
     """
     verdict = verdict or check(conn, store, computation)
     if not verdict.agrees:
-        raise SkewlessError(
+        raise ConflictError(
             f"{verdict.why} Run `skewless rebuild-online --view {computation.name}`."
         )
     yield
@@ -175,11 +175,11 @@ def client_of(store: FeatureStore) -> Any:
     """The online store's connection to Redis.
 
     Raises:
-        SkewlessError: the repository names another online store than ours.
+        ConfigurationError: the repository names another online store than ours.
     """
     online = store._get_provider().online_store  # noqa: SLF001
     if not isinstance(online, SkewlessRedisOnlineStore):
-        raise SkewlessError(
+        raise ConfigurationError(
             "The online_store of feature_store.yaml must be "
             "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )
@@ -231,7 +231,7 @@ def _state(  # noqa: PLR0911 - one sentence for each state
 
 def _noted(conn: psycopg.Connection, computation: Computation) -> _Noted | None:
     if not table_exists(conn, "online_epochs"):
-        raise SkewlessError("The database has no table online_epochs: run `skewless migrate`.")
+        raise ConfigurationError("The database has no table online_epochs: run `skewless migrate`.")
     row = conn.execute(
         "SELECT epoch, intended, confirmed, confirmed_at, run_id, repair FROM online_epochs "
         "WHERE view_name = %s AND version = %s",
@@ -267,7 +267,7 @@ def _advance(
 
 def _same_run(client: Any, computation: Computation, running: str) -> None:
     if run_of(client) != running:
-        raise SkewlessError(
+        raise ConflictError(
             f"Redis was restarted while {computation.name} was written; the next round, or "
             f"`skewless rebuild-online --view {computation.name}`, makes up for it."
         )

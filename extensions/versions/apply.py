@@ -23,7 +23,7 @@ from extensions.asof.computation import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.tick import tick
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, DefinitionError
 from extensions.failpoints import point
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
@@ -74,13 +74,13 @@ def apply(
     be in autocommit. ``progress(version's name, done, total)`` counts days of backfill.
 
     Raises:
-        SkewlessError: the plan is refused, somebody else is applying, or Feast refused.
+        ConflictError: the plan is refused, somebody else is applying, or Feast refused.
     """
     with _alone(conn):
         config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
         plan = make_plan(conn, config.project, repo_root, since=since, estimates=False)
         if plan.refused:
-            raise SkewlessError(" ".join(_sentence(c.name, c.what) for c in plan.refused))
+            raise ConflictError(" ".join(_sentence(c.name, c.what) for c in plan.refused))
         point(Fault.APPLY_PLANNED)
 
         # 1. The logs, which Feast looks for before it registers their views.
@@ -211,7 +211,7 @@ def _feast_apply(repo_root: Path, *, first: bool) -> None:
                 )
             apply_total(config, repo_root, skip_source_validation=False)
     except FeastError as error:
-        raise SkewlessError(f"Feast refused the definitions: {error}") from error
+        raise DefinitionError(f"Feast refused the definitions: {error}") from error
 
 
 def _try_lock(conn: psycopg.Connection, key: str) -> bool:
@@ -236,7 +236,7 @@ def _alone(conn: psycopg.Connection) -> Iterator[None]:
             [key],
         ).fetchone()
         whose = f" ({other[0]}, since {other[1]:%H:%M:%S} UTC)" if other else ""
-        raise SkewlessError(
+        raise ConflictError(
             f"Another `skewless apply` is at work{whose}: wait for it, or end it and run this "
             "again, which goes on where it was."
         )

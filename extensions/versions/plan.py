@@ -13,7 +13,7 @@ from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, SkewlessError
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
 from extensions.stores.registry.version_store import (
@@ -78,10 +78,10 @@ def make_plan(
     ``since``: where backfills begin; else where the log of the default version does.
 
     Raises:
-        SkewlessError: the files cannot be read, or the database was not migrated.
+        ConfigurationError: the files cannot be read, or the database was not migrated.
     """
     if not has_versions(conn):
-        raise SkewlessError("The database does not keep versions yet: run `skewless migrate`.")
+        raise ConfigurationError("The database does not keep versions yet: run `skewless migrate`.")
     declared = read_declared(repo_root)
     computed = [d for d in declared.definitions.values() if d.kind == "computation"]
     check_sources(conn, [definition.computation() for definition in computed])
@@ -141,7 +141,7 @@ class _Planner:
         try:
             check_unchanged(definition, same, known)
         except SkewlessError as error:
-            return self._change(definition, Severity.REFUSED, error.format_message())
+            return self._change(definition, Severity.REFUSED, error.message)
         if not complete(self._conn, same):
             return self._unfinished(same)
         if self._described_otherwise(definition.view, same):

@@ -15,7 +15,7 @@ from feast import FeatureStore, FeatureView
 from psycopg import sql
 
 from extensions.asof.watermarks import PATIENCE_SECONDS, alone_on
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 from extensions.failpoints import point
 from extensions.stores.publish_log import online_store
 from extensions.stores.registry import feast_registry_rows
@@ -164,7 +164,7 @@ def _check(
     declared: int | None,
 ) -> None:
     if users := users_of(conn, project, one):
-        raise SkewlessError(
+        raise ConflictError(
             f"{one.name} is used by {', '.join(users)}: point "
             f"{'it' if len(users) == 1 else 'them'} at another version first."
         )
@@ -172,12 +172,12 @@ def _check(
         return
     others = [other for other in known if other.kept and other.version != one.version]
     if others or declared is not None:
-        raise SkewlessError(
+        raise ConflictError(
             f"{one.name} is the default of its view: promote another version first, or, to end "
             "the view, take it out of the files and retire its other versions."
         )
     if readers := readers_of(conn, project, one.view_name):
-        raise SkewlessError(
+        raise ConflictError(
             f"{one.view_name} is read by the transform {readers[0]}: change that first, and "
             "retire the versions of it that read the view."
         )

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.failpoints import point
 from extensions.stores.registry.version_store import active, hold_pointer, promotions, published
 from extensions.versions.promotion import rollback
@@ -42,7 +42,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.after < 1:
-            raise SkewlessError("--after must be at least 1 window.", exit_code=3)
+            raise InputError("--after must be at least 1 window.")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def carry_out(
         try:
             outcome = roll_back(view, reason, evidence)
         except SkewlessError as refused:
-            error = refused.format_message()
+            error = refused.message
         except Exception as broken:  # noqa: BLE001 - whatever happens is recorded
             error = f"{type(broken).__name__}: {broken}"
         point(Fault.ROLLBACK_DONE)
@@ -149,7 +149,7 @@ def command(text: str) -> RollBack:
     """
     parts = shlex.split(text)
     if not parts:
-        raise SkewlessError("--rollback-command must name a program.", exit_code=3)
+        raise InputError("--rollback-command must name a program.")
 
     def roll_back(view: str, reason: str, evidence: Evidence) -> str:
         try:
@@ -163,7 +163,9 @@ def command(text: str) -> RollBack:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise SkewlessError(f"{parts[0]} could not be run ({type(error).__name__}).") from error
+            raise ConfigurationError(
+                f"{parts[0]} could not be run ({type(error).__name__})."
+            ) from error
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
             raise SkewlessError(f"{parts[0]} ended with {done.returncode}: {said}")

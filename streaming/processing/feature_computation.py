@@ -14,8 +14,7 @@ from extensions.asof import Computation, Spine, changes
 from extensions.asof.engine import answers
 from extensions.asof.safe_time import settled_now
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
-from extensions.failure_classification import WaitError
+from extensions.errors import DefinitionError, UnavailableError
 
 TICK = timedelta(microseconds=1)
 _PAUSE = 0.002
@@ -35,7 +34,7 @@ _ARROW = {
 }
 
 
-class SettlingError(WaitError):
+class SettlingError(UnavailableError):
     """Somebody else's transaction has been storing events for too long to wait for."""
 
 
@@ -55,7 +54,7 @@ def moment_after(conn: psycopg.Connection, committed: datetime, patience: float)
         if moment > committed:
             return moment
         if monotonic() > deadline:
-            raise SettlingError("other transactions that store events stay open")
+            raise SettlingError("Other transactions that store events stay open.")
         sleep(_PAUSE)
 
 
@@ -65,7 +64,7 @@ def log_values(conn: psycopg.Connection, computation: Computation, spine: Spine)
     Columns: join keys, ``event_timestamp``, ``created_timestamp``, features.
 
     Raises:
-        SkewlessError: the computation did not answer each question exactly once; nothing was
+        DefinitionError: the computation did not answer each question exactly once; nothing was
             appended.
     """
     names = _columns(computation)
@@ -90,7 +89,7 @@ def log_values(conn: psycopg.Connection, computation: Computation, spine: Spine)
         rows = cursor.execute(statement).fetchall()
     asked, answered = rows[0][:2]
     if asked != answered:
-        raise SkewlessError(
+        raise DefinitionError(
             f"Computation {computation.name} returned {answered} rows for {asked} questions: "
             "it must return exactly one row for each row of the spine."
         )

@@ -14,7 +14,7 @@ import numpy as np
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 from extensions.serving.features import transform_frames
 from extensions.serving.features.transform_frames import array
 from extensions.stores.online_codec.column_encoding import Values
@@ -45,7 +45,7 @@ class Transform:
         """Compile.
 
         Raises:
-            SkewlessError: the view aggregates, or is of a mode that only Feast's route runs.
+            DefinitionError: the view aggregates, or is of a mode that only Feast's route runs.
         """
         if (
             view.mode not in ("pandas", "python")
@@ -53,7 +53,7 @@ class Transform:
             or getattr(view, "singleton", False)
             or view.write_to_online_store
         ):
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The transform {view.name} is of a kind that /v1 does not serve: ask "
                 "/get-online-features, or write it in mode pandas or python."
             )

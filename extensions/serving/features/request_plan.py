@@ -13,7 +13,7 @@ from feast import FeatureService, FeatureStore, FeatureView, ValueType
 from feast.utils import _get_feature_views_to_use
 
 from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 from extensions.serving.features.on_demand_transforms import Transform
 from extensions.stores.online.store import layout_of, lifetime_of, trust_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
@@ -221,7 +221,7 @@ def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> N
     """What reads one view under several names, or by other keys, is Feast's to answer.
 
     Raises:
-        SkewlessError: the service does; the sentence says where it is served.
+        DefinitionError: the service does; the sentence says where it is served.
     """
     names = Counter((table.name, table.projection.version_tag) for table in tables)
     aliases = {
@@ -231,7 +231,7 @@ def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> N
         or (table.projection.name_alias and names[table.name, table.projection.version_tag] > 1)
     }
     if aliases:
-        raise SkewlessError(
+        raise DefinitionError(
             f"{service.name} reads {', '.join(sorted(aliases))} by other join keys, or under "
             "several names: /get-online-features serves it."
         )

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as Metric
 
 from extensions.database import connect, connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server, outage
 from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.request_plan import Plan
@@ -71,7 +71,7 @@ class ServedLog:
         registry: CollectorRegistry | None = None,
     ) -> None:
         if any(not 0 <= one <= 1 for one in (rate, *(rates or {}).values())):
-            raise SkewlessError("A share of requests to log lies between 0 and 1.")
+            raise InputError("A share of requests to log lies between 0 and 1.")
         self.outcomes: Counter[str] = Counter()
         self._counted: Metric | None = None
         if registry is not None:
@@ -240,7 +240,7 @@ def log_shares(options: Sequence[str]) -> dict[str, Any]:
     """``["0.05", "ranking=1"]`` as the settings ``log_rate`` and ``log_rates``.
 
     Raises:
-        SkewlessError: a share is not a number between 0 and 1.
+        InputError: a share is not a number between 0 and 1.
     """
     shares: dict[str, float] = {}
     for option in options:
@@ -250,9 +250,7 @@ def log_shares(options: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             shares[service] = -1.0
         if not 0 <= shares[service] <= 1:
-            raise SkewlessError(
-                f"--log {option}: a share lies between 0 and 1, as in ranking=0.05.", exit_code=2
-            )
+            raise InputError(f"--log {option}: a share lies between 0 and 1, as in ranking=0.05.")
     return {"log_rate": shares.pop("", DEFAULT_RATE), "log_rates": shares}
 
 

@@ -17,7 +17,7 @@ from feast.saved_dataset import SavedDatasetStorage, ValidationReference
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
 from extensions.stores.offline.arrow.query_rows import read_exactly
@@ -276,7 +276,7 @@ class SkewlessRetrievalJob(RetrievalJob):
     def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
         question = self.question
         if not isinstance(question, PointInTimeQuestion):
-            raise SkewlessError("Only a point-in-time join can be asked in full or as known at T.")
+            raise InputError("Only a point-in-time join can be asked in full or as known at T.")
         return SkewlessRetrievalJob(
             self.config,
             replace(question, options=replace(question.options, **changed)),
@@ -327,7 +327,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Refuse labels with a column that is called like what ``asked`` adds to them.
 
         Raises:
-            SkewlessError: exit code 2; it names the columns.
+            InputError: it names the columns.
         """
         question = self.question
         if not isinstance(question, PointInTimeQuestion):
@@ -352,11 +352,11 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Write the rows as Parquet files to ``staging_location``; returns their URIs, in order.
 
         Raises:
-            SkewlessError: no location is set, or it cannot be written to.
+            ConfigurationError: no location is set, or it cannot be written to.
         """
         location = self.config.offline_store.staging_location
         if not location:
-            raise SkewlessError(
+            raise ConfigurationError(
                 "Set staging_location of the offline store in feature_store.yaml to a folder or "
                 "a bucket's URI: the result is written there."
             )
@@ -371,10 +371,10 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Write the rows to a new table, which appears whole or not at all.
 
         Raises:
-            SkewlessError: the table exists and ``allow_overwrite`` is not set.
+            InputError: the table exists and ``allow_overwrite`` is not set.
         """
         if not isinstance(storage, SavedDatasetPostgreSQLStorage):
-            raise SkewlessError(
+            raise InputError(
                 "A saved dataset of this store is a PostgreSQL table: use "
                 "SavedDatasetPostgreSQLStorage."
             )
@@ -382,7 +382,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         with arrow_session(self.config, f"writing the dataset {reference}") as session:
             table = DatasetTable.of(reference, session)
             if table.exists and not allow_overwrite:
-                raise SkewlessError(
+                raise InputError(
                     f"The table {reference} exists: choose another name, or allow_overwrite=True."
                 )
             # Read first: the labels or the sources may be what is overwritten.

@@ -17,7 +17,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.types import Array, FeastType, Float64, PrimitiveFeastType, Set
 from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field_mapping
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError, InputError
 from extensions.stores.online_codec.row_encoder import proto_values
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.join_keys import as_key
@@ -32,11 +32,11 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     """
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source that names its times.")
+        raise DefinitionError(f"View {view.name} has no batch source that names its times.")
     try:
         table = pa.Table.from_pandas(documents_as_text(view, frame), preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"The push to view {view.name} has a column of mixed types ({error}): one type each."
         ) from error
     table = _run_pyarrow_field_mapping(table, source.field_mapping or {})
@@ -45,7 +45,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     wanted = [*(field.name for field in fields), source.timestamp_field]
     missing = sorted({*wanted} - {*table.column_names})
     if missing:
-        raise SkewlessError(f"The push to view {view.name} lacks {', '.join(missing)}.")
+        raise InputError(f"The push to view {view.name} lacks {', '.join(missing)}.")
     values = {
         field.name: proto_values(
             one_chunk(

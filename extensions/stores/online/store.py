@@ -26,7 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extensions.addresses import connection_string_of, redis_parts, redis_url
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.online.exact_push_conversion import use_exact_conversion
 from extensions.stores.online.prefix_claims import (
     PROJECT,
@@ -433,7 +433,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         where = self._place(config, table, [key for key, *_ in data[:1]])
         events = [_micros(at) for _, _, at, _ in data]
         if None in events:
-            raise SkewlessError(f"A row for {layout.view} has no event time: give each one.")
+            raise InputError(f"A row for {layout.view} has no event time: give each one.")
         created = [_micros(at) for *_, at in data]
         for what, times in (("event time", events), ("created time", created)):
             latest = max((one for one in times if one is not None), default=0)

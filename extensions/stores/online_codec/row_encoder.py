@@ -11,7 +11,7 @@ from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.online_codec import row_format as rows
 from extensions.stores.online_codec.redis_keys import id_bytes
 from extensions.stores.online_codec.row_format import Column, Layout
@@ -53,11 +53,11 @@ def pack_rows(
     """The table's rows in order, in slices; with ``sections``, each with its header before it.
 
     Raises:
-        SkewlessError: a row has no event time, or a column is missing or of another type.
+        InputError: a row has no event time, or a column is missing or of another type.
     """
     missing = [name for name in (*layout.names, event) if name not in table.column_names]
     if missing:
-        raise SkewlessError(
+        raise InputError(
             f"The rows for {layout.view} lack {', '.join(missing)}: they must have the event "
             "time and every feature of the view."
         )
@@ -106,11 +106,11 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     """One column of ids, as they stand in keys (`extensions.stores.online_codec.redis_keys`).
 
     Raises:
-        SkewlessError: an id is null or not of the declared type.
+        InputError: an id is null or not of the declared type.
     """
     column = _whole(table[name])
     if column.null_count:
-        raise SkewlessError(f"A row has no {name}: every row must name its entity.")
+        raise InputError(f"A row has no {name}: every row must name its entity.")
     if value_type in (ValueType.INT64, ValueType.INT32):
         return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
@@ -118,7 +118,7 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
         seconds = whole_seconds(column)
         if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
-            raise SkewlessError(
+            raise InputError(
                 f"The key {name} holds a time with a fraction of a second, which Feast cuts off: "
                 "two such keys would be one."
             )
@@ -142,9 +142,7 @@ def _pack(
     n = table.num_rows
     event, known = microseconds(table[event_name])
     if not known.all():
-        raise SkewlessError(
-            f"A row for {layout.view} has no {event_name}: every row must have one."
-        )
+        raise InputError(f"A row for {layout.view} has no {event_name}: every row must have one.")
     created, dated = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     if created_name and created_name in table.column_names:
         created, dated = microseconds(table[created_name])
@@ -305,7 +303,7 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     Not from numpy's: those make floats of whole numbers that stand beside a null.
 
     Raises:
-        SkewlessError: a value does not fit, by the column's ``name``.
+        InputError: a value does not fit, by the column's ``name``.
     """
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
@@ -318,9 +316,7 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     try:
         return python_values_to_proto_values(items, value_type)
     except (TypeError, ValueError, AssertionError, OverflowError) as error:
-        raise SkewlessError(
-            f"The column {name} does not fit {value_type.name}: {error}."
-        ) from error
+        raise InputError(f"The column {name} does not fit {value_type.name}: {error}.") from error
 
 
 def _numbers(array: pa.Array, column: Column) -> pa.Array:
@@ -341,9 +337,9 @@ def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
     try:
         return array.cast(kind)
     except pa.ArrowInvalid as error:
-        raise SkewlessError(f"The column {name} does not fit {kind}: {error}.") from error
+        raise InputError(f"The column {name} does not fit {kind}: {error}.") from error
     except pa.ArrowNotImplementedError as error:
-        raise SkewlessError(f"The column {name} is {array.type}, not {kind}.") from error
+        raise InputError(f"The column {name} is {array.type}, not {kind}.") from error
 
 
 def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -33,7 +33,7 @@ from extensions.addresses import REPO_ROOT
 from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, DefinitionError, SkewlessError
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
 from extensions.stores.registry.version_store import Kind, Published
@@ -130,7 +130,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         is the default by now; the pin that nobody wrote is taken off.
         """
         if feature_service.precompute_online:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The feature service {feature_service.name} has precompute_online=True, which "
                 "this online store does not keep: its rows are read in one round trip as they "
                 "are. Take precompute_online out; the service serves the same values."
@@ -171,14 +171,14 @@ class SkewlessSqlRegistry(SqlRegistry):
         """Delete a view of which nothing is published any more.
 
         Raises:
-            SkewlessError: versions of it are computed or served.
+            ConflictError: versions of it are computed or served.
         """
         if self._here():
             with self._rows() as conn:
                 kept = [one for one in rows.published(conn, name) if one.kept]
             if kept:
                 versions = ", ".join(f"v{one.version}" for one in kept)
-                raise SkewlessError(
+                raise ConflictError(
                     f"{name} is published ({versions}): bring its file back, or take its versions "
                     f"out of use first with `skewless retire {name} vN`."
                 )
@@ -209,13 +209,13 @@ class SkewlessSqlRegistry(SqlRegistry):
         """The definition of a view as its file has it.
 
         Raises:
-            SkewlessError: it names no version, or its SQL is not there.
+            DefinitionError: it names no version, or its SQL is not there.
         """
         if isinstance(view, OnDemandFeatureView):
             return Definition.of_transform(view)
         version = number_of(view)
         if version is None:
-            raise SkewlessError(
+            raise DefinitionError(
                 f'View {view.name} names no version: give it version="v1" and keep its SQL in '
                 f"{COMPUTATIONS}/{view.name}.v1.sql."
             )
@@ -357,7 +357,7 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
     """A published definition stays; a retired number is not used again.
 
     Raises:
-        SkewlessError: with the number to take instead.
+        ConflictError: with the number to take instead.
     """
     number = max(one.version for one in known) + 1
     advice = (
@@ -366,9 +366,9 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
         else f'make v{number} (version="v{number}")'
     )
     if same.state == "retired":
-        raise SkewlessError(f"{mine.name} was retired and its number is used up: {advice}.")
+        raise ConflictError(f"{mine.name} was retired and its number is used up: {advice}.")
     if changed := mine.changed(same.definition):
-        raise SkewlessError(
+        raise ConflictError(
             f"{mine.name} is published and its {', '.join(changed)} must not change: take the "
             f"change back, or {advice}."
         )
@@ -382,7 +382,7 @@ def _check_keys(mine: Definition, known: list[Published]) -> None:
             and before
             and sorted(before) != sorted(mine.content["join_keys"])
         ):
-            raise SkewlessError(
+            raise DefinitionError(
                 f"{mine.name} has other join keys than {one.name}: that is another view, so give "
                 "it another name."
             )
@@ -411,7 +411,7 @@ def _follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
         kind: Any = FeatureView if default.kind == "computation" else OnDemandFeatureView
         projection.features = copy.copy(kind.from_proto(proto).features)
     elif not held <= there:
-        raise SkewlessError(
+        raise DefinitionError(
             f"{projection.name}:{min(held - there)} is asked for, which the default, "
             f"v{default.version}, does not have: promote the version that has it first, or name "
             f'it: "{projection.name}@vN".'

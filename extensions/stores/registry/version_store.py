@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, InputError
 
 if TYPE_CHECKING:
     from extensions.asof.definition_fingerprint import Definition
@@ -122,7 +122,7 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
     """One version.
 
     Raises:
-        SkewlessError: it was never published.
+        InputError: it was never published.
     """
     known = published(conn, view)
     for one in known:
@@ -130,11 +130,10 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
             return one
     numbers = ", ".join(f"v{one.version}" for one in known if one.state != "retired")
     if not numbers:
-        raise SkewlessError(
+        raise InputError(
             f"There is no published view {view}: `skewless versions` lists those there are.",
-            exit_code=2,
         )
-    raise SkewlessError(f"{view} v{version} was never published: there are {numbers}.", exit_code=2)
+    raise InputError(f"{view} v{version} was never published: there are {numbers}.")
 
 
 def active(known: Sequence[Published]) -> Published | None:
@@ -167,7 +166,7 @@ def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:
     """Keep the view's pointer and rows to this transaction.
 
     Raises:
-        SkewlessError: another operator has them, and ``wait`` is False.
+        ConflictError: another operator has them, and ``wait`` is False.
     """
     key = f"skewless pointer {view}"
     if wait:
@@ -177,7 +176,7 @@ def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:
         "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [key]
     ).fetchone()
     if not (row and row[0]):
-        raise SkewlessError(
+        raise ConflictError(
             f"Another operator is changing {view} at this moment: look at `skewless versions`, "
             "then try again."
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 _BITS = {"INT32": pa.int32(), "INT64": pa.int64()}
 _FLOATS = {"FLOAT32": pa.float32(), "FLOAT64": pa.float64()}
@@ -74,7 +74,7 @@ def _scalars(array: pa.Array, kind: str, what: str, declared: str, strict: bool)
             if strict:
                 return _instants(array)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"{what} must be {declared}, and holds another value ({_shown(error)}): correct it, "
             "or declare another type."
         ) from error
@@ -131,7 +131,7 @@ def nested(
     """Lists of lists from what the driver flattens, by each row's dimensions (``[1:2][1:3]``).
 
     Raises:
-        SkewlessError: a row has another number of dimensions than ``depth``.
+        InputError: a row has another number of dimensions than ``depth``.
     """
     rows = []
     for flat, bounds in zip(values.to_pylist(), dimensions.to_pylist(), strict=True):
@@ -140,7 +140,7 @@ def nested(
             continue
         lengths = [int(last) - int(first) + 1 for first, last in _BOUNDS.findall(bounds)]
         if len(lengths) != depth:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {column} holds an array of {len(lengths)} dimension(s) ({bounds}), "
                 f"and its declared type has {depth}: declare one Array for each."
             )
@@ -158,11 +158,11 @@ def refuse_null_items(array: pa.Array, column: str) -> None:
     """Refuse lists with a null inside: no wire type of Feast's holds one.
 
     Raises:
-        SkewlessError: there is one.
+        InputError: there is one.
     """
     items = array.flatten()
     if items.null_count:
-        raise SkewlessError(
+        raise InputError(
             f"The column {column} holds an array with a null inside, which cannot be served: "
             "leave nulls out of the array, or write the value that they stand for."
         )

@@ -25,7 +25,7 @@ from feast.types import (
     from_feast_to_pyarrow_type,
 )
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.stores.values.canonical_keys import canonical
 
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
@@ -131,7 +131,7 @@ def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
 
 
 def _refused(name: str, dtype: FeastType, why: str) -> SkewlessError:
-    return SkewlessError(f"The key {name} must be {dtype}, as its entity says ({why}).")
+    return InputError(f"The key {name} must be {dtype}, as its entity says ({why}).")
 
 
 def _spells(held: pa.DataType, dtype: FeastType) -> bool:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 
 def array_texts(view: str, table: pa.Table) -> pa.Table:
     """The table with such texts in the place of nested lists; other columns stay.
 
     Raises:
-        SkewlessError: a value is no array of PostgreSQL's.
+        InputError: a value is no array of PostgreSQL's.
     """
     for place, field in enumerate(table.schema):
         if not (_is_list(field.type) and _is_list(field.type.value_type)):
@@ -25,7 +25,7 @@ def array_texts(view: str, table: pa.Table) -> pa.Table:
                 None if value is None else _text(value) for value in table.column(place).to_pylist()
             ]
         except ValueError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {field.name} of a push to view {view} holds {error}: none of the "
                 f"{table.num_rows} rows was appended."
             ) from error

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.arrow.timestamps import parsed
@@ -43,7 +43,7 @@ class EntityTable:
         """Read a pandas frame or an Arrow table; text and objects count as moments too.
 
         Raises:
-            SkewlessError: no moment, or a column that Arrow cannot hold.
+            InputError: no moment, or a column that Arrow cannot hold.
         """
         if isinstance(frame, pa.Table):
             column = _moment_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
@@ -59,7 +59,7 @@ class EntityTable:
         try:
             rows = pa.Table.from_pandas(rest, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The entity frame has a column of mixed types ({error}): one type each."
             ) from error
         place = list(frame.columns).index(column)
@@ -87,12 +87,12 @@ class EntityTable:
         """What travels of the labels: ordinals, moments, and keys of the views' own types.
 
         Raises:
-            SkewlessError: a needed key is missing or is of another type, or a label has no moment.
+            InputError: a needed key is missing or is of another type, or a label has no moment.
         """
         moments = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
         if moments.null_count:
             row = pc.index(moments.is_null(), value=True).as_py()
-            raise SkewlessError(
+            raise InputError(
                 f"Row {row} of the entity frame has no {self.timestamp_column}: "
                 "give every label its time."
             )
@@ -160,7 +160,7 @@ class EntityQuery:
         """Put the query's rows, numbered, into a temporary table; returns it.
 
         Raises:
-            SkewlessError: a needed key is missing or a value is none, or a label has no moment.
+            InputError: a needed key is missing or a value is none, or a label has no moment.
         """
         _check_keys(keys, self.columns)
         session.run(
@@ -179,7 +179,7 @@ class EntityQuery:
             )
         )
         if lost.num_rows:
-            raise SkewlessError(
+            raise InputError(
                 f"A row of the labels' query has no {self.timestamp_column}: "
                 "give every label its time."
             )
@@ -197,7 +197,7 @@ class EntityQuery:
                 ).format(name=name, labels=self.relation, key=sql.Identifier(f"key_{i}"))
             )
             if odd.num_rows:
-                raise SkewlessError(
+                raise InputError(
                     f"The key {key.label_column} must be {key.dtype}, as its entity says; the "
                     f"labels' query returns {odd['value'][0].as_py()}."
                 )
@@ -260,7 +260,7 @@ def _moment_column(types: dict[str, pa.DataType]) -> str:
         return "event_timestamp"
     times = [name for name, data_type in types.items() if pa.types.is_timestamp(data_type)]
     if len(times) != 1:
-        raise SkewlessError(
+        raise InputError(
             "The entity frame does not say when each label happened: name that column "
             "event_timestamp."
         )
@@ -271,7 +271,7 @@ def _parsed(moments: "pd.Series[Any]", column: str) -> pa.ChunkedArray:
     try:
         return parsed(moments)
     except (ValueError, TypeError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"The column {column} does not hold times ({error}): write them as "
             "2026-01-31T12:00:00Z."
         ) from error
@@ -287,7 +287,7 @@ def _in_utc(moments: pa.ChunkedArray) -> pa.ChunkedArray:
 def _check_keys(keys: Sequence[Key], columns: Sequence[str]) -> None:
     missing = [key.label_column for key in keys if key.label_column not in columns]
     if missing:
-        raise SkewlessError(
+        raise InputError(
             f"The entity frame has no column {', '.join(missing)}, which the features are "
             f"joined on: add it (there are {', '.join(columns)})."
         )
@@ -297,7 +297,7 @@ def _check_names(names: Sequence[str], query: str) -> None:
     """PostgreSQL cuts names after 63 bytes, and two columns of one name are one in a join."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SkewlessError(
+        raise InputError(
             f"The labels' query returns more than one column {', '.join(twice)}: name each its own"
             " (PostgreSQL cuts names after 63 bytes)."
         )
@@ -306,7 +306,7 @@ def _check_names(names: Sequence[str], query: str) -> None:
             continue
         longer = re.search(re.escape(name) + r"[\w$]+", query, re.IGNORECASE)
         if longer and name not in re.findall(r"[\w$]+", query.lower()):
-            raise SkewlessError(
+            raise InputError(
                 f"The labels' query has a column {longer[0]}, which PostgreSQL cuts to {name}: "
                 "give it a name of at most 63 bytes."
             )

@@ -27,7 +27,7 @@ from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 
 from extensions.asof.computation import view_version
 from extensions.database import connect, connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
@@ -69,14 +69,14 @@ def write_logged_features(
     it comes; Feast's own servers cut it to whole seconds.
 
     Raises:
-        SkewlessError: the source is not a feature service, or the rows lack the log's columns.
+        InputError: the source is not a feature service, or the rows lack the log's columns.
     """
     if not isinstance(source, FeatureServiceLoggingSource):
-        raise SkewlessError("Only a feature service's logs can be written.")
+        raise InputError("Only a feature service's logs can be written.")
     rows = pq.read_table(data) if isinstance(data, Path) else data
     for name in (LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD):
         if name not in rows.column_names:
-            raise SkewlessError(f"The logged features lack the column {name}.")
+            raise InputError(f"The logged features lack the column {name}.")
     columns, types = _columns(config, rows, source, registry)
     url = url_of(config)
     bounds = pc.min_max(columns["served_at"])

@@ -20,7 +20,7 @@ from feast.types import Array, FeastType, Set
 from psycopg import sql
 
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError, InputError, SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.column_reading import JSONS
 from extensions.stores.offline.arrow.nested_array_text import array_texts
@@ -258,7 +258,7 @@ def _correct(
         )
         if not _left(session, names):
             return
-    raise SkewlessError(
+    raise InputError(
         f"An entity of {log.table} was told more than {MOST_CORRECTIONS} different rows for the "
         f"same times: give corrections a {log.created} of their own; none of the rows was appended."
     )
@@ -355,10 +355,10 @@ def _names(view: FeatureView) -> dict[str, str]:
 def _log(view: FeatureView) -> _Log:
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source to append to.")
+        raise DefinitionError(f"View {view.name} has no batch source to append to.")
     table = source.get_table_query_string()
     if table.startswith("("):
-        raise SkewlessError(
+        raise DefinitionError(
             f"View {view.name} reads a query, which cannot be appended to: give its source a table."
         )
     in_source = {output: column for column, output in source.field_mapping.items()}
@@ -385,7 +385,7 @@ def _prepared(view: FeatureView, table: pa.Table) -> pa.Table:
     keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
     for name in (*keys, source.timestamp_field):
         if name in typed.column_names and typed[name].null_count:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {name} of a push to view {view.name} has {typed[name].null_count} "
                 "nulls: give every row its keys and its event time; none of the "
                 f"{table.num_rows} rows was appended."
@@ -425,7 +425,7 @@ def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
             what = f"The column {field.name}"
             column = exactly(table.column(place), kind, depth, what, str(field.dtype))
         except SkewlessError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
                 "appended."
             ) from error
@@ -464,7 +464,7 @@ def _parsed(table: pa.Table, times: Sequence[str]) -> pa.Table:
         try:
             moments = parsed(table.column(place).to_pandas())
         except (ValueError, TypeError) as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {field.name} does not hold times ({error}): write them as "
                 f"2026-01-31T12:00:00Z; none of the {table.num_rows} rows was appended."
             ) from error
