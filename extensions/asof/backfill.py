@@ -12,7 +12,8 @@ from extensions.asof.engine import append
 from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.log_coverage import coverage
 from extensions.asof.safe_time import settled_now
-from extensions.asof.spine import active, changes
+from extensions.asof.spine import active
+from extensions.asof.spine_changes import changes
 from extensions.asof.tick_schedule import last_tick
 from extensions.asof.unpublished_ranges import note_unpublished
 from extensions.asof.watermarks import (

@@ -15,13 +15,8 @@ from typing import Any, Literal
 
 from feast import FeatureView, OnDemandFeatureView
 
-from extensions.asof.computation import (
-    Computation,
-    FeatureColumn,
-    Freshness,
-    HistorySource,
-    view_version,
-)
+from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
+from extensions.asof.computation_loading import view_version
 from extensions.asof.sql_normalization import normalised
 
 Kind = Literal["computation", "transform"]

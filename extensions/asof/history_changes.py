@@ -15,7 +15,8 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import Computation
-from extensions.asof.spine import Spine, everyone, touched
+from extensions.asof.spine import Spine, everyone
+from extensions.asof.spine_changes import touched
 
 # Of a source that cannot be followed: what it is, and what to do.
 NOT_FOLLOWED = "is no table, so rows that change behind the watermarks are not seen"

@@ -9,7 +9,8 @@ from extensions.asof.computation import Computation
 from extensions.asof.engine import append
 from extensions.asof.history_changes import affected, changes_of
 from extensions.asof.safe_time import settled_now
-from extensions.asof.spine import everyone, touched
+from extensions.asof.spine import everyone
+from extensions.asof.spine_changes import touched
 from extensions.asof.unpublished_ranges import note_unpublished
 from extensions.asof.watermarks import (
     PATIENCE_SECONDS,

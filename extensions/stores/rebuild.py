@@ -25,7 +25,8 @@ from psycopg import sql
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from extensions.asof.computation import Computation, load_computations
+from extensions.asof.computation import Computation
+from extensions.asof.computation_loading import load_computations
 from extensions.asof.watermarks import PATIENCE_SECONDS, advance_published, alone_on, read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers

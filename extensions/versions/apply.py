@@ -19,7 +19,7 @@ from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
-from extensions.asof.computation import read_repository
+from extensions.asof.computation_loading import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.tick import tick

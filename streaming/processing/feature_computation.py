@@ -1,6 +1,6 @@
 """Computing values as of now: into the log, and back for Redis in the same statement."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.types.numeric import Int8BinaryLoader
 
-from extensions.asof import Computation, Spine, changes
+from extensions.asof import Computation, Spine
 from extensions.asof.engine import answers
 from extensions.asof.safe_time import settled_now
 from extensions.database.connection import identifiers
@@ -113,67 +113,8 @@ def logged_values(
             yield _table(computation, rows)
 
 
-def entities(computation: Computation, keys: Collection[tuple[int, ...]], at: datetime) -> Spine:
-    """The entities themselves, as of ``at``; in key order, so that neighbours share pages."""
-    columns = zip(zip(*sorted(keys), strict=True), computation.key_types, strict=True)
-    return Spine(
-        sql.SQL(
-            "SELECT u.*, {at}::timestamptz AS as_of FROM unnest({columns}) AS u ({keys})"
-        ).format(
-            at=sql.Literal(at),
-            columns=sql.SQL(", ").join(_array(column, pg_type) for column, pg_type in columns),
-            keys=identifiers(computation.join_keys),
-        )
-    )
-
-
-def arrivals(computation: Computation, after: datetime, through: datetime, at: datetime) -> Spine:
-    """The entities with a row of the primary source that arrived in ``(after, through]``."""
-    primary = computation.reads[0]
-    return Spine(
-        sql.SQL(
-            "SELECT DISTINCT {keys}, {at}::timestamptz AS as_of FROM {table} "
-            "WHERE {arrival} > {after} AND {arrival} <= {through}"
-        ).format(
-            keys=identifiers(computation.join_keys),
-            at=sql.Literal(at),
-            table=sql.Identifier(primary.table),
-            arrival=sql.Identifier(primary.arrival),
-            after=sql.Literal(after),
-            through=sql.Literal(through),
-        )
-    )
-
-
-def unanswered(computation: Computation, after: datetime, through: datetime) -> Spine:
-    """The entities that changed in ``(after, through]`` and have no row in the log since.
-
-    What the steps have seen to is in the log already. What remains changed by time alone (rows
-    that left a window, or whose own time came), or by another hand than the stream's.
-    """
-    return Spine(
-        sql.SQL(
-            "SELECT DISTINCT {keys}, {through}::timestamptz AS as_of FROM ({changes}) AS c "
-            "WHERE NOT EXISTS (SELECT FROM {log} AS l WHERE ({logged}) = ({keys}) "
-            "AND l.event_timestamp >= c.as_of)"
-        ).format(
-            keys=identifiers(computation.join_keys, "c"),
-            through=sql.Literal(through),
-            changes=changes(computation, after, through).query,
-            log=sql.Identifier(computation.log_table),
-            logged=identifiers(computation.join_keys, "l"),
-        )
-    )
-
-
 def _columns(computation: Computation) -> list[str]:
     return [*computation.join_keys, *_TIMES, *(f.name for f in computation.features)]
-
-
-def _array(column: tuple[int, ...], pg_type: str) -> sql.Composable:
-    # psycopg quotes the elements of a list one by one; whole numbers need none of that.
-    elements = sql.Literal("{" + ",".join(map(str, column)) + "}")
-    return sql.SQL("{}::{}[]").format(elements, sql.SQL(pg_type))
 
 
 def _numbers_for_times(cursor: psycopg.Cursor[tuple[object, ...]]) -> None:

@@ -17,6 +17,7 @@ import psycopg
 import pyarrow as pa
 
 from extensions.asof import Spine
+from extensions.asof.spine import arrivals, entities
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
@@ -26,7 +27,7 @@ from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import Decoder, Message, Reason, RejectedError, WatchEvent
 from streaming.kafka.subscription import Batch
 from streaming.processing.event_transaction import ensure_months, months_of, store
-from streaming.processing.feature_computation import arrivals, entities, log_values, moment_after
+from streaming.processing.feature_computation import log_values, moment_after
 from streaming.processing.offsets import Position, Progress, mark_processed
 from streaming.processing.online_write_retries import note_refused
 from streaming.processing.online_writer import Publisher

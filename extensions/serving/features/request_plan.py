@@ -12,7 +12,8 @@ from typing import Any
 from feast import FeatureService, FeatureStore, FeatureView, ValueType
 from feast.utils import _get_feature_views_to_use
 
-from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
+from extensions.asof.computation import Freshness
+from extensions.asof.computation_loading import COMPUTATIONS, view_version
 from extensions.errors import DefinitionError
 from extensions.serving.features.on_demand_transforms import Transform
 from extensions.stores.online.store import layout_of, lifetime_of, trust_of

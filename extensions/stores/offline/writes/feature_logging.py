@@ -25,7 +25,7 @@ from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingC
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 
-from extensions.asof.computation import view_version
+from extensions.asof.computation_loading import view_version
 from extensions.database import connect, connect_arrow
 from extensions.errors import InputError
 from extensions.stores.offline.connection_settings import url_of
