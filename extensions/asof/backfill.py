@@ -1,4 +1,4 @@
-"""The backfill: the log that would exist had the store run in the past."""
+"""The backfill: appends the rows that the log would hold had the store run in the past."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from extensions.asof.watermarks import (
 )
 from extensions.errors import InputError
 
-# One transaction per chunk: what an interruption costs at most, and the step of the bar.
+# One transaction per chunk: an interruption loses at most one; progress is counted in chunks.
 CHUNK = timedelta(days=1)
 
 Progress = Callable[[int, int], None]
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Backfill:
-    """What a backfill did. ``end`` is earlier than asked for where live rows begin."""
+    """The result of a backfill. ``end`` is earlier than requested where live rows begin."""
 
     view: str
     version: int
@@ -51,12 +51,12 @@ def backfill(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Backfill:
-    """Append every row that the view would have logged in ``(start, end]``, and its state at start.
+    """Append every row that the view would have logged in ``(start, end]``, and the state at start.
 
-    Values that were really logged are never overlaid: the range ends where the view went live.
-    The same range, interrupted, goes on after its last whole chunk; done, it is a no-op. What a
-    backfill computed before history changed is replaced, from the earliest arrival that the
-    change claims; with ``again`` all that backfills wrote in the range is.
+    Live rows are never replaced: the range ends where the view went live. An interrupted backfill
+    of the same range resumes after its last complete chunk; a finished one is a no-op. Rows that
+    a backfill wrote before history changed are replaced, from the earliest arrival that the
+    change claims; with ``again`` all rows that backfills wrote in the range are.
     ``progress(done, total)`` counts chunks. ``conn`` must be in autocommit. The view is held for
     one chunk at a time, so that ticks and sweeps go on meanwhile.
 
@@ -106,7 +106,7 @@ def _append(
     replace: bool,
     began: datetime,
 ) -> int:
-    """One chunk and the note that it is done, in one transaction; an empty one is the state."""
+    """Append one chunk and record it as done in one transaction; an empty range is the state."""
     if after == through:
         spine = active(computation, through)
     else:
@@ -138,8 +138,8 @@ def _append(
             },
         )
         if through == end:
-            # The next tick goes on from here instead of computing everyone again. What changed
-            # after the last whole tick is not in the log yet.
+            # The next tick continues from here instead of computing every entity. Changes after
+            # the last whole tick are not in the log yet.
             complete = max(start, last_tick(computation, end) or end)
             advance_processed(conn, computation, complete, live=False)
     return rows

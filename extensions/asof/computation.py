@@ -11,7 +11,7 @@ from extensions.errors import DefinitionError
 
 
 class Freshness(Enum):
-    """How closely a view follows its events: the tick's period and the staleness budget."""
+    """How fresh a view is kept: the period of its ticks and its freshness budget."""
 
     REALTIME = "realtime"
     HOURLY = "hourly"
@@ -34,7 +34,7 @@ class Freshness(Enum):
 
 @dataclass(frozen=True)
 class HistorySource:
-    """A table of things that happened: whose, when, and when the store could know."""
+    """A history table: its key columns, event time and arrival time."""
 
     table: str
     keys: tuple[str, ...]
@@ -44,7 +44,7 @@ class HistorySource:
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """A feature as PostgreSQL holds it, and what an entity without history has."""
+    """A feature's column in PostgreSQL, and its value for an entity without history."""
 
     name: str
     pg_type: str
@@ -82,7 +82,7 @@ class Computation:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the SQL returns, in the engine's order."""
+        """The columns that the SQL returns, in the engine's order."""
         return (*self.join_keys, "as_of", *(f.name for f in self.features))
 
 

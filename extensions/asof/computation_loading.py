@@ -45,8 +45,8 @@ def read_repository(repo_root: Path) -> RepoContents:
     repo_root = repo_root.resolve()
     if str(repo_root) not in sys.path:
         sys.path.append(str(repo_root))
-    # Feast lists every file below the folder that it is given, an environment's thousands
-    # included; definitions stand in one.
+    # Feast lists every file below the folder it is given, including a virtual environment's
+    # thousands, so it gets the folder of definitions only.
     with contextlib.chdir(repo_root):
         return parse_repo(repo_root / DEFINITIONS)
 
@@ -133,7 +133,7 @@ def computation_of(
 
 
 def view_version(view: FeatureView | OnDemandFeatureView) -> int:
-    """The version that the file names; ``latest`` and nothing count as 1, the first we make."""
+    """The version number that a view declares; ``latest`` and none count as 1."""
     match = re.fullmatch(r"v?(\d+)", str(view.version or ""))
     return int(match.group(1)) if match else 1
 

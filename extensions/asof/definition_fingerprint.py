@@ -1,7 +1,7 @@
-"""The definition of a view version: all that decides its values, and a fingerprint of it.
+"""The fingerprint of a view version: its definition, all that decides its values, and a hash.
 
-Published once, a definition is kept in PostgreSQL (`view_versions`) and never changes: a version
-can be computed, compared and described when the files already name the next one.
+A published definition is kept in PostgreSQL (`view_versions`) and never changes, so a version can
+be computed, compared and described after the files have moved on to the next one.
 """
 
 import ast
@@ -91,7 +91,7 @@ class Definition:
         content = dict(self.content)
         if self.kind == "computation":
             content["sql"] = normalised(content["sql"])
-            # Their order is a matter of who reads the view, not of what its values are.
+            # The order of features matters to readers of the view, not to its values.
             content["key_types"] = sorted(
                 zip(content.pop("join_keys"), content["key_types"], strict=True)
             )
@@ -101,7 +101,7 @@ class Definition:
         return content
 
     def changed(self, other: "Definition") -> list[str]:
-        """What differs from ``other``, in people's words; empty when the two are one."""
+        """What differs from ``other``, as phrases for the user; empty if nothing does."""
         mine, theirs = self.significant(), other.significant()
         if self.kind != other.kind:
             return ["kind"]
@@ -139,7 +139,7 @@ def _schemas_differ(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """As it will come back from the database."""
+    """The content as JSON gives it back: tuples become lists."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
 

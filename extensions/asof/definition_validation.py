@@ -1,7 +1,7 @@
-"""Checks of definitions as they are read: names, lengths, tags, defaults and collisions.
+"""Validation of definitions when they are read: names, lengths, tags, defaults, collisions.
 
-What PostgreSQL would cut, Redis would mix up or the engine would overlook in silence is refused
-here in one sentence, before anything is made of it.
+Refuses what PostgreSQL would truncate, Redis would confuse or the engine would silently ignore,
+before anything is created from it.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from extensions.asof.default_parsing import read_default
 from extensions.database.identifier_limits import LONGEST_NAME
 from extensions.errors import DefinitionError
 
-# The tags that mean something here. Others are the user's own, unless they are nearly one of these.
+# The tags that have a meaning here. Others are the user's own, unless they look like a misspelling.
 VIEW_TAGS = ("freshness", "horizon", "decays", "reads", "near")
 FIELD_TAGS = ("default",)
 SOURCE_TAGS = ("keys",)

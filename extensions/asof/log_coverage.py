@@ -1,7 +1,7 @@
 """Coverage: the spans of time for which a view version's log is complete, and the gaps.
 
-A log is complete where a backfill filled it and from when the view went live on. In between it
-keeps its last rows: a label there is joined to a value that may have long been another. Where
+A log is complete where a backfill filled it and from when the view went live. In between it
+keeps its last rows: a label there is joined to a value that may be out of date. Where
 history was loaded or changed after a backfill had read it, the backfill is stale from the
 earliest arrival that the change claims. What a training set needs to know of that is decided
 here, for the manifest and for Feast's own calls.
@@ -174,7 +174,7 @@ def coverages(rows: Iterable[Sequence[object]]) -> dict[str, Coverage]:
 
 
 def gap_sentence(view: str, labels: int, of: int, coverage: Coverage) -> str:
-    """What is wrong with labels in gaps, and what to do about it."""
+    """The warning about labels in gaps, with the command that closes the first gap."""
     first = coverage.gaps[0]
     more = f" (and {len(coverage.gaps) - 1} more gaps)" if len(coverage.gaps) > 1 else ""
     start, end = first.start.isoformat(), first.end.isoformat()
@@ -195,7 +195,7 @@ def gap_sentence(view: str, labels: int, of: int, coverage: Coverage) -> str:
 
 
 def before_sentence(view: str, labels: int, of: int, coverage: Coverage) -> str:
-    """What is wrong with labels before the log's beginning, and what to do about it."""
+    """The warning about labels older than the log, with the command that extends it."""
     start = coverage.spans[0].start.isoformat()
     return (
         f"{labels} of {of} labels are older than the log of {view}, which begins at {start}: "

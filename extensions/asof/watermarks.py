@@ -1,4 +1,4 @@
-"""How far each view version has come, and the lock that keeps two workers off one view."""
+"""Watermarks of view versions, and the lock that allows one worker per view at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from extensions.errors import ConflictError
 class Watermark:
     """``processed_through``: the log is complete up to here; ``published_through``: Redis too.
 
-    ``live_from``: the first moment that was computed as it came; None after backfills alone.
+    ``live_from``: the first time that was computed live; None if there were only backfills.
     """
 
     live_from: datetime | None
@@ -49,7 +49,7 @@ def advance_processed(
     )
 
 
-# What a tick or a backfill waits for another one to let go of a view.
+# How long a tick or a backfill waits for the lock of its view.
 PATIENCE_SECONDS = 10.0
 
 
@@ -66,9 +66,9 @@ def advance_published(conn: psycopg.Connection, computation: Computation, to: da
 def alone_on(
     conn: psycopg.Connection, computation: Computation, *, patience: float = 0.0
 ) -> Iterator[None]:
-    """Hold the view version for this session; never two at once.
+    """Hold the lock of a view version (a session-level advisory lock) in a ``with`` block.
 
-    ``patience``: seconds to wait for who holds it now; a sweep takes it for moments.
+    ``patience``: seconds to wait for the current holder; a sweep holds it only briefly.
 
     Raises:
         ConflictError: another session holds it.
