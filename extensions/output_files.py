@@ -1,4 +1,4 @@
-"""Output files: whole or not there, and never in the place of what is no regular file."""
+"""Output files: written completely or not at all, and never over a non-regular file."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def output_path(path: Path) -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` only if the block succeeds.
+    """A temporary path to write to, renamed to ``path`` only if the block succeeds (atomic write).
 
     Raises:
         InputError: as `output_path`, or the folder cannot be made or written to.

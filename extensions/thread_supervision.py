@@ -1,8 +1,8 @@
-"""Threads and tasks that must live as long as their process, and who sees whether they do.
+"""Supervision of threads and tasks that must live as long as their process.
 
-What is unforeseen ends a thread silently, and the process goes on with half of its work undone.
-So: a `Lasting` thread (or task) begins its body anew, after a pause; a `Vital` one, whose state a
-new beginning could not trust, keeps its failure for the main thread, which ends the process.
+An unhandled exception ends a thread silently, and the process goes on without it. So a `Lasting`
+thread (or task) restarts its body after a pause; a `Vital` one, whose state cannot be trusted
+after a failure, keeps the exception for the main thread, which ends the process.
 """
 
 import asyncio
@@ -17,26 +17,26 @@ from extensions.errors import SkewlessError
 logger = logging.getLogger(__name__)
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.5, 30.0
-# BSD's EX_SOFTWARE: a mistake of ours, and the program is to be started again.
+# BSD's EX_SOFTWARE: an internal error; the supervisor should restart the program.
 EXIT_CODE = 70
 
 
 class ThreadEndedError(SkewlessError):
-    """A thread that the process cannot do without ended: the process is to be started again."""
+    """An essential thread ended: the process must exit and be restarted."""
 
 
 class Living(Protocol):
-    """What liveness is read from. ``deaths``: how often it ended unexpectedly."""
+    """Source of a liveness check. ``deaths``: how often it ended unexpectedly."""
 
     name: str
     deaths: int
 
     def is_alive(self) -> bool:
-        """Whether it does its work, or will again after a pause."""
+        """Whether it is running, or will run again after a pause."""
 
 
 class Lasting(threading.Thread):
-    """A thread that begins its body anew whenever that ends before ``stopping`` is set."""
+    """A thread that restarts its body whenever that ends before ``stopping`` is set."""
 
     def __init__(self, name: str, body: Callable[[], None], stopping: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
@@ -44,7 +44,7 @@ class Lasting(threading.Thread):
         self.deaths = 0
 
     def run(self) -> None:
-        """Until ``stopping``; pauses grow while the body ends soon."""
+        """Run until ``stopping`` is set, with exponential back-off while the body fails quickly."""
         pause = PAUSE_FIRST
         while not self._stopping.is_set():
             began = monotonic()
@@ -61,7 +61,7 @@ class Lasting(threading.Thread):
 
 
 class LastingTask:
-    """As `Lasting`, a task of the running event loop, which ends when its body returns."""
+    """`Lasting` as a task of the running event loop; it ends when its body returns."""
 
     def __init__(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
         self.name, self._body = name, body
@@ -92,7 +92,7 @@ class LastingTask:
 
 
 class Vital(threading.Thread):
-    """A thread without which its process must not go on; subclasses say what it does.
+    """A thread without which its process must not go on; subclasses implement `body`.
 
     `check`, called by the main thread now and then, raises once it has ended.
     """
@@ -104,11 +104,11 @@ class Vital(threading.Thread):
         self._finished = False
 
     def body(self) -> None:
-        """What the thread does; returning is its orderly end."""
+        """The thread's work; returning is its normal end."""
         raise NotImplementedError
 
     def run(self) -> None:
-        """The body, whose failure is kept for `check`."""
+        """Run the body and keep its exception for `check`."""
         try:
             self.body()
             self._finished = True
@@ -118,7 +118,7 @@ class Vital(threading.Thread):
             logger.critical("The thread %r ended.", self.name, exc_info=error)
 
     def check(self) -> None:
-        """See that it lives.
+        """Raise if the thread has ended.
 
         Raises:
             ThreadEndedError: it has ended, and the process must end.

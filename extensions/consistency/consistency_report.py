@@ -1,6 +1,6 @@
-"""What a comparison reports: each difference with view, entity, side and cause, and its coverage.
+"""The report of a comparison: each difference with view, entity, side and cause, and coverage.
 
-Every cause but `LAG` is a finding: something wants mending, and `advice` says how.
+Every cause but `LAG` is a finding to be repaired; `advice` says how.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Cause:
     advice: str
 
 
-# In order of gravity, the gravest last. ``{view}`` and ``{name}`` (view.vN) are filled in.
+# In order of severity, the worst last. ``{view}`` and ``{name}`` (view.vN) are filled in.
 CAUSES: Mapping[str, Cause] = {
     NOT_COMPUTED: Cause(
         "log",
@@ -120,7 +120,7 @@ class Difference:
 
     @property
     def advice(self) -> str:
-        """What mends it."""
+        """How to repair it."""
         return CAUSES[self.cause].advice.format(view=self.view, name=self.name)
 
     def sentence(self) -> str:
@@ -165,12 +165,12 @@ class ViewComparison:
 
     @property
     def findings(self) -> int:
-        """Differences that nothing excuses."""
+        """Differences that are not excused as lag."""
         return sum(self.counts.values())
 
     @property
     def bugs(self) -> int:
-        """Those that nothing explains."""
+        """Differences without a known cause."""
         return self.counts.get(BUG, 0)
 
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, in UTC, with errors that say what to do."""
+"""Connections to PostgreSQL with UTC sessions and errors that say what to do."""
 
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,10 @@ CONNECT_TIMEOUT = 5
 
 
 def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> psycopg.Connection:
-    """Open a connection whose session speaks UTC; ``name`` is what pg_stat_activity shows.
+    """Open a connection with a UTC session; ``name`` is its application_name.
 
     Raises:
-        SkewlessError: the server cannot be reached or refuses; the sentence names host and
+        SkewlessError: the server cannot be reached or refuses; the message names host and
             database, never the password.
     """
     try:
@@ -42,7 +42,7 @@ def connect_arrow(url: str) -> "dbapi.Connection":
     Raises:
         SkewlessError: as `connect`.
     """
-    # Brings pandas along, which takes a second that most connections need not wait for.
+    # Imports pandas, which takes a second that most connections need not wait for.
     from adbc_driver_manager import Error as AdbcError  # noqa: PLC0415
 
     from extensions.database.adbc_connections import arrow_connection  # noqa: PLC0415

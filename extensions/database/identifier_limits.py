@@ -1,4 +1,4 @@
-"""Names of tables, columns and indexes: PostgreSQL cuts longer ones, and cut names may be equal."""
+"""Identifier limits: PostgreSQL truncates longer names, and truncated names may be equal."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ _HASH = 16
 
 
 def bounded_name(name: str) -> str:
-    """The name itself, or of one that is too long (in bytes) its beginning and a hash of it all."""
+    """The name, or if it exceeds the limit (in bytes) a prefix and a hash of all of it."""
     octets = name.encode()
     if len(octets) <= LONGEST_NAME:
         return name

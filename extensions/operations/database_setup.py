@@ -1,4 +1,4 @@
-"""Preparing a database: migrations, the logs of the declared views, the genres."""
+"""Database setup: migrations, the feature logs of the declared views, the genres."""
 
 import json
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
 def _record_genres(conn: psycopg.Connection, path: Path) -> int:
     """Append the embeddings that are new or changed; returns how many.
 
-    A genre's first embedding counts since ever, so that history from before this store can be
-    answered; a changed one counts from now on, so that the past keeps its answers.
+    A genre's first embedding is valid since ever, so that values can be computed from history older
+    than this store; a changed one is valid from now on, so that past values stay the same.
     """
     take_ingest_lock(conn)
     declared = json.loads(path.read_text()) if path.is_file() else {}

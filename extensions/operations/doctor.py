@@ -1,4 +1,4 @@
-"""The doctor: looks at every part the store stands on, and says what to mend."""
+"""The doctor: checks every server and part of the store, and says what to repair."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ MOST_CLOCK_SKEW = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing examined; ``advice`` says what to do where it is not ``ok``."""
+    """The result of one check; ``advice`` says what to do if it is not ``ok``."""
 
     what: str
     ok: bool
@@ -42,7 +42,7 @@ class Finding:
 
 
 def examine(entities: int = SAMPLED) -> list[Finding]:
-    """Examine everything; what cannot be reached is a finding and ends only its own checks.
+    """Run all checks; a server that cannot be reached is a finding and skips only its checks.
 
     ``entities``: how many of each view are compared in history, log and Redis; 0: none.
     """

@@ -1,4 +1,4 @@
-"""A refresh from end to end: tick the log, then publish to Redis what the log gained."""
+"""A refresh: tick the feature log, then publish the new rows to Redis."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +105,7 @@ class Refresher:
             except SkewlessError as error:
                 failed.append(f"{computation.name}: {error.message}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
-                # The view's own SQL failed on its data; the other views are none the worse.
+                # The view's own SQL failed on its data; the other views go on.
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")
             if progress:
                 progress(number + 1, len(computations))

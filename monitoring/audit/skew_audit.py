@@ -110,7 +110,7 @@ class AuditReport:
 
     @property
     def bugs(self) -> int:
-        """Those that nothing explains."""
+        """Differences without a known cause."""
         return sum(one.bug for one in self.features)
 
     @property
