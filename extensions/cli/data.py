@@ -88,11 +88,12 @@ def simulate(
     """Zipf popularity, heavy-tailed activity, habits, late and duplicate events."""
     from datetime import UTC, datetime
 
-    from extensions.addresses import postgres_url
+    from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.history.simulate import new_simulation
     from extensions.history.simulate import simulate as run
-    from extensions.history.simulated_platform import Simulation
 
-    simulation = Simulation(
+    simulation = new_simulation(
+        REPO_ROOT,
         users=users,
         items=items,
         days=days,

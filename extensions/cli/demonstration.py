@@ -41,9 +41,12 @@ class Demonstration:
         self, users: int, items: int, days: int, events: int, seed: int, kafka: KafkaChoice
     ) -> None:
         # Imported here: a command line that only shows its help need not wait for numpy.
-        from extensions.history.simulated_platform import Simulation
+        from extensions import addresses
+        from extensions.history.simulate import new_simulation
 
-        self.simulation = Simulation(users=users, items=items, days=days, events=events, seed=seed)
+        self.simulation = new_simulation(
+            addresses.REPO_ROOT, users=users, items=items, days=days, events=events, seed=seed
+        )
         self.kafka = kafka
         self.figures: dict[str, Any] = {}
         self.lines: list[tuple[str, str, str]] = []

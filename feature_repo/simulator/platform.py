@@ -1,15 +1,14 @@
-"""A streaming platform that never was: its users, its catalogue, and who watches what when."""
+"""A simulated streaming platform: its users, its catalogue, and who watches what when."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-from extensions.errors import InputError
-from extensions.history.arrow_schemas import ITEM_SCHEMA, to_micros
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -18,6 +17,32 @@ SECOND = 1_000_000
 HOUR = 3_600 * SECOND
 DAY = 24 * HOUR
 MILLI = 1_000
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+# Watch events in order of arrival.
+EVENT_SCHEMA = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.int64(), nullable=False),
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("watched_at", _TIMESTAMP, nullable=False),
+        pa.field("ingested_at", _TIMESTAMP),
+        pa.field("duration_ms", pa.int32(), nullable=False),
+        pa.field("progress", pa.float32(), nullable=False),
+    ]
+)
+
+# The genre of an item from a time on, and when that became known.
+ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("genre", pa.string(), nullable=False),
+        pa.field("valid_from", _TIMESTAMP, nullable=False),
+        pa.field("ingested_at", _TIMESTAMP),
+    ]
+)
 
 DEFAULT_GENRES = (
     "action", "animation", "comedy", "crime", "documentary", "drama",
@@ -49,18 +74,18 @@ class Simulation:
     def __post_init__(self) -> None:
         for name in ("users", "items", "days"):
             if getattr(self, name) < 1:
-                raise InputError(f"A simulation needs {name} of 1 or more.")
+                raise ValueError(f"A simulation needs {name} of 1 or more.")
         if self.events < 0 or self.seed < 0 or not self.genres:
-            raise InputError("A simulation needs events and a seed of 0 or more, and a genre.")
+            raise ValueError("A simulation needs events and a seed of 0 or more, and a genre.")
         if not (0 <= self.late_share <= 1 and 0 <= self.duplicate_share <= 1):
-            raise InputError("A simulation's late and duplicate shares lie between 0 and 1.")
+            raise ValueError("A simulation's late and duplicate shares lie between 0 and 1.")
         if self.until.tzinfo is None:
-            raise InputError("A simulation's end needs a time zone.")
+            raise ValueError("A simulation's end needs a time zone.")
 
     @property
     def until_us(self) -> int:
         """The end, in microseconds since the epoch, on a whole millisecond."""
-        return to_micros(self.until) // MILLI * MILLI
+        return (self.until - EPOCH) // timedelta(microseconds=1) // MILLI * MILLI
 
     @property
     def start_us(self) -> int:
@@ -72,12 +97,31 @@ class Simulation:
         """Rows in the history: every watch, and the duplicates."""
         return self.events + round(self.events * self.duplicate_share)
 
+    @cached_property
+    def platform(self) -> "Platform":
+        """The users and the catalogue; built once, at the first use."""
+        return Platform(self)
+
+    def item_batches(self) -> Iterator[pa.RecordBatch]:
+        """The items' history (`ITEM_SCHEMA`), in order of arrival."""
+        yield self.platform.item_history()
+
+    def event_batches(self) -> Iterator[pa.RecordBatch]:
+        """The watch events (`EVENT_SCHEMA`), in order of arrival."""
+        from feature_repo.simulator.event_history import history  # noqa: PLC0415 - built on this
+
+        return history(self, platform=self.platform)
+
+    def to_json(self) -> dict[str, Any]:
+        """The parameters as JSON types."""
+        return {**asdict(self), "until": self.until.isoformat(), "genres": list(self.genres)}
+
     def generator(self, *purpose: int) -> np.random.Generator:
         """A stream of random numbers of its own for each ``purpose``."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=purpose))
 
 
-class World:
+class Platform:
     """The people and the catalogue of one simulation, as numpy columns.
 
     User ``i`` has the id ``i + 1``; items are held in the order of their genres, with their id

@@ -1,14 +1,13 @@
-"""The same platform, live: watch events as its clients would publish them now."""
+"""Live events of the simulated platform, as its clients would publish them now."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypedDict
 
 import numpy as np
 
-from extensions.history.arrow_schemas import from_micros, to_micros
-from extensions.history.simulate import uuid7
-from extensions.history.simulated_platform import MILLI, Simulation, World
+from feature_repo.simulator.event_history import uuid7
+from feature_repo.simulator.platform import EPOCH, MILLI, Platform, Simulation
 
 _DRAWN_AT_ONCE = 256
 
@@ -27,7 +26,7 @@ class WatchEvent(TypedDict):
 def live_events(
     simulation: Simulation,
     *,
-    world: World | None = None,
+    platform: Platform | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     stream: int = 0,
 ) -> Iterator[WatchEvent]:
@@ -37,27 +36,28 @@ def live_events(
     1, ``watchedAt`` ISO 8601 in UTC. The order of users and items depends on the simulation and
     ``stream`` alone; producers side by side take a ``stream`` each.
     """
-    world = world or World(simulation)
+    platform = platform or Platform(simulation)
     rng = simulation.generator(5, stream)
     day = simulation.days - 1
     while True:
-        users = world.draw_users(rng, day, _DRAWN_AT_ONCE)
-        items = world.draw_items(rng, day, users)
-        durations, progresses = world.draw_watches(rng, items)
+        users = platform.draw_users(rng, day, _DRAWN_AT_ONCE)
+        items = platform.draw_items(rng, day, users)
+        durations, progresses = platform.draw_watches(rng, items)
         for user, item, duration, progress in zip(
             users.tolist(),
-            world.item_ids[items].tolist(),
+            platform.item_ids[items].tolist(),
             durations.tolist(),
             progresses.tolist(),
             strict=True,
         ):
-            moment = to_micros(clock()) // MILLI * MILLI
+            moment = (clock() - EPOCH) // timedelta(milliseconds=1) * MILLI
             (event_id,) = uuid7(rng, np.array([moment]))
+            watched_at = EPOCH + timedelta(microseconds=moment)
             yield {
                 "eventId": event_id.tobytes().decode(),
                 "userId": user + 1,
                 "itemId": item,
                 "watchDurationMin": duration / 60_000,
                 "progress": round(progress, 6),
-                "watchedAt": from_micros(moment).isoformat(timespec="milliseconds")[:-6] + "Z",
+                "watchedAt": watched_at.isoformat(timespec="milliseconds")[:-6] + "Z",
             }
