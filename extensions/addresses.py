@@ -71,11 +71,23 @@ def set_elsewhere(server: str) -> str | None:
     return _written(server) or os.environ.get(VARIABLES[server]) or None
 
 
+def project_name(repo_root: Path | None = None) -> str | None:
+    """The ``project`` of the repository's ``feature_store.yaml``; None if there is none."""
+    project = _repository_settings(repo_root or REPO_ROOT).get("project")
+    return str(project) if project else None
+
+
+def _repository_settings(repo_root: Path) -> dict[str, Any]:
+    path = repo_root / "feature_store.yaml"
+    if not path.is_file():
+        return {}
+    return yaml.safe_load(os.path.expandvars(path.read_text())) or {}
+
+
 def _written(server: str) -> str | None:
-    path = REPO_ROOT / "feature_store.yaml"
-    if server == "kafka" or not path.is_file():
+    if server == "kafka":
         return None
-    settings = yaml.safe_load(os.path.expandvars(path.read_text())) or {}
+    settings = _repository_settings(REPO_ROOT)
     if server == "redis":
         written = settings.get("online_store", {}).get("connection_string")
         return redis_url_of(written) if written else None

@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from extensions.addresses import project_name
 from extensions.errors import SkewlessError, UnavailableError
 
 if TYPE_CHECKING:
@@ -19,17 +20,24 @@ CONNECT_TIMEOUT = 5
 def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> psycopg.Connection:
     """Open a connection with a UTC session; ``name`` is its application_name.
 
+    The session says the repository's project, which `extensions.database.project_claim` compares
+    with the database's claim.
+
     Raises:
         SkewlessError: the server cannot be reached or refuses; the message names host and
             database, never the password.
     """
     try:
         told = conninfo_to_dict(url)
+        project = project_name()
+        options = [str(told.get("options") or ""), "-c timezone=UTC"]
+        if project:
+            options.append(f"-c skewless.project={_escaped(project)}")
         return psycopg.connect(
             url,
             autocommit=autocommit,
             application_name=told.get("application_name", name),
-            options=f"{told.get('options', '')} -c timezone=UTC".strip(),
+            options=" ".join(options).strip(),
             connect_timeout=told.get("connect_timeout", CONNECT_TIMEOUT),
         )
     except psycopg.OperationalError as error:
@@ -51,6 +59,11 @@ def connect_arrow(url: str) -> "dbapi.Connection":
         return arrow_connection(url)
     except (AdbcError, psycopg.OperationalError) as error:
         raise _unreachable(url, error) from error
+
+
+def _escaped(option: str) -> str:
+    """A value in libpq's ``options``, where spaces separate and a backslash escapes."""
+    return option.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _unreachable(url: str, error: Exception) -> SkewlessError:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import psycopg
 
-from extensions.addresses import REPO_ROOT
+from extensions.addresses import REPO_ROOT, project_name
 from extensions.asof import load_computations
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.database import connect, migrate
 from extensions.database.event_ingest import take_ingest_lock
+from extensions.database.project_claim import claim_project
 from extensions.versions.maintained_versions import live_computations
 
 
@@ -31,9 +32,15 @@ class Prepared:
 
 
 def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
-    """Bring the database at ``url`` up to what the repository's files declare; idempotent."""
+    """Bring the database at ``url`` up to what the repository's files declare; idempotent.
+
+    Raises:
+        ConflictError: the database belongs to another project; nothing but migrations is done.
+    """
     migrations = migrate(url)
     with connect(url, name="skewless migrate") as conn:
+        if project := project_name(repo_root):
+            claim_project(conn, project)
         declared = load_computations(repo_root)
         check_sources(conn, declared.values())
         computations = {**declared, **live_computations(conn, declared)}.values()

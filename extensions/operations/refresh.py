@@ -9,13 +9,14 @@ from time import perf_counter
 import psycopg
 from feast import FeatureStore
 
-from extensions.addresses import REPO_ROOT, postgres_url
+from extensions.addresses import REPO_ROOT, postgres_url, project_name
 from extensions.asof import Computation, Freshness, load_computations
 from extensions.asof.history_changes import prune_history_changes
 from extensions.asof.safe_time import settled_now
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick
 from extensions.database import connect
+from extensions.database.project_claim import check_project
 from extensions.errors import InputError, SkewlessError
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
@@ -52,6 +53,7 @@ class Refresher:
         """Connect to what the addresses name; ``online`` False leaves Redis alone."""
         conn = connect(postgres_url(), autocommit=True, name="skewless refresh")
         try:
+            check_project(conn, project_name() or "")
             computations = load_computations(REPO_ROOT)
             store = FeatureStore(str(REPO_ROOT)) if online else None
             yield cls(conn, computations, store)

@@ -34,6 +34,7 @@ from extensions.asof.computation import pg_type
 from extensions.asof.computation_loading import COMPUTATIONS, computation_of, computation_sql
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
+from extensions.database.project_claim import check_project
 from extensions.errors import ConflictError, DefinitionError, SkewlessError
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
@@ -54,6 +55,7 @@ class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
 
     def __init__(self, registry_config: Any, project: str, repo_path: Path | None) -> None:
+        self._project = project
         """Open the registry; several programs may be the first to."""
         open_registry = super().__init__
         _again_if_another_was_first(lambda: open_registry(registry_config, project, repo_path))
@@ -186,7 +188,14 @@ class SkewlessSqlRegistry(SqlRegistry):
         super().delete_feature_view(name, project, commit)
 
     def teardown(self) -> None:
-        """Feast's rows and what was published; the logs and the record of moves stay."""
+        """Feast's rows and what was published; the logs and the record of moves stay.
+
+        Raises:
+            ConflictError: the database belongs to another project.
+        """
+        if self._here():
+            with self._rows() as conn:
+                check_project(conn, self._project)
         super().teardown()  # type: ignore[no-untyped-call]
         if self._here():
             with self._rows() as conn:
@@ -280,6 +289,8 @@ class SkewlessSqlRegistry(SqlRegistry):
     def _rows(self) -> Iterator[psycopg.Connection]:
         with self.write_engine.begin() as connection:
             driver: Any = connection.connection.driver_connection
+            # As `connect` does: the control tables compare it with the database's claim.
+            driver.execute("SELECT set_config('skewless.project', %s, TRUE)", [self._project])
             yield driver
 
 
