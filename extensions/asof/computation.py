@@ -15,11 +15,12 @@ from feast import FeatureView, OnDemandFeatureView, PushSource
 from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
-from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
+from feast.types import from_value_type
 
 from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
 from extensions.errors import SkewlessError
+from extensions.feature_types import pg_type
 
 DEFINITIONS = Path("feature_repo")
 COMPUTATIONS = DEFINITIONS / "computations"
@@ -255,28 +256,3 @@ def _reads(view: FeatureView, sources: dict[str, HistorySource]) -> tuple[Histor
             + "".join(did_you_mean(name, sources) for name in unknown)
         )
     return tuple(sources[name] for name in names)
-
-
-_PG_TYPES = {
-    "INT32": "integer",
-    "INT64": "bigint",
-    "FLOAT32": "real",
-    "FLOAT64": "double precision",
-    "STRING": "text",
-    "BOOL": "boolean",
-    "BYTES": "bytea",
-    "UNIX_TIMESTAMP": "timestamptz",
-}
-
-
-def pg_type(feast_type: FeastType) -> str:
-    """The PostgreSQL type that holds a Feast type without loss.
-
-    Raises:
-        SkewlessError: the type has no column of its own (maps, structs, images).
-    """
-    if isinstance(feast_type, Array):
-        return pg_type(feast_type.base_type) + "[]"
-    if isinstance(feast_type, PrimitiveFeastType) and feast_type.name in _PG_TYPES:
-        return _PG_TYPES[feast_type.name]
-    raise SkewlessError(f"A log table cannot hold the Feast type {feast_type}: use a plain type.")

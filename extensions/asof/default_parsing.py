@@ -17,7 +17,8 @@ from feast.types import (
     Struct,
 )
 
-_BITS = {"INT32": 31, "INT64": 63}
+from extensions.feature_types import BITS, FEATURE_TYPES
+
 _LARGEST_SINGLE = 3.4028235677973366e38  # what rounds to the largest float of 32 bits
 
 
@@ -64,7 +65,7 @@ def _be(fits: bool, wanted: str) -> None:
 def _whole(value: Any, name: str) -> int:
     is_number = isinstance(value, int | Number) and not isinstance(value, bool)
     _be(is_number and value == int(value), "a whole number")
-    number, bits = int(value), _BITS[name]
+    number, bits = int(value), BITS[FEATURE_TYPES[name].value_type]
     _be(-(2**bits) <= number < 2**bits, f"a whole number of {bits + 1} bits")
     return number
 

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from extensions.asof.computation import Computation
 from extensions.consistency.entity_sample import SUSPECTS, Key
 from extensions.errors import SkewlessError
+from extensions.feature_types import BITS
 from extensions.serving.features.request_plan import View, compile_plan
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online_codec.row_decoder import fields
@@ -24,7 +25,6 @@ from extensions.stores.publish_log import online_store
 from extensions.versions.online_sample import fetch
 
 _NEVER = np.iinfo(np.int64).min
-_NUMBERS = (ValueType.INT64, ValueType.INT32)
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _key(
     held: dict[str, Any] = {}
     for name, raw in zip(names, parts, strict=True):
         try:
-            if types[name] in _NUMBERS:
+            if types[name] in BITS:
                 held[name] = int(raw)
             elif types[name] == ValueType.STRING and raw[:1] == b"=":
                 held[name] = raw[1:].decode()

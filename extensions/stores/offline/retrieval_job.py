@@ -18,6 +18,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.errors import SkewlessError
+from extensions.feature_types import arrow_type
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
 from extensions.stores.offline.arrow.query_rows import read_exactly
@@ -47,7 +48,6 @@ from extensions.stores.offline.join.versioned_transforms import ServedTransform
 from extensions.stores.offline.materialization import RowsToPublish
 from extensions.stores.offline.writes.parquet_export import export
 from extensions.stores.offline.writes.saved_dataset_table import DatasetTable
-from extensions.stores.values.join_keys import arrow_type
 
 
 class Question(Protocol):

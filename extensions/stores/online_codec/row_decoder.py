@@ -12,11 +12,11 @@ from feast.type_map import feast_value_type_to_python_type
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from extensions.feature_types import NUMPY_TYPES
 from extensions.stores.online_codec import row_format as rows
 from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
 from extensions.stores.online_codec.row_format import AnotherLayoutError, Column, Layout
 
-_NUMPY = {"?": "?", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8", "h": "<i2", "b": "i1"}
 # Fingerprint and flags, with one byte that follows; no row is shorter than with its event time.
 _START = np.dtype("<u4")
 # A section's tag and the length of its row.
@@ -167,7 +167,7 @@ class Decoder:
         for column in self.layout.columns:
             default = self.defaults.get(column.name)
             if column.kind == "scalar" and default is not None:
-                held = filled[column.name] = np.empty(n, _NUMPY[column.code])
+                held = filled[column.name] = np.empty(n, NUMPY_TYPES[column.code])
                 held.fill(default)
             elif column.kind == "text":  # its first value is the default, whatever comes
                 filled[column.name] = Coded(np.zeros(n, np.int64), [default])
@@ -196,13 +196,13 @@ class Decoder:
                 end += self.layout.null_bytes
             for i, column in enumerate(self.layout.columns):
                 if column.kind != "scalar":
-                    code = "u1" if flag & rows.SHORT else "<u4"
+                    code = np.dtype("u1" if flag & rows.SHORT else "<u4")
                 elif column.code == "q":
-                    code = _NUMPY[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]]
+                    code = NUMPY_TYPES[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]]
                 else:
-                    code = _NUMPY[column.code]
+                    code = NUMPY_TYPES[column.code]
                 fields[f"{i}"] = (code, end)
-                end += np.dtype(code).itemsize
+                end += code.itemsize
             kind = self._kinds[flag] = np.dtype(
                 {
                     "names": list(fields),
@@ -397,7 +397,7 @@ def default_of(column: Column, declared: Value | None) -> Any:
     if column.kind == "proto":
         return feast_value_type_to_python_type(declared, column.value_type)
     value = getattr(declared, kind)
-    return np.array(value.val, _NUMPY[column.code]) if column.kind == "array" else value
+    return np.array(value.val, NUMPY_TYPES[column.code]) if column.kind == "array" else value
 
 
 def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> Values:
@@ -411,7 +411,7 @@ def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> Va
 
 def _payload(column: Column, raw: bytes) -> Any:
     if column.kind == "array":
-        return np.frombuffer(raw, _NUMPY[column.code])
+        return np.frombuffer(raw, NUMPY_TYPES[column.code])
     if column.kind == "text":
         return raw.decode()
     if column.kind == "proto":

@@ -12,6 +12,7 @@ from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
 from extensions.errors import SkewlessError
+from extensions.feature_types import BITS, NUMPY_TYPES, UTC_MICROSECONDS, is_list, is_text
 from extensions.stores.online_codec import row_format as rows
 from extensions.stores.online_codec.redis_keys import id_bytes
 from extensions.stores.online_codec.row_format import Column, Layout
@@ -23,13 +24,8 @@ SLICE = 16_384
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
-_ARROW = {
-    "?": pa.uint8(),
-    "i": pa.int32(),
-    "q": pa.int64(),
-    "f": pa.float32(),
-    "d": pa.float64(),
-}
+# Arrow's type of a number's `struct` letter; a boolean is a byte.
+_ARROW = {code: pa.from_numpy_dtype(NUMPY_TYPES[code]) for code in "iqfd"} | {"?": pa.uint8()}
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,11 @@ def columnar(layout: Layout, ids: dict[str, ValueType], schema: pa.Schema) -> bo
 
 def _is_as_declared(column: Column, kind: pa.DataType) -> bool:
     if column.kind == "array":
-        return _is_list(kind) and _is_number_of(column, kind.value_type)
+        return is_list(kind) and _is_number_of(column, kind.value_type)
     if column.kind == "scalar":
         return _is_number_of(column, kind)
     if column.value_type == ValueType.STRING:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        return is_text(kind)
     if column.kind == "bytes":
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
     return True  # `_by_messages` is Feast's conversion
@@ -108,10 +104,10 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     Raises:
         SkewlessError: an id is null or not of the declared type.
     """
-    column = _whole(table[name])
+    column = one_chunk(table[name])
     if column.null_count:
         raise SkewlessError(f"A row has no {name}: every row must name its entity.")
-    if value_type in (ValueType.INT64, ValueType.INT32):
+    if value_type in BITS:
         return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
         return [b"=" + one.encode() for one in _cast(column, pa.string(), name).to_pylist()]
@@ -127,9 +123,9 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
     """Times as microseconds since 1970 (naive ones are UTC), and which are there."""
-    times = _whole(column)
+    times = one_chunk(column)
     if not pa.types.is_timestamp(times.type):
-        times = times.cast(pa.timestamp("us", "UTC"))
+        times = times.cast(UTC_MICROSECONDS)
     # A cast between units is checked for lost digits; nanoseconds may lose theirs.
     exact = times.cast(pa.timestamp("us", times.type.tz), safe=False).view(pa.int64())
     valid: NDArray[np.bool_] = np.asarray(exact.is_valid())
@@ -255,7 +251,7 @@ def _octets(values: Integers) -> Bytes:
 
 
 def _column(column: Column, table: pa.Table) -> _Packed:
-    array = _whole(table[column.name])
+    array = one_chunk(table[column.name])
     n = len(array)
     none = np.zeros(0, np.int64)
     valid: NDArray[np.bool_] = np.asarray(array.is_valid())
@@ -264,7 +260,7 @@ def _column(column: Column, table: pa.Table) -> _Packed:
         octets = np.ascontiguousarray(numbers).view(np.uint8).reshape(n, column.width)
         empty = np.zeros(0, np.uint8)
         return _Packed(valid, octets, empty, none, none, long=column.code == "q")
-    if column.kind == "array" and _is_list(array.type):
+    if column.kind == "array" and is_list(array.type):
         if column.code not in "fd":  # there a null is NaN, as Feast makes it
             refuse_null_items(array, column.name)
         lists = array.cast(pa.large_list(array.type.value_type))
@@ -310,10 +306,10 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     items = array.to_pylist()
-    if _is_list(array.type) and pa.types.is_floating(array.type.value_type):
+    if is_list(array.type) and pa.types.is_floating(array.type.value_type):
         # As Feast makes it.
         items = [row and [math.nan if one is None else one for one in row] for row in items]
-    elif _is_list(array.type):
+    elif is_list(array.type):
         refuse_null_items(array, name)
     try:
         return python_values_to_proto_values(items, value_type)
@@ -331,12 +327,6 @@ def _numbers(array: pa.Array, column: Column) -> pa.Array:
     return _cast(array, _ARROW[column.code], column.name)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
 def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
     try:
         return array.cast(kind)
@@ -346,7 +336,7 @@ def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
         raise SkewlessError(f"The column {name} is {array.type}, not {kind}.") from error
 
 
-def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """All chunks as one array."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

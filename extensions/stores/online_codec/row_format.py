@@ -15,6 +15,7 @@ from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
+from extensions.feature_types import FEATURE_TYPES, value_field
 from extensions.stores.schema_history import Schema, earlier_of, parsed, schema_of
 
 logger = logging.getLogger(__name__)
@@ -47,30 +48,18 @@ refused: Counter[str] = Counter()
 # Width in bytes and letter of 64-bit integers, by the two bits at INT_WIDTH.
 INTS = ((8, "q"), (4, "i"), (2, "h"), (1, "b"))
 
-_SCALARS = {
-    ValueType.BOOL: ("?", "bool_val"),
-    ValueType.INT32: ("i", "int32_val"),
-    ValueType.INT64: ("q", "int64_val"),
-    ValueType.UNIX_TIMESTAMP: ("q", "unix_timestamp_val"),
-    ValueType.FLOAT: ("f", "float_val"),
-    ValueType.DOUBLE: ("d", "double_val"),
-}
+# Feast's wire types by how a row holds them: letter and field of `Value`, or the field alone.
+_FIXED = [each for each in FEATURE_TYPES.values() if each.fixed]
+_SCALARS = {each.value_type: (each.online, value_field(each.value_type)) for each in _FIXED}
 _ARRAYS = {
-    ValueType.BOOL_LIST: ("?", "bool_list_val"),
-    ValueType.INT32_LIST: ("i", "int32_list_val"),
-    ValueType.INT64_LIST: ("q", "int64_list_val"),
-    ValueType.UNIX_TIMESTAMP_LIST: ("q", "unix_timestamp_list_val"),
-    ValueType.FLOAT_LIST: ("f", "float_list_val"),
-    ValueType.DOUBLE_LIST: ("d", "double_list_val"),
+    each.list_type: (each.online, value_field(each.list_type)) for each in _FIXED if each.list_type
 }
 _TEXTS = {
-    ValueType.STRING: "string_val",
-    ValueType.JSON: "json_val",
-    ValueType.UUID: "uuid_val",
-    ValueType.TIME_UUID: "time_uuid_val",
-    ValueType.DECIMAL: "decimal_val",
+    each.value_type: value_field(each.value_type)
+    for each in FEATURE_TYPES.values()
+    if each.online == "text"
 }
-_BYTES = {ValueType.BYTES, ValueType.PDF_BYTES, ValueType.IMAGE_BYTES}
+_BYTES = {each.value_type for each in FEATURE_TYPES.values() if each.online == "bytes"}
 
 
 class AnotherLayoutError(Exception):

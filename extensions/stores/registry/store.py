@@ -30,10 +30,11 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
-from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
+from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
 from extensions.errors import SkewlessError
+from extensions.feature_types import pg_type
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
 from extensions.stores.registry.version_store import Kind, Published

@@ -15,21 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.types import (
-    Bytes,
-    Decimal,
-    FeastType,
-    String,
-    TimeUuid,
-    Uuid,
-    from_feast_to_pyarrow_type,
-)
+from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 
 from extensions.errors import SkewlessError
-from extensions.stores.values.canonical_keys import canonical
+from extensions.feature_types import UTC_MICROSECONDS, arrow_type, is_text
+from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
 
-UTC_MICROSECONDS = pa.timestamp("us", "UTC")
-_SPELLED = ("UUID", "TIME_UUID", "DECIMAL")
 _json: ContextVar[bool] = ContextVar("json", default=False)
 
 
@@ -41,16 +32,6 @@ def of_json() -> Iterator[None]:
         yield
     finally:
         _json.reset(token)
-
-
-def arrow_type(dtype: FeastType) -> pa.DataType:
-    """The Arrow type that holds ``dtype``; Feast's own table leaves out bytes."""
-    return pa.binary() if dtype == Bytes else from_feast_to_pyarrow_type(dtype)
-
-
-def is_text(data_type: pa.DataType) -> bool:
-    """Whether values are text, of either offset width."""
-    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
 
 
 def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
@@ -112,9 +93,9 @@ def _read_digits(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
     """Keys, each in its one spelling."""
-    if str(getattr(dtype, "name", dtype)) not in _SPELLED:
-        return column
     kind = dtype.to_value_type()
+    if kind not in SEVERAL_SPELLINGS:
+        return column
     if isinstance(column.type, pa.UuidType) or pa.types.is_decimal(column.type):
         texts = [None if value is None else str(value) for value in column.to_pylist()]
     elif pa.types.is_integer(column.type):

@@ -15,12 +15,13 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from psycopg import sql
 
 from extensions.errors import SkewlessError
+from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.arrow.timestamps import parsed
 from extensions.stores.offline.join.key_matching import key_of_query
 from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
-from extensions.stores.values.join_keys import UTC_MICROSECONDS, as_key
+from extensions.stores.values.join_keys import as_key
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
 CUT_FROM = 60

@@ -16,19 +16,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.types import Array, FeastType, Set
 from psycopg import sql
 
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
+from extensions.feature_types import (
+    FEATURE_TYPES,
+    JSONS,
+    UTC_MICROSECONDS,
+    arrow_type,
+    is_text,
+    unwrapped,
+)
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow.column_reading import JSONS
 from extensions.stores.offline.arrow.nested_array_text import array_texts
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.timestamps import parsed
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.future_rows import refuse_future_rows
-from extensions.stores.values.join_keys import arrow_type, as_key, is_text
+from extensions.stores.values.join_keys import as_key
 
 # Columns of the temporary table beside the log's own.
 ROW, DONE = "_skewless_row", "_skewless_done"
@@ -410,7 +416,7 @@ def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
             table = table.set_column(place, key.name, column)
     for field in view.features:
         place = table.schema.get_field_index(field.name)
-        kind, depth = _primitive(field.dtype)
+        name, depth = unwrapped(field.dtype)
         if place < 0:
             continue
         held = table.schema.field(place).type
@@ -419,11 +425,11 @@ def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
             empty = table.column(place).cast(arrow_type(field.dtype))
             table = table.set_column(place, field.name, empty)
             continue
-        if kind not in _CAST:
+        if name not in FEATURE_TYPES or not FEATURE_TYPES[name].numeric:
             continue
         try:
             what = f"The column {field.name}"
-            column = exactly(table.column(place), kind, depth, what, str(field.dtype))
+            column = exactly(table.column(place), name, depth, what, str(field.dtype))
         except SkewlessError as error:
             raise SkewlessError(
                 f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
@@ -431,16 +437,6 @@ def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
             ) from error
         table = table.set_column(place, field.name, column)
     return table
-
-
-_CAST = ("INT32", "INT64", "FLOAT32", "FLOAT64")
-
-
-def _primitive(dtype: FeastType) -> tuple[str, int]:
-    depth = 0
-    while isinstance(dtype, Array | Set):
-        dtype, depth = dtype.base_type, depth + 1
-    return str(getattr(dtype, "name", "")), depth
 
 
 def _note_late(session: ArrowSession, log: _Log, rows: sql.Composable) -> None:
@@ -468,9 +464,7 @@ def _parsed(table: pa.Table, times: Sequence[str]) -> pa.Table:
                 f"The column {field.name} does not hold times ({error}): write them as "
                 f"2026-01-31T12:00:00Z; none of the {table.num_rows} rows was appended."
             ) from error
-        table = table.set_column(
-            place, field.name, moments.cast(pa.timestamp("us", "UTC"), safe=False)
-        )
+        table = table.set_column(place, field.name, moments.cast(UTC_MICROSECONDS, safe=False))
     return table
 
 
