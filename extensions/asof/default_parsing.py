@@ -18,6 +18,7 @@ from feast.types import (
 )
 
 from extensions.feature_types import BITS, FEATURE_TYPES
+from extensions.timestamps import parse_timestamp
 
 _LARGEST_SINGLE = 3.4028235677973366e38  # what rounds to the largest float of 32 bits
 
@@ -82,9 +83,7 @@ def _float(value: Any, name: str) -> float:
 
 def _instant(value: Any, _name: str) -> int:
     if isinstance(value, str):
-        at = datetime.fromisoformat(value)
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        value = Number(str(at.timestamp()))
+        value = Number(str(parse_timestamp(value).timestamp()))
     _be(isinstance(value, int | Number) and not isinstance(value, bool), "a time")
     _be(value == int(value), "a time in whole seconds")
     seconds = int(value)
@@ -146,5 +145,5 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
 
 
 def _reason(error: Exception) -> str:
-    short = type(error) is ValueError and str(error).startswith(("a ", "an ", "true ", "JSON"))
+    short = isinstance(error, ValueError) and str(error).startswith(("a ", "an ", "true ", "JSON"))
     return f" (wanted: {error})" if short else ""

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line, of_a_server
+from extensions.timestamps import NotATimestampError, parse_timestamp
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
 out = Console(width=None if sys.stdout.isatty() else 140)
@@ -95,18 +96,14 @@ def _cell(value: Any) -> str:
 
 
 def moment(text: str | None, option: str) -> datetime | None:
-    """An ISO time; without a zone it is UTC.
+    """The time that an option gives, in UTC; None where it is not given.
 
     Raises:
-        SkewlessError: it is not an ISO time.
+        SkewlessError: it is no time.
     """
     if text is None:
         return None
     try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise SkewlessError(
-            f"{option} must be an ISO time such as 2026-01-31T08:00:00Z, not {text!r}.",
-            exit_code=2,
-        ) from error
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return parse_timestamp(text)
+    except NotATimestampError as error:
+        raise SkewlessError(f"{option} must be {error}.", exit_code=2) from error

@@ -87,3 +87,14 @@ def test_what_is_no_such_value_is_refused(pushed: FeatureStore, column: str, val
     with pytest.raises(SkewlessError, match=f"column {column}"):
         pushed.write_to_online_store("pushed", frame([{**ROW, column: value}]))
     assert read(pushed, 1)["word"] == [None]
+
+
+def test_times_as_texts_are_read_by_the_one_rule(pushed: FeatureStore) -> None:
+    """Zones mixed, none is UTC: of two rows for a user, the later instant stays."""
+    texts = ["2026-01-01T12:00:00+05:00", "2026-01-01T08:00:00"]
+    rows = frame([{**ROW, "small": number} for number in range(2)])
+    rows = rows.assign(user_id=1, event_timestamp=texts, created_timestamp=texts)
+    pushed.write_to_online_store("pushed", rows)
+    assert read(pushed, 1)["small"] == [1]
+    pushed.write_to_online_store("pushed", rows.iloc[::-1])
+    assert read(pushed, 1)["small"] == [1]

@@ -23,6 +23,7 @@ from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.join_keys import as_key
 from extensions.stores.values.json_documents import documents_as_text
+from extensions.timestamps import parse_column
 
 
 def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
@@ -86,7 +87,10 @@ def _is_of_python(held: pa.DataType, name: str) -> bool:
 
 
 def _times(table: pa.Table, name: str) -> list[Any]:
-    times = pd.to_datetime(table.column(name).to_numpy())
+    column = table.column(name)
+    if is_text(column.type):
+        column = parse_column(column.to_pandas(), name)
+    times = pd.to_datetime(column.to_numpy())
     return [_coerce_datetime(at) for at in times]  # type: ignore[no-untyped-call]
 
 

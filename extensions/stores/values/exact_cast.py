@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from extensions.errors import SkewlessError
 from extensions.feature_types import FEATURE_TYPES, UTC_MICROSECONDS, is_list, is_text
+from extensions.timestamps import in_utc
 
 _BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
 _SHOWN = 40
@@ -118,9 +119,7 @@ def _instants(array: pa.Array) -> pa.Array:
         array = array.cast(pa.timestamp("s"))
     if not pa.types.is_timestamp(array.type) or array.type == UTC_MICROSECONDS:
         return array
-    if array.type.tz is None:
-        return pc.assume_timezone(array.cast(pa.timestamp("us")), "UTC")
-    return array.cast(UTC_MICROSECONDS)
+    return in_utc(array).cast(UTC_MICROSECONDS)
 
 
 def nested(

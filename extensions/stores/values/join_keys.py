@@ -14,12 +14,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 
 from extensions.errors import SkewlessError
 from extensions.feature_types import UTC_MICROSECONDS, arrow_type, is_text
 from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
+from extensions.timestamps import in_utc
 
 _json: ContextVar[bool] = ContextVar("json", default=False)
 
@@ -53,9 +53,7 @@ def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> 
         raise _refused(name, dtype, f"{where} has fractions: write 5, not 5.0")
     try:
         if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(column.type):
-            if column.type.tz is None:
-                column = pc.assume_timezone(column, "UTC")
-            return column.cast(UTC_MICROSECONDS)
+            return in_utc(column).cast(UTC_MICROSECONDS)
         column = spelled(column, dtype)
         if pa.types.is_boolean(column.type) != pa.types.is_boolean(wanted):
             raise pa.ArrowInvalid(f"{where} has {column.type}")

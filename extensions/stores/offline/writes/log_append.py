@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID
 from psycopg import sql
@@ -31,10 +30,10 @@ from extensions.feature_types import (
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.nested_array_text import array_texts
 from extensions.stores.offline.arrow.query_rows import read_exactly
-from extensions.stores.offline.arrow.timestamps import parsed
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.future_rows import refuse_future_rows
 from extensions.stores.values.join_keys import as_key
+from extensions.timestamps import in_utc, parse_column
 
 # Columns of the temporary table beside the log's own.
 ROW, DONE = "_skewless_row", "_skewless_done"
@@ -458,19 +457,17 @@ def _parsed(table: pa.Table, times: Sequence[str]) -> pa.Table:
         if field.name not in times or not is_text(field.type):
             continue
         try:
-            moments = parsed(table.column(place).to_pandas())
-        except (ValueError, TypeError) as error:
+            parsed = parse_column(table.column(place).to_pandas(), field.name)
+        except SkewlessError as error:
             raise SkewlessError(
-                f"The column {field.name} does not hold times ({error}): write them as "
-                f"2026-01-31T12:00:00Z; none of the {table.num_rows} rows was appended."
+                f"{error.message} (none of the {table.num_rows} rows was appended)"
             ) from error
-        table = table.set_column(place, field.name, moments.cast(UTC_MICROSECONDS, safe=False))
+        table = table.set_column(place, field.name, parsed.cast(UTC_MICROSECONDS, safe=False))
     return table
 
 
 def _in_utc(table: pa.Table) -> pa.Table:
     for place, column in enumerate(table.schema):
         if pa.types.is_timestamp(column.type) and column.type.tz is None:
-            zoned = pc.assume_timezone(table.column(place), "UTC")
-            table = table.set_column(place, column.name, zoned)
+            table = table.set_column(place, column.name, in_utc(table.column(place)))
     return table
