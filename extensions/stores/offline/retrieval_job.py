@@ -66,15 +66,23 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class PlainQuery:
-    """A query that needs nothing uploaded; ``declared``: the Feast types of its columns."""
+    """A query that needs nothing uploaded.
+
+    ``declared``: the Feast types of its columns. ``whole_names``: by the query's name of a column,
+    where the caller's is longer than PostgreSQL's names can be.
+    """
 
     query: str
     doing: str
     declared: Mapping[str, FeastType] = field(default_factory=dict)
+    whole_names: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time."""
-        yield from read_exactly(session, sql.SQL(self.query), self.declared)
+        for piece in read_exactly(session, sql.SQL(self.query), self.declared):
+            yield piece.rename_columns(
+                [self.whole_names.get(name, name) for name in piece.column_names]
+            )
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
         """The query itself."""
@@ -248,11 +256,6 @@ class SkewlessRetrievalJob(RetrievalJob):
     def transforms(self) -> list[ServedTransform]:
         """As `on_demand_feature_views`, as what they are."""
         return self._on_demand_feature_views
-
-    @property
-    def served_transforms(self) -> list[ServedTransform]:
-        """Those that are chosen by each label's moment."""
-        return [one for one in self._on_demand_feature_views if one.column is not None]
 
     @property
     def metadata(self) -> RetrievalMetadata | None:

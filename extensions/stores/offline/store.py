@@ -123,7 +123,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                 end_date=kwargs.get("end_date"),
             )
             served = by_names(transforms, full_feature_names=full_feature_names)
-            query, declared = range_query(
+            read = range_query(
                 feature_refs,
                 feature_views,
                 registry,
@@ -133,7 +133,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             )
             return SkewlessRetrievalJob(
                 config,
-                PlainQuery(query, "reading features of a range", declared),
+                PlainQuery(read.query, "reading features of a range", read.types, read.whole_names),
                 full_feature_names=full_feature_names,
                 on_demand_feature_views=served,
                 metadata=SkewlessMetadata(feature_refs, [], lambda: (start, end)),
