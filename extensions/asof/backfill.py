@@ -9,7 +9,6 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.asof.engine import append
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.safe_time import settled_now
 from extensions.asof.spine import active, changes
 from extensions.asof.tick_schedule import last_tick
@@ -20,6 +19,7 @@ from extensions.asof.watermarks import (
     alone_on,
     read_watermark,
 )
+from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import SkewlessError
 
 # One transaction per chunk: what an interruption costs at most, and the step of the bar.

@@ -7,13 +7,9 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import identifiers, table_exists
-from extensions.database.identifier_limits import bounded_name
+from extensions.database.identifier_limits import BACKFILLED, bounded_name
 from extensions.errors import SkewlessError
 from extensions.feature_types import pg_name
-
-# The column of each log that says whether a backfill wrote the row. Times do not say it: a row
-# that was pushed may have been created at its event's own time.
-BACKFILLED = "skewless_backfilled"
 
 
 def missing_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:

@@ -1,9 +1,16 @@
-"""Names of tables, columns and indexes: PostgreSQL cuts longer ones, and cut names may be equal."""
+"""Names of tables, columns and indexes: how long they may be, and those of our own.
+
+PostgreSQL cuts longer ones, and cut names may be equal.
+"""
 
 import hashlib
 
 LONGEST_NAME = 63
 _HASH = 16
+
+# The column of each log that says whether a backfill wrote the row. Times do not say it: a row
+# that was pushed may have been created at its event's own time.
+BACKFILLED = "skewless_backfilled"
 
 
 def bounded_name(name: str) -> str:

@@ -7,10 +7,11 @@ import pyarrow as pa
 
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
-from extensions.asof.feature_log_tables import BACKFILLED, ensure_log_tables
+from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.log_coverage import Coverage, Span, coverage, gap_behind
 from extensions.asof.tick import tick
 from extensions.asof.unpublished_ranges import unpublished
+from extensions.database.identifier_limits import BACKFILLED
 from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)

@@ -22,9 +22,9 @@ from psycopg import sql
 from pydantic import Field, PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.database import connect
 from extensions.database.connection import table_exists
+from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import SkewlessError
 from extensions.stores import transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session

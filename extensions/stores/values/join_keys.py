@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 
@@ -66,11 +67,14 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
     """Refuse a request for ids that are none of their entities.
 
     Raises:
-        SkewlessError: an id has another type, or is no such key.
+        SkewlessError: an id is missing (None, NaN, pandas.NA or NaT), has another type, or is no
+            such key.
     """
     for name, dtype in kinds.items():
         if name not in values:
             continue
+        if any(map(_is_missing, values[name])):
+            raise SkewlessError(f"An id of {name} is null: give every row its id.")
         try:
             column = pa.chunked_array([pa.array(values[name])])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -78,6 +82,10 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
         if is_text(column.type) and not _json.get() and pa.types.is_integer(arrow_type(dtype)):
             column = _read_digits(column)
         as_key(column, dtype, name, "the request")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or value != value  # noqa: PLR0124 - NaN
 
 
 def _read_digits(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -30,6 +30,7 @@ from extensions.feature_types import (
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.nested_array_text import array_texts
 from extensions.stores.offline.arrow.query_rows import read_exactly
+from extensions.stores.offline.writes.constraint_columns import constrained_columns
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.future_rows import refuse_future_rows
 from extensions.stores.values.join_keys import as_key
@@ -105,8 +106,14 @@ def appended(
     if not count:
         yield [_empty(view) for view, _ in pushes]
         return
-    with arrow_session(config, doing) as session:
-        yield [_append(session, view, table) for view, table in prepared]
+    try:
+        with arrow_session(config, doing) as session:
+            yield [_append(session, view, table) for view, table in prepared]
+    except SkewlessError as error:
+        logs = [_log(view).table for view, _ in pushes]
+        if columns := constrained_columns(config, error.__cause__, logs):
+            raise SkewlessError(f"{error.message} It constrains {columns}.") from error
+        raise
 
 
 def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Table:
