@@ -42,7 +42,7 @@ from extensions.database import connect_arrow
 from extensions.history.simulate import simulate
 from extensions.history.simulated_platform import Simulation
 from extensions.local import postgres, valkey
-from extensions.stores.offline.retrieval_job import PointInTimeQuestion
+from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
 from feature_repo.genres import PLACES
 
 

@@ -18,9 +18,10 @@ from extensions.errors import SkewlessError
 from extensions.feature_types import BITS
 from extensions.serving.features.request_plan import View, compile_plan
 from extensions.stores.online.redis_io import scan
-from extensions.stores.online_codec.row_decoder import fields
+from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.row_encoder import ids
-from extensions.stores.online_codec.row_format import AnotherLayoutError, Layout
+from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import fields
 from extensions.stores.publish_log import online_store
 from extensions.versions.online_sample import fetch
 

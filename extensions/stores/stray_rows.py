@@ -12,7 +12,7 @@ from psycopg import sql
 from extensions.asof.computation import Computation
 from extensions.feature_types import INTEGER_BITS
 from extensions.stores.online.redis_io import drop, drop_fields, scan
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.redis_keys import Place, ids_of_field, place_of
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import not_future

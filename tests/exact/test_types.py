@@ -15,7 +15,7 @@ from extensions.feature_types import (
     value_field,
 )
 from extensions.stores.offline.writes.serving_log_table import arrow_schema
-from extensions.stores.online_codec.row_format import Column
+from extensions.stores.online_codec.column_format import Column
 
 _IN_LOGS = [PrimitiveFeastType[each.name] for each in FEATURE_TYPES.values() if each.postgres]
 

@@ -16,9 +16,10 @@ from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
 from extensions.errors import SkewlessError
 from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
-from extensions.stores.online.store import layout_of, lifetime_of, trust_of
+from extensions.stores.online.view_settings import layout_of, lifetime_of, trust_of
+from extensions.stores.online_codec.payload_decoder import default_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
-from extensions.stores.online_codec.row_decoder import Decoder, default_of
+from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.values.default_values import default_values
 
 _PLAIN = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}

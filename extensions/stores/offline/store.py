@@ -35,12 +35,8 @@ from extensions.stores.offline.join.request_fields import check_request_fields
 from extensions.stores.offline.join.versioned_transforms import by_moment, by_names
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.range_retrieval import range_query
-from extensions.stores.offline.retrieval_job import (
-    PlainQuery,
-    PointInTimeQuestion,
-    SkewlessMetadata,
-    SkewlessRetrievalJob,
-)
+from extensions.stores.offline.retrieval_job import SkewlessMetadata, SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeQuestion
 from extensions.stores.offline.writes import push
 from extensions.stores.offline.writes.feature_logging import write_logged_features
 from extensions.stores.offline.writes.log_append import append

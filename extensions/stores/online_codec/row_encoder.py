@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from extensions.errors import SkewlessError
 from extensions.feature_types import BITS, NUMPY_TYPES, UTC_MICROSECONDS, is_list, is_text
 from extensions.stores.online_codec import row_format as rows
+from extensions.stores.online_codec.column_format import LENGTH, Column, encode_payload
 from extensions.stores.online_codec.redis_keys import id_bytes
-from extensions.stores.online_codec.row_format import Column, Layout
+from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.exact_cast import refuse_null_items, whole_seconds
 
 # Rows packed at once: large enough for numpy, small enough for the processor's cache.
@@ -234,7 +235,7 @@ def _fill(
             parts.append(column.scalars[members][:, :width])
             continue
         length = int(column.lengths[members][0])
-        constant(bytes((length,)) if flag & rows.SHORT else rows.LENGTH.pack(length))
+        constant(bytes((length,)) if flag & rows.SHORT else LENGTH.pack(length))
         tails.append(column.data[column.starts[members][:, None] + np.arange(length)])
     parts += tails
     if sections:
@@ -286,7 +287,7 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
     values = proto_values(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
-        b"" if kind is None else rows._payload(column, value)  # noqa: SLF001
+        b"" if kind is None else encode_payload(column, value)
         for value, kind in zip(values, kinds, strict=True)
     ]
     lengths = np.array([len(one) for one in packed], np.int64)
