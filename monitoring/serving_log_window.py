@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import sql
 
-from extensions.asof.computation import pg_type
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import InputError
+from extensions.feature_types import pg_type
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline

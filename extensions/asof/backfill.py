@@ -9,7 +9,6 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.asof.engine import append
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.log_coverage import coverage
 from extensions.asof.safe_time import settled_now
 from extensions.asof.spine import active
@@ -22,6 +21,7 @@ from extensions.asof.watermarks import (
     alone_on,
     read_watermark,
 )
+from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import InputError
 
 # One transaction per chunk: an interruption loses at most one; progress is counted in chunks.

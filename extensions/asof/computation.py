@@ -5,10 +5,6 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from feast.types import Array, FeastType, PrimitiveFeastType
-
-from extensions.errors import DefinitionError
-
 
 class Freshness(Enum):
     """How fresh a view is kept: the period of its ticks and its freshness budget."""
@@ -84,28 +80,3 @@ class Computation:
     def columns(self) -> tuple[str, ...]:
         """The columns that the SQL returns, in the engine's order."""
         return (*self.join_keys, "as_of", *(f.name for f in self.features))
-
-
-_PG_TYPES = {
-    "INT32": "integer",
-    "INT64": "bigint",
-    "FLOAT32": "real",
-    "FLOAT64": "double precision",
-    "STRING": "text",
-    "BOOL": "boolean",
-    "BYTES": "bytea",
-    "UNIX_TIMESTAMP": "timestamptz",
-}
-
-
-def pg_type(feast_type: FeastType) -> str:
-    """The PostgreSQL type that holds a Feast type without loss.
-
-    Raises:
-        DefinitionError: the type has no column of its own (maps, structs, images).
-    """
-    if isinstance(feast_type, Array):
-        return pg_type(feast_type.base_type) + "[]"
-    if isinstance(feast_type, PrimitiveFeastType) and feast_type.name in _PG_TYPES:
-        return _PG_TYPES[feast_type.name]
-    raise DefinitionError(f"A log table cannot hold the Feast type {feast_type}: use a plain type.")

@@ -15,16 +15,11 @@ from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
 from feast.types import from_value_type
 
-from extensions.asof.computation import (
-    Computation,
-    FeatureColumn,
-    Freshness,
-    HistorySource,
-    pg_type,
-)
+from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
 from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
 from extensions.errors import DefinitionError
+from extensions.feature_types import pg_type
 
 DEFINITIONS = Path("feature_repo")
 COMPUTATIONS = DEFINITIONS / "computations"

@@ -17,7 +17,9 @@ from feast.types import (
     Struct,
 )
 
-_BITS = {"INT32": 31, "INT64": 63}
+from extensions.feature_types import BITS, FEATURE_TYPES
+from extensions.timestamps import parse_timestamp
+
 _LARGEST_SINGLE = 3.4028235677973366e38  # what rounds to the largest float of 32 bits
 
 
@@ -64,7 +66,7 @@ def _be(fits: bool, wanted: str) -> None:
 def _whole(value: Any, name: str) -> int:
     is_number = isinstance(value, int | Number) and not isinstance(value, bool)
     _be(is_number and value == int(value), "a whole number")
-    number, bits = int(value), _BITS[name]
+    number, bits = int(value), BITS[FEATURE_TYPES[name].value_type]
     _be(-(2**bits) <= number < 2**bits, f"a whole number of {bits + 1} bits")
     return number
 
@@ -81,9 +83,7 @@ def _float(value: Any, name: str) -> float:
 
 def _instant(value: Any, _name: str) -> int:
     if isinstance(value, str):
-        at = datetime.fromisoformat(value)
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        value = Number(str(at.timestamp()))
+        value = Number(str(parse_timestamp(value).timestamp()))
     _be(isinstance(value, int | Number) and not isinstance(value, bool), "a time")
     _be(value == int(value), "a time in whole seconds")
     seconds = int(value)
@@ -145,5 +145,5 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
 
 
 def _reason(error: Exception) -> str:
-    short = type(error) is ValueError and str(error).startswith(("a ", "an ", "true ", "JSON"))
+    short = isinstance(error, ValueError) and str(error).startswith(("a ", "an ", "true ", "JSON"))
     return f" (wanted: {error})" if short else ""

@@ -15,7 +15,7 @@ from feast import FeatureView, OnDemandFeatureView
 from feast.repo_contents import RepoContents
 
 from extensions.asof.default_parsing import read_default
-from extensions.database.identifier_limits import LONGEST_NAME
+from extensions.database.identifier_limits import BACKFILLED, LONGEST_NAME
 from extensions.errors import DefinitionError
 
 # The tags that have a meaning here. Others are the user's own, unless they look like a misspelling.
@@ -27,7 +27,7 @@ _BOOLEAN_TAGS = ("decays", "near")
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Columns that a log has beside keys and features, and the engine's own.
-_TAKEN = frozenset({"event_timestamp", "created_timestamp", "as_of"})
+_TAKEN = frozenset({"event_timestamp", "created_timestamp", "as_of", BACKFILLED})
 
 
 def check_contents(contents: RepoContents) -> None:

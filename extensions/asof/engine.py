@@ -8,9 +8,9 @@ from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from extensions.asof.computation import Computation
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers
+from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import DefinitionError
 
 

@@ -7,12 +7,9 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import identifiers, table_exists
-from extensions.database.identifier_limits import bounded_name
+from extensions.database.identifier_limits import BACKFILLED, bounded_name
 from extensions.errors import DefinitionError
-
-# The column of each log that says whether a backfill wrote the row. Times do not say it: a row
-# that was pushed may have been created at its event's own time.
-BACKFILLED = "skewless_backfilled"
+from extensions.feature_types import pg_name
 
 
 def missing_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
@@ -123,8 +120,4 @@ def _columns(conn: psycopg.Connection, computation: Computation) -> dict[str, st
         "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
         [computation.log_table],
     ).fetchall()
-    return {name: _short(pg_type) for name, pg_type in rows}
-
-
-def _short(pg_type: str) -> str:
-    return pg_type.replace("timestamp with time zone", "timestamptz")
+    return {name: pg_name(pg_type) for name, pg_type in rows}

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from extensions.asof.computation import Computation, Freshness
+from extensions.feature_types import UTC_MICROSECONDS
 
 # Backfilled and live spans of every view version, as (log, freshness budget, start, complete up
 # to, end). Complete up to and end differ where history changed after a backfill. The budget is
@@ -209,4 +210,4 @@ def _none(moments: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _scalar(moment: datetime) -> pa.Scalar:
-    return pa.scalar(moment, pa.timestamp("us", "UTC"))
+    return pa.scalar(moment, UTC_MICROSECONDS)

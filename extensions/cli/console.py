@@ -17,6 +17,7 @@ from rich.table import Table
 
 from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server
+from extensions.timestamps import NotATimestampError, parse_timestamp
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
 out = Console(width=None if sys.stdout.isatty() else 140)
@@ -107,17 +108,14 @@ def _cell(value: Any) -> str:
 
 
 def moment(text: str | None, option: str) -> datetime | None:
-    """An ISO time; without a zone it is UTC.
+    """The time that an option gives, in UTC; None where it is not given.
 
     Raises:
-        InputError: it is not an ISO time.
+        InputError: it is no time.
     """
     if text is None:
         return None
     try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(
-            f"{option} must be an ISO time such as 2026-01-31T08:00:00Z, not {text!r}.",
-        ) from error
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return parse_timestamp(text)
+    except NotATimestampError as error:
+        raise InputError(f"{option} must be {error}.") from error

@@ -1,9 +1,16 @@
-"""Identifier limits: PostgreSQL truncates longer names, and truncated names may be equal."""
+"""Identifier limits: how long they may be, and those of our own.
+
+PostgreSQL truncates longer names, and truncated names may be equal.
+"""
 
 import hashlib
 
 LONGEST_NAME = 63
 _HASH = 16
+
+# The column of each log that says whether a backfill wrote the row. Times do not say it: a row
+# that was pushed may have been created at its event's own time.
+BACKFILLED = "skewless_backfilled"
 
 
 def bounded_name(name: str) -> str:

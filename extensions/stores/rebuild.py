@@ -44,13 +44,13 @@ from extensions.stores.restore_detection import (
     note_restart,
 )
 from extensions.stores.stray_rows import drop_strays
+from extensions.timestamps import EPOCH
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
 ENTITIES_PER_STEP = 50_000
 # How long a step of the stream may take between its log and Redis.
 IN_FLIGHT = timedelta(minutes=10)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 Progress = Callable[[str, int], None]
@@ -127,7 +127,7 @@ def reconcile(
         if verdict.state is not State.RESTARTED or isinstance(client_of(store), RedisCluster):
             return verdict, _rebuild(store, conn, computation, None)
         # The marks are in order, and so is all that was written before them.
-        since = (verdict.confirmed_at or _EPOCH) - IN_FLIGHT
+        since = (verdict.confirmed_at or EPOCH) - IN_FLIGHT
         written = _publish_since(store, computation, since)
         note_restart(conn, store, computation, verdict)
     return verdict, Rebuilt(computation.view, computation.version, written, written, resumed=False)
@@ -162,7 +162,7 @@ def _rebuild(
     note = _Note(client, aside(store.config, f"rebuild:{computation.log_table}"),
                  f"{repair} {verdict.run}")  # fmt: skip
     after, entities, resumed = note.read()
-    written, before = 0, (began - _EPOCH) // _MICROSECOND
+    written, before = 0, (began - EPOCH) // _MICROSECOND
     with connect_arrow(url_of(store.config)) as arrow:
         while True:
             step = _step(arrow, store, computation, after)
@@ -271,7 +271,7 @@ def _names(view: FeatureView) -> tuple[str, ...]:
 def _materialize(store: FeatureStore, view: FeatureView, progress: Progress | None) -> Rebuilt:
     """Feast's materialization of all that the view's source has, without its chatter."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        store.materialize(_EPOCH, datetime.now(UTC), feature_views=[view.name])
+        store.materialize(EPOCH, datetime.now(UTC), feature_views=[view.name])
     if progress:
         progress(view.name, 0)
     return Rebuilt(view.name, view.current_version_number or 0, 0, 0, resumed=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from extensions.errors import InputError
+from extensions.timestamps import parse_timestamp
 
 FORMAT = 1
 
@@ -85,7 +86,7 @@ class Manifest:
     @property
     def known(self) -> datetime:
         """`known_at` as a moment."""
-        return datetime.fromisoformat(self.known_at)
+        return parse_timestamp(self.known_at)
 
 
 def manifest_path(training_set: Path) -> Path:

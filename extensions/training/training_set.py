@@ -23,7 +23,8 @@ from extensions.stores.offline.join.label_coverage import read_coverages
 from extensions.stores.offline.join.point_in_time import HIDDEN
 from extensions.stores.offline.join.versioned_transforms import ServedTransform
 from extensions.stores.offline.materialization import SETTLED
-from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import (

@@ -10,7 +10,7 @@ from feast import FeatureService, OnDemandFeatureView
 
 from extensions.asof.computation_loading import DEFINITIONS, computations_in, read_repository
 from extensions.asof.definition_fingerprint import Definition
-from extensions.stores.registry.store import is_versioned, number_of
+from extensions.stores.registry.publication import is_versioned, number_of
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.errors import ConfigurationError, SkewlessError
 from extensions.stores.registry import feast_registry_rows
-from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
+from extensions.stores.registry.publication import check_unchanged, is_versioned, number_of
 from extensions.stores.registry.version_store import (
     Published,
     active,

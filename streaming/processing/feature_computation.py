@@ -15,23 +15,13 @@ from extensions.asof.engine import answers
 from extensions.asof.safe_time import settled_now
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError, UnavailableError
+from extensions.feature_types import UTC_MICROSECONDS, arrow_of_postgres
 
 TICK = timedelta(microseconds=1)
 _PAUSE = 0.002
 _TIMES = ("event_timestamp", "created_timestamp")
 # PostgreSQL sends moments as microseconds since this one; as numbers they cost a tenth.
 _POSTGRES_EPOCH_US = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-
-_ARROW = {
-    "integer": pa.int32(),
-    "bigint": pa.int64(),
-    "real": pa.float32(),
-    "double precision": pa.float64(),
-    "text": pa.string(),
-    "boolean": pa.bool_(),
-    "bytea": pa.binary(),
-    "timestamptz": pa.timestamp("us", tz="UTC"),
-}
 
 
 class SettlingError(UnavailableError):
@@ -139,15 +129,9 @@ def _table(computation: Computation, rows: list[tuple[object, ...]]) -> pa.Table
 def _column(column: tuple[object, ...], pg_type: str) -> pa.Array:
     """A column as the cursor returned it, times as PostgreSQL's numbers."""
     if pg_type == "timestamptz":
-        return pc.add(pa.array(column, pa.int64()), _POSTGRES_EPOCH_US).cast(_ARROW[pg_type])
+        return pc.add(pa.array(column, pa.int64()), _POSTGRES_EPOCH_US).cast(UTC_MICROSECONDS)
     if pg_type == "timestamptz[]":
         lists = pa.array(column, pa.list_(pa.int64()))
-        times = pc.add(lists.values, _POSTGRES_EPOCH_US).cast(_ARROW["timestamptz"])
+        times = pc.add(lists.values, _POSTGRES_EPOCH_US).cast(UTC_MICROSECONDS)
         return pa.ListArray.from_arrays(lists.offsets, times, mask=lists.is_null())
-    return pa.array(column, _arrow(pg_type))
-
-
-def _arrow(pg_type: str) -> pa.DataType:
-    if pg_type.endswith("[]"):
-        return pa.list_(_arrow(pg_type.removesuffix("[]")))
-    return _ARROW[pg_type]
+    return pa.array(column, arrow_of_postgres(pg_type))

@@ -8,11 +8,12 @@ import pytest
 
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
-from extensions.asof.feature_log_tables import BACKFILLED, ensure_log_tables
+from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.log_coverage import Coverage, Span, coverage, gap_behind, gap_sentence
 from extensions.asof.tick import tick
 from extensions.asof.unpublished_ranges import unpublished
+from extensions.database.identifier_limits import BACKFILLED
 from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)

@@ -178,6 +178,16 @@ def test_times_with_and_without_a_zone(
     assert naive == (text in {"2024-02-29", "2025-03-30 02:30:00"})
 
 
+def test_a_time_without_a_zone_is_utc_behind_one_with_a_zone(database: str, tmp_path: Path) -> None:
+    """Pandas 2 alone would read it in the zone of the row before."""
+    path = write_csv(
+        tmp_path / "e.csv", "user_id,item_id,watched_at",
+        "1,1,2025-03-30T02:30:00+02:00", "2,1,2025-03-30T02:30:00",
+    )  # fmt: skip
+    import_events(database, path)
+    assert sorted(moments(database)) == ["2025-03-30T00:30:00", "2025-03-30T02:30:00"]
+
+
 REASONS = [
     (f"abc,2,2025-03-01,1,0.5", "user_id is not a 64-bit integer"),  # noqa: F541
     ("7d1f1e0c-7d0a-4b62-9b55-0c1b1b1b1b1b,2,2025-03-01,1,0.5", "user_id is not a 64-bit integer"),

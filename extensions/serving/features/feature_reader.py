@@ -14,7 +14,8 @@ from extensions.serving.features.redis_connection import Command, Link
 from extensions.serving.features.request_plan import Plan, View
 from extensions.serving.near_cache.cached_views import Copy, NearCopies
 from extensions.stores.online_codec.column_encoding import Integers, Values, counting, taken
-from extensions.stores.online_codec.row_decoder import Block, fields, sections
+from extensions.stores.online_codec.row_decoder import Block
+from extensions.stores.online_codec.section_index import fields, sections
 
 # A small hash is searched linearly for each field; asked for more than this, it is read whole.
 FEW_FIELDS = 24

@@ -11,21 +11,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from feast import ValueType
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
 from extensions.errors import DefinitionError
+from extensions.feature_types import NUMPY_COLUMNS
 from extensions.serving.features import transform_frames
 from extensions.serving.features.transform_frames import array
 from extensions.stores.online_codec.column_encoding import Values
-
-_DTYPES = {
-    "FLOAT": np.float32,
-    "DOUBLE": np.float64,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-}
 
 
 @dataclass(frozen=True)
@@ -115,9 +109,10 @@ def _plain(column: Values, n: int) -> list[Any]:
 def _typed(values: Any, kind: str) -> Values:
     """A transform's column in its declared type; nulls keep it a list."""
     plain = values.to_numpy() if hasattr(values, "to_numpy") else values
-    if kind in _DTYPES:
+    wanted = NUMPY_COLUMNS.get(ValueType[kind])
+    if wanted is not None:
         made: NDArray[Any] = np.asarray(plain)
         if made.dtype != object:
-            return made.astype(_DTYPES[kind])
-        return [None if one is None else _DTYPES[kind](one) for one in made]
+            return made.astype(wanted)
+        return [None if one is None else wanted.type(one) for one in made]
     return list(plain)

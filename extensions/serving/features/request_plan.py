@@ -15,17 +15,15 @@ from feast.utils import _get_feature_views_to_use
 from extensions.asof.computation import Freshness
 from extensions.asof.computation_loading import COMPUTATIONS, view_version
 from extensions.errors import DefinitionError
+from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
-from extensions.stores.online.store import layout_of, lifetime_of, trust_of
+from extensions.stores.online.view_settings import layout_of, lifetime_of, trust_of
+from extensions.stores.online_codec.payload_decoder import default_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
-from extensions.stores.online_codec.row_decoder import Decoder, default_of
+from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.values.default_values import default_values
 
-_PLAIN = {
-    ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
-    ValueType.STRING, ValueType.FLOAT_LIST, ValueType.DOUBLE_LIST, ValueType.INT32_LIST,
-    ValueType.INT64_LIST,
-}  # fmt: skip
+_PLAIN = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,8 @@ class Plan:
         groups: dict[tuple[str, ...], list[View]] = {}
         for view in self.views:
             groups.setdefault(view.join_keys, []).append(view)
-        whole = (ValueType.INT64, ValueType.INT32)
         return tuple(
-            Group(keys, tuple(views), self.key_types.get(keys[0]) in whole)
+            Group(keys, tuple(views), self.key_types.get(keys[0]) in BITS)
             for keys, views in groups.items()
         )
 
@@ -266,7 +263,7 @@ def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
             return False
         if not set(view.features) <= set(view.decoder.layout.names):
             return False
-    return set(plan.key_types.values()) <= {ValueType.INT64, ValueType.INT32, ValueType.STRING}
+    return set(plan.key_types.values()) <= {*BITS, ValueType.STRING}
 
 
 def _view(

@@ -13,19 +13,11 @@ import orjson
 from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
+from extensions.feature_types import BITS, JSON_TYPES
 from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.request_plan import Plan
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
-_BITS = {ValueType.INT64: 63, ValueType.INT32: 31}
-_KINDS: dict[ValueType, tuple[type, ...]] = {
-    ValueType.INT64: (int,),
-    ValueType.INT32: (int,),
-    ValueType.FLOAT: (int, float),
-    ValueType.DOUBLE: (int, float),
-    ValueType.STRING: (str,),
-    ValueType.BOOL: (bool,),
-}
 LONGEST_ID = 10_240
 
 
@@ -82,7 +74,7 @@ def user_in_path(text: str, kind: ValueType) -> tuple[Any, bytes]:
         text = unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise RefusedError(422, "The user id is not UTF-8.", "user_id") from None
-    if kind in _BITS:
+    if kind in BITS:
         if not _WHOLE.fullmatch(text):
             raise RefusedError(422, "The user id must be a whole number.", "user_id")
         return one_id(int(text), kind, "user_id")
@@ -91,12 +83,12 @@ def user_in_path(text: str, kind: ValueType) -> tuple[Any, bytes]:
 
 def one_id(value: Any, kind: ValueType, field: str) -> tuple[Any, bytes]:
     """An id as it came, and as it stands in keys."""
-    if kind in _BITS:
+    if kind in BITS:
         if isinstance(value, bool) or not isinstance(value, int):
             raise RefusedError(422, "An id must be a whole number.", field)
-        bound = 1 << _BITS[kind]
+        bound = 1 << BITS[kind]
         if not -bound <= value < bound:
-            raise RefusedError(422, f"An id must fit {_BITS[kind] + 1} bits.", field)
+            raise RefusedError(422, f"An id must fit {BITS[kind] + 1} bits.", field)
         return value, b"%d" % value
     if kind != ValueType.STRING:
         raise RefusedError(
@@ -207,13 +199,13 @@ def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
             found[name] = datetime.now(UTC).hour
             continue
         asked, value = named[name]
-        wanted = _KINDS.get(kind)
+        wanted = JSON_TYPES.get(kind)
         if wanted and (
             not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
         ):
             raise RefusedError(422, f"{asked} must be {kind.name.lower()}.", f"context.{asked}")
-        if kind in _BITS and not -(1 << _BITS[kind]) <= value < 1 << _BITS[kind]:
-            raise RefusedError(422, f"{asked} must fit {_BITS[kind] + 1} bits.", f"context.{asked}")
+        if kind in BITS and not -(1 << BITS[kind]) <= value < 1 << BITS[kind]:
+            raise RefusedError(422, f"{asked} must fit {BITS[kind] + 1} bits.", f"context.{asked}")
         found[name] = value
     return found
 

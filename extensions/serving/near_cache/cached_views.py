@@ -20,7 +20,8 @@ from extensions.serving.features.entity_ids import Ids, is_whole_number
 from extensions.serving.features.request_plan import Group, Plan, Plans
 from extensions.serving.near_cache.entity_index import Slots
 from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
-from extensions.stores.online_codec.row_decoder import Block, Decoder, sections
+from extensions.stores.online_codec.row_decoder import Block, Decoder
+from extensions.stores.online_codec.section_index import sections
 
 # A copy that may lag further behind Redis than this is not read from.
 MOST_LAG = 1.0

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore, ValueType
 
+from extensions.feature_types import JSON_TYPES, NUMPY_COLUMNS
 from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.feature_reader import Reader, Rows
 from extensions.serving.features.redis_connection import UnavailableError
@@ -37,22 +38,6 @@ MOST_COMPILING = 16
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
-_REQUEST: dict[ValueType, tuple[type, ...]] = {
-    ValueType.INT64: (int,),
-    ValueType.INT32: (int,),
-    ValueType.DOUBLE: (float, int),
-    ValueType.FLOAT: (float, int),
-    ValueType.STRING: (str,),
-    ValueType.BOOL: (bool,),
-}
-
-_DTYPES = {
-    ValueType.INT64: np.int64,
-    ValueType.INT32: np.int32,
-    ValueType.DOUBLE: np.float64,
-    ValueType.FLOAT: np.float32,
-    ValueType.BOOL: np.bool_,
-}
 
 
 class UnusualError(Exception):
@@ -229,13 +214,13 @@ def _ids(values: list[Any], kind: ValueType) -> Ids:
 
 def _given(values: list[Any], kind: ValueType) -> Values:
     """A column of the request's own."""
-    wanted = _REQUEST.get(kind)
+    wanted = JSON_TYPES.get(kind)
     if wanted is None or not set(map(type, values)) <= set(wanted):
         raise UnusualError
     column: Values = values
     if kind != ValueType.STRING:
         try:
-            column = np.array(values, _DTYPES[kind])
+            column = np.array(values, NUMPY_COLUMNS[kind])
         except OverflowError:
             raise UnusualError from None
     return column[:1] if values.count(values[0]) == len(values) else column

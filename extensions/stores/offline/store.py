@@ -22,9 +22,9 @@ from psycopg import sql
 from pydantic import Field, PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.database import connect
 from extensions.database.connection import table_exists
+from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import ConfigurationError, InputError
 from extensions.stores import transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session
@@ -35,12 +35,8 @@ from extensions.stores.offline.join.request_fields import check_request_fields
 from extensions.stores.offline.join.versioned_transforms import by_moment, by_names
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.range_retrieval import range_query
-from extensions.stores.offline.retrieval_job import (
-    PlainQuery,
-    PointInTimeQuestion,
-    SkewlessMetadata,
-    SkewlessRetrievalJob,
-)
+from extensions.stores.offline.retrieval_job import SkewlessMetadata, SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeQuestion
 from extensions.stores.offline.writes import push
 from extensions.stores.offline.writes.feature_logging import write_logged_features
 from extensions.stores.offline.writes.log_append import append
@@ -123,7 +119,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                 end_date=kwargs.get("end_date"),
             )
             served = by_names(transforms, full_feature_names=full_feature_names)
-            query, declared = range_query(
+            read = range_query(
                 feature_refs,
                 feature_views,
                 registry,
@@ -133,7 +129,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             )
             return SkewlessRetrievalJob(
                 config,
-                PlainQuery(query, "reading features of a range", declared),
+                PlainQuery(read.query, "reading features of a range", read.types, read.whole_names),
                 full_feature_names=full_feature_names,
                 on_demand_feature_views=served,
                 metadata=SkewlessMetadata(feature_refs, [], lambda: (start, end)),

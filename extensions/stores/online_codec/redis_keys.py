@@ -12,20 +12,17 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from feast import RepoConfig, ValueType
+from feast import RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from extensions.errors import InputError
-from extensions.stores.values.canonical_keys import canonical
+from extensions.feature_types import value_field
+from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
 
 _TEXTS = frozenset({"string_val", "json_val"})
-_SPELLED = {
-    "uuid_val": ValueType.UUID,
-    "time_uuid_val": ValueType.TIME_UUID,
-    "decimal_val": ValueType.DECIMAL,
-}
+_SPELLED = {value_field(kind): kind for kind in SEVERAL_SPELLINGS}
 
 
 def id_bytes(value: Value) -> bytes:

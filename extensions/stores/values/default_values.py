@@ -1,7 +1,7 @@
 """What an entity without history has: one rule for serving, `feast serve` and training."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -23,8 +23,7 @@ from feast.types import (
 
 from extensions.asof.default_parsing import read_default
 from extensions.errors import DefinitionError
-
-_EPOCH = datetime.fromtimestamp(0, tz=UTC)
+from extensions.timestamps import EPOCH
 
 
 def declared_defaults(view: FeatureView) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def default_text(value: Any, dtype: FeastType | None) -> str | None:
 
 def _scalar_text(value: Any, dtype: FeastType | None) -> str:
     if dtype == UnixTimestamp and not isinstance(value, str):
-        return (_EPOCH + timedelta(seconds=value)).isoformat()
+        return (EPOCH + timedelta(seconds=value)).isoformat()
     if isinstance(value, bytes) or dtype in (Bytes, PdfBytes, ImageBytes):
         octets = value if isinstance(value, bytes) else str(value).encode()
         return "\\x" + octets.hex()

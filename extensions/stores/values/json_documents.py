@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 from feast import FeatureView
-from feast.types import Array, FeastType, Set, Struct
+from feast.types import Array, FeastType, Set
 
 from extensions.errors import InputError
+from extensions.feature_types import unwrapped
 
-_DOCUMENTS = frozenset({"MAP", "JSON"})
+_DOCUMENTS = frozenset({"MAP", "JSON", "STRUCT"})
 
 
 def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
@@ -39,9 +40,7 @@ def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is_document(dtype: FeastType) -> bool:
-    while isinstance(dtype, Array | Set):
-        dtype = dtype.base_type
-    return isinstance(dtype, Struct) or getattr(dtype, "name", "") in _DOCUMENTS
+    return unwrapped(dtype)[0] in _DOCUMENTS
 
 
 def _written(value: Any, column: str, view: str, *, listed: bool) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from extensions.errors import InputError
+from extensions.feature_types import is_list
 
 
 def array_texts(view: str, table: pa.Table) -> pa.Table:
@@ -18,7 +19,7 @@ def array_texts(view: str, table: pa.Table) -> pa.Table:
         InputError: a value is no array of PostgreSQL's.
     """
     for place, field in enumerate(table.schema):
-        if not (_is_list(field.type) and _is_list(field.type.value_type)):
+        if not (is_list(field.type) and is_list(field.type.value_type)):
             continue
         try:
             texts = [
@@ -60,9 +61,3 @@ def _written(value: Any) -> str:
         value = "\\x" + value.hex()
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,13 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from psycopg import sql
 
 from extensions.errors import InputError
+from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
-from extensions.stores.offline.arrow.timestamps import parsed
 from extensions.stores.offline.join.key_matching import key_of_query
 from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
-from extensions.stores.values.join_keys import UTC_MICROSECONDS, as_key
+from extensions.stores.values.join_keys import as_key
+from extensions.timestamps import in_utc, parse_column
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
 CUT_FROM = 60
@@ -49,9 +49,9 @@ class EntityTable:
             column = _moment_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
             moments = frame[column]
             if not pa.types.is_timestamp(moments.type):
-                moments = _parsed(moments.to_pandas(), column)
+                moments = parse_column(moments.to_pandas(), column)
             place = frame.schema.get_field_index(column)
-            return cls(frame.set_column(place, column, _in_utc(moments)), column)
+            return cls(frame.set_column(place, column, in_utc(moments)), column)
         column = infer_event_timestamp_from_entity_df(
             {str(name): dtype for name, dtype in frame.dtypes.items()}
         )
@@ -65,9 +65,9 @@ class EntityTable:
         place = list(frame.columns).index(column)
         moments = frame[column]
         times = (
-            _in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
+            in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
             if pd.api.types.is_datetime64_any_dtype(moments)
-            else _parsed(moments, column)
+            else parse_column(moments, column)
         )
         if not rows.num_columns:  # a table without columns knows no number of rows
             return cls(pa.table({column: times}), column)
@@ -265,23 +265,6 @@ def _moment_column(types: dict[str, pa.DataType]) -> str:
             "event_timestamp."
         )
     return times[0]
-
-
-def _parsed(moments: "pd.Series[Any]", column: str) -> pa.ChunkedArray:
-    try:
-        return parsed(moments)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"The column {column} does not hold times ({error}): write them as "
-            "2026-01-31T12:00:00Z."
-        ) from error
-
-
-def _in_utc(moments: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The same moments; a time without a zone is UTC, as Feast says."""
-    if moments.type.tz is None:
-        return pc.assume_timezone(moments, "UTC")
-    return moments.cast(pa.timestamp(moments.type.unit, "UTC"))
 
 
 def _check_keys(keys: Sequence[Key], columns: Sequence[str]) -> None:

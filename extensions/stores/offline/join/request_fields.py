@@ -8,7 +8,7 @@ from feast.types import from_value_type
 from feast.value_type import ValueType
 
 from extensions.errors import InputError
-from extensions.stores.values.join_keys import arrow_type, is_text
+from extensions.feature_types import arrow_type, is_text
 
 
 class _Transform(Protocol):

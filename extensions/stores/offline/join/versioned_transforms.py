@@ -16,6 +16,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
 from extensions.errors import DefinitionError, InputError
+from extensions.feature_types import arrow_type
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
     ViewJoin,
@@ -26,7 +27,6 @@ from extensions.stores.offline.join.point_in_time import (
 from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
 from extensions.stores.transform_inputs import inputs_of
-from extensions.stores.values.join_keys import arrow_type
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 from extensions.asof.computation_loading import view_version
 from extensions.database import connect, connect_arrow
 from extensions.errors import InputError
+from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
@@ -131,7 +132,7 @@ def _columns(
             number = projection.version_tag or view_version(view)
             types[version], values[version] = Int32, pa.array([number] * count, pa.int32())
             first = f"{used}__{projection.features[0].name}"
-            moments = rows[f"{first}__timestamp"].cast(pa.timestamp("us", "UTC"))
+            moments = rows[f"{first}__timestamp"].cast(UTC_MICROSECONDS)
             absent = pc.not_equal(rows[f"{first}__status"], FieldStatus.PRESENT)
             column = column_name(projection.name, "as_of")
             types[column] = UnixTimestamp
