@@ -8,7 +8,7 @@ import pyarrow as pa
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import InputError
+from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
@@ -93,7 +93,7 @@ class PointInTimeQuestion:
             yield self._piece(answer, done)
             done += answer.num_rows
         if self.labels.count is not None and done != self.labels.count:
-            raise InputError(
+            raise SkewlessError(
                 f"The join returned {done} rows for {self.labels.count} labels: a label was "
                 "lost or doubled, so nothing is returned; please report it."
             )
