@@ -7,7 +7,7 @@ class SkewlessError(click.ClickException):
     """A mistake or a missing part that the person at the keyboard can mend.
 
     Feast's and our own command lines both run on click, so either prints the sentence
-    alone, without a traceback, and exits with ``exit_code`` (1; 2 for unusable input).
+    alone, without a traceback, and exits with ``exit_code``, one of `extensions.exit_codes`.
     """
 
     def __init__(self, sentence: str, *, exit_code: int = 1) -> None:

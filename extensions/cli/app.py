@@ -1,8 +1,10 @@
-"""All commands, gathered; each family stands in its module.
+"""All commands, gathered by task; each family stands in its module.
 
-Feast takes seconds to import. Commands import what they use when they run, so that `--help`
-and a mistyped option answer at once.
+Feast, pandas and database drivers take seconds to import. Commands import what they use when they
+run, so that `--help`, completion and a mistyped option answer at once; a test sees to it.
 """
+
+from typing import Annotated
 
 import typer
 
@@ -20,11 +22,58 @@ from extensions.cli import (
 
 app = typer.Typer(
     name="skewless",
-    help="A feature store without training-serving skew. Start with `skewless demo`.",
+    help="A feature store without training-serving skew. Start with `skewless demo`, or with the "
+    "quick start in README.md.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
 )
-for family in (stack, repository, data, compute, training, serving, stream, monitoring, versions):
-    family.register(app)
+
+# The panels of `skewless --help`, in the order of a first hour.
+_PANELS = {
+    "The local stack": [stack],
+    "Set-up and health": [repository],
+    "Data": [data],
+    "Computing features": [compute],
+    "Training": [training],
+    "Serving": [serving],
+    "Streams": [stream],
+    "Changing features": [versions],
+    "Watching": [monitoring],
+}
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+        from platform import python_version
+
+        print(  # noqa: T201
+            f"skewless {version('skewless')} (Feast {version('feast')}, Python {python_version()})"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """What can be said before a command."""
+
+
+def _gather() -> None:
+    for panel, families in _PANELS.items():
+        for family in families:
+            commands, groups = len(app.registered_commands), len(app.registered_groups)
+            family.register(app)
+            added = [*app.registered_commands[commands:], *app.registered_groups[groups:]]
+            for info in added:
+                info.rich_help_panel = panel
+
+
+_gather()

@@ -17,8 +17,9 @@ from typing import Any
 from rich.table import Table
 
 from extensions import addresses
-from extensions.cli.console import err, out, progress
+from extensions.cli.console import err, out
 from extensions.cli.programs import Programs, apply_definitions, run_feast
+from extensions.cli.progress import progress
 from extensions.errors import SkewlessError
 from extensions.local.stack import KafkaChoice, Stack
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 RESTART_PAUSE_SECONDS = 2.0
 RESTARTS_PER_PROGRAM = 5
 HEALTHY_SECONDS = 300.0
+# Seconds between two looks at whether log files are full.
+_ROTATE_EVERY_SECONDS = 10.0
+_READY_EVERY_SECONDS = 0.25
 
 
 def apply_definitions(stack: "Stack") -> None:
@@ -42,7 +45,7 @@ class Programs:
     def __init__(self, stack: "Stack", port: int = 0, only: Sequence[str] = ()) -> None:
         from extensions.local.ports import free_port
 
-        port = port or free_port()
+        self.port = port = port or free_port()
         self.stack = stack
         self.http = f"http://127.0.0.1:{port}"
         skewless = _program("skewless")
@@ -63,6 +66,15 @@ class Programs:
         self._started[name] = time.monotonic()
         self.stack.spawn(self._argv[name], name)
 
+    def wait_until_serving(self) -> None:
+        """Return once the HTTP server answers; it takes some seconds to start.
+
+        Raises:
+            SkewlessError: as `watch`.
+        """
+        while not _answers(f"{self.http}/health"):
+            self._restart_dead(_READY_EVERY_SECONDS)
+
     def watch(self) -> None:
         """Return never; a dead server ends the stack, a dead program comes back.
 
@@ -70,22 +82,45 @@ class Programs:
             SkewlessError: a server died, or a program kept dying.
         """
         while True:
-            dead = self.stack.wait_any()
-            if dead is None:
-                continue
-            words = dead.last_words() or f"exit code {dead.exit_code}"
-            if dead.name not in self._argv:
-                raise SkewlessError(f"{dead.name} died ({words}); the stack is stopped.")
-            if time.monotonic() - self._started[dead.name] > HEALTHY_SECONDS:
-                self._restarts[dead.name] = 0
-            self._restarts[dead.name] += 1
-            if self._restarts[dead.name] > RESTARTS_PER_PROGRAM:
-                raise SkewlessError(
-                    f"`skewless {dead.name}` keeps dying ({words}): run it by itself to see why."
-                )
-            err.print(f"{dead.name} died ({words}); starting it again.")
-            time.sleep(RESTART_PAUSE_SECONDS)
-            self._spawn(dead.name)
+            self._restart_dead(_ROTATE_EVERY_SECONDS)
+            self.stack.rotate_logs()
+
+    def _restart_dead(self, timeout: float) -> None:
+        """Wait ``timeout`` seconds for something to die; start it again if it is a program."""
+        dead = self.stack.wait_any(timeout)
+        if dead is None:
+            return
+        words = dead.last_words() or f"exit code {dead.exit_code}"
+        if dead.name not in self._argv:
+            raise SkewlessError(f"{dead.name} died ({words}); the stack is stopped.")
+        if dead.name == "serve":
+            # Another program was quicker than ours: trying again would not help.
+            from extensions.local.ports import require_free
+
+            require_free(self.port, "The HTTP server")
+        if time.monotonic() - self._started[dead.name] > HEALTHY_SECONDS:
+            self._restarts[dead.name] = 0
+        self._restarts[dead.name] += 1
+        if self._restarts[dead.name] > RESTARTS_PER_PROGRAM:
+            raise SkewlessError(
+                f"`skewless {dead.name}` keeps dying ({words}): run it by itself to see why."
+            )
+        err.print(f"{dead.name} died ({words}); starting it again.", markup=False)
+        time.sleep(RESTART_PAUSE_SECONDS)
+        self._spawn(dead.name)
+
+
+def _answers(url: str) -> bool:
+    """Whether an HTTP server answers ``url`` with success."""
+    # Only here: they would cost every command's start.
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _program(name: str) -> Path:

@@ -1,7 +1,5 @@
 """Asking the servers before importing what takes seconds."""
 
-from psycopg import sql
-
 
 def answering_postgres(table: str | None = None) -> str:
     """PostgreSQL's URL, after a connection to it was made and closed.
@@ -12,6 +10,8 @@ def answering_postgres(table: str | None = None) -> str:
         SkewlessError: there is no address, or it does not answer.
         psycopg.errors.UndefinedTable: it lacks ``table``.
     """
+    from psycopg import sql
+
     from extensions.addresses import postgres_url
     from extensions.database import connect
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment
+from extensions.cli.progress import progress
+from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 
 if TYPE_CHECKING:
     from streaming.settings import Settings
@@ -116,8 +119,8 @@ def replay(
     since = moment(start, "--from")
     source = file or since
     if source is None or (file and since):
-        raise typer.BadParameter("give a file of JSON lines, or --from TIME")
-    with err.status("Producing events"):
+        raise SkewlessError("Give a file of JSON lines, or --from TIME.", exit_code=USAGE)
+    with progress("Producing events"):
         done = run(_settings(topic=topic), source, until=moment(end, "--to"), rate=rate)
     emit([done], as_json)
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, moment, out, progress
+from extensions.cli.console import AsJson, emit, err, moment, out
+from extensions.cli.progress import progress
 from extensions.errors import SkewlessError
 
 if TYPE_CHECKING:
     import psycopg
     from feast import FeatureStore
 
-ViewName = Annotated[str, typer.Argument(metavar="VIEW")]
-VersionName = Annotated[str, typer.Argument(metavar="vN")]
+ViewName = Annotated[str, typer.Argument(metavar="VIEW", help="The view.")]
+VersionName = Annotated[str, typer.Argument(metavar="vN", help="Its version, as in v2.")]
 Why = Annotated[str | None, typer.Option("--why", help="The reason, for the record.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Although its values are not complete and fresh.")
@@ -88,7 +89,8 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
     from extensions.addresses import REPO_ROOT
 
     start = moment(since, "--from")
-    with _store() as (_, conn), progress("Applying") as report:
+    kept = "What is published or filled by now is kept; `skewless apply` goes on."
+    with _store() as (_, conn), progress("Applying", unit="days", kept=kept) as report:
         from extensions.versions.apply import apply
 
         done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
@@ -143,7 +145,9 @@ def rollback(
 
 
 def versions(
-    view: Annotated[str | None, typer.Argument(metavar="[VIEW]")] = None,
+    view: Annotated[
+        str | None, typer.Argument(metavar="[VIEW]", help="One view; all if left.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retired ones, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
