@@ -10,6 +10,7 @@ import psycopg
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 from extensions.failpoints import point
 from monitoring import drift_store
 from monitoring.baseline import Baseline, FeatureBaseline
@@ -263,5 +264,5 @@ def _check_ended(conn: psycopg.Connection, window: Window) -> None:
         raise SkewlessError(
             f"The window ends at {window.end.isoformat()}, which has not come yet: what is "
             "checked once is not checked again.",
-            exit_code=3,
+            exit_code=USAGE,
         )

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from extensions.errors import SkewlessError
+from extensions.exit_codes import FAILED, NOT_CHECKED
 from monitoring.baseline import Baseline
 from monitoring.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
@@ -97,7 +98,7 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
         raise SkewlessError(
             f"The service {service} has no baseline: run `skewless drift baseline {service} "
             "--training-set …manifest.json` with the set its model was trained on.",
-            exit_code=3,
+            exit_code=NOT_CHECKED,
         )
     return row[0], Baseline.from_json(row[1])
 
@@ -219,7 +220,8 @@ def alone(conn: psycopg.Connection, service: str) -> Iterator[None]:
     row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
     if not row or not row[0]:
         raise CheckedElsewhereError(
-            f"Another drift check of {service} is running: wait for it, or end it.", exit_code=3
+            f"Another drift check of {service} is running: wait for it, or end it.",
+            exit_code=FAILED,
         )
     try:
         yield

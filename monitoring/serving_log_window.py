@@ -12,6 +12,7 @@ from psycopg import sql
 from extensions.asof.computation import pg_type
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
@@ -61,7 +62,9 @@ def whole_windows(
     With ``after`` None only the last one.
     """
     if length <= timedelta(0):
-        raise SkewlessError("A window must be longer than nothing, as in --window 1h.", exit_code=3)
+        raise SkewlessError(
+            "A window must be longer than nothing, as in --window 1h.", exit_code=USAGE
+        )
     last = EPOCH + (now - EPOCH) // length * length
     first = last - length if after is None else EPOCH + -(-(after - EPOCH) // length) * length
     windows = []

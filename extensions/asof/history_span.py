@@ -56,8 +56,10 @@ def why_nothing(
             return None
     if not told:
         return None
-    between = " and ".join(filter(None, (start and written(start), end and written(end))))
-    return f"No events between {between}: {', '.join(told)}."
+    if start is None or end is None:
+        limit = f"after {written(start)}" if start else f"before {written(end)}" if end else ""
+        return f"No events {limit}: {', '.join(told)}."
+    return f"No events between {written(start)} and {written(end)}: {', '.join(told)}."
 
 
 def written(at: datetime) -> str:

@@ -4,6 +4,7 @@ Feast, pandas and database drivers take seconds to import. Commands import what 
 run, so that `--help`, completion and a mistyped option answer at once; a test sees to it.
 """
 
+from inspect import getdoc
 from typing import Annotated
 
 import typer
@@ -71,9 +72,12 @@ def _gather() -> None:
         for family in families:
             commands, groups = len(app.registered_commands), len(app.registered_groups)
             family.register(app)
-            added = [*app.registered_commands[commands:], *app.registered_groups[groups:]]
-            for info in added:
-                info.rich_help_panel = panel
+            for command in app.registered_commands[commands:]:
+                command.rich_help_panel = panel
+                # What a command does, and below it what else is good to know.
+                command.help = f"{command.help}\n\n{getdoc(command.callback)}"
+            for group in app.registered_groups[groups:]:
+                group.rich_help_panel = panel
 
 
 _gather()

@@ -65,13 +65,19 @@ def _bar(title: str, err: Console) -> Iterator[Report]:
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True
     ) as bars:
         task = bars.add_task(title, total=None)
-        yield lambda done, total=None: bars.update(task, completed=done, total=total)
+
+        def report(done: int, total: int | None = None) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield report
 
 
 @contextmanager
 def _lines(title: str, unit: str, err: Console) -> Iterator[Report]:
-    lines = ProgressLines(title, unit, lambda line: err.print(
-        line, markup=False, highlight=False, soft_wrap=True))  # fmt: skip
+    def say(line: str) -> None:
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    lines = ProgressLines(title, unit, say)
     ended = threading.Event()
 
     def speak() -> None:
@@ -96,10 +102,9 @@ class ProgressLines:
     def __init__(self, title: str, unit: str, say: Callable[[str], None]) -> None:
         self._title, self._unit, self._say = title, f" {unit}" if unit else "", say
         self._began = time.monotonic()
-        self._done, self._total = 0, None
+        self._done = 0
+        self._total: int | None = None
         self._told = False
-
-    _total: int | None
 
     @property
     def pause(self) -> float:

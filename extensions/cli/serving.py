@@ -28,7 +28,11 @@ def register(app: typer.Typer) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Loopback unless told otherwise.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="The port; Feast's own server has 6566, which browsers refuse.")
+        int,
+        typer.Option(
+            envvar="SKEWLESS_PORT",
+            help="The port; Feast's own server has 6566, which browsers refuse.",
+        ),
     ] = DEFAULT_PORT,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     user_service: Annotated[

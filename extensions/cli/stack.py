@@ -48,7 +48,8 @@ def demo(
 def up(
     kafka: Kafka = "tansu",
     port: Annotated[
-        int, typer.Option(help="Of the HTTP server; 0 takes a free one.")
+        int,
+        typer.Option(envvar="SKEWLESS_PORT", help="Of the HTTP server; 0 takes a free one."),
     ] = DEFAULT_PORT,
 ) -> None:
     """Data stays in `.skewless/`; a server whose address is set already is not started."""

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from extensions.cli.console import AsJson, emit, err, moment
+from extensions.cli.console import out as out_console
 from extensions.cli.progress import progress
 from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
@@ -108,7 +109,13 @@ def training_set(
     warnings = taken.manifest.warnings
     made = {"file": taken.path, "manifest": taken.manifest_path, "rows": taken.manifest.rows,
             "known_at": taken.manifest.known_at, "sha256": taken.manifest.sha256}  # fmt: skip
-    emit([{**made, "warnings": warnings} if as_json else made], as_json)
+    if as_json:
+        emit([{**made, "warnings": warnings}], as_json)
+    else:
+        for name, value in made.items():
+            shown = f"{value:,}" if isinstance(value, int) else value
+            out_console.print(f"{name.replace('_', ' '):<9} {shown}", markup=False,
+                              highlight=False, soft_wrap=True)  # fmt: skip
     # Last, so that they are what is on the screen.
     for warning in warnings:
         err.print(f"[bold red]WARNING[/]: {escape(warning)}", soft_wrap=True)

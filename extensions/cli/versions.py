@@ -11,6 +11,7 @@ import typer
 from extensions.cli.console import AsJson, emit, err, moment, out
 from extensions.cli.progress import progress
 from extensions.errors import SkewlessError
+from extensions.exit_codes import FAILED, USAGE
 
 if TYPE_CHECKING:
     import psycopg
@@ -66,7 +67,7 @@ def plan(since: Since = None, as_json: AsJson = False) -> None:
     from extensions.addresses import REPO_ROOT
 
     start = moment(since, "--from")
-    with _store() as (store, conn), err.status("Planning"):
+    with _store() as (store, conn), progress("Planning"):
         from extensions.versions.plan import make_plan
 
         made = make_plan(conn, store.project, REPO_ROOT, since=start)
@@ -81,7 +82,7 @@ def plan(since: Since = None, as_json: AsJson = False) -> None:
     else:
         out.print(" ".join(("No changes.", *made.notes)), markup=False, soft_wrap=True)
     if made.refused:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
@@ -176,7 +177,7 @@ def diff(
     from extensions.addresses import postgres_url
 
     numbers = _number(first), _number(second)
-    with _store() as (_, conn), err.status("Comparing"):
+    with _store() as (_, conn), progress("Comparing"):
         from extensions.versions.diff import compare
 
         found = compare(conn, postgres_url(), view, *numbers, size=sample)
@@ -204,7 +205,7 @@ def retire(
     from extensions.addresses import REPO_ROOT
 
     number = _number(version)
-    with _store() as (store, conn), err.status("Retiring"):
+    with _store() as (store, conn), progress("Retiring"):
         from extensions.versions.declared_definitions import read_declared
         from extensions.versions.retirement import retire as take_out
 
@@ -254,7 +255,7 @@ def _store() -> "Iterator[tuple[FeatureStore, psycopg.Connection]]":
 def _number(text: str) -> int:
     match = re.fullmatch(r"v?(\d+)", text)
     if match is None:
-        raise SkewlessError(f"A version reads like v2, not {text!r}.", exit_code=2)
+        raise SkewlessError(f"A version reads like v2, not {text!r}.", exit_code=USAGE)
     return int(match.group(1))
 
 

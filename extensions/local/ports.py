@@ -68,7 +68,7 @@ def holder_of(port: int) -> str:
         pids = [
             found.pid
             for found in listening
-            if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid
+            if found.status == psutil.CONN_LISTEN and found.laddr[1:] == (port,) and found.pid
         ]
         if pids:
             # The parent of forked workers, which share the socket, is the one to stop.

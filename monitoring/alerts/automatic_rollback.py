@@ -20,6 +20,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 from extensions.failpoints import point
 from extensions.stores.registry.version_store import active, hold_pointer, promotions, published
 from extensions.versions.promotion import rollback
@@ -42,7 +43,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.after < 1:
-            raise SkewlessError("--after must be at least 1 window.", exit_code=3)
+            raise SkewlessError("--after must be at least 1 window.", exit_code=USAGE)
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def command(text: str) -> RollBack:
     """
     parts = shlex.split(text)
     if not parts:
-        raise SkewlessError("--rollback-command must name a program.", exit_code=3)
+        raise SkewlessError("--rollback-command must name a program.", exit_code=USAGE)
 
     def roll_back(view: str, reason: str, evidence: Evidence) -> str:
         try:

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 
 SLACK, WEBHOOK, EMAIL = (
     "SKEWLESS_ALERT_SLACK", "SKEWLESS_ALERT_WEBHOOK", "SKEWLESS_ALERT_EMAIL",
@@ -171,7 +172,7 @@ def channels(environment: Mapping[str, str] | None = None) -> Sequence[Channel]:
     for variable, name in ((SLACK, "slack"), (WEBHOOK, "webhook")):
         if url := held.get(variable):
             if urlsplit(url).scheme not in ("http", "https"):
-                raise SkewlessError(f"{variable} must be an http or https URL.", exit_code=3)
+                raise SkewlessError(f"{variable} must be an http or https URL.", exit_code=USAGE)
             found.append(Webhook(name, url, slack=name == "slack"))
     if url := held.get(EMAIL):
         found.append(_email(url))
@@ -185,13 +186,15 @@ def _email(url: str) -> Email:
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not to:
         raise SkewlessError(
             f"{EMAIL} must read like smtp://host:25?from=store@example.org&to=team@example.org.",
-            exit_code=3,
+            exit_code=USAGE,
         )
     if parts.password and not parts.username:
-        raise SkewlessError(f"{EMAIL} must name the user whose password it has.", exit_code=3)
+        raise SkewlessError(f"{EMAIL} must name the user whose password it has.", exit_code=USAGE)
     ca = query.get("ca", [None])[0]
     if ca is not None and not Path(ca).is_file():
-        raise SkewlessError(f"{EMAIL} must name a file of certificates: {ca} is none.", exit_code=3)
+        raise SkewlessError(
+            f"{EMAIL} must name a file of certificates: {ca} is none.", exit_code=USAGE
+        )
     tls = parts.scheme == "smtps"
     return Email(
         "email",

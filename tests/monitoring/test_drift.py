@@ -10,6 +10,7 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.exit_codes import FAILED
 from monitoring import drift_check, drift_store
 from monitoring.serving_log_window import Window, whole_windows
 from monitoring.verdicts import CRITICAL, ERROR, INSUFFICIENT, OK, WARNING
@@ -198,7 +199,7 @@ def test_two_checks_at_once_exclude_each_other(database: str, checked: psycopg.C
         pytest.raises(SkewlessError, match="Another") as caught,
     ):
         drift_check.check(database, at(2))
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == FAILED
 
 
 def test_a_window_that_has_not_ended_is_refused(database: str, checked: psycopg.Connection) -> None:
