@@ -38,7 +38,7 @@ class Step:
 
 def steps(readme: str) -> Iterator[Step]:
     """The quick start's blocks in order; a command goes on over lines that end with a backslash."""
-    section = readme.split("\n## Quick start\n")[1].split("\n## ")[0]
+    section = readme.split("\n## Quick start\n")[1].split("\n## ", maxsplit=1)[0]
     for info, body in re.findall(r"^```(.*?)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL):
         language, _, path = info.partition(" ")
         if language != "console":
@@ -110,10 +110,12 @@ def clone(folder: Path) -> None:
             shutil.copyfile(REPO / name, folder / name)
     environment = Path(sys.executable).parent.parent
     (folder / ".venv").symlink_to(environment)
+    if (REPO / ".uv").exists():
+        (folder / ".uv").symlink_to(REPO / ".uv")
     # `make` installs where the lock is newer than the environment. That one is used here as it is.
     for name in ("pyproject.toml", "locks/development.txt"):
         os.utime(folder / name, (0, 0))
-    (environment / ".installed").touch()
+    assert (environment / ".installed").exists(), "run `make install` first"
 
 
 @dataclass
@@ -144,11 +146,7 @@ def test_the_quick_start_works_as_it_is_written(tmp_path: Path) -> None:
     port = free_port()
     outside = {k: v for k, v in os.environ.items() if not k.startswith(("SKEWLESS_", "PYTEST_"))}
     # The copy's packages come before those that the environment was installed for.
-    first = outside | {
-        "PYTHONPATH": str(folder),
-        "SKEWLESS_PORT": str(port),
-        "PYTHONUNBUFFERED": "1",
-    }
+    first = outside | {"PYTHONPATH": str(folder), "SKEWLESS_PORT": str(port)}
     second = Terminal(folder, first)
     log = (tmp_path / "up.log").open("w+")
     up: subprocess.Popen[str] | None = None
