@@ -26,6 +26,7 @@ from extensions.asof.computation import Computation, HistorySource
 from extensions.asof.default_parsing import read_default
 from extensions.asof.history_span import why_nothing, written
 from extensions.asof.log_coverage import coverage
+from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
@@ -203,7 +204,12 @@ def _covered(
     if not all(spans):
         return None
     start = max(each[-1].start for each in spans)
-    end = min(each[-1].end for each in spans)
+    marks = [read_watermark(conn, each) for each in computations]
+    # A backfill may end within an hour or a day whose tick is still to come.
+    end = min(
+        min(span[-1].end, mark.processed_through if mark else span[-1].end)
+        for span, mark in zip(spans, marks, strict=True)
+    )
     return (start, end) if start < end else None
 
 
