@@ -9,16 +9,15 @@ from typing import Annotated
 
 import typer
 
-from extensions.cli import (
-    compute,
-    data,
-    monitoring,
-    repository,
+from extensions.cli import monitoring, versions
+from extensions.cli.commands import (
+    admin,
+    history_loading,
+    local_stack,
+    refresh_and_backfill,
     serving,
-    stack,
-    stream,
-    training,
-    versions,
+    streaming,
+    training_sets,
 )
 
 app = typer.Typer(
@@ -32,13 +31,13 @@ app = typer.Typer(
 
 # The panels of `skewless --help`, in the order of a first hour.
 _PANELS = {
-    "The local stack": [stack],
-    "Set-up and health": [repository],
-    "Data": [data],
-    "Computing features": [compute],
-    "Training": [training],
+    "The local stack": [local_stack],
+    "Set-up and health": [admin],
+    "Data": [history_loading],
+    "Computing features": [refresh_and_backfill],
+    "Training": [training_sets],
     "Serving": [serving],
-    "Streams": [stream],
+    "Streams": [streaming],
     "Changing features": [versions],
     "Watching": [monitoring],
 }

@@ -10,8 +10,8 @@ import typer
 
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
+from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.servers import answering_postgres
 from extensions.cli.time_options import length_of
 from extensions.errors import SkewlessError
 from extensions.exit_codes import NOT_CHECKED, USAGE

@@ -19,7 +19,7 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions import addresses
 from extensions.cli.app import app
-from extensions.cli.monitoring import length_of
+from extensions.cli.time_options import length_of
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.exit_codes import USAGE

@@ -1,4 +1,4 @@
-"""The programs that run on a local stack: Feast's commands, and our own until they are stopped."""
+"""Supervisor of the local stack's programs: spawn them, restart them, rotate their logs."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from extensions.errors import SkewlessError
 if TYPE_CHECKING:
     from extensions.local.stack import Stack
 
-# A program that dies is started again, but not faster than this, and not for ever.
+# Back off before restarting a program that died, and give up after so many restarts.
 RESTART_PAUSE_SECONDS = 2.0
 RESTARTS_PER_PROGRAM = 5
 HEALTHY_SECONDS = 300.0
@@ -22,12 +22,12 @@ _READY_EVERY_SECONDS = 0.25
 
 
 def apply_definitions(stack: "Stack") -> None:
-    """Bring an (empty) stack to the point where features can be computed and served."""
-    _run(stack, "preparation", [sys.executable, "-m", "extensions.cli.preparation"])
+    """Migrate the stack's database and run `feast apply`, in a process of its own."""
+    _run(stack, "bootstrap", [sys.executable, "-m", "extensions.cli.stack_bootstrap"])
 
 
 def run_feast(stack: "Stack", *arguments: str) -> None:
-    """Run one of Feast's own commands in the repository, against the stack."""
+    """Run one of Feast's commands in the repository, with the stack's addresses."""
     _run(stack, f"feast {arguments[0]}", [_program("feast"), *arguments])
 
 
@@ -40,7 +40,7 @@ def _run(stack: "Stack", name: str, argv: Sequence[str | Path]) -> None:
 
 
 class Programs:
-    """The stack's own programs: spawned in order, restarted when one dies."""
+    """The stack's programs: spawned in order, restarted when one dies."""
 
     def __init__(self, stack: "Stack", port: int = 0, only: Sequence[str] = ()) -> None:
         from extensions.local.ports import free_port

@@ -1,4 +1,4 @@
-"""Commands that bring history in: simulate, import events, import items."""
+"""Commands that load history: simulate, import events, import items."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,14 +1,14 @@
-"""Commands of the online side: serve, rebuild-online."""
+"""Commands of online serving: serve, rebuild-online."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from extensions.cli.commands.local_stack import warn_of_blocked
 from extensions.cli.console import AsJson, emit
+from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.servers import answering_postgres
-from extensions.cli.stack import warn_of_blocked
 from extensions.serving.settings import DEFAULT_PORT
 
 

@@ -1,4 +1,4 @@
-"""Commands that compute features: refresh (the tick), backfill."""
+"""Commands that compute features: refresh (the periodic one), backfill."""
 
 import time
 from datetime import UTC, datetime
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment
+from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.servers import answering_postgres
 from extensions.cli.time_options import length_of
 from extensions.errors import SkewlessError
 from extensions.exit_codes import USAGE

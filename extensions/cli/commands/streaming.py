@@ -1,4 +1,4 @@
-"""Commands of the stream: ingest, dead-letters, replay, status, stream skip."""
+"""Commands of streams: ingest, replay, status, dead-letters, stream skip."""
 
 import logging
 from pathlib import Path

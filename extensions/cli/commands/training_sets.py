@@ -1,4 +1,4 @@
-"""Commands for training: labels (a sample to start from), training-set."""
+"""Commands of training: labels (a sample to start from), training-set."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from extensions.cli.console import AsJson, emit, err, moment
 from extensions.cli.console import out as out_console
+from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.servers import answering_postgres
 from extensions.errors import SkewlessError
 
 

@@ -1,12 +1,12 @@
-"""Commands that run the local stack: up, down, demo."""
+"""Commands of the local stack: up, down, demo."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from extensions.cli.console import AsJson, err
-from extensions.cli.programs import Programs, apply_definitions
 from extensions.cli.progress import progress
+from extensions.cli.stack_supervisor import Programs, apply_definitions
 from extensions.serving.settings import DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def demo(
     kafka: Kafka = "tansu",
 ) -> None:
     """Start, load, apply, compute, train, serve, stream, stop."""
-    from extensions.cli.demonstration import Demonstration
+    from extensions.cli.demo import Demonstration
 
     Demonstration(users, items, days, events, seed, kafka).run()
 

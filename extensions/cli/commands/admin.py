@@ -1,12 +1,12 @@
-"""Commands that prepare and examine the store: migrate, doctor."""
+"""Commands of set-up and health: migrate, doctor."""
 
 from typing import Annotated
 
 import typer
 
 from extensions.cli.console import AsJson, emit, err, out
+from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.servers import answering_postgres
 from extensions.exit_codes import ATTENTION
 
 
