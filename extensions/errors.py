@@ -19,6 +19,10 @@ class InputError(SkewlessError):
     """An argument, an option, a file or a row that was handed in cannot be used."""
 
 
+class NothingToCheckError(SkewlessError):
+    """A check could not be made, since what it compares is missing (a baseline, requests)."""
+
+
 class DefinitionError(SkewlessError):
     """A definition in the feature repository is wrong: a view, a source, its SQL, a transform.
 

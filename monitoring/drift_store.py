@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from extensions.errors import ConfigurationError, SkewlessError
+from extensions.errors import NothingToCheckError, SkewlessError
 from monitoring.baseline import Baseline
 from monitoring.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
@@ -85,7 +85,7 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
     """The baseline that a service is compared with.
 
     Raises:
-        ConfigurationError: it has none.
+        NothingToCheckError: it has none.
     """
     row = conn.execute(
         "SELECT b.baseline_id, b.content FROM drift_bindings AS d "
@@ -94,7 +94,7 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
         [service],
     ).fetchone()
     if row is None:
-        raise ConfigurationError(
+        raise NothingToCheckError(
             f"The service {service} has no baseline: run `skewless drift baseline {service} "
             "--training-set …manifest.json` with the set its model was trained on.",
         )

@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,7 +11,6 @@ import psycopg
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from extensions.errors import InputError, SkewlessError
@@ -24,35 +22,6 @@ out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-Report = Callable[[int, int | None], None]
-
-
-class CommandError(SkewlessError):
-    """A failure for which the command has an exit code of its own."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Report]:
-    """A bar on standard error; the report is called with (done, total or None)."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    ) as bars:
-        task = bars.add_task(title, total=None)
-
-        def report(done: int, total: int | None = None) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield report
 
 
 def emit(rows: list[Any], as_json: bool) -> None:

@@ -1,28 +1,19 @@
 """Commands that watch: drift baseline, check, calibrate, watch, report; audit."""
 
 import os
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import (
-    AsJson,
-    CommandError,
-    emit,
-    err,
-    goes_on_after,
-    moment,
-    server_failure,
-)
+from extensions.cli.console import AsJson, emit, err, goes_on_after, moment
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
-from extensions.cli.servers import answering_postgres
-from extensions.errors import InputError, SkewlessError
+from extensions.cli.preflight import answering_postgres
+from extensions.cli.progress import progress
+from extensions.cli.time_options import length_of
+from extensions.errors import InputError, NothingToCheckError, SkewlessError
 
 if TYPE_CHECKING:
     from monitoring.drift_schedule import Response
@@ -51,8 +42,6 @@ MetricsFile = Annotated[
 Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
 Window = Annotated[str, typer.Option("--window", help="Length, as in 30m, 1h, 1d.")]
 Least = Annotated[int, typer.Option("--least-rows", help="Fewer rows say nothing.")]
-# A failure to check must not look like a warning to who reads the exit code.
-EXIT_ERROR = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -61,38 +50,38 @@ def register(app: typer.Typer) -> None:
         "baseline",
         help="Keep a training set's distributions as the baseline of its service.",
         epilog="Example: `skewless drift baseline ranking --training-set train.manifest.json`",
-    )(_errors_are(EXIT_ERROR)(baseline))
+    )(baseline)
     drift.command(
         "check",
         help="Compare the last whole window with the baseline. Exit code 0 ok (or too few rows), "
-        "1 warning, 2 critical, 3 error.",
+        "3 warning, 4 critical, 5 could not be checked.",
         epilog="Examples: `skewless drift check` · `skewless drift check ranking --window 1h` · "
         "`skewless drift check ranking --from 2026-01-01T00:00Z --to 2026-01-01T06:00Z`",
-    )(_errors_are(EXIT_ERROR)(check))
+    )(check)
     drift.command(
         "calibrate",
         help="Replay past windows and propose floors above their ordinary variation.",
         epilog="Example: `skewless drift calibrate ranking --since 7d --write`",
-    )(_errors_are(EXIT_ERROR)(calibrate))
+    )(calibrate)
     drift.command(
         "watch",
         help="Check every window as it ends, alert, and keep the served log short.",
         epilog="Example: `skewless drift watch --window 1h --rollback item_profile`",
-    )(_errors_are(EXIT_ERROR)(watch))
+    )(watch)
     drift.command(
         "report",
         help="Write one HTML file: distributions, statistics over time, verdicts.",
         epilog="Example: `skewless drift report --out drift.html`",
-    )(_errors_are(EXIT_ERROR)(report))
+    )(report)
     app.add_typer(drift, name="drift")
     app.command(
         "audit",
         help="Compare served values, and a sample of all entities, with the training join and "
-        "with a recomputation. Exit code 0: all agree; 1: something is behind by more than its "
-        "freshness budget; 2: history, log, Redis or what was served say different things; "
-        "3: it could not be done; 4: not all could be seen.",
+        "with a recomputation. Exit code 0: all agree; 3: something is behind by more than its "
+        "freshness budget; 4: history, log, Redis or what was served say different things; "
+        "5: not all could be seen.",
         epilog="Examples: `skewless audit` · `skewless audit --since 1d --sample 1000`",
-    )(_errors_are(EXIT_ERROR)(audit))
+    )(audit)
 
 
 def baseline(
@@ -111,7 +100,7 @@ def baseline(
     from monitoring.baseline import take_baseline
     from monitoring.drift_store import bind
 
-    with err.status("Reading the training set"):
+    with progress("Reading the training set"):
         found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
     with connect(url, autocommit=True) as conn:
         identity = bind(conn, found)
@@ -153,7 +142,7 @@ def check(
 
     response = _response(least_rows, rollback, after, rollback_command)
     runs = []
-    with err.status("Checking"):
+    with progress("Checking"):
         for one in _windows(url, services, window, start, end):
             if again:
                 runs.append(look(url, one, least_rows=least_rows, again=True))
@@ -182,7 +171,7 @@ def calibrate(
     from monitoring.calibration import calibrate as run
     from monitoring.drift_store import set_floors
 
-    with err.status("Replaying"):
+    with progress("Replaying"):
         found = run(url, service, length, now - span, now, least_rows=least_rows)
     show_calibration(found, as_json=as_json)
     if write:
@@ -277,7 +266,7 @@ def report(
         out.write_text(page(conn, named))
     err.print(f"Written: {out}", markup=False)
     if not set(named) & set(bound):
-        raise InputError(NOTHING_WATCHED)
+        raise NothingToCheckError(NOTHING_WATCHED)
 
 
 def audit(
@@ -307,7 +296,7 @@ def audit(
     from monitoring.audit.skew_audit import record
     from monitoring.prometheus_exporter import write_file
 
-    with err.status("Auditing"), connect(url, autocommit=True) as conn:
+    with progress("Auditing"), connect(url, autocommit=True) as conn:
         computations = live_computations(conn, load_computations(REPO_ROOT))
         found = run(
             FeatureStore(str(REPO_ROOT)), computations, begin, until, sample=sample,
@@ -328,32 +317,6 @@ def exit_with(runs: "list[Run]") -> None:
     code = max((EXIT_CODES[run.verdict] for run in runs), default=0)
     if code:
         raise typer.Exit(code)
-
-
-def length_of(text: str) -> timedelta:
-    """``30m``, ``1h``, ``2d``.
-
-    Raises:
-        InputError: it is none.
-    """
-    match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
-    if not match or int(match.group(1)) == 0:
-        raise InputError(f"A length of time reads like 30m, 1h or 2d, not {text!r}.")
-    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match.group(2)]
-    return timedelta(**{unit: int(match.group(1))})
-
-
-@contextmanager
-def _errors_are(code: int) -> Iterator[None]:
-    """Exit with ``code`` where the block, or the decorated command, fails."""
-    try:
-        yield
-    except SkewlessError as error:
-        raise CommandError(error.message, code) from error
-    except Exception as error:
-        if (sentence := server_failure(error)) is None:
-            raise
-        raise CommandError(sentence, code) from error
 
 
 def _response(
@@ -392,7 +355,7 @@ def _windows(
     with connect(url) as conn:
         named = services or bound_services(conn)
     if not named:
-        raise InputError(NOTHING_WATCHED)
+        raise NothingToCheckError(NOTHING_WATCHED)
     first, last = moment(start, "--from"), moment(end, "--to")
     if (first is None) != (last is None):
         raise InputError("Give both --from and --to, or neither.")

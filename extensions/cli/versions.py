@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, moment, out, progress
+from extensions.cli.console import AsJson, emit, err, moment, out
+from extensions.cli.progress import progress
 from extensions.errors import InputError
+from extensions.exit_codes import FAILED
 
 if TYPE_CHECKING:
     import psycopg
     from feast import FeatureStore
 
-ViewName = Annotated[str, typer.Argument(metavar="VIEW")]
-VersionName = Annotated[str, typer.Argument(metavar="vN")]
+ViewName = Annotated[str, typer.Argument(metavar="VIEW", help="The view.")]
+VersionName = Annotated[str, typer.Argument(metavar="vN", help="Its version, as in v2.")]
 Why = Annotated[str | None, typer.Option("--why", help="The reason, for the record.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Although its values are not complete and fresh.")
@@ -65,7 +67,7 @@ def plan(since: Since = None, as_json: AsJson = False) -> None:
     from extensions.addresses import REPO_ROOT
 
     start = moment(since, "--from")
-    with _store() as (store, conn), err.status("Planning"):
+    with _store() as (store, conn), progress("Planning"):
         from extensions.versions.plan import make_plan
 
         made = make_plan(conn, store.project, REPO_ROOT, since=start)
@@ -80,7 +82,7 @@ def plan(since: Since = None, as_json: AsJson = False) -> None:
     else:
         out.print(" ".join(("No changes.", *made.notes)), markup=False, soft_wrap=True)
     if made.refused:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
@@ -88,7 +90,8 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
     from extensions.addresses import REPO_ROOT
 
     start = moment(since, "--from")
-    with _store() as (_, conn), progress("Applying") as report:
+    kept = "What is published or filled by now is kept; `skewless apply` goes on."
+    with _store() as (_, conn), progress("Applying", unit="days", kept=kept) as report:
         from extensions.versions.apply import apply
 
         done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
@@ -143,7 +146,9 @@ def rollback(
 
 
 def versions(
-    view: Annotated[str | None, typer.Argument(metavar="[VIEW]")] = None,
+    view: Annotated[
+        str | None, typer.Argument(metavar="[VIEW]", help="One view; all if left.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retired ones, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -172,7 +177,7 @@ def diff(
     from extensions.addresses import postgres_url
 
     numbers = _number(first), _number(second)
-    with _store() as (_, conn), err.status("Comparing"):
+    with _store() as (_, conn), progress("Comparing"):
         from extensions.versions.diff import compare
 
         found = compare(conn, postgres_url(), view, *numbers, size=sample)
@@ -200,7 +205,7 @@ def retire(
     from extensions.addresses import REPO_ROOT
 
     number = _number(version)
-    with _store() as (store, conn), err.status("Retiring"):
+    with _store() as (store, conn), progress("Retiring"):
         from extensions.versions.declared_definitions import read_declared
         from extensions.versions.retirement import retire as take_out
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,22 @@ class Child:
         said = [line.strip() for line in printed]
         said = [line for line in said if line and not line.startswith(("at ", "... "))]
         return " | ".join(said[-lines:])[-1_000:]
+
+    def rotate_log(self, limit: int = _LOG_LIMIT_BYTES) -> None:
+        """Move a log larger than ``limit`` bytes to ``NAME.old.log``, replacing the one before.
+
+        The program keeps its file: it is copied and emptied (as logrotate's ``copytruncate``
+        does), and the program, which appends, goes on at its beginning. Lines that are printed
+        between the two steps are lost.
+        """
+        try:
+            if self.log_path.stat().st_size <= limit:
+                return
+            shutil.copyfile(self.log_path, _old(self.log_path))
+            os.truncate(self.log_path, 0)
+        except FileNotFoundError:  # somebody moved it away
+            return
+        self._log_start = 0
 
     def _signal(self, number: signal.Signals, *, group: bool = False) -> None:
         # Between poll() and the signal the child can only become a zombie, whose pid is still
@@ -250,9 +267,13 @@ def _end_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
     return arrange
 
 
+def _old(log_path: Path) -> Path:
+    return log_path.with_suffix(".old" + log_path.suffix)
+
+
 def _open_log(path: Path) -> IO[bytes]:
     if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
-        path.replace(path.with_suffix(".old" + path.suffix))
+        path.replace(_old(path))
     log = path.open("ab")
     log.seek(0, os.SEEK_END)
     return log

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from extensions.errors import ConflictError, SkewlessError, UnavailableError
+from extensions.errors import SkewlessError, UnavailableError
 from extensions.local.child_process import Child
-from extensions.local.ports import free_port, is_free
+from extensions.local.ports import free_port, is_free, require_free
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.005
@@ -101,11 +101,7 @@ def start(launch: Launch, port: int | None, name: str) -> Server:
     """
     if port is None:
         return ready_or_again(launch(free_port()), launch)
-    if not is_free(port):
-        raise ConflictError(
-            f"{name} cannot listen on port {port}, which is in use: stop what is there, "
-            "or choose another port."
-        )
+    require_free(port, name)
     return launch(port).ready()
 
 

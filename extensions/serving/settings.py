@@ -6,6 +6,11 @@ from pathlib import Path
 
 from extensions.errors import ConfigurationError
 
+# Feast's own server has 6566, which the Fetch standard blocks (it is SANE's), so that no browser
+# opens a URL with it. 8566 is Feast's number among the other ports for HTTP, is assigned to no
+# service by IANA, and lies below the range of outgoing connections.
+DEFAULT_PORT = 8566
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,7 +34,7 @@ class Settings:
 
     repo: Path
     host: str = "127.0.0.1"
-    port: int = 6566
+    port: int = DEFAULT_PORT
     workers: int = 1
     user_service: str = "home_page"
     rank_service: str = "ranking"
@@ -61,7 +66,7 @@ class Settings:
             raise ConfigurationError("A server needs at least one worker: say --workers 1 or more.")
         if not 0 <= self.port <= 65_535:
             raise ConfigurationError(
-                f"There is no port {self.port}: say --port 6566, for instance."
+                f"There is no port {self.port}: say --port {DEFAULT_PORT}, for instance."
             )
         if self.redis_deadline_ms < 1:
             raise ConfigurationError("Redis needs a deadline: say --redis-deadline-ms 1 or more.")

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from extensions import exit_codes
 from extensions.asof import Computation
 from extensions.consistency import ViewComparison, compare_views, consistency_report
 from extensions.database import connect, connect_arrow
@@ -138,12 +139,12 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """2: served = trained = recomputed is broken; 1: overdue; 4: not all was seen; 0: fine."""
+        """Of `extensions.exit_codes`: WRONG, else ATTENTION (overdue), else NOT_CHECKED (blind)."""
         if self.bugs or self.apart:
-            return 2
+            return exit_codes.WRONG
         if self.overdue:
-            return 1
-        return 4 if self.blind else 0
+            return exit_codes.ATTENTION
+        return exit_codes.NOT_CHECKED if self.blind else exit_codes.OK
 
 
 def audit(

@@ -1,19 +1,22 @@
-"""Commands of the online side: serve, rebuild-online."""
+"""Commands of online serving: serve, rebuild-online."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err
-from extensions.cli.servers import answering_postgres
+from extensions.cli.commands.local_stack import warn_of_blocked
+from extensions.cli.console import AsJson, emit
+from extensions.cli.preflight import answering_postgres
+from extensions.cli.progress import progress
+from extensions.serving.settings import DEFAULT_PORT
 
 
 def register(app: typer.Typer) -> None:
     """Add this family to the command line."""
     app.command(
         help="Serve features over HTTP: /v1 and all of Feast's own routes.",
-        epilog="Example: `skewless serve --port 6566 --workers 2`",
+        epilog="Example: `skewless serve --port 8566 --workers 2`",
     )(serve)
     app.command(
         "rebuild-online",
@@ -24,7 +27,13 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     host: Annotated[str, typer.Option(help="Loopback unless told otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port.")] = 6566,
+    port: Annotated[
+        int,
+        typer.Option(
+            envvar="SKEWLESS_PORT",
+            help="The port; Feast's own server has 6566, which browsers refuse.",
+        ),
+    ] = DEFAULT_PORT,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     user_service: Annotated[
         str, typer.Option(help="The feature service of /v1/features/user.")
@@ -67,6 +76,11 @@ def serve(
     ] = None,
 ) -> None:
     """Documentation at /docs, readiness at /ready, metrics at /metrics."""
+    from extensions.local.ports import require_free
+
+    warn_of_blocked(port)
+    # Before Feast is imported, which takes seconds.
+    require_free(port, "The server", host)
     from extensions.addresses import REPO_ROOT
     from extensions.serving.observability.serving_log import log_shares
     from extensions.serving.server import run
@@ -110,11 +124,16 @@ def rebuild_online(
 
     with connect(url) as conn:
         live = live_computations(conn, load_computations(REPO_ROOT))
-    with err.status("Rebuilding") as line:
-        done = run(
-            FeatureStore(str(REPO_ROOT)),
-            view,
-            lambda name, entities: line.update(f"Rebuilding {name}: {entities:,} entities"),
-            live.values(),
-        )
+    kept = (
+        "Whole steps of 50,000 entities are kept, newer values win meanwhile; the same command "
+        "goes on after the last of them."
+    )
+    with progress("Rebuilding Redis", unit="entities", kept=kept) as report:
+        before: dict[str, int] = {}
+
+        def count(name: str, entities: int) -> None:
+            before[name] = entities
+            report(sum(before.values()), None)
+
+        done = run(FeatureStore(str(REPO_ROOT)), view, count, live.values())
     emit(list(done), as_json)

@@ -1,8 +1,7 @@
-"""Bringing an empty or older stack to where features can be computed and served.
+"""Bootstrap of a local stack: migrations, then `feast apply`.
 
-Run as a program (``python -m``) by `skewless up` and the demo: one process for the migrations and
-`feast apply`, because Feast takes seconds to import, and so that the process which watches over
-the stack need not hold it in memory.
+Run as a program (``python -m``) by `skewless up` and the demo. It is one process for both, because
+Feast takes seconds to import, and not the supervisor's, which need not hold Feast in memory.
 """
 
 from extensions.cli import main

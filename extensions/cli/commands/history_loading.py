@@ -1,11 +1,12 @@
-"""Commands that bring history in: simulate, import events, import items."""
+"""Commands that load history: simulate, import events, import items."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, moment, progress
+from extensions.cli.console import AsJson, emit, err, moment, out
+from extensions.cli.progress import duration, progress
 from extensions.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ imports = typer.Typer(
 )
 
 
+# What Ctrl-C keeps of a load, which is one transaction for each million rows.
+KEPT = (
+    "Whole chunks of a million rows are kept. The same command again adds what is missing: rows "
+    "that are there already are duplicates."
+)
 # Values online need nothing: what was computed before is computed again with the new rows.
 NEXT = (
     "Next: `skewless backfill all --from …` for training (--again if it was done before); "
@@ -86,9 +92,10 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Zipf popularity, heavy-tailed activity, habits, late and duplicate events."""
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
 
     from extensions.addresses import REPO_ROOT, postgres_url
+    from extensions.asof.history_span import written
     from extensions.history.simulate import new_simulation
     from extensions.history.simulate import simulate as run
 
@@ -99,12 +106,20 @@ def simulate(
         days=days,
         events=events,
         seed=seed,
-        until=moment(until, "--until") or datetime.now(UTC),
+        until=(last := moment(until, "--until") or datetime.now(UTC)),
     )
-    with progress("Loading events") as report:
+    with progress("Loading events", unit="rows", kept=KEPT) as report:
         result = run(postgres_url(), simulation, progress=report)
-    emit([result.events.to_json()], as_json)
-    err.print(NEXT)
+    if as_json:
+        emit([result.events.to_json()], as_json)
+    else:
+        loaded, first = result.events, last - timedelta(days=days)
+        say(
+            f"{loaded.inserted:,} events from {written(first)} to {written(last)}: "
+            f"{loaded.read:,} rows read, {loaded.duplicates:,} duplicates, in "
+            f"{duration(loaded.seconds)}."
+        )
+    err.print(NEXT, soft_wrap=True)
 
 
 def import_events(
@@ -130,7 +145,7 @@ def import_events(
         known_at_event_time=known_at_event_time,
         as_json=as_json,
     )
-    err.print(NEXT)
+    err.print(NEXT, soft_wrap=True)
 
 
 def import_items(
@@ -156,7 +171,27 @@ def import_items(
         known_at_event_time=known_at_event_time,
         as_json=as_json,
     )
-    err.print(NEXT)
+    err.print(NEXT, soft_wrap=True)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence to standard output as it is: no markup, no colours, no wrapping."""
+    out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(result: "ImportResult") -> None:
+    """Counts, why rows were rejected, and what was assumed, each on its line."""
+    say(
+        f"{result.path}: {result.read:,} rows read = {result.inserted:,} inserted + "
+        f"{result.duplicates:,} duplicates + {result.rejected:,} rejected, in "
+        f"{duration(result.seconds)}."
+    )
+    if result.rejected_path is not None:
+        say(f"Rejected rows are in {result.rejected_path}:")
+        for reason, rows in result.reasons.items():
+            say(f"  {rows:,} x {reason}")
+    for note in result.notes:
+        say(note)
 
 
 def _import(
@@ -175,7 +210,7 @@ def _import(
     from extensions.addresses import postgres_url
     from extensions.history.column_mapping import parse_mapping
 
-    with progress(title) as report:
+    with progress(title, unit="rows", kept=KEPT) as report:
         result = run(
             postgres_url(),
             file,
@@ -186,7 +221,10 @@ def _import(
             progress=report,
             known_at_event_time=known_at_event_time,
         )
-    emit([result.to_json()], as_json)
+    if as_json:
+        emit([result.to_json()], as_json)
+    else:
+        _tell(result)
     if result.read and result.rejected == result.read:
         raise InputError(
             f"None of the {result.read:,} rows of {result.path} could be used: "

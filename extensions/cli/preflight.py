@@ -1,17 +1,17 @@
-"""Asking the servers before importing what takes seconds."""
-
-from psycopg import sql
+"""Preflight check: does PostgreSQL answer? Made before Feast is imported, which takes seconds."""
 
 
 def answering_postgres(table: str | None = None) -> str:
-    """PostgreSQL's URL, after a connection to it was made and closed.
+    """Connect to PostgreSQL once and return its URL.
 
-    Who mistyped an address, or has not migrated yet, is told so before Feast is imported.
+    A wrong address, or a database without tables, is so reported before Feast is imported.
 
     Raises:
         SkewlessError: there is no address, or it does not answer.
         psycopg.errors.UndefinedTable: it lacks ``table``.
     """
+    from psycopg import sql
+
     from extensions.addresses import postgres_url
     from extensions.database import connect
 

@@ -1,4 +1,4 @@
-"""The demo: a feature's whole life on real servers, in three minutes, leaving nothing behind."""
+"""`skewless demo`: load, compute, train, serve, stream and audit, on servers of its own."""
 
 import json
 import os
@@ -17,8 +17,9 @@ from typing import Any
 from rich.table import Table
 
 from extensions import addresses
-from extensions.cli.console import err, out, progress
-from extensions.cli.programs import Programs, apply_definitions, run_feast
+from extensions.cli.console import err, out
+from extensions.cli.progress import progress
+from extensions.cli.stack_supervisor import Programs, apply_definitions, run_feast
 from extensions.errors import ConfigurationError, SkewlessError, UnavailableError
 from extensions.local.stack import KafkaChoice, Stack
 

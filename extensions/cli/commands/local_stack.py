@@ -1,11 +1,13 @@
-"""Commands that run the local stack: up, down, demo."""
+"""Commands of the local stack: up, down, demo."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from extensions.cli.console import AsJson, err
-from extensions.cli.programs import Programs, apply_definitions
+from extensions.cli.progress import progress
+from extensions.cli.stack_supervisor import Programs, apply_definitions
+from extensions.serving.settings import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from extensions.local.stack import Stack
@@ -38,27 +40,54 @@ def demo(
     kafka: Kafka = "tansu",
 ) -> None:
     """Start, load, apply, compute, train, serve, stream, stop."""
-    from extensions.cli.demonstration import Demonstration
+    from extensions.cli.demo import Demonstration
 
     Demonstration(users, items, days, events, seed, kafka).run()
 
 
 def up(
     kafka: Kafka = "tansu",
-    port: Annotated[int, typer.Option(help="Of the HTTP server; 0 takes a free one.")] = 6566,
+    port: Annotated[
+        int,
+        typer.Option(envvar="SKEWLESS_PORT", help="Of the HTTP server; 0 takes a free one."),
+    ] = DEFAULT_PORT,
 ) -> None:
     """Data stays in `.skewless/`; a server whose address is set already is not started."""
+    from extensions.addresses import running_stack
+    from extensions.local.ports import require_free
     from extensions.local.stack import Stack
 
+    warn_of_blocked(port)
+    # Before servers are started; a stack that runs in this folder says so itself.
+    if running_stack() is None:
+        require_free(port, "The HTTP server")
     with Stack(kafka=kafka) as stack:
-        with err.status("Preparing PostgreSQL and Feast's registry"):
+        for sentence in stack.moved:
+            err.print(sentence, markup=False, soft_wrap=True)
+        with progress("Preparing PostgreSQL and Feast's registry"):
             apply_definitions(stack)
         programs = Programs(stack, port)
-        _print_addresses(stack, programs.http)
+        _print_addresses(stack)
         try:
+            with progress("Starting the HTTP server"):
+                programs.wait_until_serving()
+            err.print(f"HTTP        {programs.http}/docs")
+            err.print("Feast's commands work in this folder now. Ctrl-C or `make down` stops all.")
             programs.watch()
         except KeyboardInterrupt:
-            err.print("Stopping.")
+            err.print("Stopping; the data stays, and `skewless up` goes on with it.")
+
+
+def warn_of_blocked(port: int) -> None:
+    """Say that no browser will open a port of the Fetch standard's list."""
+    from extensions.local.ports import BLOCKED_BY_BROWSERS
+
+    if port in BLOCKED_BY_BROWSERS:
+        err.print(
+            f"Port {port} is on the list of ports that browsers refuse (the Fetch standard's "
+            f"port blocking): programs reach it, but no browser opens /docs there.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def down(as_json: AsJson = False) -> None:
@@ -73,7 +102,7 @@ def down(as_json: AsJson = False) -> None:
         err.print("Nothing is running here." if pid is None else "Stopped.")
 
 
-def _print_addresses(stack: "Stack", http: str) -> None:
+def _print_addresses(stack: "Stack") -> None:
     """Addresses only: the database's password stays in its file, readable by its owner."""
     from sqlalchemy import make_url
 
@@ -81,5 +110,3 @@ def _print_addresses(stack: "Stack", http: str) -> None:
     err.print(f"PostgreSQL  {where.render_as_string(hide_password=True)}")
     err.print(f"Redis       {stack.addresses.redis}")
     err.print(f"Kafka       {stack.addresses.kafka}")
-    err.print(f"HTTP        {http}/docs")
-    err.print("Feast's commands work in this folder now. Ctrl-C or `make down` stops all.")

@@ -1,11 +1,13 @@
-"""Commands that prepare and examine the store: migrate, doctor."""
+"""Commands of set-up and health: migrate, doctor."""
 
 from typing import Annotated
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err
-from extensions.cli.servers import answering_postgres
+from extensions.cli.console import AsJson, emit, err, out
+from extensions.cli.preflight import answering_postgres
+from extensions.cli.progress import progress
+from extensions.exit_codes import ATTENTION
 
 
 def register(app: typer.Typer) -> None:
@@ -25,12 +27,21 @@ def migrate(as_json: AsJson = False) -> None:
     from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED
     from extensions.operations.database_setup import prepare_database
 
-    with err.status("Preparing PostgreSQL"):
+    with progress("Preparing PostgreSQL"):
         done = prepare_database(url)
-    if as_json or any((done.migrations, done.logs, done.genres)):
+    if as_json:
         emit([done], as_json)
     else:
-        err.print("The database is up to date.")
+        made = {
+            "migrations applied": done.migrations,
+            "logs made": done.logs,
+            "genres recorded": [str(done.genres)] if done.genres else [],
+        }
+        for what, names in made.items():
+            if names:
+                out.print(f"{what}: {', '.join(names)}", markup=False, soft_wrap=True)
+        if not any(made.values()):
+            out.print("The database is up to date.")
     for table in done.not_followed:
         err.print(f"{table} {NOT_FOLLOWED}. {FOLLOW}")
 
@@ -41,11 +52,11 @@ def doctor(
     ] = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Exit code 1 when something wants mending."""
+    """Exit code 3 when something wants mending."""
     from extensions.operations.doctor import examine
 
-    with err.status("Examining"):
+    with progress("Examining"):
         findings = examine(sample)
     emit(findings, as_json)
     if not all(finding.ok for finding in findings):
-        raise typer.Exit(1)
+        raise typer.Exit(ATTENTION)

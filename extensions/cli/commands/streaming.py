@@ -1,4 +1,4 @@
-"""Commands of the stream: ingest, dead-letters, replay, status, stream skip."""
+"""Commands of streams: ingest, replay, status, dead-letters, stream skip."""
 
 import logging
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment
+from extensions.cli.progress import progress
+from extensions.errors import InputError
 
 if TYPE_CHECKING:
     from streaming.settings import Settings
@@ -116,8 +118,8 @@ def replay(
     since = moment(start, "--from")
     source = file or since
     if source is None or (file and since):
-        raise typer.BadParameter("give a file of JSON lines, or --from TIME")
-    with err.status("Producing events"):
+        raise InputError("Give a file of JSON lines, or --from TIME.")
+    with progress("Producing events"):
         done = run(_settings(topic=topic), source, until=moment(end, "--to"), rate=rate)
     emit([done], as_json)
 
