@@ -17,8 +17,6 @@ from extensions.errors import SkewlessError
 logger = logging.getLogger(__name__)
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.5, 30.0
-# BSD's EX_SOFTWARE: a mistake of ours, and the program is to be started again.
-EXIT_CODE = 70
 
 
 class ThreadEndedError(SkewlessError):

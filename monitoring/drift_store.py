@@ -68,6 +68,24 @@ def bound_services(conn: psycopg.Connection) -> list[str]:
     return [service for (service,) in rows]
 
 
+def trained_on(conn: psycopg.Connection, view: str) -> list[str]:
+    """The models whose training set has the view, by the baselines that services are bound to.
+
+    One text each: service, the view's version, and on a line of its own the training set's hash.
+    """
+    rows = conn.execute(
+        "SELECT service, versions -> %(view)s, training_set FROM ("
+        "SELECT DISTINCT ON (d.service) d.service, b.versions, b.training_set "
+        "FROM drift_bindings AS d INNER JOIN drift_baselines AS b USING (baseline_id) "
+        "ORDER BY d.service, d.bound_at DESC) AS bound WHERE versions ? %(view)s ORDER BY service",
+        {"view": view},
+    ).fetchall()
+    return [
+        f"{service} was trained on v{version}, training set\n{training_set}"
+        for service, version, training_set in rows
+    ]
+
+
 def unwatched_services(conn: psycopg.Connection) -> list[str]:
     """The services in the served log that have no baseline."""
     # By hops over the index: the log may hold many millions of rows of each.

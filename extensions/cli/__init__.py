@@ -7,10 +7,11 @@ from collections.abc import Callable
 from extensions.cli.app import app
 from extensions.cli.console import CommandError, server_failure
 from extensions.errors import InputError, SkewlessError
-from extensions.thread_supervision import EXIT_CODE, ThreadEndedError
+from extensions.exit_codes import BROKEN, FAILED, USAGE
+from extensions.thread_supervision import ThreadEndedError
 
-# By class of error; 1 for all others.
-EXIT_CODES = {InputError: 2, ThreadEndedError: EXIT_CODE}
+# By class of error; FAILED for all others.
+EXIT_CODES = {InputError: USAGE, ThreadEndedError: BROKEN}
 
 
 def main(command: Callable[[], object] = app) -> None:
@@ -26,14 +27,14 @@ def main(command: Callable[[], object] = app) -> None:
     except Exception as error:
         if (sentence := server_failure(error)) is None:
             raise
-        _fail(sentence, 1)
+        _fail(sentence, FAILED)
 
 
 def exit_code_of(error: SkewlessError) -> int:
     """What a command exits with when the error ends it."""
     if isinstance(error, CommandError):
         return error.exit_code
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), FAILED)
 
 
 def _fail(sentence: str, code: int) -> None:

@@ -19,6 +19,7 @@ from extensions.cli.console import (
     goes_on_after,
     moment,
     server_failure,
+    wrapped,
 )
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
 from extensions.cli.servers import answering_postgres
@@ -119,7 +120,7 @@ def baseline(
         [
             {
                 "service": service,
-                "baseline": identity[:12],
+                "baseline": identity,
                 "rows": found.rows,
                 "features": len(found.features),
                 "versions": ", ".join(f"{k} v{v}" for k, v in found.versions.items()),
@@ -236,7 +237,7 @@ def watch(
             with connect(url, autocommit=True) as conn:
                 if not bound_services(conn) and not told:
                     told = True
-                    err.print(f"drift watch: {NOTHING_WATCHED}", markup=False)
+                    wrapped(f"drift watch: {NOTHING_WATCHED}", console=err)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
                 show([reaction.run], as_json=False)
@@ -248,7 +249,7 @@ def watch(
         except Exception as error:
             if not goes_on_after(error):
                 raise
-            err.print(f"drift watch: {error}; trying again in {every:g} s", markup=False)
+            wrapped(f"drift watch: {error}; trying again in {every:g} s", console=err)
         time.sleep(every)
 
 
@@ -275,7 +276,7 @@ def report(
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
         out.write_text(page(conn, named))
-    err.print(f"Written: {out}", markup=False)
+    wrapped(f"Written: {out}", console=err)
     if not set(named) & set(bound):
         raise InputError(NOTHING_WATCHED)
 

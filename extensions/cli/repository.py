@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err
+from extensions.cli.console import AsJson, emit, err, print_checks
 from extensions.cli.servers import answering_postgres
 
 
@@ -46,6 +46,9 @@ def doctor(
 
     with err.status("Examining"):
         findings = examine(sample)
-    emit(findings, as_json)
+    if as_json:
+        emit(findings, as_json)
+    else:
+        print_checks(findings)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

@@ -64,7 +64,8 @@ def training_set(
             )
     warnings = taken.manifest.warnings
     made = {"file": taken.path, "manifest": taken.manifest_path, "rows": taken.manifest.rows,
-            "known_at": taken.manifest.known_at, "sha256": taken.manifest.sha256}  # fmt: skip
+            "known_at": taken.manifest.known_at if as_json else taken.manifest.known,
+            "sha256": taken.manifest.sha256}  # fmt: skip
     emit([{**made, "warnings": warnings} if as_json else made], as_json)
     # Last, so that they are what is on the screen.
     for warning in warnings:

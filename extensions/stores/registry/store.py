@@ -113,7 +113,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         if from_file and default != mine.version:
             click.echo(
                 f"{view.name}: v{default} stays the default; v{mine.version} is published beside "
-                f"it (`skewless promote {view.name} v{mine.version}` makes it the default).",
+                f"it.\n  → `skewless promote {view.name} v{mine.version}` makes it the default.",
                 err=True,
             )
         if self.cache_mode == "sync":
