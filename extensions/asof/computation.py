@@ -20,9 +20,7 @@ from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
 from extensions.errors import DefinitionError
-
-DEFINITIONS = Path("feature_repo")
-COMPUTATIONS = DEFINITIONS / "computations"
+from extensions.version_names import DEFINITIONS, log_table, sql_file, version_name
 
 
 class Freshness(Enum):
@@ -88,12 +86,12 @@ class Computation:
     @property
     def name(self) -> str:
         """``view.vN``, the stem of the computation's file."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def log_table(self) -> str:
         """The append-only table of the values that were computed."""
-        return f"{self.view}_v{self.version}"
+        return log_table(self.view, self.version)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -146,7 +144,7 @@ def computation_sql(repo_root: Path, view: FeatureView) -> str:
     Raises:
         DefinitionError: there is no such file.
     """
-    path = repo_root / COMPUTATIONS / f"{view.name}.v{view_version(view)}.sql"
+    path = repo_root / sql_file(view.name, view_version(view))
     if not path.is_file():
         raise DefinitionError(
             f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
@@ -178,7 +176,7 @@ def computation_of(
                 arrival=source.created_timestamp_column or source.timestamp_field,
             )
     batch = view.source.batch_source if isinstance(view.source, PushSource) else view.batch_source
-    expected = f"{view.name}_v{version}"
+    expected = log_table(view.name, version)
     if batch is None or batch.name != expected:
         raise DefinitionError(
             f"View {view.name} must read the log {expected}: set its source to log(…) of that "

@@ -23,6 +23,7 @@ from extensions.asof.computation import (
     view_version,
 )
 from extensions.asof.sql_normalization import normalised
+from extensions.version_names import version_name
 
 Kind = Literal["computation", "transform"]
 
@@ -71,7 +72,7 @@ class Definition:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def budget(self) -> timedelta | None:

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from extensions.asof.computation import Computation, Freshness
+from extensions.version_names import log_table_sql
 
 # Backfilled and live spans of every view version, as (log, freshness budget, start, end).
 # The budget is null for a version that was never published.
-SPANS_SQL = """
+SPANS_SQL = f"""
 SELECT
-    s.view_name || '_v' || s.version AS log,
+    {log_table_sql("s")} AS log,
     extract(EPOCH FROM v.budget)::double precision AS budget_seconds,
     s.range_start,
     s.range_end

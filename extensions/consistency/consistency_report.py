@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from extensions.text_format import evidence_text, time_text
+from extensions.version_names import version_name
 
 LAG = "lag"
 NOT_COMPUTED = "not computed"
@@ -113,7 +114,7 @@ class Difference:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def entity(self) -> str:
@@ -163,7 +164,7 @@ class ViewComparison:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def findings(self) -> int:

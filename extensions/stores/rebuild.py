@@ -43,6 +43,7 @@ from extensions.stores.restore_detection import (
     note_restart,
 )
 from extensions.stores.stray_rows import drop_strays
+from extensions.version_names import log_table, version_name
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
 ENTITIES_PER_STEP = 50_000
@@ -264,7 +265,7 @@ def _own_views(store: FeatureStore, known: Iterable[Computation]) -> list[Featur
 
 def _names(view: FeatureView) -> tuple[str, ...]:
     number = view.current_version_number or 0
-    return view.name, f"{view.name}_v{number}", f"{view.name}.v{number}"
+    return view.name, log_table(view.name, number), version_name(view.name, number)
 
 
 def _materialize(store: FeatureStore, view: FeatureView, progress: Progress | None) -> Rebuilt:

@@ -35,6 +35,7 @@ from extensions.stores.online.publish_marks import (
     run_of,
 )
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.version_names import version_name
 
 
 class State(Enum):
@@ -74,7 +75,7 @@ class Verdict:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from typing import Any
 from feast import FeatureService, FeatureStore, FeatureView, ValueType
 from feast.utils import _get_feature_views_to_use
 
-from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
+from extensions.asof.computation import Freshness, view_version
 from extensions.errors import DefinitionError
 from extensions.serving.features.on_demand_transforms import Transform
 from extensions.stores.online.store import layout_of, lifetime_of, trust_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
 from extensions.stores.online_codec.row_decoder import Decoder, default_of
 from extensions.stores.values.default_values import default_values
+from extensions.version_names import sql_file
 
 _PLAIN = {
     ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
@@ -297,7 +298,7 @@ def _view(
 
 
 def _definition(repo: Path, view: str, version: int) -> str | None:
-    path = repo / COMPUTATIONS / f"{view}.v{version}.sql"
+    path = repo / sql_file(view, version)
     return blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
 
 

@@ -30,7 +30,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
-from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
+from extensions.asof.computation import computation_of, computation_sql, pg_type
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
 from extensions.errors import ConflictError, DefinitionError, SkewlessError
@@ -44,6 +44,7 @@ from extensions.stores.registry.version_timeline import (
     transform_eras,
 )
 from extensions.stores.schema_history import keep_earlier
+from extensions.version_names import COMPUTATIONS, sql_file
 
 # Tries to make what several programs make at once on an empty database.
 FIRST_ATTEMPTS = 10
@@ -217,7 +218,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         if version is None:
             raise DefinitionError(
                 f'View {view.name} names no version: give it version="v1" and keep its SQL in '
-                f"{COMPUTATIONS}/{view.name}.v1.sql."
+                f"{sql_file(view.name, 1)}."
             )
         try:
             text = computation_sql(_root(), view)
@@ -361,7 +362,7 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
     """
     number = max(one.version for one in known) + 1
     advice = (
-        f'make v{number} (version="v{number}", computations/{mine.view}.v{number}.sql)'
+        f'make v{number} (version="v{number}", {sql_file(mine.view, number)})'
         if mine.kind == "computation"
         else f'make v{number} (version="v{number}")'
     )

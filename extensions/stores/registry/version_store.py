@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from extensions.database.connection import table_exists
 from extensions.errors import ConflictError, InputError
+from extensions.version_names import log_table, version_name
 
 if TYPE_CHECKING:
     from extensions.asof.definition_fingerprint import Definition
@@ -60,7 +61,7 @@ class Published:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view_name}.v{self.version}"
+        return version_name(self.view_name, self.version)
 
     @property
     def kept(self) -> bool:
@@ -75,7 +76,7 @@ class Published:
     @property
     def log_table(self) -> str:
         """The table of its values."""
-        return f"{self.view_name}_v{self.version}"
+        return log_table(self.view_name, self.version)
 
 
 @dataclass(frozen=True)
