@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from extensions.database.advisory_locks import session_lock
 from extensions.errors import ConfigurationError, SkewlessError
 from monitoring.baseline import Baseline
 from monitoring.serving_log_window import Window
@@ -232,17 +233,14 @@ def alone(conn: psycopg.Connection, service: str) -> Iterator[None]:
     Raises:
         CheckedElsewhereError: another check is running.
     """
-    key = f"skewless drift {service}"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    if not row or not row[0]:
-        raise CheckedElsewhereError(
+
+    def refusal() -> CheckedElsewhereError:
+        return CheckedElsewhereError(
             f"Another drift check of {service} is running: wait for it, or end it."
         )
-    try:
+
+    with session_lock(conn, f"skewless drift {service}", refusal):
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
 
 
 def _runs(

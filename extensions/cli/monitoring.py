@@ -360,26 +360,13 @@ def _errors_are(code: int) -> Iterator[None]:
 def _response(
     least_rows: int, views: list[str] | None, after: int, program: str | None
 ) -> "Response":
-    from monitoring.alerts.automatic_rollback import Policy, command
+    from extensions.addresses import REPO_ROOT
+    from monitoring.alerts.automatic_rollback import Policy, command, in_repository
     from monitoring.alerts.notifiers import channels
     from monitoring.drift_schedule import Response
 
-    roll_back = command(program) if program else _roll_back
+    roll_back = command(program) if program else in_repository(REPO_ROOT)
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
-
-
-def _roll_back(view: str, reason: str, evidence: Any) -> str:
-    """`skewless rollback VIEW`, in this process and once for each reason."""
-    from feast import FeatureStore
-
-    from extensions.addresses import REPO_ROOT
-    from extensions.database import connect
-    from extensions.stores.offline.connection_settings import url_of
-    from monitoring.alerts.automatic_rollback import move_back
-
-    store = FeatureStore(str(REPO_ROOT))
-    with connect(url_of(store.config), autocommit=True) as conn:
-        return move_back(conn, store.project, view, reason, evidence)
 
 
 def _windows(

@@ -10,6 +10,7 @@ from psycopg import sql
 from extensions.asof import Computation, Spine, active, changes
 from extensions.asof.engine import answers
 from extensions.database.connection import table_exists
+from extensions.database.scalars import scalar
 
 DAY = timedelta(days=1)
 SAMPLED_QUESTIONS = 300
@@ -55,9 +56,7 @@ def estimate(
 
 
 def _count(conn: psycopg.Connection, spine: Spine) -> int:
-    row = conn.execute(sql.SQL("SELECT count(*) FROM ({}) AS s").format(spine.query)).fetchone()
-    assert row is not None  # an aggregate always returns a row
-    return int(row[0])
+    return int(scalar(conn, sql.SQL("SELECT count(*) FROM ({}) AS s").format(spine.query)))
 
 
 def _seconds_each(conn: psycopg.Connection, computation: Computation, at: datetime) -> float:

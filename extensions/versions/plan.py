@@ -14,6 +14,7 @@ from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
+from extensions.database.scalars import clock, scalar
 from extensions.errors import ConfigurationError, SkewlessError
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
@@ -300,17 +301,13 @@ def fill_range(
     since: datetime | None,
 ) -> tuple[datetime, datetime]:
     """The range to backfill: as begun, as asked for, or as long as the default's log is."""
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
-    now: datetime = row[0]
+    now = clock(conn)
     begun = [one.fill_from for one in known if one.version == definition.version and one.fill_from]
     default = active(known)
     start = since or (begun[0] if begun else None)
     if start is None and default is not None and table_exists(conn, default.log_table):
-        oldest = conn.execute(
-            sql.SQL("SELECT min(event_timestamp) FROM {}").format(sql.Identifier(default.log_table))
-        ).fetchone()
-        start = oldest[0] if oldest else None
+        log = sql.Identifier(default.log_table)
+        start = scalar(conn, sql.SQL("SELECT min(event_timestamp) FROM {}").format(log))
     return min(start or now, now), now
 
 

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from extensions.database.advisory_locks import transaction_lock
 from extensions.database.connection import table_exists
 from extensions.errors import ConflictError, InputError
 from extensions.version_names import log_table, version_name
@@ -169,14 +170,7 @@ def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:
     Raises:
         ConflictError: another operator has them, and ``wait`` is False.
     """
-    key = f"skewless pointer {view}"
-    if wait:
-        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
-        return
-    row = conn.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [key]
-    ).fetchone()
-    if not (row and row[0]):
+    if not transaction_lock(conn, f"skewless pointer {view}", wait=wait):
         raise ConflictError(
             f"Another operator is changing {view} at this moment: look at `skewless versions`, "
             "then try again."

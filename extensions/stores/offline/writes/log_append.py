@@ -19,6 +19,7 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.types import Array, FeastType, Set
 from psycopg import sql
 
+from extensions.database.advisory_locks import transaction_lock_sql
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError, InputError, SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
@@ -113,11 +114,7 @@ def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Tab
     _as_the_logs(session, log, uploaded, rows, table.schema)
     values = [name for name in columns if name not in {*log.keys, log.event, log.created}]
     # One push at a time: two at once could each be the other's correction.
-    session.run(
-        sql.SQL("SELECT pg_advisory_xact_lock(hashtextextended({}, 0))").format(
-            sql.Literal(f"skewless push {log.table}")
-        )
-    )
+    session.run(transaction_lock_sql(f"skewless push {log.table}"))
     if log.created is None or log.created not in columns:
         _replace(session, log, rows, columns, values)
     else:

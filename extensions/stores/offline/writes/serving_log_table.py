@@ -10,6 +10,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.asof.computation import pg_type
+from extensions.database.advisory_locks import transaction_lock
 from extensions.database.identifier_limits import bounded_name
 from extensions.stores.values.join_keys import arrow_type
 
@@ -50,7 +51,7 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
     """Add what is missing of ``wanted``; returns the column of each name. Safe to run at once."""
     with conn.transaction():
         # A row's lock on nothing: two writers that meet a new service take turns.
-        conn.execute("SELECT pg_advisory_xact_lock(hashtext('served_features columns'))")
+        transaction_lock(conn, "skewless served_features columns")
         present = present_columns(conn)
         found: dict[str, str] = {}
         missing: list[sql.Composable] = []
