@@ -13,13 +13,10 @@ from time import monotonic
 from typing import Protocol
 
 from extensions.errors import SkewlessError
-from extensions.exit_codes import BROKEN
 
 logger = logging.getLogger(__name__)
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.5, 30.0
-# BSD's EX_SOFTWARE: an internal error; the supervisor should restart the program.
-EXIT_CODE = BROKEN
 
 
 class ThreadEndedError(SkewlessError):

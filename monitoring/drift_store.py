@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from extensions.database.advisory_locks import session_lock
 from extensions.errors import NothingToCheckError, SkewlessError
 from monitoring.baseline import Baseline
 from monitoring.serving_log_window import Window
@@ -66,6 +67,24 @@ def bound_services(conn: psycopg.Connection) -> list[str]:
     """The services that have a baseline."""
     rows = conn.execute("SELECT DISTINCT service FROM drift_bindings ORDER BY service").fetchall()
     return [service for (service,) in rows]
+
+
+def trained_on(conn: psycopg.Connection, view: str) -> list[str]:
+    """The models whose training set has the view, by the baselines that services are bound to.
+
+    One text each: service, the view's version, and on a line of its own the training set's hash.
+    """
+    rows = conn.execute(
+        "SELECT service, versions -> %(view)s, training_set FROM ("
+        "SELECT DISTINCT ON (d.service) d.service, b.versions, b.training_set "
+        "FROM drift_bindings AS d INNER JOIN drift_baselines AS b USING (baseline_id) "
+        "ORDER BY d.service, d.bound_at DESC) AS bound WHERE versions ? %(view)s ORDER BY service",
+        {"view": view},
+    ).fetchall()
+    return [
+        f"{service} was trained on v{version}, training set\n{training_set}"
+        for service, version, training_set in rows
+    ]
 
 
 def unwatched_services(conn: psycopg.Connection) -> list[str]:
@@ -214,17 +233,14 @@ def alone(conn: psycopg.Connection, service: str) -> Iterator[None]:
     Raises:
         CheckedElsewhereError: another check is running.
     """
-    key = f"skewless drift {service}"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    if not row or not row[0]:
-        raise CheckedElsewhereError(
+
+    def refusal() -> CheckedElsewhereError:
+        return CheckedElsewhereError(
             f"Another drift check of {service} is running: wait for it, or end it."
         )
-    try:
+
+    with session_lock(conn, f"skewless drift {service}", refusal):
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
 
 
 def _runs(

@@ -5,6 +5,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from extensions.version_names import log_table, version_name
+
 
 class Freshness(Enum):
     """How fresh a view is kept: the period of its ticks and its freshness budget."""
@@ -69,12 +71,12 @@ class Computation:
     @property
     def name(self) -> str:
         """``view.vN``, the stem of the computation's file."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def log_table(self) -> str:
         """The append-only table of the values that were computed."""
-        return f"{self.view}_v{self.version}"
+        return log_table(self.view, self.version)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -20,9 +20,7 @@ from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
 from extensions.errors import DefinitionError
 from extensions.feature_types import pg_type
-
-DEFINITIONS = Path("feature_repo")
-COMPUTATIONS = DEFINITIONS / "computations"
+from extensions.version_names import DEFINITIONS, log_table, sql_file
 
 
 def load_computations(repo_root: Path) -> dict[str, Computation]:
@@ -70,7 +68,7 @@ def computation_sql(repo_root: Path, view: FeatureView) -> str:
     Raises:
         DefinitionError: there is no such file.
     """
-    path = repo_root / COMPUTATIONS / f"{view.name}.v{view_version(view)}.sql"
+    path = repo_root / sql_file(view.name, view_version(view))
     if not path.is_file():
         raise DefinitionError(
             f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
@@ -102,7 +100,7 @@ def computation_of(
                 arrival=source.created_timestamp_column or source.timestamp_field,
             )
     batch = view.source.batch_source if isinstance(view.source, PushSource) else view.batch_source
-    expected = f"{view.name}_v{version}"
+    expected = log_table(view.name, version)
     if batch is None or batch.name != expected:
         raise DefinitionError(
             f"View {view.name} must read the log {expected}: set its source to log(…) of that "

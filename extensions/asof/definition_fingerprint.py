@@ -18,6 +18,7 @@ from feast import FeatureView, OnDemandFeatureView
 from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
 from extensions.asof.computation_loading import view_version
 from extensions.asof.sql_normalization import normalised
+from extensions.version_names import version_name
 
 Kind = Literal["computation", "transform"]
 
@@ -66,7 +67,7 @@ class Definition:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def budget(self) -> timedelta | None:

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 
 from extensions.asof.computation import Computation, Freshness
 from extensions.feature_types import UTC_MICROSECONDS
+from extensions.version_names import log_table_sql
 
 # Backfilled and live spans of every view version, as (log, freshness budget, start, complete up
 # to, end). Complete up to and end differ where history changed after a backfill. The budget is
 # null for a version that was never published.
-SPANS_SQL = """
+SPANS_SQL = f"""
 SELECT
-    s.view_name || '_v' || s.version AS log,
+    {log_table_sql("s")} AS log,
     extract(EPOCH FROM v.budget)::double precision AS budget_seconds,
     s.range_start,
     s.complete_through,

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from time import monotonic, sleep
 
 import psycopg
 
 from extensions.asof.computation import Computation
+from extensions.database.advisory_locks import session_lock
 from extensions.errors import ConflictError
 
 
@@ -73,22 +73,11 @@ def alone_on(
     Raises:
         ConflictError: another session holds it.
     """
-    key = f"skewless refresh {computation.name}"
-    deadline = monotonic() + patience
-    while not _try_lock(conn, key):
-        if monotonic() < deadline:
-            sleep(0.05)
-            continue
-        raise ConflictError(
+
+    def refusal() -> ConflictError:
+        return ConflictError(
             f"Another refresh or backfill of {computation.name} is running: wait for it, or end it."
         )
-    try:
+
+    with session_lock(conn, f"skewless refresh {computation.name}", refusal, patience=patience):
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
-
-
-def _try_lock(conn: psycopg.Connection, key: str) -> bool:
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    return bool(row and row[0])

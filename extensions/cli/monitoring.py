@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, goes_on_after, moment
+from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, wrapped
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
@@ -108,7 +108,7 @@ def baseline(
         [
             {
                 "service": service,
-                "baseline": identity[:12],
+                "baseline": identity,
                 "rows": found.rows,
                 "features": len(found.features),
                 "versions": ", ".join(f"{k} v{v}" for k, v in found.versions.items()),
@@ -225,7 +225,7 @@ def watch(
             with connect(url, autocommit=True) as conn:
                 if not bound_services(conn) and not told:
                     told = True
-                    err.print(f"drift watch: {NOTHING_WATCHED}", markup=False)
+                    wrapped(f"drift watch: {NOTHING_WATCHED}", console=err)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
                 show([reaction.run], as_json=False)
@@ -237,7 +237,7 @@ def watch(
         except Exception as error:
             if not goes_on_after(error):
                 raise
-            err.print(f"drift watch: {error}; trying again in {every:g} s", markup=False)
+            wrapped(f"drift watch: {error}; trying again in {every:g} s", console=err)
         time.sleep(every)
 
 
@@ -264,7 +264,7 @@ def report(
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
         out.write_text(page(conn, named))
-    err.print(f"Written: {out}", markup=False)
+    wrapped(f"Written: {out}", console=err)
     if not set(named) & set(bound):
         raise NothingToCheckError(NOTHING_WATCHED)
 
@@ -322,26 +322,13 @@ def exit_with(runs: "list[Run]") -> None:
 def _response(
     least_rows: int, views: list[str] | None, after: int, program: str | None
 ) -> "Response":
-    from monitoring.alerts.automatic_rollback import Policy, command
+    from extensions.addresses import REPO_ROOT
+    from monitoring.alerts.automatic_rollback import Policy, command, in_repository
     from monitoring.alerts.notifiers import channels
     from monitoring.drift_schedule import Response
 
-    roll_back = command(program) if program else _roll_back
+    roll_back = command(program) if program else in_repository(REPO_ROOT)
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
-
-
-def _roll_back(view: str, reason: str, evidence: Any) -> str:
-    """`skewless rollback VIEW`, in this process and once for each reason."""
-    from feast import FeatureStore
-
-    from extensions.addresses import REPO_ROOT
-    from extensions.database import connect
-    from extensions.stores.offline.connection_settings import url_of
-    from monitoring.alerts.automatic_rollback import move_back
-
-    store = FeatureStore(str(REPO_ROOT))
-    with connect(url_of(store.config), autocommit=True) as conn:
-        return move_back(conn, store.project, view, reason, evidence)
 
 
 def _windows(

@@ -16,6 +16,7 @@ from extensions.asof.feature_log_tables import missing_log_tables
 from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED, not_followed
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
+from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line
 from extensions.operations import capacity_checks
@@ -147,10 +148,9 @@ def _postgres(entities: int) -> Iterator[Finding]:
 
 def _clock(conn: psycopg.Connection) -> Finding:
     before = datetime.now(UTC)
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
+    there = clock(conn)
     after = datetime.now(UTC)
-    skew = max(before - row[0], row[0] - after, timedelta(0))
+    skew = max(before - there, there - after, timedelta(0))
     return Finding(
         "clock",
         skew <= MOST_CLOCK_SKEW,

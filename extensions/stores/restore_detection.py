@@ -26,6 +26,7 @@ from feast import FeatureStore
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import table_exists
+from extensions.database.scalars import one_row, scalar
 from extensions.errors import ConfigurationError, ConflictError
 from extensions.stores.online.publish_marks import (
     Mark,
@@ -35,6 +36,7 @@ from extensions.stores.online.publish_marks import (
     run_of,
 )
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.version_names import version_name
 
 
 class State(Enum):
@@ -74,7 +76,7 @@ class Verdict:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,13 @@ def note_restart(
 
 def begin_repair(conn: psycopg.Connection, computation: Computation) -> UUID:
     """Note that a repair of the view version is under way; the one that was cut short goes on."""
-    row = conn.execute(
+    repair: UUID = scalar(
+        conn,
         "INSERT INTO online_epochs AS e (view_name, version, repair) "
         "VALUES (%s, %s, gen_random_uuid()) ON CONFLICT (view_name, version) DO UPDATE "
         "SET repair = coalesce(e.repair, excluded.repair) RETURNING repair",
         [computation.view, computation.version],
-    ).fetchone()
-    assert row is not None  # RETURNING of an upsert
-    repair: UUID = row[0]
+    )
     return repair
 
 
@@ -276,13 +277,13 @@ def _same_run(client: Any, computation: Computation, running: str) -> None:
 def _count(
     conn: psycopg.Connection, computation: Computation, change: str, **values: Any
 ) -> tuple[UUID, int, datetime]:
-    row = conn.execute(
+    row = one_row(
+        conn,
         "INSERT INTO online_epochs AS e (view_name, version, intended) "
         "VALUES (%(view)s, %(version)s, 1) ON CONFLICT (view_name, version) DO UPDATE "
         f"SET {change} RETURNING epoch, intended, clock_timestamp()",
         {"view": computation.view, "version": computation.version, **values},
-    ).fetchone()
-    assert row is not None  # RETURNING of an upsert
+    )
     return row[0], row[1], row[2]
 
 

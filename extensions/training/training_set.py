@@ -34,6 +34,7 @@ from extensions.training.manifest import (
     read_manifest,
 )
 from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
+from extensions.version_names import log_table_sql
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
 Progress = Callable[[int, int | None], None]
@@ -282,7 +283,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
     with arrow_session(store.config, "reading watermarks") as session:
         if session.has("watermarks"):
             marks = session.table(
-                "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
+                f"SELECT {log_table_sql('w')} AS log, processed_through FROM watermarks AS w"
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
         covered = read_coverages(session)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from time import monotonic, sleep
 
 import psycopg
 from feast import FeatureStore
@@ -23,6 +22,8 @@ from extensions.asof.computation_loading import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.tick import tick
+from extensions.database.advisory_locks import holder, session_lock
+from extensions.database.scalars import scalar
 from extensions.errors import ConflictError, DefinitionError
 from extensions.failpoints import point
 from extensions.stores.publish_log import publish
@@ -37,6 +38,7 @@ from extensions.versions.retirement import finish_retired
 
 # How long an apply waits for another one to end: one that was killed ends by itself.
 PATIENCE_SECONDS = 3.0
+LOCK = "skewless apply"
 
 Progress = Callable[[str, int, int], None]
 
@@ -173,16 +175,16 @@ def _fill(
 
     with conn.transaction():
         hold_pointer(conn, one.view_name, wait=True)
-        row = conn.execute(
+        state: str = scalar(
+            conn,
             "UPDATE view_versions SET filled_at = coalesce(filled_at, clock_timestamp()), "
             "state = CASE state WHEN 'staged' THEN 'live' ELSE state END, "
             "state_since = CASE state WHEN 'staged' THEN clock_timestamp() ELSE state_since END "
             "WHERE view_name = %s AND version = %s RETURNING state",
             [one.view_name, one.version],
-        ).fetchone()
-        assert row is not None  # nobody deletes what is published
+        )
     point(Fault.APPLY_COMPLETED)
-    return Filled(one.view_name, one.version, row[0], rows, online)
+    return Filled(one.view_name, one.version, state, rows, online)
 
 
 def _report(progress: Progress, name: str) -> Callable[[int, int], None]:
@@ -214,40 +216,24 @@ def _feast_apply(repo_root: Path, *, first: bool) -> None:
         raise DefinitionError(f"Feast refused the definitions: {error}") from error
 
 
-def _try_lock(conn: psycopg.Connection, key: str) -> bool:
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    return bool(row and row[0])
-
-
 @contextlib.contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:
     """One apply at a time; a promote or a rollback need not wait for it."""
-    key = "skewless apply"
-    deadline = monotonic() + PATIENCE_SECONDS
-    while not _try_lock(conn, key):
-        # One that was killed is still at work until PostgreSQL notices.
-        if monotonic() < deadline:
-            sleep(0.1)
-            continue
-        other = conn.execute(
-            "SELECT a.application_name, a.backend_start FROM pg_locks AS l "
-            "INNER JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' "
-            "AND l.granted AND l.objid::bigint = hashtextextended(%s, 0) & 4294967295 LIMIT 1",
-            [key],
-        ).fetchone()
-        whose = f" ({other[0]}, since {other[1]:%H:%M:%S} UTC)" if other else ""
-        raise ConflictError(
+
+    def refusal() -> ConflictError:
+        other = holder(conn, LOCK)
+        whose = f" ({other[0]}, since {other[1]:%H:%M:%S}Z)" if other else ""
+        return ConflictError(
             f"Another `skewless apply` is at work{whose}: wait for it, or end it and run this "
             "again, which goes on where it was."
         )
-    try:
+
+    # One that was killed is still at work until PostgreSQL notices.
+    with session_lock(conn, LOCK, refusal, patience=PATIENCE_SECONDS):
         conn.execute(
             "SELECT set_config('application_name', %s, FALSE)", [f"skewless apply by {operator()}"]
         )
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
 
 
 def _sentence(name: str, what: str) -> str:

@@ -88,6 +88,45 @@ def rollback(
     return _move(conn, project, view, to, "rollback", reason, by, force=force, current=current)
 
 
+def rollback_once(
+    conn: psycopg.Connection,
+    project: str,
+    view: str,
+    reason: str,
+    *,
+    by: str,
+    against: int | None = None,
+) -> str:
+    """`rollback` for programs that may ask twice: once for each reason.
+
+    Args:
+        conn: A connection in autocommit.
+        project: Feast's project.
+        view: The view.
+        reason: Names the request; a rollback that was made for it before is what is returned.
+        by: Who asks, for the record of moves.
+        against: The version to go back from; another default is left alone, since somebody has
+            moved it meanwhile.
+
+    Returns:
+        What was done, as in ``v2 -> v1``.
+
+    Raises:
+        SkewlessError: as `rollback`.
+    """
+    with conn.transaction():
+        hold_pointer(conn, view, wait=False)
+        for move in reversed(promotions(conn, view)):
+            if move.kind == "rollback" and move.reason == reason:
+                return f"v{move.from_version} -> v{move.to_version}"
+        default = active(published(conn, view))
+        if against is not None and (default is None or default.version != against):
+            now = "no version" if default is None else f"v{default.version}"
+            return f"left alone: {now} is the default, and no more v{against}"
+        moved = rollback(conn, project, view, reason=reason, by=by)
+    return f"v{moved.from_version} -> v{moved.to_version}"
+
+
 def before(moves: list[Promotion], current: int | None) -> int | None:
     """The default that the promotion of ``current`` replaced; rollbacks to it do not count."""
     for move in reversed(moves):

@@ -15,6 +15,7 @@ from feast import FeatureStore, FeatureView
 from psycopg import sql
 
 from extensions.asof.watermarks import PATIENCE_SECONDS, alone_on
+from extensions.database.scalars import clock
 from extensions.errors import ConflictError
 from extensions.failpoints import point
 from extensions.stores.publish_log import online_store
@@ -102,8 +103,7 @@ def finish_retired(store: FeatureStore, conn: psycopg.Connection) -> list[str]:
 
 def unfinished(conn: psycopg.Connection) -> list[Published]:
     """Retired versions of which something is left that is due."""
-    rows = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert rows is not None  # a scalar select always returns a row
+    now = clock(conn)
     return [
         one
         for one in published(conn)
@@ -111,7 +111,7 @@ def unfinished(conn: psycopg.Connection) -> list[Published]:
         and one.kind == "computation"
         and (
             one.online_removed_at is None
-            or (one.log_dropped_at is None and one.drop_log_at and one.drop_log_at <= rows[0])
+            or (one.log_dropped_at is None and one.drop_log_at and one.drop_log_at <= now)
         )
     ]
 
@@ -201,11 +201,8 @@ def _forget_progress(conn: psycopg.Connection, one: Published) -> None:
 
 
 def _remove_online(store: FeatureStore, conn: psycopg.Connection, one: Published) -> None:
-    row = conn.execute(
-        "SELECT extract(EPOCH FROM clock_timestamp() - %s)::double precision", [one.state_since]
-    ).fetchone()
-    assert row is not None  # a scalar select always returns a row
-    time.sleep(max(0.0, NOTICED_AFTER_SECONDS - row[0]))
+    since = (clock(conn) - one.state_since).total_seconds()
+    time.sleep(max(0.0, NOTICED_AFTER_SECONDS - since))
     online_store(store).delete_table(store.config, feast_view(one))
     point(Fault.RETIRE_ONLINE_REMOVED)
     conn.execute(

@@ -14,15 +14,19 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
+from feast.repo_config import load_repo_config
 from psycopg.types.json import Jsonb
 
+from extensions.database import connect
 from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.failpoints import point
-from extensions.stores.registry.version_store import active, hold_pointer, promotions, published
-from extensions.versions.promotion import rollback
+from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.registry.version_store import active, published
+from extensions.versions.promotion import rollback_once
 from monitoring import drift_store
 from monitoring.drift_store import Run
 from monitoring.failpoints import Fault
@@ -31,6 +35,8 @@ from monitoring.verdicts import CRITICAL
 Evidence = Mapping[str, Any]
 RollBack = Callable[[str, str, Evidence], str]
 COMMAND_SECONDS = 60
+# Who moved the pointer, in the record of moves.
+BY = "skewless drift"
 
 
 @dataclass(frozen=True)
@@ -115,28 +121,20 @@ def carry_out(
     return done
 
 
-def move_back(
-    conn: psycopg.Connection, project: str, view: str, reason: str, evidence: Evidence
-) -> str:
-    """`skewless rollback VIEW`, once for each reason; ``conn`` must be in autocommit.
+def in_repository(repo_root: Path) -> RollBack:
+    """As `skewless rollback VIEW` in the repository, once for each reason.
 
-    A move that was made before with this reason is what is returned. A default other than the one
-    that the evidence speaks against is left alone: somebody has moved it since.
-
-    Raises:
-        SkewlessError: as `extensions.versions.promotion.rollback`.
+    A default other than the version that the evidence speaks against is left alone.
     """
-    with conn.transaction():
-        hold_pointer(conn, view, wait=False)
-        for move in reversed(promotions(conn, view)):
-            if move.kind == "rollback" and move.reason == reason:
-                return f"v{move.from_version} -> v{move.to_version}"
-        default, against = active(published(conn, view)), evidence.get("version")
-        if against is not None and (default is None or default.version != against):
-            now = "no version" if default is None else f"v{default.version}"
-            return f"left alone: {now} is the default, and no more v{against}"
-        moved = rollback(conn, project, view, reason=reason, by="skewless drift")
-    return f"v{moved.from_version} -> v{moved.to_version}"
+
+    def roll_back(view: str, reason: str, evidence: Evidence) -> str:
+        config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
+        with connect(url_of(config), autocommit=True) as conn:
+            return rollback_once(
+                conn, config.project, view, reason, by=BY, against=evidence.get("version")
+            )
+
+    return roll_back
 
 
 def command(text: str) -> RollBack:

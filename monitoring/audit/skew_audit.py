@@ -37,6 +37,7 @@ from extensions.database.connection import table_exists
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import TABLE, column_name
+from extensions.version_names import version_name
 from monitoring.audit import reference_values
 from monitoring.audit.difference_classification import (
     BUG,
@@ -237,7 +238,7 @@ class _Work:
         by_view: dict[str, NDArray[np.int8]] = {}
         for view, version in part.versions.items():
             own = [one for one in part.features if one.view == view]
-            computation = self.computations.get(f"{view}.v{version}")
+            computation = self.computations.get(version_name(view, version))
             again = None
             if computation is None:
                 left_out[f"{view} v{version} has no computation: it was not recomputed."] = None

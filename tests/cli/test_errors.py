@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from extensions import cli, errors
-from extensions.cli.console import CommandError
 from extensions.thread_supervision import ThreadEndedError
 
 
@@ -15,12 +14,12 @@ from extensions.thread_supervision import ThreadEndedError
     [
         (errors.SkewlessError("x"), 1),
         (errors.InputError("x"), 2),
+        (errors.NothingToCheckError("x"), 5),
         (errors.DefinitionError("x"), 1),
         (errors.ConfigurationError("x"), 1),
         (errors.ConflictError("x"), 1),
         (errors.UnavailableError("x"), 1),
         (ThreadEndedError("x"), 70),
-        (CommandError("x", 3), 3),
     ],
 )
 def test_each_class_has_its_exit_code(

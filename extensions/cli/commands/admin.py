@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, out
+from extensions.cli.console import AsJson, emit, err, out, print_checks
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
 from extensions.exit_codes import ATTENTION
@@ -57,6 +57,9 @@ def doctor(
 
     with progress("Examining"):
         findings = examine(sample)
-    emit(findings, as_json)
+    if as_json:
+        emit(findings, as_json)
+    else:
+        print_checks(findings)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(ATTENTION)

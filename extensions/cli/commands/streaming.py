@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, moment
+from extensions.cli.console import AsJson, emit, line, moment
 from extensions.cli.progress import progress
 from extensions.errors import InputError
 
@@ -139,7 +139,7 @@ def status(
         ("Workers", found.workers),
         ("Realtime views", found.views),
     ):
-        err.print(title if rows else f"{title}: none yet; start `skewless ingest`.")
+        line(title if rows else f"{title}: none yet; start `skewless ingest`.")
         emit(list(rows), as_json)
 
 

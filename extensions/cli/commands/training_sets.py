@@ -107,7 +107,8 @@ def training_set(
             )
     warnings = taken.manifest.warnings
     made = {"file": taken.path, "manifest": taken.manifest_path, "rows": taken.manifest.rows,
-            "known_at": taken.manifest.known_at, "sha256": taken.manifest.sha256}  # fmt: skip
+            "known_at": taken.manifest.known_at if as_json else taken.manifest.known,
+            "sha256": taken.manifest.sha256}  # fmt: skip
     if as_json:
         emit([{**made, "warnings": warnings}], as_json)
     else:

@@ -13,7 +13,7 @@ from feast import FeatureService, FeatureStore, FeatureView, ValueType
 from feast.utils import _get_feature_views_to_use
 
 from extensions.asof.computation import Freshness
-from extensions.asof.computation_loading import COMPUTATIONS, view_version
+from extensions.asof.computation_loading import view_version
 from extensions.errors import DefinitionError
 from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
@@ -22,6 +22,7 @@ from extensions.stores.online_codec.payload_decoder import default_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
 from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.values.default_values import default_values
+from extensions.version_names import sql_file
 
 _PLAIN = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}
 
@@ -295,7 +296,7 @@ def _view(
 
 
 def _definition(repo: Path, view: str, version: int) -> str | None:
-    path = repo / COMPUTATIONS / f"{view}.v{version}.sql"
+    path = repo / sql_file(view, version)
     return blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
 
 

@@ -12,6 +12,7 @@ from extensions.errors import ConflictError, DefinitionError
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
 from extensions.stores.registry.version_store import Kind, Published
+from extensions.version_names import sql_file
 
 
 def is_versioned(view: Any) -> bool:
@@ -92,7 +93,7 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
     """
     number = max(one.version for one in known) + 1
     advice = (
-        f'make v{number} (version="v{number}", computations/{mine.view}.v{number}.sql)'
+        f'make v{number} (version="v{number}", {sql_file(mine.view, number)})'
         if mine.kind == "computation"
         else f'make v{number} (version="v{number}")'
     )

@@ -29,7 +29,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
-from extensions.asof.computation_loading import COMPUTATIONS, computation_of, computation_sql
+from extensions.asof.computation_loading import computation_of, computation_sql
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
 from extensions.database.project_claim import check_project
@@ -54,6 +54,7 @@ from extensions.stores.registry.version_timeline import (
     transform_eras,
 )
 from extensions.stores.schema_history import keep_earlier
+from extensions.version_names import COMPUTATIONS, sql_file
 
 # Tries to make what several programs make at once on an empty database.
 FIRST_ATTEMPTS = 10
@@ -124,7 +125,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         if from_file and default != mine.version:
             click.echo(
                 f"{view.name}: v{default} stays the default; v{mine.version} is published beside "
-                f"it (`skewless promote {view.name} v{mine.version}` makes it the default).",
+                f"it.\n  → `skewless promote {view.name} v{mine.version}` makes it the default.",
                 err=True,
             )
         if self.cache_mode == "sync":
@@ -235,7 +236,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         if version is None:
             raise DefinitionError(
                 f'View {view.name} names no version: give it version="v1" and keep its SQL in '
-                f"{COMPUTATIONS}/{view.name}.v1.sql."
+                f"{sql_file(view.name, 1)}."
             )
         try:
             text = computation_sql(_root(), view)

@@ -16,8 +16,10 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from extensions.database.advisory_locks import transaction_lock
 from extensions.database.connection import table_exists
 from extensions.errors import ConflictError, InputError
+from extensions.version_names import log_table, version_name
 
 if TYPE_CHECKING:
     from extensions.asof.definition_fingerprint import Definition
@@ -60,7 +62,7 @@ class Published:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view_name}.v{self.version}"
+        return version_name(self.view_name, self.version)
 
     @property
     def kept(self) -> bool:
@@ -75,7 +77,7 @@ class Published:
     @property
     def log_table(self) -> str:
         """The table of its values."""
-        return f"{self.view_name}_v{self.version}"
+        return log_table(self.view_name, self.version)
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,7 @@ def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:
     Raises:
         ConflictError: another operator has them, and ``wait`` is False.
     """
-    key = f"skewless pointer {view}"
-    if wait:
-        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
-        return
-    row = conn.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [key]
-    ).fetchone()
-    if not (row and row[0]):
+    if not transaction_lock(conn, f"skewless pointer {view}", wait=wait):
         raise ConflictError(
             f"Another operator is changing {view} at this moment: look at `skewless versions`, "
             "then try again."
