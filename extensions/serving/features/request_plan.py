@@ -15,6 +15,7 @@ from feast.utils import _get_feature_views_to_use
 from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
 from extensions.errors import SkewlessError
 from extensions.serving.features.on_demand_transforms import Transform
+from extensions.serving.features.request_fields import RequestField, request_fields
 from extensions.stores.online.store import layout_of, lifetime_of, trust_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
 from extensions.stores.online_codec.row_decoder import Decoder, default_of
@@ -86,7 +87,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """One service: its views, its transforms, and the request's own fields with their types.
+    """One service: its views, its transforms, and the request's own fields.
 
     ``number``: of the state of the registry that it was compiled from. ``resource``: what a
     caller must be permitted to read; None where only references were given. ``plain``: whether
@@ -96,7 +97,7 @@ class Plan:
     service: str
     views: tuple[View, ...]
     transforms: tuple[Transform, ...]
-    request: Mapping[str, ValueType]
+    request: Mapping[str, RequestField]
     key_types: Mapping[str, ValueType]
     resource: FeatureService | None
     number: int = 0
@@ -194,12 +195,7 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
     transforms = tuple(
         Transform.of(view, wanted.get(_name(view.projection), ())) for view in on_demand
     )
-    request = {
-        field.name: field.dtype.to_value_type()
-        for view in on_demand
-        for source in view.source_request_sources.values()
-        for field in source.schema
-    }
+    request = request_fields(on_demand)
     key_types: dict[str, ValueType] = {}
     for table in tables:
         for field in table.entity_columns:

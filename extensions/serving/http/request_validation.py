@@ -4,7 +4,6 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
@@ -168,6 +168,18 @@ def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
     return Batch(service, entities, ids, request, columns, len(rows)), plan
 
 
+def check_range(field: RequestField, values: list[Any]) -> None:
+    """Check a column of a request field against its declared bounds.
+
+    Raises:
+        RefusedError: 422, a value lies outside.
+    """
+    if not field.in_range(values):
+        raise RefusedError(
+            422, f"{field.name} must be {field.range_text}.", f"entities.{field.name}"
+        )
+
+
 def user_and_item(plan: Plan) -> tuple[str, str]:
     """The two join keys of a ranking service: whose list it is, and what is in it."""
     if len(plan.join_keys) != 2:
@@ -200,13 +212,14 @@ def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
             422, f"{plan.service} takes no {named[more[0]][0]}.", f"context.{named[more[0]][0]}"
         )
     found = {}
-    for name, kind in plan.request.items():
+    for name, field in plan.request.items():
         if name not in named:
-            if name != "request_hour":
+            if field.default is None:
                 raise RefusedError(422, f"The context must give {name}.", f"context.{name}")
-            found[name] = datetime.now(UTC).hour
+            found[name] = field.default()
             continue
         asked, value = named[name]
+        kind = field.value_type
         wanted = _KINDS.get(kind)
         if wanted and (
             not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
@@ -214,6 +227,8 @@ def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
             raise RefusedError(422, f"{asked} must be {kind.name.lower()}.", f"context.{asked}")
         if kind in _BITS and not -(1 << _BITS[kind]) <= value < 1 << _BITS[kind]:
             raise RefusedError(422, f"{asked} must fit {_BITS[kind] + 1} bits.", f"context.{asked}")
+        if not field.in_range((value,)):
+            raise RefusedError(422, f"{asked} must be {field.range_text}.", f"context.{asked}")
         found[name] = value
     return found
 

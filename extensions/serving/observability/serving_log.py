@@ -292,9 +292,9 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
             for entry in batch
             for one in spread([_id(raw, kind) for raw in entry.ids[name]], entry.rows)
         ]
-    for name, kind in plan.request.items():
+    for name, field in plan.request.items():
         column = column_name("request", name)
-        types[column] = from_value_type(kind)
+        types[column] = from_value_type(field.value_type)
         columns[column] = [
             one for entry in batch for one in _given(entry.request.get(name), entry.rows)
         ]

@@ -17,6 +17,7 @@ from feast.feature_server import get_app
 from feast.feature_view_utils import get_feature_view_from_feature_store
 from feast.online_response import OnlineResponse
 from feast.permissions.server.rest import inject_user_details
+from feast.utils import _get_feature_views_to_use
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
@@ -26,7 +27,9 @@ from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
 from extensions.serving.auth.authorization import Guard
+from extensions.serving.features.request_fields import request_fields
 from extensions.serving.http import openapi
+from extensions.serving.http.request_validation import RefusedError, check_range
 from extensions.serving.settings import Settings
 from extensions.stores.publish_log import online_store
 from extensions.stores.values.join_keys import of_json
@@ -129,14 +132,34 @@ class StoreOverHttp:
         return getattr(self._store, name)
 
     def get_online_features(self, **asked: Any) -> OnlineResponse:
-        """As Feast's."""
+        """As Feast's, with request fields within their declared bounds."""
+        self._check_ranges(asked["features"], asked["entity_rows"])
         with of_json():
             return self._store.get_online_features(**asked)
 
     async def get_online_features_async(self, **asked: Any) -> OnlineResponse:
-        """As Feast's."""
+        """As Feast's, with request fields within their declared bounds."""
+        self._check_ranges(asked["features"], asked["entity_rows"])
         with of_json():
             return await self._store.get_online_features_async(**asked)
+
+    def _check_ranges(self, features: Any, columns: Any) -> None:
+        """Check request fields against their declared bounds.
+
+        Raises:
+            RefusedError: 422, a value lies outside.
+        """
+        try:
+            _, on_demand = _get_feature_views_to_use(
+                self._store.registry, self._store.project, features, allow_cache=True
+            )
+            fields = request_fields(on_demand)
+        except Exception:  # noqa: BLE001 - Feast reports it in its own words
+            return
+        for name, field in fields.items():
+            values = columns.get(name) if isinstance(columns, dict) else None
+            if isinstance(values, list):
+                check_range(field, values)
 
     def push(self, **pushed: Any) -> None:
         """As Feast's."""
@@ -183,6 +206,7 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
         app.add_exception_handler(away, _redis_error)
     for one in (psycopg.Error, DBAPIError):
         app.add_exception_handler(one, _database_error)
+    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(FeastError, _feast_error)
     app.add_exception_handler(SkewlessError, _client_error)
     app.add_exception_handler(NotImplementedError, _client_error)
@@ -234,6 +258,11 @@ def _refusal(status: int, message: str, field: str | None = None) -> JSONRespons
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
     await _refusal(503, "The server is busy.")(scope, receive, send)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedError)
+    return _refusal(error.status, str(error), error.field)
 
 
 async def _client_error(request: Request, error: Exception) -> JSONResponse:

@@ -52,6 +52,7 @@ class Hot:
         self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
     ) -> Answer:
         """One user's features."""
+        wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.user_service)
         if len(plan.join_keys) != 1:
             raise RefusedError(404, f"The service {plan.service} is not of one entity.")
@@ -66,8 +67,8 @@ class Hot:
         served = responses.serve(plan, rows, request, 1)
         note = self.note(USER, served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
-        if scope["query_string"]:
-            shape |= self._extra(scope, served, now)
+        if wants_meta:
+            shape |= self._extra(served, now)
         if headers.get(b"accept") == responses.ARROW:
             columns = {**served.columns((name,)), **served.made}
             aside = {k: v for k, v in shape.items() if k != "features"}
@@ -79,6 +80,7 @@ class Hot:
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
     ) -> Answer:
         """The items asked for, in their order, with the user's features of each."""
+        wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.rank_service)
         asked = request_validation.ranking(body, plan, self.settings.max_items)
         self.guard.permit(scope, plan.resource)
@@ -89,7 +91,7 @@ class Hot:
         note = self.note(RANK, served, asked.axes, asked.request, n, now)
         both = {(user_key, item_key), (item_key, user_key)}
         head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
-        extra = self._extra(scope, served, now)
+        extra = self._extra(served, now) if wants_meta else {}
         accept = headers.get(b"accept")
         if asked.columns or accept in (responses.ARROW, responses.MSGPACK):
             items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
@@ -119,6 +121,7 @@ class Hot:
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
     ) -> Answer:
         """Any service, by entity rows."""
+        wants_meta = _wants_meta(scope)
         asked, plan = request_validation.batch(body, self.plan, self.settings.max_items)
         self.guard.permit(scope, plan.resource)
         now, n = time.time_ns() // 1000, asked.rows
@@ -133,7 +136,7 @@ class Hot:
                 for name, feature in zip(one.view.names, one.view.features, strict=True):
                     columns[name] = spread(one.columns[feature], n)
             columns |= served.made
-            extra = self._extra(scope, served, now)
+            extra = self._extra(served, now) if wants_meta else {}
         if headers.get(b"accept") == responses.ARROW:
             aside = {"service": plan.service, **extra}
             sent = responses.arrow({**asked.entities, **columns}, n, aside)
@@ -187,14 +190,10 @@ class Hot:
 
         return after
 
-    def _extra(self, scope: Scope, served: responses.Served, now: int) -> dict[str, Any]:
+    def _extra(self, served: responses.Served, now: int) -> dict[str, Any]:
         """What `?include=meta` adds."""
-        if not scope["query_string"] or not _wants_meta(scope):
-            return {}
-        return {"meta": self._meta(served, now), "plan": served.plan.number}
-
-    def _meta(self, served: responses.Served, now: int) -> dict[str, Any]:
-        return responses.meta(served, self.watcher.freshnesses, now, self.near)
+        meta = responses.meta(served, self.watcher.freshnesses, now, self.near)
+        return {"meta": meta, "plan": served.plan.number}
 
 
 def _written(
@@ -206,8 +205,21 @@ def _written(
 
 
 def _wants_meta(scope: Scope) -> bool:
+    """Whether the query says ``include=meta``.
+
+    Raises:
+        RefusedError: 422, it includes something else.
+    """
     query = scope["query_string"]
-    return bool(query) and "meta" in parse_qs(query.decode("ascii", "replace")).get("include", [])
+    if not query:
+        return False
+    parameters = parse_qs(query.decode("ascii", "replace"), keep_blank_values=True)
+    included = parameters.get("include", [])
+    if unknown := sorted(set(included) - {"meta"}):
+        raise RefusedError(
+            422, f"There is no {unknown[0][:100]!r} to include: say include=meta.", "include"
+        )
+    return bool(included)
 
 
 def _milliseconds(started: float) -> float:

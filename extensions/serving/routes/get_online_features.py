@@ -20,9 +20,10 @@ from feast import FeatureStore, ValueType
 from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.feature_reader import Reader, Rows
 from extensions.serving.features.redis_connection import UnavailableError
+from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
 from extensions.serving.http import responses
-from extensions.serving.http.request_validation import RefusedError, one_id
+from extensions.serving.http.request_validation import RefusedError, check_range, one_id
 from extensions.serving.http.responses import Served
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.stores.online_codec.column_encoding import Coded, Values
@@ -105,7 +106,7 @@ class FeastRoute:
 
         Raises:
             UnusualError: this request is for Feast's own code.
-            RefusedError: a transform failed.
+            RefusedError: a request field is out of its range, or a transform failed.
         """
         asked = _asked(plan, read)
         rows = await self._reader.read(plan, asked.axes, now)
@@ -184,7 +185,7 @@ def _asked(plan: Plan, read: Mapping[str, Any]) -> Asked:
     if not n or any(not isinstance(one, list) or len(one) != n for one in columns):
         raise UnusualError
     axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
-    request = {name: _given(entities[name], kind) for name, kind in plan.request.items()}
+    request = {name: _given(entities[name], field) for name, field in plan.request.items()}
     return Asked(
         {name: entities[name] for name in entities if name in axes}, axes, request, n, full
     )
@@ -227,11 +228,13 @@ def _ids(values: list[Any], kind: ValueType) -> Ids:
         raise UnusualError from None
 
 
-def _given(values: list[Any], kind: ValueType) -> Values:
+def _given(values: list[Any], field: RequestField) -> Values:
     """A column of the request's own."""
+    kind = field.value_type
     wanted = _REQUEST.get(kind)
     if wanted is None or not set(map(type, values)) <= set(wanted):
         raise UnusualError
+    check_range(field, values)
     column: Values = values
     if kind != ValueType.STRING:
         try:
