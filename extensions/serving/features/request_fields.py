@@ -43,7 +43,9 @@ class RequestField:
         bounds = {}
         for tag in ("minimum", "maximum"):
             bounds[tag] = bound = _json(field.tags[tag], where) if tag in field.tags else None
-            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
+            if bound is not None and (
+                isinstance(bound, bool) or not isinstance(bound, int | float)
+            ):
                 raise SkewlessError(f"{where}: the tag {tag} must be a number.")
         default: Callable[[], Any] | None = None
         if "default" in field.tags:
@@ -75,9 +77,7 @@ class RequestField:
             return True
         low = float("-inf") if low is None else low
         high = float("inf") if high is None else high
-        return all(
-            isinstance(value, int | float) and low <= value <= high for value in values
-        )
+        return all(isinstance(value, int | float) and low <= value <= high for value in values)
 
 
 def request_fields(views: Iterable[OnDemandFeatureView]) -> dict[str, RequestField]:

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from feast import FeatureService, FeatureStore, FeatureView, ValueType
+from feast import FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.utils import _get_feature_views_to_use
 
 from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
@@ -33,7 +33,8 @@ class View:
     """One feature view version as a service reads it. ``features``: those it returns, in order.
 
     ``fingerprint``: of the computation's text, so that a reply says which definition made it.
-    ``near``: whether workers hold a copy of it (the view's tag).
+    ``near``: whether workers hold a copy of it (the view's tag). ``fields``: Feast's fields of
+    its features by name, which say their types and descriptions.
     """
 
     name: str
@@ -45,6 +46,7 @@ class View:
     budget: timedelta | None
     fingerprint: str | None
     near: bool = False
+    fields: Mapping[str, Field] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def late_after(self) -> float:
@@ -107,6 +109,14 @@ class Plan:
     def join_keys(self) -> tuple[str, ...]:
         """All join keys that a request must give, in order of first use."""
         return tuple(self.key_types)
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features that a reply has, by the names that it gives them."""
+        return (
+            *(name for view in self.views for name in view.names),
+            *(name for transform in self.transforms for name in transform.features),
+        )
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -198,8 +208,8 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
     request = request_fields(on_demand)
     key_types: dict[str, ValueType] = {}
     for table in tables:
-        for field in table.entity_columns:
-            key_types.setdefault(field.name, field.dtype.to_value_type())
+        for column in table.entity_columns:
+            key_types.setdefault(column.name, column.dtype.to_value_type())
     plan = Plan(
         service.name if isinstance(service, FeatureService) else "",
         tuple(views.values()),
@@ -289,6 +299,7 @@ def _view(
         budget=Freshness(freshness).budget if freshness else None,
         fingerprint=_definition(Path(store.repo_path), table.name, version),
         near=table.tags.get("near") == "true",
+        fields={field.name: field for field in table.features},
     )
 
 

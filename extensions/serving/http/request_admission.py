@@ -16,9 +16,10 @@ from extensions.serving.routes.feast_app import Receive, Scope
 from extensions.serving.routes.feature_routes import ANY, RANK, USER
 from extensions.serving.settings import Settings
 
-ABOUT = ("/health", "/ready", "/metrics", "/v1/openapi.json")
-# Open to everybody, besides: the documentation, which shows no value of any feature.
-DOCUMENTS = ("/docs", "/openapi.json")
+# Open to everybody: what operators and monitoring read.
+STATUS = frozenset(("/health", "/ready", "/metrics"))
+# Open to everybody, unless turned off: the OpenAPI documents, which show no feature's value.
+DOCUMENTS = frozenset(("/openapi.json", "/v1/openapi.json"))
 # The label of routes that there are not.
 OTHER = "other"
 READS = ("/get-online-features", "/search", "/retrieve-online-documents")

@@ -213,24 +213,28 @@ def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
         )
     found = {}
     for name, field in plan.request.items():
-        if name not in named:
-            if field.default is None:
-                raise RefusedError(422, f"The context must give {name}.", f"context.{name}")
+        if name in named:
+            found[name] = _request_value(*named[name], field)
+        elif field.default is not None:
             found[name] = field.default()
-            continue
-        asked, value = named[name]
-        kind = field.value_type
-        wanted = _KINDS.get(kind)
-        if wanted and (
-            not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
-        ):
-            raise RefusedError(422, f"{asked} must be {kind.name.lower()}.", f"context.{asked}")
-        if kind in _BITS and not -(1 << _BITS[kind]) <= value < 1 << _BITS[kind]:
-            raise RefusedError(422, f"{asked} must fit {_BITS[kind] + 1} bits.", f"context.{asked}")
-        if not field.in_range((value,)):
-            raise RefusedError(422, f"{asked} must be {field.range_text}.", f"context.{asked}")
-        found[name] = value
+        else:
+            raise RefusedError(422, f"The context must give {name}.", f"context.{name}")
     return found
+
+
+def _request_value(asked: str, value: Any, field: RequestField) -> Any:
+    """A value of the context, of its declared type and within its declared range."""
+    kind, where = field.value_type, f"context.{asked}"
+    wanted = _KINDS.get(kind)
+    if wanted and (
+        not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
+    ):
+        raise RefusedError(422, f"{asked} must be {kind.name.lower()}.", where)
+    if kind in _BITS and not -(1 << _BITS[kind]) <= value < 1 << _BITS[kind]:
+        raise RefusedError(422, f"{asked} must fit {_BITS[kind] + 1} bits.", where)
+    if not field.in_range((value,)):
+        raise RefusedError(422, f"{asked} must be {field.range_text}.", where)
+    return value
 
 
 def _layout(read: dict[str, Any]) -> bool:
@@ -257,6 +261,12 @@ def _list(value: Any, field: str, most: int) -> list[Any]:
     if len(value) > most:
         raise RefusedError(422, f"{field} may have at most {most} entries.", field)
     return value
+
+
+def camel_case(name: str) -> str:
+    """A field's usual form in JSON; its own name where that could not be turned back."""
+    camel = re.sub(r"_([a-z])", lambda match: match.group(1).upper(), name)
+    return camel if _snake(camel) == name else name
 
 
 def _snake(name: str) -> str:

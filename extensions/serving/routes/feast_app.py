@@ -9,7 +9,6 @@ import pandas as pd
 import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from feast import FeatureStore
 from feast.errors import FeastError
@@ -23,12 +22,14 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
 from extensions.serving.auth.authorization import Guard
 from extensions.serving.features.request_fields import request_fields
-from extensions.serving.http import openapi
+from extensions.serving.http.openapi import Subject
+from extensions.serving.http.openapi_feast import whole_document
 from extensions.serving.http.request_validation import RefusedError, check_range
 from extensions.serving.settings import Settings
 from extensions.stores.publish_log import online_store
@@ -49,9 +50,9 @@ LONG = ("/materialize", "/materialize-incremental")
 SLOWER = 8
 # Computations at a time: each takes one of Feast's threads for as long as it takes.
 MOST_LONG = 4
-# What Feast's application brings and this server does not: a second page of documentation, and
-# where its first would log in. Web sockets are not spoken at all.
-NOT_SERVED = ("/redoc", "/docs/oauth2-redirect")
+# What Feast's application brings and this server does not: its pages of documentation, which load
+# their scripts from other hosts (ours are in `routes.pages`). Web sockets are not spoken at all.
+NOT_SERVED = ("/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json")
 # Seconds that a write waits for Redis, twice at most; reads have the server's own deadline.
 WRITE_DEADLINE, CONNECT_DEADLINE = 1.0, 0.5
 
@@ -67,9 +68,9 @@ class Behind:
         self.app, self._store, self._most = app, store, most
         self.working = self._long = 0
 
-    def document(self) -> dict[str, Any]:
+    def document(self, subject: Subject) -> dict[str, Any]:
         """The OpenAPI document of these routes and ours."""
-        return self.app.openapi()
+        return whole_document(self.app, self._store, subject)
 
     @contextlib.asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
@@ -213,7 +214,8 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _body_error)
     app.add_exception_handler(Exception, _other_error)
-    app.openapi = lambda: _merged(app, settings)  # type: ignore[method-assign]
+    if settings.gzip_bytes:
+        app.add_middleware(GZipMiddleware, minimum_size=settings.gzip_bytes, compresslevel=1)
     online_store(store).read_deadline = settings.redis_deadline_ms / 1000
     return Behind(app, store, max(1, settings.max_waiting // SLOWER))
 
@@ -226,28 +228,6 @@ def _bound(client: Any) -> None:
     limits = client.connection_pool.connection_kwargs
     limits["socket_timeout"] = limits.get("socket_timeout") or WRITE_DEADLINE
     limits["socket_connect_timeout"] = limits.get("socket_connect_timeout") or CONNECT_DEADLINE
-
-
-def _merged(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """One document of Feast's routes and ours, for /openapi.json and the page at /docs."""
-    if app.openapi_schema is None:
-        theirs = get_openapi(title="Skewless", version="1", routes=app.routes)
-        for path in openapi.HIDDEN:
-            theirs["paths"].pop(path, None)
-        ours = openapi.document(settings)
-        theirs["openapi"], theirs["info"] = ours["openapi"], ours["info"]
-        theirs["paths"] = {**ours["paths"], **theirs["paths"]}
-        schemas = theirs.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(ours["components"]["schemas"])
-        for name, schemes in ours["components"].items():
-            theirs["components"].setdefault(name, schemes)
-        theirs["tags"] = ours["tags"]
-        for path, operations in theirs["paths"].items():
-            for operation in operations.values():
-                if path not in ours["paths"]:
-                    openapi.complete(path, operation)
-        app.openapi_schema = theirs
-    return app.openapi_schema
 
 
 def _refusal(status: int, message: str, field: str | None = None) -> JSONResponse:

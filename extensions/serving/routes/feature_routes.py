@@ -143,7 +143,8 @@ class Hot:
             return Answer(200, responses.ARROW, sent, note=note)
         shape: dict[str, Any] = {"service": plan.service}
         if asked.columns:
-            shape |= {"entities": asked.entities, "features": columns}
+            features = columns or {name: [] for name in plan.feature_names}
+            shape |= {"entities": asked.entities, "features": features}
         else:
             names, held = list(columns), [list(column) for column in columns.values()]
             shape["results"] = [
