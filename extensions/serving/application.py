@@ -31,7 +31,7 @@ from extensions.serving.http.request_admission import (
     replay,
     route_of,
 )
-from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCopies
 from extensions.serving.near_cache.invalidation import Follower, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
@@ -85,7 +85,14 @@ class Application:
         self.guard = Guard(store, settings)
         self.unguarded = self.guard.open_to_all
         self.hot = Hot(
-            settings, self.watcher, self.near, self.reader, self.metrics, self.log, self.guard
+            settings,
+            self.watcher,
+            self.near,
+            self.reader,
+            self.metrics,
+            self.log,
+            self.guard,
+            RequestParser(settings.max_items),
         )
         self.feast = feast_app(store, self.guard, settings)
         self.bodies = Bodies(settings)

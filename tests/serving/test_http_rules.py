@@ -26,7 +26,8 @@ def test_an_hour_outside_the_day_is_refused_on_every_route(http: httpx.Client, h
     for path, body in (("/v1/features/rank", RANK), ("/v1/features", ROWS)):
         answer = http.post(path, json={**body, "context": {"requestHour": hour}})
         refused(answer, "context.requestHour")
-        assert "between 0 and 23" in answer.json()["error"]["message"]
+        limit = "at least 0" if hour < 0 else "at most 23"
+        assert f"requestHour must be {limit}." == answer.json()["error"]["message"]
     entities = {**COLUMNS, "request_hour": [21, hour]}
     plain = {"feature_service": "ranking", "entities": entities}
     by_name = {"features": ["ranking_signals:hour_closeness"], "entities": entities}

@@ -23,10 +23,6 @@ ARROW, MSGPACK = "application/vnd.apache.arrow.stream", "application/msgpack"
 TEXT: Schema = {"type": "string"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _MILLISECONDS = {"type": "number", "minimum": 0}
-_LAYOUT = {
-    "type": "string", "enum": ["rows", "columns"],
-    "description": "rows (if left out): an object for each entity; columns: an array each feature.",
-}  # fmt: skip
 _INCLUDE = {
     "name": "include", "in": "query", "required": False,
     "description": "meta: per view its version, as-of time, status and definition.",
@@ -74,7 +70,7 @@ class Subject:
                 number = 2
                 while unique in found:
                     unique, number = f"{name}{number}", number + 1
-                found[unique] = ServiceSchemas(plan, unique)
+                found[unique] = ServiceSchemas(plan, unique, self.settings.max_items)
         return list(found.values())
 
 
@@ -111,8 +107,8 @@ def document(subject: Subject) -> dict[str, Any]:
             "schemas": {
                 **_common(),
                 **_user(user),
-                **_rank(rank, subject.settings),
-                **_any(services, subject.settings),
+                **_rank(rank),
+                **_any(services, rank),
             },
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
@@ -253,10 +249,9 @@ def _user(service: ServiceSchemas | None) -> dict[str, Schema]:
     return {"UserFeatures": _reply({"userId": user_id, "features": features})}
 
 
-def _rank(service: ServiceSchemas | None, settings: Settings) -> dict[str, Schema]:
+def _rank(service: ServiceSchemas | None) -> dict[str, Schema]:
     names = ("RankUserFeatures", "RankItemFeatures", "RankInteractionFeatures")
     user_id = item_id = id_schema(None)
-    optional: dict[str, Any] = {"layout": _LAYOUT}
     if service:
         user_key, item_key = service.ranking_keys()
         user_id, item_id = service.id(user_key), service.id(item_key)
@@ -264,19 +259,15 @@ def _rank(service: ServiceSchemas | None, settings: Settings) -> dict[str, Schem
         rows = {name: rows_object(part) for name, part in zip(names, parts, strict=True)}
         columns = {"RankItemColumns": columns_object(parts[1])}
         columns["RankInteractionColumns"] = columns_object(parts[2])
-        if service.plan.request:
-            optional["context"] = ref(f"{service.name}Context")
     else:
         anything: Schema = {"type": "object", "additionalProperties": True}
         rows = dict.fromkeys(names, anything)
         columns = dict.fromkeys(("RankItemColumns", "RankInteractionColumns"), anything)
-    items = {"type": "array", "items": item_id, "maxItems": settings.max_items}
-    required = ["userId", "itemIds", *(_required_context(service) if service else ())]
     head = {"userId": user_id, "userFeatures": ref("RankUserFeatures")}
     return {
         **rows,
         **columns,
-        "RankRequest": closed({"userId": user_id, "itemIds": items, **optional}, required),
+        "RankRequest": {"type": "object"},  # of a service that there is not
         "RankItem": closed(
             {
                 "itemId": item_id,
@@ -296,28 +287,17 @@ def _rank(service: ServiceSchemas | None, settings: Settings) -> dict[str, Schem
     }
 
 
-def _any(services: Sequence[ServiceSchemas], settings: Settings) -> dict[str, Schema]:
+def _any(services: Sequence[ServiceSchemas], rank: ServiceSchemas | None) -> dict[str, Schema]:
     """The route of any service: a schema for each, told apart by the service's name."""
     schemas: dict[str, Schema] = {}
     for service in services:
         name, features = service.name, service.features() + service.transformed()
         which = {**TEXT, "const": service.plan.service}
-        entities = {
-            "type": "array", "items": ref(f"{name}Entity"), "maxItems": settings.max_items,
-        }  # fmt: skip
-        optional: dict[str, Any] = {"layout": _LAYOUT}
-        if context := service.context():
-            schemas[f"{name}Context"] = context
-            optional["context"] = ref(f"{name}Context")
         row = closed({"entity": ref(f"{name}Entity"), "features": ref(f"{name}Features")})
         schemas |= {
-            f"{name}Entity": service.entity(),
+            **service.requests(ranking=service is rank),
             f"{name}Features": rows_object(features),
             f"{name}FeatureColumns": columns_object(features),
-            f"{name}Request": closed(
-                {"service": which, "entities": entities, **optional},
-                ["service", "entities", *_required_context(service)],
-            ),
             f"{name}Row": row,
             f"{name}Reply": _reply(
                 {"service": which, "results": {"type": "array", "items": ref(f"{name}Row")}}
@@ -350,11 +330,6 @@ def _by_service(services: Sequence[ServiceSchemas], part: str) -> Schema:
             },
         },
     }
-
-
-def _required_context(service: ServiceSchemas) -> list[str]:
-    context = service.context()
-    return ["context"] if context and context.get("required") else []
 
 
 def _rank_examples(service: ServiceSchemas | None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ _HIDDEN = ("/health",)
 _REPLACED = ("HTTPValidationError", "ValidationError")
 # The routes that answer 200 without a body, or with a page.
 _NOT_JSON = ("/push", "/chat")
+# The routes that can answer before the work is done.
+_LATER = ("/push", "/materialize", "/materialize-incremental")
 _DESCRIPTIONS = {
     "/get-online-features": "Features of a service or of references, by columns of ids.",
     "/push": "Rows for the views of a push source. The example writes a row of entity -1.",
@@ -97,8 +99,9 @@ def _complete(path: str, operation: dict[str, Any], example: Any) -> None:
     responses = operation.setdefault("responses", {})
     for status, what in ERRORS:
         responses[str(status)] = error_response(what)
-    if path == "/push":
-        responses["202"] = {"description": "Accepted; the offline side is written later"}
+    if path in _LATER:
+        content = {"application/json": {}}
+        responses["202"] = {"description": "Accepted; it is done later", "content": content}
     if path in _NOT_JSON:
         ok = responses["200"]
         ok["content"] = {**ok.get("content", {}), "text/html": {"schema": TEXT}}

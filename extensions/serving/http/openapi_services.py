@@ -10,17 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from feast import Field, ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
-from extensions.serving.http.request_validation import LONGEST_ID, camel_case, user_and_item
+from extensions.serving.http.request_types import (
+    INTEGER_BITS,
+    LONGEST_ID,
+    RequestTypes,
+    camel_case,
+    user_and_item,
+)
 
 Schema = dict[str, Any]
 
 INT64_MAX = 2**63 - 1
-_INTEGER_BITS = {ValueType.INT64: 63, ValueType.INT32: 31}
 _SCALARS: Mapping[str, Schema] = {
     "BOOL": {"type": "boolean"},
     "INT32": {"type": "integer", "format": "int32"},
@@ -54,14 +60,9 @@ class Property:
 class ServiceSchemas:
     """The schemas of one feature service. ``name``: what their names begin with."""
 
-    def __init__(self, plan: Plan, name: str) -> None:
+    def __init__(self, plan: Plan, name: str, max_items: int) -> None:
         self.plan, self.name = plan, name
-
-    @property
-    def summary(self) -> str:
-        """The service's name, and its description where it has one."""
-        description = self.plan.resource.description if self.plan.resource else ""
-        return f"{self.plan.service}: {description}" if description else self.plan.service
+        self.types = RequestTypes(plan, max_items, name)
 
     @property
     def join_keys(self) -> list[str]:
@@ -75,10 +76,6 @@ class ServiceSchemas:
     def example_row(self, value: int = 1) -> dict[str, Any]:
         """An id for each join key."""
         return {key: example_id(self.plan.key_types[key], value) for key in self.join_keys}
-
-    def entity(self) -> Schema:
-        """One entity row of a request."""
-        return closed({key: self.id(key) for key in self.join_keys})
 
     def entity_columns(self) -> Schema:
         """The entity rows of a reply in columns."""
@@ -101,16 +98,32 @@ class ServiceSchemas:
             found += [Property(name, *_type(fields[name])) for name in transform.features]
         return found
 
-    def context(self) -> Schema | None:
-        """The request's own fields; None where the service's transforms read none."""
-        if not self.plan.request:
-            return None
-        fields = {camel_case(name): field for name, field in self.plan.request.items()}
-        required = [name for name, field in fields.items() if field.default is None]
-        properties = {name: _request_field(field) for name, field in fields.items()}
-        schema = closed(properties, required)
-        schema["description"] = "What the service's transforms read of the request itself."
-        return schema
+    @property
+    def context_required(self) -> bool:
+        """Whether a request must give a context: some request field has no default."""
+        return any(field.default is None for field in self.plan.request.values())
+
+    def requests(self, *, ranking: bool) -> dict[str, Schema]:
+        """The schemas of requests, made from the types that decode them.
+
+        Args:
+            ranking: whether this is the service of ``/v1/features/rank``.
+        """
+        types = self.types
+        wanted = [types.features_type, types.context_type]
+        if ranking:
+            wanted.append(types.rank_type)
+        template = "#/components/schemas/{name}"
+        _, schemas = msgspec.json.schema_components(wanted, ref_template=template)
+        context = schemas[f"{self.name}Context"]
+        context["description"] = "What the service's transforms read of the request itself."
+        for name in (f"{self.name}Request", "RankRequest"):
+            if name in schemas:
+                properties = schemas[name]["properties"]
+                properties["context"] = {"$ref": template.format(name=f"{self.name}Context")}
+                if self.context_required:
+                    schemas[name]["required"].append("context")
+        return {name: _without_defaults(schema) for name, schema in schemas.items()}
 
     def example_request_fields(self) -> dict[str, Any]:
         """A value for each request field, by the field's own name."""
@@ -132,7 +145,7 @@ class ServiceSchemas:
 
     def ranking_keys(self) -> tuple[str, str]:
         """The join keys of the user and of the items."""
-        return user_and_item(self.plan)
+        return user_and_item(self.plan.join_keys)
 
     def ranking_parts(self) -> tuple[list[Property], list[Property], list[Property]]:
         """The features of a ranking: the user's, each item's, those of the two together."""
@@ -165,7 +178,7 @@ def closed(properties: Mapping[str, Any], required: Iterable[str] | None = None)
 
 def id_schema(kind: ValueType | None) -> Schema:
     """The schema of ids of this type; None: of an entity that is not known."""
-    bits = _INTEGER_BITS.get(kind) if kind else None
+    bits = INTEGER_BITS.get(kind) if kind else None
     if bits:
         return {
             "type": "integer",
@@ -181,7 +194,7 @@ def id_schema(kind: ValueType | None) -> Schema:
 
 def example_id(kind: ValueType, value: int) -> int | str:
     """An id of this type."""
-    return value if kind in _INTEGER_BITS else str(value)
+    return value if kind in INTEGER_BITS else str(value)
 
 
 def _type(field: Field | None) -> tuple[Schema, bool, str]:
@@ -221,6 +234,24 @@ def _example(schema: Schema) -> Any:
     if kind in ("integer", "number"):
         return schema.get("maximum", schema.get("minimum", 1))
     return {"string": "text", "boolean": True, "array": []}.get(str(kind))
+
+
+def _without_defaults(schema: Any) -> Any:
+    """A schema without ``default``, which generators take as required, and ``title``."""
+    if isinstance(schema, list):
+        return [_without_defaults(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    held = {key: value for key, value in schema.items() if key not in ("default", "title")}
+    if len(held.get("enum", ())) == 1:
+        held = {key: value for key, value in held.items() if key != "enum"} | {
+            "type": "string", "const": held["enum"][0],
+        }  # fmt: skip
+    properties = held.pop("properties", None)
+    made = {key: _without_defaults(value) for key, value in held.items()}
+    if properties is not None:
+        made["properties"] = {name: _without_defaults(one) for name, one in properties.items()}
+    return made
 
 
 def _nullable(schema: Schema) -> Schema:

@@ -12,7 +12,7 @@ from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.feature_reader import Reader
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http import request_validation, responses
-from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCopies
 from extensions.serving.observability.prometheus_metrics import Metrics
 from extensions.serving.observability.serving_log import ServedLog
@@ -47,6 +47,7 @@ class Hot:
     metrics: Metrics
     log: ServedLog
     guard: Guard
+    parser: RequestParser
 
     async def user(
         self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
@@ -63,7 +64,7 @@ class Hot:
         now = time.time_ns() // 1000
         axes = {name: Ids([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
-        request = asking_context(plan)
+        request = self.parser.without_context(plan)
         served = responses.serve(plan, rows, request, 1)
         note = self.note(USER, served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
@@ -82,9 +83,9 @@ class Hot:
         """The items asked for, in their order, with the user's features of each."""
         wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.rank_service)
-        asked = request_validation.ranking(body, plan, self.settings.max_items)
+        asked = self.parser.ranking(body, plan)
         self.guard.permit(scope, plan.resource)
-        user_key, item_key = request_validation.user_and_item(plan)
+        user_key, item_key = request_validation.ranking_keys(plan)
         n, now = len(asked.items), time.time_ns() // 1000
         rows = await self.reader.read(plan, asked.axes, now)
         served = responses.serve(plan, rows, asked.request, n)
@@ -122,7 +123,7 @@ class Hot:
     ) -> Answer:
         """Any service, by entity rows."""
         wants_meta = _wants_meta(scope)
-        asked, plan = request_validation.batch(body, self.plan, self.settings.max_items)
+        asked, plan = self.parser.batch(body, self.plan)
         self.guard.permit(scope, plan.resource)
         now, n = time.time_ns() // 1000, asked.rows
         note: Callable[[], None] = partial(self.metrics.asked, ANY, n)
@@ -225,11 +226,6 @@ def _wants_meta(scope: Scope) -> bool:
 
 def _milliseconds(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
-
-
-def asking_context(plan: Plan) -> dict[str, Any]:
-    """The request fields of a route that sends none."""
-    return request_validation._context({}, plan)  # noqa: SLF001
 
 
 def refused(error: RefusedError) -> Answer:

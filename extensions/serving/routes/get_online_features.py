@@ -23,7 +23,7 @@ from extensions.serving.features.redis_connection import UnavailableError
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
 from extensions.serving.http import responses
-from extensions.serving.http.request_validation import RefusedError, check_range, one_id
+from extensions.serving.http.request_validation import RefusedError, check_range, entity_id
 from extensions.serving.http.responses import Served
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.stores.online_codec.column_encoding import Coded, Values
@@ -220,10 +220,10 @@ def _ids(values: list[Any], kind: ValueType) -> Ids:
         raise UnusualError
     try:
         if values.count(values[0]) == len(values):
-            return Ids(values[:1], None, [one_id(values[0], kind, "")[1]])
+            return Ids(values[:1], None, [entity_id(values[0], kind, "")[1]])
         if kind == ValueType.INT64:
             return Ids(values, np.array(values, np.int64))
-        return Ids(values, None, [one_id(one, kind, "")[1] for one in values])
+        return Ids(values, None, [entity_id(one, kind, "")[1] for one in values])
     except (RefusedError, OverflowError):
         raise UnusualError from None
 
