@@ -287,7 +287,7 @@ class Application:
 
     def _status(self, route: str) -> Answer:
         if route == "/health":
-            dead = [one.name for one in self.threads if not one.is_alive()]
+            dead = [thread.name for thread in self.threads if not thread.is_alive()]
             status = f"ended: {', '.join(dead)}" if dead else "ok"
             return Answer(503 if dead else 200, responses.JSON, responses.dumps({"status": status}))
         if route == "/metrics":

@@ -138,7 +138,7 @@ class Plan:
     @cached_property
     def read(self) -> Mapping[int, tuple[str, ...]]:
         """The features of each view, by its identity, that some transform reads."""
-        inputs = {name for one in self.transforms for name, _ in one.inputs}
+        inputs = {name for transform in self.transforms for name, _ in transform.inputs}
         return {
             id(view): tuple(c.name for c in view.decoder.layout.columns if c.name in inputs)
             for view in self.views
@@ -219,7 +219,7 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         service if isinstance(service, FeatureService) else None,
         number,
     )
-    projections = [one.projection for one in (*tables, *on_demand)]
+    projections = [view.projection for view in (*tables, *on_demand)]
     return replace(plan, plain=not clashing and _is_plain(plan, projections))
 
 
@@ -251,15 +251,15 @@ def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
             for projection in service.feature_view_projections
         }
     found: dict[str, list[str]] = {}
-    for one in service:
-        view, _, feature = one.partition(":")
+    for reference in service:
+        view, _, feature = reference.partition(":")
         found.setdefault(view, []).append(feature)
     return {view: tuple(features) for view, features in found.items()}
 
 
 def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
     """No other names, none of the types that Feast's JSON treats specially, defaults or none."""
-    if any(one.name_alias or one.join_key_map for one in projections):
+    if any(projection.name_alias or projection.join_key_map for projection in projections):
         return False
     for view in plan.views:
         declared = [default is not None for default in view.decoder.defaults.values()]

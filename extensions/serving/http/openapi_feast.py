@@ -100,7 +100,7 @@ def _complete(path: str, operation: dict[str, Any], example: Any) -> None:
     for status, what in ERRORS:
         responses[str(status)] = error_response(what)
     if path in _LATER:
-        content = {"application/json": {}}
+        content: dict[str, Any] = {"application/json": {}}
         responses["202"] = {"description": "Accepted; it is done later", "content": content}
     if path in _NOT_JSON:
         ok = responses["200"]

@@ -156,12 +156,12 @@ class ServiceSchemas:
 
 def rows_object(properties: Sequence[Property]) -> Schema:
     """An object with one value of each feature."""
-    return closed({one.name: one.of_row() for one in properties})
+    return closed({feature.name: feature.of_row() for feature in properties})
 
 
 def columns_object(properties: Sequence[Property]) -> Schema:
     """An object with a column of each feature."""
-    return closed({one.name: one.of_column() for one in properties})
+    return closed({feature.name: feature.of_column() for feature in properties})
 
 
 def closed(properties: Mapping[str, Any], required: Iterable[str] | None = None) -> Schema:
@@ -250,7 +250,9 @@ def _without_defaults(schema: Any) -> Any:
     properties = held.pop("properties", None)
     made = {key: _without_defaults(value) for key, value in held.items()}
     if properties is not None:
-        made["properties"] = {name: _without_defaults(one) for name, one in properties.items()}
+        made["properties"] = {
+            name: _without_defaults(held_schema) for name, held_schema in properties.items()
+        }
     return made
 
 
@@ -258,8 +260,8 @@ def _nullable(schema: Schema) -> Schema:
     return {**schema, "type": [schema["type"], "null"]} if "type" in schema else schema
 
 
-def _described(schema: Schema, one: Property) -> Schema:
-    return {**schema, "description": one.description} if one.description else schema
+def _described(schema: Schema, feature: Property) -> Schema:
+    return {**schema, "description": feature.description} if feature.description else schema
 
 
 def schema_name(service: str) -> str:

@@ -95,7 +95,7 @@ class Bodies:
         body.size += more
         self.held += more
         while self.held > self._most_held:
-            largest = max(self.reading, key=lambda one: one.size, default=body)
+            largest = max(self.reading, key=lambda reading: reading.size, default=body)
             if largest is body:
                 raise RefusedError(503, "The server is busy.")
             largest.give_way()
@@ -228,7 +228,7 @@ def _longest(columns: Any) -> int:
     """The length of the longest column."""
     if not isinstance(columns, dict):
         return 0
-    lengths = (len(one) for one in columns.values() if isinstance(one, (list, dict)))
+    lengths = (len(column) for column in columns.values() if isinstance(column, (list, dict)))
     return max(lengths, default=0)
 
 

@@ -205,8 +205,8 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
         app.add_exception_handler(mistake, _client_error)
     for away in (RedisError, RedisClusterException, OSError):
         app.add_exception_handler(away, _redis_error)
-    for one in (psycopg.Error, DBAPIError):
-        app.add_exception_handler(one, _database_error)
+    for failure in (psycopg.Error, DBAPIError):
+        app.add_exception_handler(failure, _database_error)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(FeastError, _feast_error)
     app.add_exception_handler(SkewlessError, _client_error)

@@ -97,7 +97,7 @@ class Hot:
         if asked.columns or accept in (responses.ARROW, responses.MSGPACK):
             items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
             mixed = [served.columns(keys) for keys in both]
-            pairs = {k: spread(v, n) for one in (*mixed, served.made) for k, v in one.items()}
+            pairs = {k: spread(v, n) for part in (*mixed, served.made) for k, v in part.items()}
             if accept == responses.ARROW:
                 columns = {"itemId": asked.items, **items, **pairs}
                 sent = responses.arrow(columns, n, {**head, **extra})
@@ -133,9 +133,11 @@ class Hot:
             rows = await self.reader.read(plan, asked.axes, now)
             served = responses.serve(plan, rows, asked.request, n)
             note = self.note(ANY, served, asked.axes, asked.request, n, now)
-            for one in rows:
-                for name, feature in zip(one.view.names, one.view.features, strict=True):
-                    columns[name] = spread(one.columns[feature], n)
+            for view_rows in rows:
+                for name, feature in zip(
+                    view_rows.view.names, view_rows.view.features, strict=True
+                ):
+                    columns[name] = spread(view_rows.columns[feature], n)
             columns |= served.made
             extra = self._extra(served, now) if wants_meta else {}
         if headers.get(b"accept") == responses.ARROW:

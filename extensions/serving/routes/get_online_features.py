@@ -121,7 +121,8 @@ class FeastRoute:
             self._plans.clear()
             self._unusual.clear()
         if not features or any(
-            not isinstance(one, str) or one.count(":") != 1 or "@" in one for one in features
+            not isinstance(reference, str) or reference.count(":") != 1 or "@" in reference
+            for reference in features
         ):
             raise UnusualError
         return tuple(features)
@@ -182,7 +183,7 @@ def _asked(plan: Plan, read: Mapping[str, Any]) -> Asked:
         raise UnusualError
     columns = list(entities.values())
     n = len(columns[0]) if columns and isinstance(columns[0], list) else 0
-    if not n or any(not isinstance(one, list) or len(one) != n for one in columns):
+    if not n or any(not isinstance(column, list) or len(column) != n for column in columns):
         raise UnusualError
     axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
     request = {name: _given(entities[name], field) for name, field in plan.request.items()}
@@ -223,7 +224,7 @@ def _ids(values: list[Any], kind: ValueType) -> Ids:
             return Ids(values[:1], None, [entity_id(values[0], kind, "")[1]])
         if kind == ValueType.INT64:
             return Ids(values, np.array(values, np.int64))
-        return Ids(values, None, [entity_id(one, kind, "")[1] for one in values])
+        return Ids(values, None, [entity_id(value, kind, "")[1] for value in values])
     except (RefusedError, OverflowError):
         raise UnusualError from None
 
@@ -272,7 +273,7 @@ def _values(column: Values, n: int) -> bytes:
         return responses.dumps(column)
     if isinstance(column, Coded):
         return b"[" + b",".join(responses.tokens(column, n)) + b"]"
-    texts = [responses.dumps(_plain(one)) for one in column]
+    texts = [responses.dumps(_plain(value)) for value in column]
     return b"[" + b",".join(texts * n if len(texts) == 1 else texts) + b"]"
 
 
