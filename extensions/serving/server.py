@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 import uvloop
 from feast import FeatureStore
+from starlette.middleware.cors import CORSMiddleware
 
 from extensions.errors import ConflictError, SkewlessError
 from extensions.serving.http.bounded_http_protocol import ConnectionLimits, Sweep, bounded_protocol
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 _MOST_FILES, _OTHER_FILES = 65_536, 256
 # Seconds for TLS to be agreed on: until then a connection is nobody's to count.
 _HANDSHAKE_SECONDS = 5.0
+# What pages of other origins may send and read. Tokens and keys are headers: no cookies.
+_CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_CORS_HEADERS = ("Accept", "Authorization", "Content-Type", "X-Api-Key")
+_CORS_EXPOSED = ("Allow", "Retry-After", "X-Feature-Latency-Ms")
 
 
 def run(settings: Settings) -> None:
@@ -109,8 +114,17 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         body_seconds=settings.body_seconds,
         keep_alive=settings.keep_alive,
     )
+    app: Any = application
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            application,
+            allow_origins=settings.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
     config = uvicorn.Config(
-        application,
+        app,
         loop=f"{__name__}:Loop",
         http=bounded_protocol(limits),
         ws="none",

@@ -70,6 +70,19 @@ def serve(
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SKEWLESS_CORS_ORIGIN",
+            help="A web origin whose pages may call the server, or '*'; may be repeated.",
+        ),
+    ] = None,
+    gzip_bytes: Annotated[
+        int, typer.Option(help="Compress replies of at least so many bytes; 0: none.")
+    ] = 0,
+    docs: Annotated[
+        bool, typer.Option("--docs/--no-docs", help="Serve /, /docs and the OpenAPI documents.")
+    ] = True,
     log: Annotated[
         list[str] | None,
         typer.Option(help="Share of requests to log, as SHARE or SERVICE=SHARE; 0.01 by default."),
@@ -103,6 +116,9 @@ def serve(
             api_key_file=api_key_file,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
+            cors_origins=tuple(cors_origin or ()),
+            gzip_bytes=gzip_bytes,
+            docs=docs,
             **log_shares(log or []),
         )
     )

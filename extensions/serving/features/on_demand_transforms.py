@@ -58,8 +58,8 @@ class Transform:
                 long = f"{projection.name}__{feature.name}"
                 inputs.append((feature.name, long if "__" in text else None))
         for source in view.source_request_sources.values():
-            inputs += [(one.name, None) for one in source.schema]
-        types = {one.name: one.dtype.to_value_type().name for one in view.features}
+            inputs += [(request_field.name, None) for request_field in source.schema]
+        types = {feature.name: feature.dtype.to_value_type().name for feature in view.features}
         return cls(view.name, view, tuple(inputs), features, tuple(types[f] for f in features))
 
     @cached_property
@@ -102,7 +102,9 @@ class Transform:
 def _plain(column: Values, n: int) -> list[Any]:
     """Python's own values, so that a float32 becomes a double, as with Feast."""
     held = column.tolist() if isinstance(column, np.ndarray) else list(column)
-    plain = [one.tolist() if isinstance(one, (np.ndarray, np.generic)) else one for one in held]
+    plain = [
+        value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value for value in held
+    ]
     return plain * n if len(plain) == 1 else plain
 
 
@@ -114,5 +116,5 @@ def _typed(values: Any, kind: str) -> Values:
         made: NDArray[Any] = np.asarray(plain)
         if made.dtype != object:
             return made.astype(wanted)
-        return [None if one is None else wanted.type(one) for one in made]
+        return [None if value is None else wanted.type(value) for value in made]
     return list(plain)

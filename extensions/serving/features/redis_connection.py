@@ -198,7 +198,7 @@ class PipelinedLink(asyncio.Protocol):
         self._waiting.append(waiting)
         self._outstanding += len(commands)
         self.round_trips += 1
-        packed = [hiredis.pack_command(tuple(one)) for one in commands]  # type: ignore[arg-type]
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
         self._transport.write(b"".join(packed))
         return waiting
 

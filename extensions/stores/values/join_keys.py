@@ -5,7 +5,7 @@ key 5, since it knows no other five beside a null, and 5 for the text key "5"; J
 neither. "5" is the key 5 to `feast get-online-features` alone: a command line has nothing but
 texts. A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to
 the online store and reads from it all ask here. The hot path of the HTTP server has the same rule
-for JSON (`extensions.serving.http.request_validation.one_id`).
+for JSON (`extensions.serving.http.request_validation.entity_id`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
