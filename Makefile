@@ -60,7 +60,8 @@ $(INSTALLED): $(LOCK) pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	@touch $@
 
 # The locks name versions and hashes but no index, so that they hold behind any mirror. uv
-# compiles the groups of managed projects only, hence the copy without that line.
+# compiles the groups of managed projects only, hence the copy without that line. A role's lock is
+# production's without what the role never imports, and without what only that would bring.
 lock: ## resolve the dependencies again
 	@mkdir -p build/lock locks
 	@grep -v '^managed = ' pyproject.toml > build/lock/pyproject.toml
@@ -70,6 +71,11 @@ lock: ## resolve the dependencies again
 		--python-version 3.11 build/lock/pyproject.toml \
 		--group build/lock/pyproject.toml:local --group build/lock/pyproject.toml:dev \
 		-o $(LOCK)
+	@for role in serving streaming monitoring; do \
+		$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+			--python-version 3.11 build/lock/pyproject.toml --constraints locks/production.txt \
+			--excludes locks/$$role.excludes.txt -o locks/$$role.txt || exit 1; \
+	done
 
 clean: ## all that `make` made, but not the data in .skewless
 	rm -rf .venv .uv build .pytest_cache .mypy_cache .ruff_cache
