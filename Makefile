@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash test-faults test-long lint bench lock clean
+.PHONY: help install demo up down test test-crash test-faults test-long coverage lint bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,12 @@ test-faults: $(INSTALLED) ## the server under attack: 200,000 hostile requests, 
 test-long: $(INSTALLED) ## more examples for the tests that generate them
 	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \
 		tests/serving/test_bad_input.py tests/serving/test_like_stock.py
+
+coverage: $(INSTALLED) ## branch coverage of all tests, children included; slower than `make test`
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL
 	$(BIN)/ruff check .
