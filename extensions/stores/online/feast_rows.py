@@ -10,7 +10,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from extensions.errors import InputError
-from extensions.feast_internals import convert_arrow_to_proto, populate_response
+from extensions.feast_internals import convert_arrow_to_proto
+from extensions.feast_internals import populate_response as feast_populate_response
 from extensions.stores.online.view_settings import MICROSECOND, from_micros, oldest_event, to_micros
 from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.row_format import Layout
@@ -72,7 +73,7 @@ def populate_response(
     """
     for layout, table, features, taken, indexes, length in views:
         read = unpack_rows(config, layout, table, features, taken(found))
-        populate_response(
+        feast_populate_response(
             features, read, indexes, response, full_feature_names, table, length, include_versions
         )
 
