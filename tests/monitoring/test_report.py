@@ -32,7 +32,7 @@ from monitoring.calibration import calibrate
 from monitoring.reports.drift_report import report
 from monitoring.serving_log_window import Window
 from monitoring.verdicts import Floor
-from tests.monitoring.conftest import ask, logged, wait_for
+from tests.served import ask, logged, wait_for
 
 
 class Page(HTMLParser):
