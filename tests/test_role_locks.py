@@ -21,8 +21,14 @@ from extensions.cli import OURS, main
 from tests.conftest import REPO_ROOT
 
 COMMANDS = {
-    "serving": ("extensions.cli.serving",),
-    "streaming": ("extensions.cli.stream", "extensions.cli.compute"),
+    "serving": ("extensions.cli.commands.serving",),
+    "streaming": (
+        "extensions.cli.commands.streaming",
+        "extensions.cli.commands.refresh_and_backfill",
+    ),
+        "extensions.cli.commands.streaming",
+        "extensions.cli.commands.refresh_and_backfill",
+    ),
     "monitoring": ("extensions.cli.monitoring",),
 }
 IMPORT = """

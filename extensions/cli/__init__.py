@@ -13,8 +13,6 @@ from extensions.thread_supervision import ThreadEndedError
 OURS = ("extensions", "feature_repo", "streaming", "monitoring")
 # By class of error; FAILED for all others.
 EXIT_CODES = {InputError: USAGE, NothingToCheckError: NOT_CHECKED, ThreadEndedError: BROKEN}
-# PostgreSQL's SQLSTATE for a table that does not exist.
-_UNDEFINED_TABLE = "42P01"
 
 
 def main(command: Callable[[], object] = app) -> None:
@@ -40,9 +38,6 @@ def main(command: Callable[[], object] = app) -> None:
             1,
         )
     except Exception as error:
-        if getattr(error, "sqlstate", None) == _UNDEFINED_TABLE:
-            table = str(error).partition('"')[2].partition('"')[0]
-            _fail(f"The table {table} is not there: run `skewless migrate` first.", FAILED)
         if (sentence := server_failure(error)) is None:
             raise
         _fail(sentence, FAILED)

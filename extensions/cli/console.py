@@ -8,7 +8,6 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-import psycopg
 import typer
 from rich import box
 from rich.cells import cell_len
@@ -153,11 +152,15 @@ def _title(name: str) -> str:
     return name.replace("_", " ")
 
 
+# PostgreSQL's SQLSTATE of a table that does not exist.
+UNDEFINED_TABLE = "42P01"
+
+
 def server_failure(error: BaseException) -> str | None:
     """What a person is told of a server's failure; None where the error is no server's."""
     if not of_a_server(error):
         return None
-    if isinstance(error, psycopg.errors.UndefinedTable):
+    if getattr(error, "sqlstate", None) == UNDEFINED_TABLE:
         table = str(error).partition('"')[2].partition('"')[0]
         return f"The table {table} is not there: run `skewless migrate` first."
     if isinstance(error, MemoryError):

@@ -1,4 +1,6 @@
-"""Preflight check: does PostgreSQL answer? Made before Feast is imported, which takes seconds."""
+"""Preflight checks before Feast is imported, which takes seconds: PostgreSQL, and the port."""
+
+from extensions.cli.console import err
 
 
 def answering_postgres(table: str | None = None) -> str:
@@ -20,3 +22,15 @@ def answering_postgres(table: str | None = None) -> str:
         if table is not None:
             conn.execute(sql.SQL("SELECT FROM {} LIMIT 0").format(sql.Identifier(table)))
     return url
+
+
+def warn_of_blocked(port: int) -> None:
+    """Say that no browser will open a port of the Fetch standard's list."""
+    from extensions.local.ports import BLOCKED_BY_BROWSERS
+
+    if port in BLOCKED_BY_BROWSERS:
+        err.print(
+            f"Port {port} is on the list of ports that browsers refuse (the Fetch standard's "
+            f"port blocking): programs reach it, but no browser opens /docs there.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip

@@ -135,7 +135,7 @@ BACKFILL = ["backfill", "all", "--from", "2026-01-01", "--to", "2026-01-02"]
         (["status"], 1),
         (["training-set", "ranking", "labels.csv", "train.parquet"], 1),
         (["plan"], 1),
-        (["audit"], 3),
+        (["audit"], 1),
         (["drift", "check"], 1),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",

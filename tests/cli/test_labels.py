@@ -10,17 +10,19 @@ from typing import Any
 import psycopg
 import pyarrow.parquet as pq
 import pytest
-from extensions.history.simulated_platform import Simulation
 from typer.testing import CliRunner
 
 from extensions import addresses
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
+from extensions.cli import exit_code_of
 from extensions.cli.app import app
 from extensions.database import connect
+from extensions.errors import SkewlessError
 from extensions.exit_codes import USAGE
 from extensions.history.simulate import simulate
 from extensions.training import read_labels, read_manifest
+from feature_repo.simulator import Simulation
 from tests.online.repository import applied
 
 # The platform's last three days have logs; the eight before have none.
@@ -56,7 +58,9 @@ def addressed(monkeypatch: pytest.MonkeyPatch, platform: str, redis_url: str) ->
 
 def labels(out: Path, *options: str, code: int = 0) -> Any:
     result = CliRunner().invoke(app, ["labels", str(out), *options])
-    assert getattr(result.exception, "exit_code", result.exit_code) == code, result.output
+    error = result.exception
+    seen = exit_code_of(error) if isinstance(error, SkewlessError) else result.exit_code
+    assert seen == code, result.output
     return f"{result.output} {result.exception}"
 
 

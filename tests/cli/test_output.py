@@ -20,6 +20,7 @@ from extensions.cli import console, monitoring_output
 from extensions.cli.app import app
 from extensions.cli.versions_output import markdown, show_plan, show_versions
 from extensions.consistency.consistency_report import Difference, ViewComparison
+from extensions.exit_codes import ATTENTION
 from extensions.operations.doctor import Finding as Check
 from extensions.text_format import bytes_text, duration_text, number_text, value_text
 from extensions.versions.cost_estimate import Estimate
@@ -207,7 +208,7 @@ def test_the_doctor_marks_what_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     monkeypatch.setattr(extensions.operations.doctor, "examine", lambda _: checks)
     result = CliRunner().invoke(app, ["doctor"])
-    assert result.exit_code == 1
+    assert result.exit_code == ATTENTION
     printed = readable(result.output)
     assert printed.startswith("✓ postgres: version 18.6\n✗ values of user_watch_stats.v1: ")
     assert "  → Run `skewless refresh --full" in printed

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extensions.timestamps import NotATimestampError, parse_timestamp, parse_timestamps
+from extensions.timestamp_columns import parse_timestamps
+from extensions.timestamps import NotATimestampError, parse_timestamp
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 EAST = timezone(timedelta(hours=5, minutes=30))

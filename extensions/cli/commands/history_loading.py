@@ -95,9 +95,9 @@ def simulate(
     from datetime import UTC, datetime, timedelta
 
     from extensions.addresses import REPO_ROOT, postgres_url
-    from extensions.asof.history_span import written
     from extensions.history.simulate import new_simulation
     from extensions.history.simulate import simulate as run
+    from extensions.text_format import time_text
 
     simulation = new_simulation(
         REPO_ROOT,
@@ -115,7 +115,7 @@ def simulate(
     else:
         loaded, first = result.events, last - timedelta(days=days)
         say(
-            f"{loaded.inserted:,} events from {written(first)} to {written(last)}: "
+            f"{loaded.inserted:,} events from {time_text(first)} to {time_text(last)}: "
             f"{loaded.read:,} rows read, {loaded.duplicates:,} duplicates, in "
             f"{duration(loaded.seconds)}."
         )

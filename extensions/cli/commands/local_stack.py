@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from extensions.cli.console import AsJson, err
+from extensions.cli.preflight import warn_of_blocked
 from extensions.cli.progress import progress
 from extensions.cli.stack_supervisor import Programs, apply_definitions
 from extensions.serving.settings import DEFAULT_PORT
@@ -76,18 +77,6 @@ def up(
             programs.watch()
         except KeyboardInterrupt:
             err.print("Stopping; the data stays, and `skewless up` goes on with it.")
-
-
-def warn_of_blocked(port: int) -> None:
-    """Say that no browser will open a port of the Fetch standard's list."""
-    from extensions.local.ports import BLOCKED_BY_BROWSERS
-
-    if port in BLOCKED_BY_BROWSERS:
-        err.print(
-            f"Port {port} is on the list of ports that browsers refuse (the Fetch standard's "
-            f"port blocking): programs reach it, but no browser opens /docs there.",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
 
 
 def down(as_json: AsJson = False) -> None:

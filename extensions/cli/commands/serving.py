@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from extensions.cli.commands.local_stack import warn_of_blocked
 from extensions.cli.console import AsJson, emit
-from extensions.cli.preflight import answering_postgres
+from extensions.cli.preflight import answering_postgres, warn_of_blocked
 from extensions.cli.progress import progress
 from extensions.serving.settings import DEFAULT_PORT
 

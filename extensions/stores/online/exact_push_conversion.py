@@ -23,7 +23,7 @@ from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.join_keys import as_key
 from extensions.stores.values.json_documents import documents_as_text
-from extensions.timestamps import parse_column
+from extensions.timestamp_columns import parse_column
 
 
 def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from extensions.errors import InputError
 from extensions.feature_types import FEATURE_TYPES, UTC_MICROSECONDS, is_list, is_text
-from extensions.timestamps import in_utc
+from extensions.timestamp_columns import in_utc
 
 _BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
 _SHOWN = 40

@@ -20,7 +20,7 @@ from extensions.stores.offline.arrow.source_column_types import SourceType, colu
 from extensions.stores.offline.join.key_matching import key_of_query
 from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
 from extensions.stores.values.join_keys import as_key
-from extensions.timestamps import in_utc, parse_column
+from extensions.timestamp_columns import in_utc, parse_column
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
 CUT_FROM = 60

@@ -19,7 +19,7 @@ from extensions.feature_types import (
 from extensions.stores.offline.arrow.nested_array_text import array_texts
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.join_keys import as_key
-from extensions.timestamps import in_utc, parse_column
+from extensions.timestamp_columns import in_utc, parse_column
 
 # The column of row numbers in the temporary table.
 ROW = "_skewless_row"
