@@ -31,7 +31,7 @@ from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import SkewlessError
 from extensions.stores.offline.connection_settings import url_of
-from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.online_codec.redis_keys import control_key
 from extensions.stores.publish_log import latest, online_store, registered, write_query
 from extensions.stores.restore_detection import (
     State,
@@ -158,7 +158,7 @@ def _rebuild(
     began = _clock(conn)
 
     # 2. The log's newest rows replace what was stored before.
-    note = _Note(client, aside(store.config, f"rebuild:{computation.log_table}"),
+    note = _Note(client, control_key(store.config, f"rebuild:{computation.log_table}"),
                  f"{repair} {verdict.run}")  # fmt: skip
     after, entities, resumed = note.read()
     written, before = 0, (began - EPOCH) // _MICROSECOND

@@ -13,9 +13,9 @@ from extensions.asof.computation import Computation
 from extensions.feature_types import INTEGER_BITS
 from extensions.stores.online.redis_io import drop, drop_fields, scan
 from extensions.stores.online.view_settings import layout_of
-from extensions.stores.online_codec.redis_keys import Place, ids_of_field, place_of
+from extensions.stores.online_codec.redis_keys import KeyLayout, ids_of_field, key_layout_of
 from extensions.stores.online_codec.row_format import Layout
-from extensions.stores.values.future_rows import not_future
+from extensions.stores.values.future_rows import not_future_condition
 
 _ENTITIES_PER_QUERY = 5_000
 
@@ -45,7 +45,7 @@ def drop_strays(
         How many rows were taken out.
     """
     layout = layout_of(config, table)
-    where = place_of(config, table, layout.view)
+    where = key_layout_of(config, table, layout.view)
     types = dict(zip(computation.join_keys, computation.key_types, strict=True))
     kinds = [types[name] for name in where.join_keys]
     removed = 0
@@ -63,7 +63,7 @@ def _drop(
     config: RepoConfig,
     client: Any,
     computation: Computation,
-    place: tuple[Place, Layout],
+    place: tuple[KeyLayout, Layout],
     rows: list[_Stray],
     before: int,
 ) -> int:
@@ -79,7 +79,7 @@ def _drop(
 
 
 def _rows(
-    client: Any, where: Place, layout: Layout, kinds: Sequence[str]
+    client: Any, where: KeyLayout, layout: Layout, kinds: Sequence[str]
 ) -> Iterator[list[_Stray]]:
     """All rows of the version that Redis holds, by parts."""
     skip = len(where.prefix)
@@ -133,7 +133,7 @@ def _known(
     conn: psycopg.Connection,
     config: RepoConfig,
     computation: Computation,
-    where: Place,
+    where: KeyLayout,
     entities: list[tuple[Any, ...]],
 ) -> list[bool]:
     """Which of the entities have a row in the log."""
@@ -157,7 +157,7 @@ def _known(
             sql.SQL("l.{} = k.{}").format(sql.Identifier(key), name)
             for key, name in zip(where.join_keys, names, strict=True)
         ),
-        past=not_future(config, ["event_timestamp", "created_timestamp"]),
+        past=not_future_condition(config, ["event_timestamp", "created_timestamp"]),
     )
     for (place,) in conn.execute(query, [list(column) for column in columns]):
         known[whole[place - 1]] = True

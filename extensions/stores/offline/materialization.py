@@ -22,7 +22,7 @@ from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.join.latest_rows import latest_rows, sorted_rows
 from extensions.stores.offline.join.row_order import RowOrder
-from extensions.stores.values.future_rows import future, not_future
+from extensions.stores.values.future_rows import future, not_future_condition
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class RowsToPublish:
     latest: bool
     types: Mapping[str, FeastType] = field(default_factory=dict)
     allowed: RepoConfig | None = None
-    doing: str = "reading rows to materialize"
+    context: str = "reading rows to materialize"
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time, and a note of what was visible after the last."""
         since = self.start
         self._say_future(session)
@@ -175,7 +175,7 @@ class RowsToPublish:
             wanted = sql.SQL("({} OR {} >= {})").format(wanted, created, sql.Literal(since))
             times.append(source.created_time)
         wanted = sql.SQL("{} <= {} AND {} AND {}").format(
-            event, sql.Literal(self.end), not_future(self.allowed, times), wanted
+            event, sql.Literal(self.end), not_future_condition(self.allowed, times), wanted
         )
         columns = _columns(source)
         if not self.latest:

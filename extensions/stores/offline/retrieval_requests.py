@@ -15,11 +15,11 @@ from extensions.stores.offline.arrow.source_column_types import SourceType, colu
 from extensions.stores.offline.join.chunking import joined_in_parts
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.output_columns import (
-    answer_columns,
-    answer_query,
-    digits_kept,
+    exact_numeric_columns,
+    restore_names,
+    result_columns,
+    result_query,
     shortened,
-    whole_columns,
 )
 from extensions.stores.offline.join.point_in_time import (
     ORDINAL,
@@ -31,14 +31,14 @@ from extensions.stores.offline.join.point_in_time import (
 )
 
 
-class Question(Protocol):
+class RetrievalRequest(Protocol):
     """Something that PostgreSQL answers with rows."""
 
     @property
-    def doing(self) -> str:
+    def context(self) -> str:
         """Completes "PostgreSQL … while …" in an error."""
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, at least one piece (perhaps empty), in order."""
 
     def to_sql(self, session: ArrowSession) -> str:
@@ -54,15 +54,15 @@ class PlainQuery:
     """
 
     query: str
-    doing: str
+    context: str
     declared: Mapping[str, FeastType] = field(default_factory=dict)
     whole_names: Mapping[str, str] = field(default_factory=dict)
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time."""
-        for piece in read_exactly(session, sql.SQL(self.query), self.declared):
-            yield piece.rename_columns(
-                [self.whole_names.get(name, name) for name in piece.column_names]
+        for chunk in read_exactly(session, sql.SQL(self.query), self.declared):
+            yield chunk.rename_columns(
+                [self.whole_names.get(name, name) for name in chunk.column_names]
             )
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
@@ -71,7 +71,7 @@ class PlainQuery:
 
 
 @dataclass(frozen=True)
-class PointInTimeQuestion:
+class PointInTimeRequest:
     """Labels and views; the answer has one row per label, in the labels' order.
 
     ``beside``: further columns of the answer, for transforms, and their names. ``connections``:
@@ -84,13 +84,13 @@ class PointInTimeQuestion:
     beside: tuple[sql.Composable, ...] = ()
     beside_names: tuple[str, ...] = ()
     connections: int = 1
-    doing: str = "joining features to labels"
+    context: str = "joining features to labels"
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The labels' columns as they came, then the features."""
         done = 0
-        for answer in self._answers(session):
-            yield self._piece(answer, done)
+        for answer in self._results(session):
+            yield self._chunk(answer, done)
             done += answer.num_rows
         if self.labels.count is not None and done != self.labels.count:
             raise SkewlessError(
@@ -98,11 +98,11 @@ class PointInTimeQuestion:
                 "lost or doubled, so nothing is returned; please report it."
             )
 
-    def _answers(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def _results(self, session: ArrowSession) -> Iterator[pa.Table]:
         types = self._types(session)
         keys = join_keys(self.views)
         labels = self.labels
-        columns = answer_columns(
+        columns = result_columns(
             labels.types if isinstance(labels, EntityQuery) else {},
             self.views,
             types,
@@ -113,8 +113,8 @@ class PointInTimeQuestion:
             labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
         )
         joined = self._joined(session, relation, shortened(self.views), types, ordered=False)
-        statement = answer_query(joined, columns, ordered=isinstance(labels, EntityQuery))
-        exact = digits_kept(columns)
+        statement = result_query(joined, columns, ordered=isinstance(labels, EntityQuery))
+        exact = exact_numeric_columns(columns)
         if isinstance(labels, EntityTable):
             yield from joined_in_parts(
                 session,
@@ -123,11 +123,11 @@ class PointInTimeQuestion:
                 statement,
                 exact,
                 self.connections,
-                lambda answer: whole_columns(answer, columns),
+                lambda answer: restore_names(answer, columns),
             )
         else:
-            for answer in session.pieces(statement, exact):
-                yield whole_columns(answer, columns)
+            for answer in session.chunks(statement, exact):
+                yield restore_names(answer, columns)
 
     def to_sql(self, session: ArrowSession) -> str:
         """For a query's labels a statement to run as it is; else one over the uploaded labels."""
@@ -167,11 +167,11 @@ class PointInTimeQuestion:
             [*(key.column for key in view.keys), *(feature.column for feature in view.features)]
             for view in self.views
         ]
-        names = [list(dict.fromkeys(one)) for one in columns]
+        names = [list(dict.fromkeys(each)) for each in columns]
         tables = [view.table for view in self.views]
         return column_types(session, list(zip(tables, names, strict=True)))
 
-    def _piece(self, answer: pa.Table, done: int) -> pa.Table:
+    def _chunk(self, answer: pa.Table, done: int) -> pa.Table:
         features = answer.drop_columns([ORDINAL])
         if isinstance(self.labels, EntityQuery):
             return features

@@ -20,8 +20,8 @@ from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field
 from extensions.errors import SkewlessError
 from extensions.feature_types import FEATURE_TYPES, is_text, unwrapped
 from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
-from extensions.stores.values.exact_cast import exactly
-from extensions.stores.values.join_keys import as_key
+from extensions.stores.values.exact_cast import cast_exactly
+from extensions.stores.values.join_keys import cast_key
 from extensions.stores.values.json_documents import documents_as_text
 from extensions.timestamps import parse_column
 
@@ -51,7 +51,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     values = {
         field.name: proto_values(
             one_chunk(
-                as_key(table[field.name], field.dtype, field.name, f"the push to {view.name}")
+                cast_key(table[field.name], field.dtype, field.name, f"the push to {view.name}")
             )
             if field.name in keys
             else _declared(
@@ -76,12 +76,12 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
 
 def _declared(column: pa.ChunkedArray, dtype: FeastType, what: str) -> pa.Array:
     name, depth = unwrapped(dtype)
-    if name in FEATURE_TYPES and not _is_of_python(column.type, name):
-        column = exactly(column, name, depth, what, str(dtype))
+    if name in FEATURE_TYPES and not _parsed_by_feast(column.type, name):
+        column = cast_exactly(column, name, depth, what, str(dtype))
     return one_chunk(column)
 
 
-def _is_of_python(held: pa.DataType, name: str) -> bool:
+def _parsed_by_feast(held: pa.DataType, name: str) -> bool:
     """Texts that Feast reads by itself: times and documents as JSON brings them."""
     return is_text(held) and name not in ("INT32", "INT64")
 

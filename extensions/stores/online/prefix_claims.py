@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from extensions.errors import SkewlessError
 from extensions.stores.online.redis_io import is_foreign
-from extensions.stores.online_codec.redis_keys import Place, aside, stem
+from extensions.stores.online_codec.redis_keys import KeyLayout, control_key, key_prefix_of
 from extensions.stores.online_codec.row_format import Layout
 
 PROJECT, VIEWS = "project", "views"
@@ -23,7 +23,7 @@ PROJECT, VIEWS = "project", "views"
 Claim = tuple[bytes, bytes]
 
 
-def claim_of(view: str, layout: Layout, where: Place) -> Claim:
+def claim_of(view: str, layout: Layout, where: KeyLayout) -> Claim:
     """The field and the value by which a version of ``view`` claims its rows' name."""
     entity = ",".join(where.join_keys).encode()
     name = layout.view.encode() if where.composite else layout.tag
@@ -56,7 +56,7 @@ def owned(client: Any, config: RepoConfig) -> None:
         SkewlessError: it is another project's.
     """
     try:
-        held = client.get(aside(config, PROJECT))
+        held = client.get(control_key(config, PROJECT))
     except ResponseError as error:
         raise _foreign(config, error) if is_foreign(error) else error from None
     see_owner(config, held)
@@ -65,7 +65,7 @@ def owned(client: Any, config: RepoConfig) -> None:
 async def owned_async(client: Any, config: RepoConfig) -> None:
     """As `owned`."""
     try:
-        held = await client.get(aside(config, PROJECT))
+        held = await client.get(control_key(config, PROJECT))
     except ResponseError as error:
         raise _foreign(config, error) if is_foreign(error) else error from None
     see_owner(config, held)
@@ -74,15 +74,15 @@ async def owned_async(client: Any, config: RepoConfig) -> None:
 def release(client: Any, config: RepoConfig, views: Iterable[Claim]) -> None:
     """Give up claims of view versions whose rows are gone; others' stay."""
     for field, value in views:
-        if client.hget(aside(config, VIEWS), field) == value:
-            client.hdel(aside(config, VIEWS), field)
+        if client.hget(control_key(config, VIEWS), field) == value:
+            client.hdel(control_key(config, VIEWS), field)
 
 
 def others(client: Any, config: RepoConfig, views: Iterable[Claim]) -> set[bytes]:
     """The fields among those of ``views`` that other view versions have claimed."""
     wanted = dict(views)
     try:
-        held: dict[bytes, bytes] = client.hgetall(aside(config, VIEWS))
+        held: dict[bytes, bytes] = client.hgetall(control_key(config, VIEWS))
     except ResponseError:  # somebody put another type in its place
         return set()
     return {field for field, value in held.items() if wanted.get(field, value) != value}
@@ -101,11 +101,11 @@ def distinct(claims: Iterable[Claim]) -> None:
 
 
 def _ask(pipe: Any, config: RepoConfig, views: Sequence[Claim]) -> None:
-    pipe.set(aside(config, PROJECT), config.project, nx=True)
-    pipe.get(aside(config, PROJECT))
+    pipe.set(control_key(config, PROJECT), config.project, nx=True)
+    pipe.get(control_key(config, PROJECT))
     for field, value in views:
-        pipe.hsetnx(aside(config, VIEWS), field, value)
-        pipe.hget(aside(config, VIEWS), field)
+        pipe.hsetnx(control_key(config, VIEWS), field, value)
+        pipe.hget(control_key(config, VIEWS), field)
 
 
 def _answered(config: RepoConfig, views: Sequence[Claim], replies: list[Any]) -> None:
@@ -126,7 +126,7 @@ def see_owner(config: RepoConfig, owner: bytes | None) -> None:
     """
     if owner is not None and owner != config.project.encode():
         raise SkewlessError(
-            f"The keys that begin with {stem(config)!r} are the project "
+            f"The keys that begin with {key_prefix_of(config)!r} are the project "
             f"{owner.decode(errors='replace')}'s in this Redis, so that {config.project} may "
             "neither write nor delete there: choose another key_prefix in feature_store.yaml."
         )
@@ -142,6 +142,7 @@ def _collision(mine: bytes, held: bytes) -> SkewlessError:
 
 def _foreign(config: RepoConfig, error: Exception) -> SkewlessError:
     return SkewlessError(
-        f"{aside(config, PROJECT)} or {aside(config, VIEWS)} in Redis is not what this store put "
+        f"{control_key(config, PROJECT)} or {control_key(config, VIEWS)} in Redis is not what "
+        "this store put "
         f"there ({error}): delete that key, or choose another key_prefix in feature_store.yaml."
     )

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from extensions.errors import SkewlessError
 from extensions.stores.online.redis_io import is_foreign, run
 from extensions.stores.online_codec import write_scripts
-from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.online_codec.redis_keys import control_key
 
 MARKS = "epochs"
 _MARK = re.compile(rb"([0-9a-f]{32}):(\d{1,18})")
@@ -33,7 +33,7 @@ class Mark:
 def read_mark(client: Any, config: RepoConfig, view: str) -> Mark | None:
     """The mark of a view version; None where Redis has none (or something else in its place)."""
     try:
-        held = client.hget(aside(config, MARKS), view)
+        held = client.hget(control_key(config, MARKS), view)
     except ResponseError as error:
         if not is_foreign(error):
             raise
@@ -65,7 +65,7 @@ def begin_epoch(client: Any, config: RepoConfig, view: str, mark: Mark) -> None:
 def forget_marks(client: Any, config: RepoConfig, views: Iterable[str]) -> None:
     """Take out the marks of view versions whose rows are gone."""
     try:
-        client.hdel(aside(config, MARKS), *views)
+        client.hdel(control_key(config, MARKS), *views)
     except ResponseError as error:
         if not is_foreign(error):
             raise
@@ -78,14 +78,14 @@ def run_of(client: Any) -> str:
             nodes: Any = client.info("server", target_nodes=RedisCluster.PRIMARIES)
             # Of a single primary, the client returns its answer alone.
             every = [nodes] if "run_id" in nodes else nodes.values()
-            return ",".join(sorted(str(one.get("run_id", "")) for one in every))
+            return ",".join(sorted(str(info.get("run_id", "")) for info in every))
         return str(client.info("server").get("run_id", ""))
     except ResponseError:  # a managed server may keep it to itself
         return ""
 
 
 def _set(client: Any, config: RepoConfig, view: str, mark: Mark, how: str) -> bool:
-    key = aside(config, MARKS).encode()
+    key = control_key(config, MARKS).encode()
     return bool(
         run(client, write_scripts.ADVANCE_MARK, [key], [view, mark.epoch, mark.number, how])
     )

@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
 from extensions.stores.online_codec import write_scripts
-from extensions.stores.online_codec.redis_keys import Place
+from extensions.stores.online_codec.redis_keys import KeyLayout
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import ALLOWANCE
 
@@ -37,7 +37,7 @@ class Expiry:
 
 
 @dataclass(frozen=True)
-class Trust:
+class OverwritePolicy:
     """Which stored rows a write must respect; all others give way, see `scripts`.
 
     ``ahead``: microseconds that a row's times may be ahead of Redis' clock. ``layout``: what
@@ -54,10 +54,10 @@ class Trust:
         layout = self.layout
         earlier = b"" if layout is None else b"".join(layout.earlier_marks)
         kinds = "" if layout is None else layout.kinds
-        return [*halves(self.before), self.ahead, earlier, kinds]
+        return [*high_and_low(self.before), self.ahead, earlier, kinds]
 
 
-def halves(micros: int | None) -> tuple[Any, Any]:
+def high_and_low(micros: int | None) -> tuple[Any, Any]:
     """A time as its high (signed) and low 32 bits, which a script compares; '' for none."""
     return ("", "") if micros is None else (micros >> 32, micros & 0xFFFFFFFF)
 
@@ -70,7 +70,7 @@ class Reads:
     hashes: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
 
     def add(
-        self, layout: Layout, where: Place, entities: Sequence[EntityKey]
+        self, layout: Layout, where: KeyLayout, entities: Sequence[EntityKey]
     ) -> Callable[[Found], list[bytes | None]]:
         """Ask for one row per entity; the function returned takes the rows from what was found."""
         addresses = [where.address(entity) for entity in entities]
@@ -138,13 +138,13 @@ class Reads:
         return replies[0], self._rows(replies[1:])
 
     def _found_each(self, keys: list[bytes], replies: list[Any]) -> Found:
-        strings = [unless_foreign(reply) for reply in replies[: len(keys)]]
+        strings = [none_if_foreign(reply) for reply in replies[: len(keys)]]
         return strings, self._rows(replies[len(keys) :])
 
     def _rows(self, replies: list[Any]) -> list[list[bytes | None]]:
         """The rows of each hash; of a key of another type, none."""
         return [
-            unless_foreign(reply) or [None] * len(fields)
+            none_if_foreign(reply) or [None] * len(fields)
             for reply, (_, fields) in zip(replies, self.hashes, strict=True)
         ]
 
@@ -154,7 +154,7 @@ def is_foreign(error: BaseException) -> bool:
     return str(error).startswith("WRONGTYPE")
 
 
-def unless_foreign(reply: Any) -> Any:
+def none_if_foreign(reply: Any) -> Any:
     """A reply; None for a key that holds another type than ours. Raises what else Redis says."""
     if not isinstance(reply, Exception):
         return reply
@@ -165,11 +165,11 @@ def unless_foreign(reply: Any) -> Any:
 
 def write(
     client: Any,
-    where: Place,
+    where: KeyLayout,
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust = Trust(),
+    trust: OverwritePolicy = OverwritePolicy(),
 ) -> int:
     """Write rows by script; returns how many were newer than what was there."""
     cluster = isinstance(client, RedisCluster)
@@ -179,11 +179,11 @@ def write(
 
 async def write_async(
     client: Any,
-    where: Place,
+    where: KeyLayout,
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust = Trust(),
+    trust: OverwritePolicy = OverwritePolicy(),
 ) -> int:
     """As `write`."""
     cluster = isinstance(client, AsyncRedisCluster)
@@ -203,7 +203,7 @@ def drop(client: Any, keys: Sequence[bytes], tags: list[bytes], before: int | No
     ``before``: only those whose event time (microseconds) is not later.
     """
     cluster = isinstance(client, RedisCluster)
-    arguments = [*halves(before), *tags]
+    arguments = [*high_and_low(before), *tags]
     return sum(
         run(client, write_scripts.DROP_SECTIONS, [keys[i] for i in members], arguments)
         for members in _groups(keys, cluster=cluster)
@@ -217,7 +217,7 @@ def drop_fields(client: Any, key: bytes, fields: Sequence[bytes], before: int) -
             client,
             write_scripts.DROP_FIELDS,
             [key] * len(part),
-            [*halves(before), *part],
+            [*high_and_low(before), *part],
         )
         for at in range(0, len(fields), ROWS_PER_CALL)
         for part in [fields[at : at + ROWS_PER_CALL]]
@@ -250,11 +250,11 @@ def literal(prefix: bytes) -> bytes:
 
 
 def _calls(
-    where: Place,
+    where: KeyLayout,
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust,
+    trust: OverwritePolicy,
     *,
     cluster: bool,
 ) -> tuple[str, Iterator[tuple[list[bytes], list[Any]]]]:

@@ -45,9 +45,14 @@ from extensions.stores.online.row_deletion import delete_entity, delete_rows, ve
 from extensions.stores.online.view_settings import (
     layout_of,
     lifetime_of,
-    trust_of,
+    overwrite_policy_of,
 )
-from extensions.stores.online_codec.redis_keys import Place, aside, place_of, stem
+from extensions.stores.online_codec.redis_keys import (
+    KeyLayout,
+    control_key,
+    key_layout_of,
+    key_prefix_of,
+)
 from extensions.stores.online_codec.row_encoder import columnar, ids, pack_rows
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import (
@@ -123,7 +128,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         if missing := self._unclaimed(config, table, layout, where):
             claim(client, config, missing)
             self._note_claims(config, missing)
-        trust = trust_of(config, layout)
+        trust = overwrite_policy_of(config, layout)
         write(client, where, addresses, packed, self._expiry(config, table), trust)
         if progress:
             progress(len(data))
@@ -142,7 +147,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         if missing := self._unclaimed(config, table, layout, where):
             await claim_async(client, config, missing)
             self._note_claims(config, missing)
-        trust = trust_of(config, layout)
+        trust = overwrite_policy_of(config, layout)
         await write_async(client, where, addresses, packed, self._expiry(config, table), trust)
         if progress:
             progress(len(data))
@@ -169,7 +174,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 time is from the future; nothing is written.
         """
         layout = layout_of(config, table)
-        where = place_of(config, table, layout.view)
+        where = key_layout_of(config, table, layout.view)
         source = table.batch_source
         event = source.timestamp_field if source else "event_timestamp"
         created = (source.created_timestamp_column if source else "") or "created_timestamp"
@@ -180,7 +185,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         if missing or before is not None:  # a repair finds a Redis that may have lost its claims
             claim(client, config, [claim_of(table.name, layout, where)])
             self._note_claims(config, missing)
-        trust = trust_of(config, layout, before)
+        trust = overwrite_policy_of(config, layout, before)
         written = at = 0
         for packed in pack_rows(layout, rows, event, created, sections=not where.composite):
             part = rows.slice(at, len(packed))
@@ -189,7 +194,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             columns = [
                 ids(part, name, types.get(name, ValueType.STRING)) for name in where.join_keys
             ]
-            addresses = [where.of_ids(one) for one in zip(*columns, strict=True)]
+            addresses = [where.of_ids(entity) for entity in zip(*columns, strict=True)]
             written += write(client, where, addresses, packed, expiry, trust)
         return written
 
@@ -354,9 +359,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         owned(client, config)
         for table in tables:
             self._delete(config, table, version_names(table))
-        if not client.hlen(aside(config, VIEWS)):
-            client.delete(aside(config, PROJECT))
-            client.delete(aside(config, MARKS))
+        if not client.hlen(control_key(config, VIEWS)):
+            client.delete(control_key(config, PROJECT))
+            client.delete(control_key(config, MARKS))
         self._claimed.clear()
 
     def see_owner(self, config: RepoConfig) -> None:
@@ -365,43 +370,45 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         Raises:
             SkewlessError: the keys' prefix is another project's.
         """
-        if stem(config) not in self._seen:
+        if key_prefix_of(config) not in self._seen:
             owned(self._get_client(config.online_store), config)
-            self._seen.add(stem(config))
+            self._seen.add(key_prefix_of(config))
 
     async def _see_owner_async(self, config: RepoConfig) -> None:
-        if stem(config) not in self._seen:
+        if key_prefix_of(config) not in self._seen:
             client = await self._get_client_async(config.online_store)
             await owned_async(client, config)
-            self._seen.add(stem(config))
+            self._seen.add(key_prefix_of(config))
 
     def _claim_of(self, config: RepoConfig, table: Any, layout: Layout | None = None) -> Claim:
         layout = layout or layout_of(config, table)
-        return claim_of(table.name, layout, place_of(config, table, layout.view))
+        return claim_of(table.name, layout, key_layout_of(config, table, layout.view))
 
     def _unclaimed(
-        self, config: RepoConfig, table: FeatureView, layout: Layout, where: Place
+        self, config: RepoConfig, table: FeatureView, layout: Layout, where: KeyLayout
     ) -> list[Claim]:
         mine = claim_of(table.name, layout, where)
-        return [] if (stem(config), mine) in self._claimed else [mine]
+        return [] if (key_prefix_of(config), mine) in self._claimed else [mine]
 
     def _note_claims(self, config: RepoConfig, claims: Sequence[Claim]) -> None:
-        self._claimed.update((stem(config), one) for one in claims)
+        self._claimed.update((key_prefix_of(config), each) for each in claims)
 
     def _delete(self, config: RepoConfig, table: FeatureView, views: list[str]) -> None:
         released = delete_rows(self._get_client(config.online_store), config, table, views)
-        self._claimed.difference_update((stem(config), claim) for claim in released)
+        self._claimed.difference_update((key_prefix_of(config), claim) for claim in released)
 
     def _packed(
         self, config: RepoConfig, table: FeatureView, data: list[WriteRow]
-    ) -> tuple[Place, list[tuple[bytes, bytes | None]], list[bytes]]:
+    ) -> tuple[KeyLayout, list[tuple[bytes, bytes | None]], list[bytes]]:
         layout = layout_of(config, table)
         where = self._place(config, table, [key for key, *_ in data[:1]])
         rows = pack_feast_rows(config, layout, data, sections=not where.composite)
         return where, [where.address(key) for key, *_ in data], rows
 
-    def _place(self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]) -> Place:
-        return place_of(config, table, layout_of(config, table).view, entities)
+    def _place(
+        self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]
+    ) -> KeyLayout:
+        return key_layout_of(config, table, layout_of(config, table).view, entities)
 
     def _expiry(self, config: RepoConfig, table: FeatureView) -> Expiry:
         if ttl := lifetime_of(config, table):

@@ -70,10 +70,10 @@ class Decoder:
             return Block(found, present, events)
         starts = overlapping_records(buffer, _START)[at[where]] & 0xFFFFFF
         alike = np.unique(starts).tolist() if (starts != starts[:1]).any() else starts[:1].tolist()
-        for one in alike:
-            members = where[starts == one] if len(alike) > 1 else where
-            if one & 0xFFFF == self.layout.fingerprint:
-                self._decode(one >> 16, members, buffer, at, size, found, events, present)
+        for start in alike:
+            members = where[starts == start] if len(alike) > 1 else where
+            if start & 0xFFFF == self.layout.fingerprint:
+                self._decode(start >> 16, members, buffer, at, size, found, events, present)
             elif self.layout.earlier:
                 self._one_by_one(members, buffer, at, size, found, events, present)
             else:
@@ -209,7 +209,7 @@ class Decoder:
             kind = self._kinds[flag] = np.dtype(
                 {
                     "names": list(fields),
-                    "formats": [one for one, _ in fields.values()],
+                    "formats": [kind_ for kind_, _ in fields.values()],
                     "offsets": [place for _, place in fields.values()],
                     "itemsize": end,
                 }

@@ -70,7 +70,7 @@ def columnar(layout: Layout, ids: dict[str, ValueType], schema: pa.Schema) -> bo
     kinds = {field.name: field.type for field in schema}
     return all(
         column.name in kinds and _is_as_declared(column, kinds[column.name])
-        for column in (*layout.columns, *(Column.of(*one) for one in ids.items()))
+        for column in (*layout.columns, *(Column.of(*key) for key in ids.items()))
     )
 
 
@@ -109,9 +109,9 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     if column.null_count:
         raise SkewlessError(f"A row has no {name}: every row must name its entity.")
     if value_type in BITS:
-        return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
+        return [b"%d" % number for number in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
-        return [b"=" + one.encode() for one in _cast(column, pa.string(), name).to_pylist()]
+        return [b"=" + text.encode() for text in _cast(column, pa.string(), name).to_pylist()]
     if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
         seconds = whole_seconds(column)
         if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
@@ -290,7 +290,7 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
         b"" if kind is None else encode_payload(column, value)
         for value, kind in zip(values, kinds, strict=True)
     ]
-    lengths = np.array([len(one) for one in packed], np.int64)
+    lengths = np.array([len(payload) for payload in packed], np.int64)
     starts = np.cumsum(lengths) - lengths
     valid = np.array([kind is not None for kind in kinds], np.bool_)
     return _Packed(valid, None, np.frombuffer(b"".join(packed), np.uint8), starts, lengths)
@@ -309,7 +309,7 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     items = array.to_pylist()
     if is_list(array.type) and pa.types.is_floating(array.type.value_type):
         # As Feast makes it.
-        items = [row and [math.nan if one is None else one for one in row] for row in items]
+        items = [row and [math.nan if item is None else item for item in row] for row in items]
     elif is_list(array.type):
         refuse_null_items(array, name)
     try:

@@ -89,17 +89,17 @@ class Layout:
     @cached_property
     def kinds(self) -> str:
         """A letter for each column: that of a scalar, or p for a payload and its length."""
-        return "".join(one.code if one.kind == "scalar" else "p" for one in self.columns)
+        return "".join(column.code if column.kind == "scalar" else "p" for column in self.columns)
 
     @cached_property
     def earlier_marks(self) -> tuple[bytes, ...]:
         """The first two bytes of rows in earlier layouts."""
-        return tuple(one.fingerprint.to_bytes(2, "little") for one in self.earlier)
+        return tuple(layout.fingerprint.to_bytes(2, "little") for layout in self.earlier)
 
     @cached_property
     def by_fingerprint(self) -> Mapping[int, "Layout"]:
         """Earlier layouts, by their fingerprint."""
-        return {one.fingerprint: one for one in reversed(self.earlier)}
+        return {layout.fingerprint: layout for layout in reversed(self.earlier)}
 
     def shared(self, older: "Layout") -> tuple[str, ...]:
         """The features that an earlier layout has as this one has them."""
@@ -165,7 +165,7 @@ class Layout:
             payload = b"" if value is None else encode_payload(column, value)
             slots.append(len(payload))
             tail.append(payload)
-        flags |= int_width(widest) | (SHORT if all(len(one) < 256 for one in tail) else 0)
+        flags |= int_width(widest) | (SHORT if all(len(payload) < 256 for payload in tail) else 0)
         start = START.pack(self.fingerprint, flags)
         return b"".join((start, times, self.fixed(flags).pack(*slots), *tail))
 
@@ -298,7 +298,7 @@ def _layout(view: str, schema: Schema, earlier: str) -> Layout:
     return Layout(
         view,
         _columns(schema),
-        tuple(Layout(view, _columns(one)) for one in parsed(earlier) if one != schema),
+        tuple(Layout(view, _columns(each)) for each in parsed(earlier) if each != schema),
     )
 
 

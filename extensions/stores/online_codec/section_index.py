@@ -54,8 +54,8 @@ def sections(
             if first in tags:  # one section of each entity, as they mostly lie
                 found[tags.index(first)] = at, size
         else:
-            for one, (starts, sizes) in zip(tags, found, strict=True):
-                mine = (tag == one) & fits
+            for wanted, (starts, sizes) in zip(tags, found, strict=True):
+                mine = (tag == wanted) & fits
                 starts[active[mine]] = at[mine]
                 sizes[active[mine]] = size[mine]
         if not whole:

@@ -125,10 +125,10 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
         SkewlessError: it was never published.
     """
     known = published(conn, view)
-    for one in known:
-        if one.version == version:
-            return one
-    numbers = ", ".join(f"v{one.version}" for one in known if one.state != "retired")
+    for each in known:
+        if each.version == version:
+            return each
+    numbers = ", ".join(f"v{each.version}" for each in known if each.state != "retired")
     if not numbers:
         raise SkewlessError(
             f"There is no published view {view}: `skewless versions` lists those there are.",
@@ -139,7 +139,7 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
 
 def active(known: Sequence[Published]) -> Published | None:
     """The default among the versions of one view."""
-    return next((one for one in known if one.state == "active"), None)
+    return next((each for each in known if each.state == "active"), None)
 
 
 def promotions(conn: psycopg.Connection, view: str | None = None) -> list[Promotion]:

@@ -52,14 +52,14 @@ class TransformEra:
 def served_eras(conn: psycopg.Connection, view: str) -> tuple[ServedEra, ...]:
     """The eras of a view, one for each version; empty where there has only been one version."""
     served = []
-    for one, times in _versions(conn, view, "computation"):
-        there = one.log_dropped_at is None and table_exists(conn, one.log_table)
+    for version, times in _versions(conn, view, "computation"):
+        there = version.log_dropped_at is None and table_exists(conn, version.log_table)
         served.append(
             ServedEra(
-                one.version,
-                one.log_table if there else None,
+                version.version,
+                version.log_table if there else None,
                 multirange(times),
-                {feature["name"]: feature["default"] for feature in one.content["features"]},
+                {feature["name"]: feature["default"] for feature in version.content["features"]},
             )
         )
     return tuple(served)
@@ -68,8 +68,8 @@ def served_eras(conn: psycopg.Connection, view: str) -> tuple[ServedEra, ...]:
 def transform_eras(conn: psycopg.Connection, name: str) -> tuple[TransformEra, ...]:
     """The eras of a transform, of retired versions too; empty where there has only been one."""
     return tuple(
-        TransformEra(one.version, multirange(times), one.feast_proto)
-        for one, times in _versions(conn, name, "transform")
+        TransformEra(version.version, multirange(times), version.feast_proto)
+        for version, times in _versions(conn, name, "transform")
     )
 
 
@@ -78,7 +78,7 @@ def _versions(conn: psycopg.Connection, view: str, kind: Kind) -> list[tuple[Pub
     found: dict[int, list[Era]] = {}
     for era in eras(promotions(conn, view)):
         found.setdefault(era.version, []).append(era)
-    known = {one.version: one for one in published(conn, view) if one.kind == kind}
+    known = {version.version: version for version in published(conn, view) if version.kind == kind}
     if len(found) < 2 or not found.keys() <= known.keys():
         return []
     return [(known[version], times) for version, times in sorted(found.items())]

@@ -19,7 +19,7 @@ _BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
 _SHOWN = 40
 
 
-def exactly(
+def cast_exactly(
     values: pa.ChunkedArray,
     kind: str,
     depth: int,
@@ -122,7 +122,7 @@ def _instants(array: pa.Array) -> pa.Array:
     return in_utc(array).cast(UTC_MICROSECONDS)
 
 
-def nested(
+def unflatten_arrays(
     values: pa.ChunkedArray, dimensions: pa.ChunkedArray, depth: int, column: str
 ) -> pa.ChunkedArray:
     """Lists of lists from what the driver flattens, by each row's dimensions (``[1:2][1:3]``).

@@ -20,7 +20,7 @@ from extensions.errors import SkewlessError
 ALLOWANCE = timedelta(minutes=5)
 
 
-def allowance_of(config: Any) -> timedelta:
+def future_allowance(config: Any) -> timedelta:
     """How far ahead of the clock a row's times may be under this configuration."""
     online = getattr(config, "online_store", None)
     seconds = getattr(online, "future_allowance_seconds", None)
@@ -29,7 +29,7 @@ def allowance_of(config: Any) -> timedelta:
 
 def latest_time(config: Any) -> datetime:
     """The latest time that a row may have now."""
-    return datetime.now(UTC) + allowance_of(config)
+    return datetime.now(UTC) + future_allowance(config)
 
 
 def refuse_future(config: Any, view: str, what: str, latest: datetime | None) -> None:
@@ -52,7 +52,7 @@ def refuse_future(config: Any, view: str, what: str, latest: datetime | None) ->
         raise SkewlessError(
             f"A row for {view} is from the future: its {what} is {zoned.isoformat()}, and the "
             f"limit is {limit.isoformat(timespec='seconds')} (now and an allowance of "
-            f"{allowance_of(config).total_seconds():g} s). Nothing of its batch was written: "
+            f"{future_allowance(config).total_seconds():g} s). Nothing of its batch was written: "
             "correct the time, or this machine's clock."
         )
 
@@ -75,7 +75,7 @@ def refuse_future_rows(config: Any, view: str, rows: pa.Table, columns: list[str
         refuse_future(config, view, name, datetime.fromtimestamp(seconds, UTC))
 
 
-def not_future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
+def not_future_condition(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
     """The condition that a log's row is not from the future, by the database's clock.
 
     A log may hold such rows from another tool, or from before this rule; they are passed over
@@ -85,7 +85,7 @@ def not_future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
 
 
 def future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
-    """The opposite of `not_future`, for a pass over many rows: the limit is computed once."""
+    """The opposite condition; for many rows: the limit is computed once for all."""
     return _all_times("{time} > (SELECT {limit})", " OR ", config, times, alias)
 
 
@@ -93,7 +93,7 @@ def _all_times(
     condition: str, joined: str, config: Any, times: list[str], alias: str
 ) -> sql.Composed:
     limit = sql.SQL("statement_timestamp() + {}::interval").format(
-        sql.Literal(allowance_of(config))
+        sql.Literal(future_allowance(config))
     )
     return sql.SQL("({})").format(
         sql.SQL(joined).join(

@@ -35,7 +35,7 @@ def of_json() -> Iterator[None]:
         _json.reset(token)
 
 
-def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
+def cast_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
     """The column in its key's own type, exactly: 5.0 is the key 5, 5.7 and "5" are none.
 
     ``where``: what holds the column ("the frame"), for the refusal.
@@ -81,7 +81,7 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
             raise _refused(name, dtype, str(error)) from error
         if is_text(column.type) and not _json.get() and pa.types.is_integer(arrow_type(dtype)):
             column = _read_digits(column)
-        as_key(column, dtype, name, "the request")
+        cast_key(column, dtype, name, "the request")
 
 
 def _is_missing(value: Any) -> bool:

@@ -14,7 +14,7 @@ from psycopg import sql
 from extensions.database import connect_arrow
 from extensions.errors import SkewlessError
 from extensions.failure_classification import Outage, outage
-from extensions.stores.offline.arrow.postgres_arrow_types import plain
+from extensions.stores.offline.arrow.postgres_arrow_types import to_plain_types
 from extensions.stores.offline.connection_settings import url_of
 
 Opener = Callable[[str], AbstractContextManager["ArrowSession"]]
@@ -63,7 +63,7 @@ class ArrowSession:
         self._cursor.execute(_text(statement))
         return self._cursor.fetch_record_batch()
 
-    def pieces(
+    def chunks(
         self, statement: sql.Composable | str, exact: Collection[str] = ()
     ) -> Iterator[pa.Table]:
         """The result as it is read, at least one piece (perhaps empty), in plain Arrow types.
@@ -75,10 +75,10 @@ class ArrowSession:
         for batch in reader:
             if batch.num_rows:
                 empty = False
-                yield plain(pa.Table.from_batches([batch]), exact)
+                yield to_plain_types(pa.Table.from_batches([batch]), exact)
         if empty:
             # Arrow makes no empty arrays of lists of the driver's own types.
-            yield plain(pa.Table.from_batches([], reader.schema), exact)
+            yield to_plain_types(pa.Table.from_batches([], reader.schema), exact)
 
     def plan(self, statement: sql.Composable | str) -> dict[str, Any]:
         """The planner's plan for the statement, which is not run."""
@@ -109,18 +109,18 @@ class ArrowSession:
 
 @contextmanager
 def arrow_session(
-    config: RepoConfig, doing: str, *, timeout: float | None = None
+    config: RepoConfig, context: str, *, timeout: float | None = None
 ) -> Iterator[ArrowSession]:
     """Open a session on the offline store's PostgreSQL; committed if the block succeeds.
 
-    ``doing`` completes the sentence "PostgreSQL … while …"; ``timeout`` (seconds) bounds each
+    ``context`` completes the sentence "PostgreSQL … while …"; ``timeout`` (seconds) bounds each
     statement.
 
     Raises:
         SkewlessError: the server cannot be reached, the connection broke, or a statement
             failed; nothing was changed then.
     """
-    with _transaction(connect_arrow(url_of(config)), config, doing, timeout) as session:
+    with _transaction(connect_arrow(url_of(config)), config, context, timeout) as session:
         yield session
 
 
@@ -128,7 +128,7 @@ def arrow_session(
 def _transaction(
     conn: dbapi.Connection,
     config: RepoConfig,
-    doing: str,
+    context: str,
     timeout: float | None,
     state: str | None = None,
 ) -> Iterator[ArrowSession]:
@@ -138,7 +138,7 @@ def _transaction(
             # A clone knows the database's types already: a tenth of a connection's time.
             session = ArrowSession(
                 cursor,
-                lambda state: _transaction(conn.adbc_clone(), config, doing, timeout, state),
+                lambda state: _transaction(conn.adbc_clone(), config, context, timeout, state),
             )
             if state is not None:
                 session.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -157,28 +157,28 @@ def _transaction(
             yield session
         conn.commit()
     except (AdbcError, OSError, pa.ArrowException) as error:
-        raise failure(error, doing) from error
+        raise failure(error, context) from error
     finally:
         # A connection that broke cannot be closed politely, and need not be.
         with suppress(AdbcError, RuntimeError):
             conn.close()
 
 
-def failure(error: BaseException, doing: str) -> SkewlessError:
+def failure(error: BaseException, context: str) -> SkewlessError:
     """The one sentence for a database error: broken connection, time out, or what it says."""
     message, found = str(error), outage(error)
     if found in (Outage.LOST, Outage.NOT_READY) and "ERROR:" not in message:
         return SkewlessError(
-            f"PostgreSQL's connection broke while {doing}: nothing was changed; look at the "
+            f"PostgreSQL's connection broke while {context}: nothing was changed; look at the "
             "server, then run it again."
         )
     if found is Outage.TIMEOUT:
         return SkewlessError(
-            f"PostgreSQL took longer than the timeout while {doing}: allow more time, or ask "
+            f"PostgreSQL took longer than the timeout while {context}: allow more time, or ask "
             "for fewer rows."
         )
     reason = message.partition("ERROR:")[2] or message
-    return SkewlessError(f"PostgreSQL refused while {doing}: {reason.strip().splitlines()[0]}.")
+    return SkewlessError(f"PostgreSQL refused while {context}: {reason.strip().splitlines()[0]}.")
 
 
 def _composed(statement: sql.Composable | str) -> sql.Composable:

@@ -26,7 +26,7 @@ from extensions.feature_types import (
     unwrapped,
 )
 from extensions.stores.offline.arrow.source_column_types import SourceType
-from extensions.stores.values.exact_cast import exactly, nested
+from extensions.stores.values.exact_cast import cast_exactly, unflatten_arrays
 
 # Types whose values the driver carries as they are; of all others it is given the text.
 _NATIVE = TEXTS | INTEGERS | FLOATS | TIMES | JSONS | {"boolean", "bytea", "uuid", "numeric"}
@@ -52,8 +52,8 @@ Check = Callable[[sql.Composable], sql.Composable]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How one column is read; `selected` in SQL, then `taken` in Arrow.
+class ColumnReader:
+    """How one column is read; `select_expression` in SQL, then `taken` in Arrow.
 
     ``column``: its name in messages. ``dtype``: as declared, None where nothing is. ``strict``:
     times, too, become the declared type, as the online store wants them.
@@ -96,7 +96,7 @@ class Reading:
         return unwrapped(self.dtype)[1]
 
     @property
-    def guarded(self) -> bool:
+    def has_guard(self) -> bool:
         """Whether a second column is selected, which says what cannot be read."""
         return (self.type.element is not None and not self._as_text) or self._sound is not None
 
@@ -120,9 +120,9 @@ class Reading:
     @property
     def bare(self) -> bool:
         """Whether the column is selected as it is and left as it comes."""
-        return not self.guarded and self.selected(sql.SQL("x")).as_string(None) == "x"
+        return not self.has_guard and self.select_expression(sql.SQL("x")).as_string(None) == "x"
 
-    def selected(self, value: sql.Composable) -> sql.Composable:
+    def select_expression(self, value: sql.Composable) -> sql.Composable:
         """The expression to select instead of ``value``."""
         kind = self._element
         element = self.type.element
@@ -172,11 +172,11 @@ class Reading:
             self._refuse(guard.drop_null())
         if self.depth > 1:
             assert guard is not None  # an array is guarded
-            values = nested(values, guard, self.depth, self.column)
+            values = unflatten_arrays(values, guard, self.depth, self.column)
         kind = self._element
         if kind is None or self.dtype is None:
             return values
-        return exactly(
+        return cast_exactly(
             values, kind, self.depth, f"The column {self.column}", str(self.dtype), self.strict
         )
 
@@ -202,20 +202,20 @@ class Reading:
             )
 
 
-def readings(
+def column_readers(
     types: Mapping[str, SourceType],
     declared: Mapping[str, FeastType],
     keys: Sequence[str] = (),
     *,
     strict: bool = False,
-) -> tuple[Reading, ...]:
+) -> tuple[ColumnReader, ...]:
     """How each column of a source is read.
 
     Raises:
         SkewlessError: a column cannot be read as declared.
     """
     return tuple(
-        Reading(name, kind, declared.get(name), key=name in keys, strict=strict)
+        ColumnReader(name, kind, declared.get(name), key=name in keys, strict=strict)
         for name, kind in types.items()
     )
 

@@ -12,7 +12,7 @@ from extensions.errors import SkewlessError
 from extensions.feature_types import is_list
 
 
-def array_texts(view: str, table: pa.Table) -> pa.Table:
+def nested_arrays_to_text(view: str, table: pa.Table) -> pa.Table:
     """The table with such texts in the place of nested lists; other columns stay.
 
     Raises:
@@ -44,7 +44,7 @@ def _text(value: Any) -> str:
 def _shape(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         return ()
-    shapes = {_shape(one) for one in value}
+    shapes = {_shape(item) for item in value}
     if len(shapes) > 1:
         raise ValueError("lists of different lengths in one array, which must be of one")
     return (len(value), *(shapes.pop() if shapes else ()))

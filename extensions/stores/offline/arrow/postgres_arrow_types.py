@@ -6,7 +6,7 @@ from collections.abc import Collection
 import pyarrow as pa
 
 
-def plain(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
+def to_plain_types(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
     """Numerics as doubles, as from Feast's store, or as text in the columns ``exact``.
 
     JSON and UUIDs are text. Types that Arrow has no name for are left as the driver gives them.
@@ -37,7 +37,9 @@ def _plain_type(kind: pa.DataType, *, exact: bool) -> pa.DataType | None:
 
 def _values(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if isinstance(array.type, pa.UuidType):
-        texts = [None if one is None else str(uuid.UUID(bytes=one)) for one in _stored(array)]
+        texts = [
+            None if octets is None else str(uuid.UUID(bytes=octets)) for octets in _stored(array)
+        ]
         return pa.array(texts, pa.string())
     return array.storage.cast(wanted)
 

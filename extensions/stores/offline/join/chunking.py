@@ -38,7 +38,7 @@ def joined_in_parts(
 
     def answer(lane: ArrowSession, part: pa.Table) -> pa.Table:
         labels.upload(lane, part)
-        answered = pa.concat_tables(lane.pieces(statement, exact))
+        answered = pa.concat_tables(lane.chunks(statement, exact))
         lane.drop(labels.name)
         return _in_order(finished(answered))
 

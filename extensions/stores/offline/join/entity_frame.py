@@ -19,7 +19,7 @@ from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.join.key_matching import key_of_query
 from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
-from extensions.stores.values.join_keys import as_key
+from extensions.stores.values.join_keys import cast_key
 from extensions.timestamps import in_utc, parse_column
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
@@ -46,12 +46,12 @@ class EntityTable:
             SkewlessError: no moment, or a column that Arrow cannot hold.
         """
         if isinstance(frame, pa.Table):
-            column = _moment_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
-            moments = frame[column]
-            if not pa.types.is_timestamp(moments.type):
-                moments = parse_column(moments.to_pandas(), column)
+            column = _time_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
+            label_times = frame[column]
+            if not pa.types.is_timestamp(label_times.type):
+                label_times = parse_column(label_times.to_pandas(), column)
             place = frame.schema.get_field_index(column)
-            return cls(frame.set_column(place, column, in_utc(moments)), column)
+            return cls(frame.set_column(place, column, in_utc(label_times)), column)
         column = infer_event_timestamp_from_entity_df(
             {str(name): dtype for name, dtype in frame.dtypes.items()}
         )
@@ -63,11 +63,11 @@ class EntityTable:
                 f"The entity frame has a column of mixed types ({error}): one type each."
             ) from error
         place = list(frame.columns).index(column)
-        moments = frame[column]
+        label_times = frame[column]
         times = (
-            in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
-            if pd.api.types.is_datetime64_any_dtype(moments)
-            else parse_column(moments, column)
+            in_utc(pa.chunked_array([pa.Array.from_pandas(label_times)]))
+            if pd.api.types.is_datetime64_any_dtype(label_times)
+            else parse_column(label_times, column)
         )
         if not rows.num_columns:  # a table without columns knows no number of rows
             return cls(pa.table({column: times}), column)
@@ -89,20 +89,20 @@ class EntityTable:
         Raises:
             SkewlessError: a needed key is missing or is of another type, or a label has no moment.
         """
-        moments = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
-        if moments.null_count:
-            row = pc.index(moments.is_null(), value=True).as_py()
+        label_times = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
+        if label_times.null_count:
+            row = pc.index(label_times.is_null(), value=True).as_py()
             raise SkewlessError(
                 f"Row {row} of the entity frame has no {self.timestamp_column}: "
                 "give every label its time."
             )
         columns = {
             ORDINAL: pa.array(np.arange(self.rows.num_rows)),
-            MOMENT: moments.cast(UTC_MICROSECONDS),
+            MOMENT: label_times.cast(UTC_MICROSECONDS),
         }
         _check_keys(keys, self.columns)
         for i, key in enumerate(keys):
-            columns[f"key_{i}"] = as_key(
+            columns[f"key_{i}"] = cast_key(
                 self.rows[key.label_column], key.dtype, key.label_column, "the frame"
             )
         return pa.table(columns)
@@ -147,7 +147,7 @@ class EntityQuery:
         query = query.strip().removesuffix(";")
         schema = session.rows(f"SELECT * FROM (\n{query}\n) AS labels LIMIT 0").schema
         _check_names(schema.names, query)
-        column = _moment_column(dict(zip(schema.names, schema.types, strict=True)))
+        column = _time_column(dict(zip(schema.names, schema.types, strict=True)))
         [types] = column_types(session, [(f"(\n{query}\n)", schema.names)])
         return cls(query, types, column)
 
@@ -204,7 +204,7 @@ class EntityQuery:
 
     def numbered(self, keys: Sequence[Key]) -> sql.Composed:
         """The query's columns with ordinal, moment and keys before them."""
-        moments = sql.SQL("q.{}::timestamptz AS {}").format(
+        label_times = sql.SQL("q.{}::timestamptz AS {}").format(
             sql.Identifier(self.timestamp_column), sql.Identifier(MOMENT)
         )
         return sql.SQL(
@@ -213,7 +213,7 @@ class EntityQuery:
             ordinal=sql.Identifier(ORDINAL),
             parts=sql.SQL(", ").join(
                 [
-                    moments,
+                    label_times,
                     *(
                         sql.SQL("{} AS {}").format(
                             key_of_query(
@@ -254,7 +254,7 @@ def _order(keys: Sequence[Key]) -> list[str]:
     return [*(f"key_{i}" for i in range(len(keys))), MOMENT]
 
 
-def _moment_column(types: dict[str, pa.DataType]) -> str:
+def _time_column(types: dict[str, pa.DataType]) -> str:
     """Feast's rule: ``event_timestamp``, or else the only column of times."""
     if "event_timestamp" in types:
         return "event_timestamp"

@@ -100,12 +100,12 @@ def _columns(
         "served_at": UnixTimestamp, "service": String, "request_id": Int64,
         "row_number": Int32, "source": String,
     }  # fmt: skip
-    ids = [_request_id(one) for one in rows[REQUEST_ID_FIELD].to_pylist()]
+    ids = [_request_id(text) for text in rows[REQUEST_ID_FIELD].to_pylist()]
     seen: dict[int, int] = {}
     numbers = []
-    for one in ids:
-        numbers.append(seen.get(one, 0))
-        seen[one] = numbers[-1] + 1
+    for number in ids:
+        numbers.append(seen.get(number, 0))
+        seen[number] = numbers[-1] + 1
     values: dict[str, Any] = {
         "served_at": rows[LOG_TIMESTAMP_FIELD],
         "service": pa.array([service.name] * count),

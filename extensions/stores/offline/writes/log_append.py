@@ -67,7 +67,7 @@ def appended(
     """
     names = ", ".join(dict.fromkeys(log_of(view).table for view, _ in pushes))
     count = sum(table.num_rows for _, table in pushes)
-    doing = f"appending {count} rows to {names} (none of the rows is there now)"
+    context = f"appending {count} rows to {names} (none of the rows is there now)"
     prepared = [(view, prepare_rows(view, table)) for view, table in pushes]
     for view, table in prepared:
         log = log_of(view)
@@ -78,7 +78,7 @@ def appended(
         yield [empty_rows(view) for view, _ in pushes]
         return
     try:
-        with arrow_session(config, doing) as session:
+        with arrow_session(config, context) as session:
             yield [_append(session, view, table) for view, table in prepared]
     except SkewlessError as error:
         logs = [log_of(view).table for view, _ in pushes]
