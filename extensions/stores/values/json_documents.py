@@ -1,4 +1,4 @@
-"""Documents in a pushed frame as JSON text, each for itself.
+"""Serialize documents (Map, Struct, Json) in a pushed frame to JSON, each by itself.
 
 Arrow would make one type of a column's dictionaries, in which each has the keys of all, so that
 ``{"a": 1}`` beside ``{"b": 2}`` would be stored with a ``b`` that is null.
@@ -18,7 +18,7 @@ _DOCUMENTS = frozenset({"MAP", "JSON", "STRUCT"})
 
 
 def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with text in the place of what is declared Map, Struct or Json and is no text.
+    """The frame with JSON text for dictionaries and lists in columns declared Map, Struct or Json.
 
     Raises:
         SkewlessError: a value cannot be written as JSON.

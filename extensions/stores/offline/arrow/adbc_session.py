@@ -1,4 +1,4 @@
-"""One transaction on one Arrow connection: temporary tables live and die with it."""
+"""A PostgreSQL transaction over ADBC (Arrow), with temporary tables and streamed results."""
 
 import json
 from collections.abc import Callable, Collection, Iterator
@@ -21,7 +21,7 @@ Opener = Callable[[str], AbstractContextManager["ArrowSession"]]
 
 
 class ArrowSession:
-    """A transaction that speaks UTC; `rows` streams, `upload` makes a temporary table."""
+    """An open transaction in UTC; `rows` and `chunks` stream, `upload` makes a temporary table."""
 
     def __init__(self, cursor: dbapi.Cursor, beside: Opener) -> None:
         self._cursor = cursor
@@ -29,22 +29,22 @@ class ArrowSession:
 
     @contextmanager
     def spread(self, lanes: int) -> Iterator[list["ArrowSession"]]:
-        """So many further sessions on connections of their own, which all see one state."""
+        """Open ``lanes`` more sessions, on connections of their own, that share this snapshot."""
         state = str(self.table("SELECT pg_export_snapshot() AS state")["state"][0].as_py())
         with ExitStack() as stack:
             yield [stack.enter_context(self._beside(state)) for _ in range(lanes)]
 
     def cancel(self) -> None:
-        """Break off what another thread waits for here."""
+        """Cancel the running statement, from another thread."""
         with suppress(AdbcError):
             self._cursor.adbc_cancel()
 
     def run(self, statement: sql.Composable | str) -> None:
-        """Execute a statement whose rows nobody wants."""
+        """Execute a statement and discard its result."""
         self._cursor.execute(_text(statement))
 
     def table(self, statement: sql.Composable | str) -> pa.Table:
-        """The whole result."""
+        """Execute a query and return its whole result."""
         self._cursor.execute(_text(statement))
         return self._cursor.fetch_arrow_table()
 
@@ -59,7 +59,7 @@ class ArrowSession:
         return bool(self.table(sql.SQL("SELECT WHERE {}").format(there)).num_rows)
 
     def rows(self, statement: sql.Composable | str) -> pa.RecordBatchReader:
-        """The result, read as it is consumed: batches of some megabytes."""
+        """Execute a query and stream its result in batches of some megabytes."""
         self._cursor.execute(_text(statement))
         return self._cursor.fetch_record_batch()
 
@@ -92,18 +92,18 @@ class ArrowSession:
         return plan
 
     def upload(self, name: str, table: pa.Table) -> None:
-        """Make the temporary table ``name`` from ``table`` and tell the planner about it."""
+        """Create the temporary table ``name`` from ``table`` and analyze it."""
         self._cursor.adbc_ingest(name, table, mode="create", temporary=True)
         self.run(sql.SQL("ANALYZE pg_temp.{}").format(sql.Identifier(name)))
 
     def drop(self, name: str) -> None:
-        """Take an uploaded table away again."""
+        """Drop an uploaded table."""
         self.run(sql.SQL("DROP TABLE pg_temp.{}").format(sql.Identifier(name)))
 
     def ingest(
         self, name: str, data: pa.Table | pa.RecordBatchReader, schema: str | None = None
     ) -> None:
-        """Make the lasting table ``name`` from ``data``."""
+        """Create the permanent table ``name`` from ``data``."""
         self._cursor.adbc_ingest(name, data, mode="create", db_schema_name=schema)
 
 
@@ -113,8 +113,10 @@ def arrow_session(
 ) -> Iterator[ArrowSession]:
     """Open a session on the offline store's PostgreSQL; committed if the block succeeds.
 
-    ``context`` completes the sentence "PostgreSQL … while …"; ``timeout`` (seconds) bounds each
-    statement.
+    Args:
+        config: The repository's configuration.
+        context: What is done, for messages: completes "PostgreSQL … while …".
+        timeout: Seconds that each statement may take; None: any time.
 
     Raises:
         SkewlessError: the server cannot be reached, the connection broke, or a statement
@@ -165,7 +167,7 @@ def _transaction(
 
 
 def failure(error: BaseException, context: str) -> SkewlessError:
-    """The one sentence for a database error: broken connection, time out, or what it says."""
+    """Map a database error to one sentence: connection lost, timeout, or the server's message."""
     message, found = str(error), outage(error)
     if found in (Outage.LOST, Outage.NOT_READY) and "ERROR:" not in message:
         return SkewlessError(

@@ -1,4 +1,4 @@
-"""Reading a column as its declared Feast type: exactly, or refused with the column's name.
+"""Read a PostgreSQL column as its declared Feast type without loss, or refuse it by name.
 
 A value leaves PostgreSQL in a form that Arrow carries without loss, chosen here from the column's
 type and the declared one, and becomes the declared type in Arrow. What has no exact form (5.7 as
@@ -53,10 +53,14 @@ Check = Callable[[sql.Composable], sql.Composable]
 
 @dataclass(frozen=True)
 class ColumnReader:
-    """How one column is read; `select_expression` in SQL, then `taken` in Arrow.
+    """Reads one column: `select_expression` and `guard` in SQL, then `convert` in Arrow.
 
-    ``column``: its name in messages. ``dtype``: as declared, None where nothing is. ``strict``:
-    times, too, become the declared type, as the online store wants them.
+    Attributes:
+        column: Its name, for messages.
+        type: Its PostgreSQL type.
+        dtype: Its declared Feast type; None where none is declared.
+        key: Whether it is a join key, of which padding does not count.
+        strict: Cast times, too, to the declared type, as the online store needs them.
     """
 
     column: str
@@ -92,17 +96,17 @@ class ColumnReader:
 
     @property
     def depth(self) -> int:
-        """Of how many dimensions the declared type is."""
+        """How many dimensions the declared type has."""
         return unwrapped(self.dtype)[1]
 
     @property
     def has_guard(self) -> bool:
-        """Whether a second column is selected, which says what cannot be read."""
+        """Whether a second column (`guard`) must be selected, which shows unreadable values."""
         return (self.type.element is not None and not self._as_text) or self._sound is not None
 
     @property
     def _sound(self) -> "Check | None":
-        """What a value, or an item, must be beside its type."""
+        """The check that a value, or an array's item, must pass; None: every value is valid."""
         if self._as_text:
             return None
         held = self.type.element or self.type
@@ -110,7 +114,7 @@ class ColumnReader:
 
     @property
     def _as_text(self) -> bool:
-        """Whether an array goes as a whole, as the text that PostgreSQL writes."""
+        """Whether an array is read as one text, as PostgreSQL writes it."""
         return self._element == "STRING" and self.depth == 0
 
     @property
@@ -119,11 +123,11 @@ class ColumnReader:
 
     @property
     def bare(self) -> bool:
-        """Whether the column is selected as it is and left as it comes."""
+        """Whether the column is selected without any expression around it."""
         return not self.has_guard and self.select_expression(sql.SQL("x")).as_string(None) == "x"
 
     def select_expression(self, value: sql.Composable) -> sql.Composable:
-        """The expression to select instead of ``value``."""
+        """The SQL expression to select instead of the column ``value``."""
         kind = self._element
         element = self.type.element
         if element is None or self._as_text:
@@ -138,9 +142,9 @@ class ColumnReader:
         ).format(value=value, read=read)
 
     def guard(self, value: sql.Composable) -> sql.Composable:
-        """An expression that is null unless the value cannot be read: then it says why.
+        """SQL: null for a value that can be read, else what is wrong with it.
 
-        Of nested lists, always the dimensions.
+        For nested lists it is always the dimensions, from which they are rebuilt.
         """
         sound = self._sound
         if self.type.element is None:
@@ -162,8 +166,8 @@ class ColumnReader:
             unsound=sql.Literal(_UNSOUND), value=value, sound=sound(sql.SQL("u.v")), guard=guard
         )
 
-    def taken(self, values: pa.ChunkedArray, guard: pa.ChunkedArray | None) -> pa.ChunkedArray:
-        """The column as it is wanted.
+    def convert(self, values: pa.ChunkedArray, guard: pa.ChunkedArray | None) -> pa.ChunkedArray:
+        """Convert the selected values to the declared type.
 
         Raises:
             SkewlessError: a value is none of the declared type.
@@ -209,7 +213,7 @@ def column_readers(
     *,
     strict: bool = False,
 ) -> tuple[ColumnReader, ...]:
-    """How each column of a source is read.
+    """The readers of a source's columns.
 
     Raises:
         SkewlessError: a column cannot be read as declared.

@@ -1,4 +1,4 @@
-"""Lists of lists as PostgreSQL writes arrays of several dimensions, which no driver sends.
+"""Format nested lists as PostgreSQL array literals; no driver sends several dimensions.
 
 ``[[1, 2], [3, 4]]`` is ``{{1,2},{3,4}}``. PostgreSQL's arrays are rectangular: rows of different
 lengths are refused.
@@ -13,7 +13,7 @@ from extensions.feature_types import is_list
 
 
 def nested_arrays_to_text(view: str, table: pa.Table) -> pa.Table:
-    """The table with such texts in the place of nested lists; other columns stay.
+    """The table with array literals in place of nested lists; other columns stay.
 
     Raises:
         SkewlessError: a value is no array of PostgreSQL's.

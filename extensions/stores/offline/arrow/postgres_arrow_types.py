@@ -1,4 +1,4 @@
-"""PostgreSQL's own types as plain Arrow ones."""
+"""Convert the driver's extension types (numeric, JSON, UUID) to plain Arrow types."""
 
 import uuid
 from collections.abc import Collection
@@ -27,7 +27,7 @@ def to_plain_types(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
 
 
 def _plain_type(kind: pa.DataType, *, exact: bool) -> pa.DataType | None:
-    """What stands for PostgreSQL's own type; None where Arrow's type says it all."""
+    """The plain type for an extension type; None for a type that is plain already."""
     if isinstance(kind, pa.OpaqueType) and pa.types.is_string(kind.storage_type):
         return pa.float64() if kind.type_name == "numeric" and not exact else pa.string()
     if isinstance(kind, pa.JsonType | pa.UuidType):

@@ -1,4 +1,4 @@
-"""A query's rows with every column read exactly: as declared, or as the type that it has."""
+"""Run a query and read every column without loss, as declared or in its own type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,10 +19,14 @@ def read_exactly(
     declared: Mapping[str, FeastType] | None = None,
     keys: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
-    """The query's rows, some megabytes at a time, at least one piece (perhaps empty).
+    """Stream the query's rows in tables of some megabytes; at least one, perhaps empty.
 
-    ``declared``: the Feast types of columns; those come in that type's Arrow type, times too.
-    Others come as the driver gives them, or as text where it knows no type.
+    Args:
+        session: The transaction to read in.
+        query: The query.
+        declared: Feast types of columns, which are returned in that type's Arrow type. Others
+            are returned as the driver gives them, or as text where it knows no type.
+        keys: Which of the columns are join keys.
 
     Raises:
         SkewlessError: a value has no exact form, by its column's name.
@@ -42,7 +46,7 @@ def read_exactly(
             query,
         )
     for chunk in session.chunks(query, list(declared)):
-        yield _taken(chunk, columns)
+        yield _converted(chunk, columns)
 
 
 def _parts(place: int, column: ColumnReader) -> Iterator[sql.Composable]:
@@ -52,9 +56,9 @@ def _parts(place: int, column: ColumnReader) -> Iterator[sql.Composable]:
         yield sql.SQL("{} AS {}").format(column.guard(name), sql.Identifier(_GUARD.format(place)))
 
 
-def _taken(chunk: pa.Table, columns: Sequence[ColumnReader]) -> pa.Table:
+def _converted(chunk: pa.Table, columns: Sequence[ColumnReader]) -> pa.Table:
     arrays = [
-        column.taken(chunk[column.column], chunk[_GUARD.format(i)] if column.has_guard else None)
+        column.convert(chunk[column.column], chunk[_GUARD.format(i)] if column.has_guard else None)
         for i, column in enumerate(columns)
     ]
     return pa.Table.from_arrays(arrays, names=[column.column for column in columns])

@@ -121,7 +121,7 @@ def restore_names(answer: pa.Table, columns: Sequence[ResultColumn]) -> pa.Table
         values = answer[column.alias]
         if column.reading is not None:
             guard = answer[column.guard] if column.guard else None
-            values = column.reading.taken(values, guard)
+            values = column.reading.convert(values, guard)
         names.append(column.name)
         arrays.append(values)
     return pa.Table.from_arrays(arrays, names=names)
