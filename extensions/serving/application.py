@@ -41,7 +41,7 @@ from extensions.serving.routes.feast_app import FAILED, Receive, Scope, Send, fe
 from extensions.serving.routes.feature_routes import ANY, RANK, USER, Answer, Hot, refusal, refused
 from extensions.serving.settings import Settings
 from extensions.stores.offline.connection_settings import url_of
-from extensions.stores.online.prefix_claims import PROJECT, see_owner
+from extensions.stores.online.prefix_claims import PROJECT, check_owner
 from extensions.stores.online_codec.redis_keys import control_key
 from extensions.stores.publish_log import online_store
 from extensions.thread_supervision import LastingTask, Living
@@ -305,7 +305,7 @@ class Application:
         """See that the keys are this project's; a Redis that is away is waited for, as ever."""
         with contextlib.suppress(UnavailableError):
             [owner] = await self.link.run([("GET", control_key(self.store.config, PROJECT))])
-            see_owner(self.store.config, owner)
+            check_owner(self.store.config, owner)
 
     def _follow(self) -> Follower:
         """Begin to hold near copies, on connections of their own."""

@@ -78,7 +78,7 @@ def rebuild_online(
     progress: Progress | None = None,
     computations: Iterable[Computation] | None = None,
 ) -> list[Rebuilt]:
-    """Make every entity's row in Redis the newest of its log.
+    """Rewrite every entity's row in Redis from the newest row of its log.
 
     ``view``: a view's name (all its versions), or one version (``view.v1``); None: all.
     ``progress(version's name, entities so far)`` is called after every step. Interrupted, it
@@ -108,7 +108,7 @@ def rebuild_online(
 def reconcile(
     store: FeatureStore, conn: psycopg.Connection, computation: Computation
 ) -> tuple[Verdict, Rebuilt | None]:
-    """See that the log and Redis have one history, and mend it where they have not.
+    """Check that log and Redis have the same history; rebuild view versions where they differ.
 
     Returns what the marks said, and what was done about it. ``conn`` must be in autocommit.
 

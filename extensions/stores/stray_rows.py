@@ -1,4 +1,4 @@
-"""Strays: rows in Redis of entities that the log does not know; they are found and taken out."""
+"""Find and delete stray rows: rows in Redis of entities that have none in the log."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def drop_strays(
     table: FeatureView,
     before: int,
 ) -> int:
-    """Take out rows, up to an event time, of entities without a row in the log.
+    """Delete rows, up to an event time, of entities without a row in the log.
 
     Args:
         conn: The log's database, in autocommit.
@@ -42,7 +42,7 @@ def drop_strays(
         before: Event time in microseconds since 1970; later rows may be a running stream's.
 
     Returns:
-        How many rows were taken out.
+        How many rows were deleted.
     """
     layout = layout_of(config, table)
     where = key_layout_of(config, table, layout.view)

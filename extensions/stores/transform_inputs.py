@@ -1,4 +1,4 @@
-"""What an on-demand transform reads, and under which names: one rule for training and serving.
+"""Names of an on-demand transform's inputs: one rule for training and serving.
 
 An input is a feature of one of the transform's source views. Its long name, ``view__feature``, is
 always there; its short name, ``feature``, where no other input and no request field has it too.
@@ -97,7 +97,7 @@ def _to_drop(view: OnDemandFeatureView, added: list[str]) -> list[str]:
 
 
 def install() -> None:
-    """Put the functions in the place of Feast's."""
+    """Replace the two methods of `OnDemandFeatureView`."""
     for function in (_preprocess_arrow_table, _preprocess_feature_dict):
         original = getattr(OnDemandFeatureView, function.__name__)
         setattr(OnDemandFeatureView, function.__name__, wraps(original)(function))

@@ -241,7 +241,7 @@ def _versions(request: PointInTimeRequest) -> list[WatchedVersion]:
             found.append(WatchedVersion(name, view.label, number, view.table))
             continue
         found += [
-            WatchedVersion(name, view.label, era.version, era.table, _spans(era.moments))
+            WatchedVersion(name, view.label, era.version, era.table, _spans(era.valid_times))
             for era in sorted(view.eras, key=lambda era: (era.version == number, era.version))
         ]
     return found
@@ -254,8 +254,8 @@ def _transforms(job: SkewlessRetrievalJob) -> list[WatchedTransform]:
         if isinstance(transform, VersionedTransform):
             found += [
                 WatchedTransform(transform.name, one.version or None)
-                if one.moments is None
-                else WatchedTransform(transform.name, one.version, _spans(one.moments))
+                if one.valid_times is None
+                else WatchedTransform(transform.name, one.version, _spans(one.valid_times))
                 for one in transform.versions
             ]
         else:

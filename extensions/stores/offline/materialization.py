@@ -1,8 +1,8 @@
-"""What materialization reads: the rows that may not be online yet.
+"""The rows that a materialization reads: those that may not be online yet.
 
 Feast remembers the end of the last run's range and asks next time for event times from there.
-A tick's rows carry the moment they were computed for, which is earlier than their commit; a run
-in between covers that moment without seeing the rows. So each run here notes up to when every
+A tick's rows carry the time they were computed for, which is earlier than their commit; a run
+in between covers that time without seeing the rows. So each run here notes up to when every
 publication was visible to it, and the run that goes on from its end also reads all rows that
 were published since, whatever their event time.
 """
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 UNSEEN_TRANSACTION = timedelta(hours=1)
 FORGET_AFTER = timedelta(days=90)
 
-# The moment before which every publication is visible to the next statement: rows are stamped
+# The time before which every publication is visible to the next statement: rows are stamped
 # while their transaction is open, so no earlier than its start. A transaction is known to write
-# from its first row on, which it stamps a moment before: hence the second.
+# from its first row on, which it stamps just before: hence the second.
 SETTLED = sql.SQL(
     "SELECT least(now.at - interval '1 second', "
     "(SELECT min(a.xact_start) FROM pg_stat_activity AS a "

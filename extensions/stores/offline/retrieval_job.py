@@ -1,4 +1,4 @@
-"""What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
+"""Feast's retrieval job over Arrow: lazy, streamed, with transforms and saved datasets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ from extensions.stores.offline.writes.saved_dataset_table import DatasetTable
 
 
 class SkewlessMetadata(RetrievalMetadata):
-    """As Feast's; a query's span of time is looked up only if somebody wants it."""
+    """Feast's metadata; the time span of a query's labels is looked up on first use."""
 
     def __init__(self, features: list[str], keys: list[str], span: Any) -> None:
         self.features = features
@@ -54,10 +54,10 @@ class SkewlessMetadata(RetrievalMetadata):
 
 
 class SkewlessRetrievalJob(RetrievalJob):
-    """Feast's retrieval job over Arrow: nothing runs before somebody asks for rows.
+    """A lazy retrieval job: nothing runs before its rows are requested.
 
     Besides Feast's own `to_df`, `to_arrow`, `to_sql` and `persist`: `to_batches` for results
-    larger than memory, `in_full` and `as_known_at` for another answer to the same question.
+    larger than memory, `in_full` and `as_known_at` for other results of the same join.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SkewlessRetrievalJob(RetrievalJob):
 
     @property
     def transforms(self) -> list[VersionedTransform]:
-        """As `on_demand_feature_views`, as what they are."""
+        """As `on_demand_feature_views`, with their own type."""
         return self._on_demand_feature_views
 
     @property
@@ -96,15 +96,15 @@ class SkewlessRetrievalJob(RetrievalJob):
         return self._metadata
 
     def in_full(self) -> "SkewlessRetrievalJob":
-        """The same, with ``<view>__age_seconds`` and ``<view>__found`` after each view."""
+        """A copy that adds ``<view>__age_seconds`` and ``<view>__found`` after each view."""
         return self._other(full=True)
 
-    def as_known_at(self, moment: datetime) -> "SkewlessRetrievalJob":
-        """The same, from the rows that were published by ``moment`` only."""
-        return self._other(known_at=moment)
+    def as_known_at(self, at: datetime) -> "SkewlessRetrievalJob":
+        """A copy that uses only rows published by ``at``."""
+        return self._other(known_at=at)
 
     def declared_as(self, types: Mapping[str, FeastType]) -> "SkewlessRetrievalJob":
-        """The same, with these columns as the Feast types that a view declares, or refused."""
+        """A copy that reads these columns as the given Feast types, or refuses their values."""
         if not isinstance(self.request, RowsToPublish):
             return self
         return SkewlessRetrievalJob(self.config, replace(self.request, types=types))
@@ -262,7 +262,7 @@ class SkewlessRetrievalJob(RetrievalJob):
 
 
 class _ChunkJob(SkewlessRetrievalJob):
-    """Rows that are here already, for Feast's transforms to run over."""
+    """A job over rows in memory, for Feast's transforms to run on."""
 
     def __init__(self, whole: SkewlessRetrievalJob, rows: pa.Table) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What a retrieval job runs: a plain query, or the join of labels with views."""
+"""The requests behind retrieval jobs: a plain query, or a point-in-time join."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
-from extensions.stores.offline.join.chunking import joined_in_parts
+from extensions.stores.offline.join.chunking import join_in_chunks
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.output_columns import (
     exact_numeric_columns,
     restore_names,
     result_columns,
     result_query,
-    shortened,
+    with_short_names,
 )
 from extensions.stores.offline.join.point_in_time import (
     ORDINAL,
@@ -27,19 +27,19 @@ from extensions.stores.offline.join.point_in_time import (
     ViewJoin,
     join_keys,
     join_query,
-    layouts,
+    source_layouts,
 )
 
 
 class RetrievalRequest(Protocol):
-    """Something that PostgreSQL answers with rows."""
+    """A request that PostgreSQL answers with rows."""
 
     @property
     def context(self) -> str:
         """Completes "PostgreSQL … while …" in an error."""
 
     def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """The rows, at least one piece (perhaps empty), in order."""
+        """Run it; yields at least one table (perhaps empty), in order."""
 
     def to_sql(self, session: ArrowSession) -> str:
         """The statement."""
@@ -47,10 +47,14 @@ class RetrievalRequest(Protocol):
 
 @dataclass(frozen=True)
 class PlainQuery:
-    """A query that needs nothing uploaded.
+    """A query that needs no uploaded labels.
 
-    ``declared``: the Feast types of its columns. ``whole_names``: by the query's name of a column,
-    where the caller's is longer than PostgreSQL's names can be.
+    Attributes:
+        query: The statement.
+        context: What is read, for error messages.
+        declared: Feast types of its columns.
+        whole_names: The result's names of columns that are too long for PostgreSQL, by the
+            statement's names of them.
     """
 
     query: str
@@ -72,10 +76,16 @@ class PlainQuery:
 
 @dataclass(frozen=True)
 class PointInTimeRequest:
-    """Labels and views; the answer has one row per label, in the labels' order.
+    """A point-in-time join; the result has one row per label, in the labels' order.
 
-    ``beside``: further columns of the answer, for transforms, and their names. ``connections``:
-    over how many a large join is spread.
+    Attributes:
+        labels: The labels, from the client or from a query.
+        views: The views to join.
+        options: What the result may know and contain.
+        beside: Further expressions to select, for transforms.
+        beside_names: Their column names.
+        connections: How many connections a large join may use.
+        context: What is done, for error messages.
     """
 
     labels: EntityTable | EntityQuery
@@ -112,11 +122,11 @@ class PointInTimeRequest:
         relation = (
             labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
         )
-        joined = self._joined(session, relation, shortened(self.views), types, ordered=False)
+        joined = self._joined(session, relation, with_short_names(self.views), types, ordered=False)
         statement = result_query(joined, columns, ordered=isinstance(labels, EntityQuery))
         exact = exact_numeric_columns(columns)
         if isinstance(labels, EntityTable):
-            yield from joined_in_parts(
+            yield from join_in_chunks(
                 session,
                 labels,
                 keys,
@@ -130,7 +140,7 @@ class PointInTimeRequest:
                 yield restore_names(answer, columns)
 
     def to_sql(self, session: ArrowSession) -> str:
-        """For a query's labels a statement to run as it is; else one over the uploaded labels."""
+        """The statement; where the labels are a frame, it reads their temporary table."""
         keys = join_keys(self.views)
         relation = (
             self.labels.relation
@@ -149,13 +159,13 @@ class PointInTimeRequest:
         *,
         ordered: bool,
     ) -> sql.Composed:
-        """The join itself, whose outputs have the names that ``views`` give them."""
+        """The join, with output names from ``views``."""
         return join_query(
             relation,
             self.labels.columns if isinstance(self.labels, EntityQuery) else [],
             join_keys(views),
             views,
-            layouts(session, self.views, types),
+            source_layouts(session, self.views, types),
             self.options,
             beside=self.beside,
             ordered=ordered,

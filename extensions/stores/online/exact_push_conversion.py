@@ -1,8 +1,8 @@
-"""Rows that are pushed online, converted exactly: a fraction is no Int64, and nulls cost no digits.
+"""Lossless conversion of frames that are pushed online, in place of Feast's.
 
-Feast 0.67 converts a pushed frame by way of numpy, where whole numbers beside a null are doubles,
-and cuts 5.7 to 5. There is no place to say otherwise, so this module puts its functions in the
-place of the provider's; a store of another kind is left to Feast's own.
+Feast 0.67 converts a pushed frame by way of numpy, where integers beside a null become doubles,
+and truncates 5.7 to 5. It has no extension point there, so this module replaces two methods of
+`PassthroughProvider` (`ingest_df`, `ingest_df_async`); stores other than ours keep Feast's.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from extensions.timestamps import parse_column
 
 
 def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
-    """A pushed frame as Feast's rows: entity key, values, event time, created time.
+    """Convert a pushed frame to Feast's rows: entity key, values, event time, created time.
 
     Raises:
         SkewlessError: a column is missing, or a value is not of its declared type.
@@ -82,7 +82,7 @@ def _declared(column: pa.ChunkedArray, dtype: FeastType, what: str) -> pa.Array:
 
 
 def _parsed_by_feast(held: pa.DataType, name: str) -> bool:
-    """Texts that Feast reads by itself: times and documents as JSON brings them."""
+    """Whether Feast parses this text itself (times and documents from JSON)."""
     return is_text(held) and name not in ("INT32", "INT64")
 
 
@@ -100,7 +100,7 @@ def _ours(provider: Any, view: Any) -> bool:
 
 
 def _widened(view: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """What a transform made, as Feast's own conversion takes it: no float32 for a double."""
+    """Widen a transform's float32 columns that are declared Float64, which Feast refuses."""
     if not isinstance(view, OnDemandFeatureView):
         return frame
     narrow = {
@@ -140,7 +140,7 @@ def _exact_async(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def use_exact_conversion() -> None:
-    """Put the functions in the place of the provider's, once."""
+    """Replace the provider's methods, once per process."""
     if not hasattr(PassthroughProvider.ingest_df, "__wrapped__"):
         PassthroughProvider.ingest_df = _exact(PassthroughProvider.ingest_df)  # type: ignore[method-assign]
         PassthroughProvider.ingest_df_async = _exact_async(  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Marks in Redis: how far each view version was published, and which run of Redis it was.
+"""Publication marks in Redis: an epoch and a sequence number for each view version.
 
 One hash, ``<prefix>:!epochs``; a field for each view version with ``<epoch>:<number>``. What they
 mean together with PostgreSQL's is `extensions.stores.restore_detection`'s business.
@@ -45,7 +45,7 @@ def read_mark(client: Any, config: RepoConfig, view: str) -> Mark | None:
 def advance_mark(
     client: Any, config: RepoConfig, view: str, mark: Mark, *, first: bool = False
 ) -> None:
-    """Move a view version's mark on, within its epoch.
+    """Advance a view version's mark within its epoch.
 
     Raises:
         SkewlessError: Redis has another history's mark, or has lost it.
@@ -58,12 +58,12 @@ def advance_mark(
 
 
 def begin_epoch(client: Any, config: RepoConfig, view: str, mark: Mark) -> None:
-    """Put a new epoch's mark in the place of whatever is there."""
+    """Replace the mark, whatever it is, by one of a new epoch."""
     _set(client, config, view, mark, "new")
 
 
 def forget_marks(client: Any, config: RepoConfig, views: Iterable[str]) -> None:
-    """Take out the marks of view versions whose rows are gone."""
+    """Delete the marks of view versions whose rows were deleted."""
     try:
         client.hdel(control_key(config, MARKS), *views)
     except ResponseError as error:
@@ -72,7 +72,7 @@ def forget_marks(client: Any, config: RepoConfig, views: Iterable[str]) -> None:
 
 
 def run_of(client: Any) -> str:
-    """Which run of Redis this is: its primaries' run ids; '' where it does not say."""
+    """The run ids of Redis' primaries, which change on a restart; "" where INFO has none."""
     try:
         if isinstance(client, RedisCluster):
             nodes: Any = client.info("server", target_nodes=RedisCluster.PRIMARIES)

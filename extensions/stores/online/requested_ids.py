@@ -1,7 +1,7 @@
-"""The ids of a request as the client gave them: Feast converts them before a store sees any.
+"""Check a request's ids as the client gave them, before Feast's conversion.
 
-`int(5.7)`, `int(True)` and `int("5")` are numbers, so that Feast 0.67 answers such requests for
-users 5, 1 and 5. What was asked is kept aside until the views of the request are known.
+Feast 0.67 converts 5.7, true and "5" to the ids 5, 1 and 5 before a store sees them. The original
+ids are kept in a context variable until the request's views, and so the key types, are known.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ def requested(
     *_args: Any,
     **_more: Any,
 ) -> Iterator[None]:
-    """Keep aside what `OnlineStore.get_online_features` is asked with these arguments.
+    """Context manager: keep the original ids of an `OnlineStore.get_online_features` call.
 
     Raises:
         SkewlessError: Feast's conversion failed of an id that is not of its entity's type.
@@ -52,7 +52,7 @@ def requested(
 
 
 def check_requested(views: Iterable[FeatureView], join_keys_of: Mapping[str, str]) -> None:
-    """Refuse ids that are not of their entity's type. Feast's own messages say theirs.
+    """Refuse ids that are not of their entity's type; Feast's messages (protobuf) are typed.
 
     ``join_keys_of``: the join key that the name of an entity stands for.
 

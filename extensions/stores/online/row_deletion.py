@@ -7,7 +7,7 @@ from typing import Any
 
 from feast import FeatureView, RepoConfig
 
-from extensions.stores.online.prefix_claims import Claim, claim_of, others, release
+from extensions.stores.online.prefix_claims import Claim, claim_of, claimed_by_others, release
 from extensions.stores.online.publish_marks import forget_marks
 from extensions.stores.online.redis_io import drop, scan
 from extensions.stores.online_codec.redis_keys import KeyLayout, entity_prefix, key_layout_of
@@ -39,7 +39,7 @@ def delete_rows(
     place = key_layout_of(config, table, names[0])
     claims = {name: claim_of(table.name, Layout(name, ()), place) for name in names}
     # A name that another view version has claimed never stood for one of ours.
-    taken = others(client, config, claims.values())
+    taken = claimed_by_others(client, config, claims.values())
     own = [name for name, (field, _) in claims.items() if field not in taken]
     if place.composite:
         _delete_hashes(client, place, names, own)

@@ -31,12 +31,12 @@ from extensions.stores.online.prefix_claims import (
     PROJECT,
     VIEWS,
     Claim,
+    check_distinct,
+    check_prefix_owner,
+    check_prefix_owner_async,
     claim,
     claim_async,
     claim_of,
-    distinct,
-    owned,
-    owned_async,
 )
 from extensions.stores.online.publish_marks import MARKS
 from extensions.stores.online.redis_io import Expiry, Reads, write, write_async
@@ -128,8 +128,8 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         if missing := self._unclaimed(config, table, layout, where):
             claim(client, config, missing)
             self._note_claims(config, missing)
-        trust = overwrite_policy_of(config, layout)
-        write(client, where, addresses, packed, self._expiry(config, table), trust)
+        policy = overwrite_policy_of(config, layout)
+        write(client, where, addresses, packed, self._expiry(config, table), policy)
         if progress:
             progress(len(data))
 
@@ -147,8 +147,8 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         if missing := self._unclaimed(config, table, layout, where):
             await claim_async(client, config, missing)
             self._note_claims(config, missing)
-        trust = overwrite_policy_of(config, layout)
-        await write_async(client, where, addresses, packed, self._expiry(config, table), trust)
+        policy = overwrite_policy_of(config, layout)
+        await write_async(client, where, addresses, packed, self._expiry(config, table), policy)
         if progress:
             progress(len(data))
 
@@ -185,7 +185,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         if missing or before is not None:  # a repair finds a Redis that may have lost its claims
             claim(client, config, [claim_of(table.name, layout, where)])
             self._note_claims(config, missing)
-        trust = overwrite_policy_of(config, layout, before)
+        policy = overwrite_policy_of(config, layout, before)
         written = at = 0
         for packed in pack_rows(layout, rows, event, created, sections=not where.composite):
             part = rows.slice(at, len(packed))
@@ -195,7 +195,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 ids(part, name, types.get(name, ValueType.STRING)) for name in where.join_keys
             ]
             addresses = [where.of_ids(entity) for entity in zip(*columns, strict=True)]
-            written += write(client, where, addresses, packed, expiry, trust)
+            written += write(client, where, addresses, packed, expiry, policy)
         return written
 
     def write_table(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> None:
@@ -242,7 +242,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """One row per entity key, in order; (epoch, defaults) where Redis holds none."""
         reads, layout = Reads(), layout_of(config, table)
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
-        self.see_owner(config)
+        self.check_owner(config)
         found = taken(reads.fetch(self._get_client(config.online_store)))
         return unpack_rows(config, layout, table, requested_features, found)
 
@@ -256,7 +256,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """As `online_read`."""
         reads, layout = Reads(), layout_of(config, table)
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
-        await self._see_owner_async(config)
+        await self._check_owner_async(config)
         found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
         return unpack_rows(config, layout, table, requested_features, found)
 
@@ -283,7 +283,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     def _read_features_per_fv(self, config: RepoConfig, *request: Any) -> None:
         """All views of a request in one round trip."""
         reads, views = self._collect(config, *request)
-        self.see_owner(config)
+        self.check_owner(config)
         populate_response(
             config, reads.fetch(self._get_client(config.online_store)), views, *request[3:]
         )
@@ -292,7 +292,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         reads, views = self._collect(config, *request)
         client = await self._get_client_async(config.online_store)
         async with asyncio.timeout(self.read_deadline):
-            await self._see_owner_async(config)
+            await self._check_owner_async(config)
             found = await reads.fetch_async(client)
         populate_response(config, found, views, *request[3:])
 
@@ -302,7 +302,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         Raises:
             SkewlessError: the keys' prefix is another project's.
         """
-        owned(self._get_client(config.online_store), config)
+        check_prefix_owner(self._get_client(config.online_store), config)
         self._delete(config, table, [layout_of(config, table).view])
 
     def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
@@ -312,7 +312,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             SkewlessError: the keys' prefix is another project's.
         """
         client = self._get_client(config.online_store)
-        owned(client, config)
+        check_prefix_owner(client, config)
         delete_entity(client, config, join_keys)
 
     def update(
@@ -331,7 +331,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 one name.
         """
         kept = [self._claim_of(config, table) for table in tables_to_keep]
-        distinct(kept)
+        check_distinct(kept)
         client = self._get_client(config.online_store)
         try:
             claim(client, config, kept)
@@ -356,7 +356,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             SkewlessError: the keys' prefix is another project's; nothing is taken out.
         """
         client = self._get_client(config.online_store)
-        owned(client, config)
+        check_prefix_owner(client, config)
         for table in tables:
             self._delete(config, table, version_names(table))
         if not client.hlen(control_key(config, VIEWS)):
@@ -364,20 +364,20 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             client.delete(control_key(config, MARKS))
         self._claimed.clear()
 
-    def see_owner(self, config: RepoConfig) -> None:
+    def check_owner(self, config: RepoConfig) -> None:
         """See, once in a process' life, that what is read here is this project's.
 
         Raises:
             SkewlessError: the keys' prefix is another project's.
         """
         if key_prefix_of(config) not in self._seen:
-            owned(self._get_client(config.online_store), config)
+            check_prefix_owner(self._get_client(config.online_store), config)
             self._seen.add(key_prefix_of(config))
 
-    async def _see_owner_async(self, config: RepoConfig) -> None:
+    async def _check_owner_async(self, config: RepoConfig) -> None:
         if key_prefix_of(config) not in self._seen:
             client = await self._get_client_async(config.online_store)
-            await owned_async(client, config)
+            await check_prefix_owner_async(client, config)
             self._seen.add(key_prefix_of(config))
 
     def _claim_of(self, config: RepoConfig, table: Any, layout: Layout | None = None) -> Claim:

@@ -21,7 +21,7 @@ from extensions.stores.online_codec.column_format import (
     decode_message,
     encode_payload,
 )
-from extensions.stores.schema_history import Schema, earlier_of, parsed, schema_of
+from extensions.stores.schema_history import Schema, earlier_schemas_of, parse_schemas, schema_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Layout:
         return _layout(
             _versioned_name(table, versioning=versioning),
             schema_of(table),
-            earlier_of(table),
+            earlier_schemas_of(table),
         )
 
     @cached_property
@@ -298,7 +298,7 @@ def _layout(view: str, schema: Schema, earlier: str) -> Layout:
     return Layout(
         view,
         _columns(schema),
-        tuple(Layout(view, _columns(each)) for each in parsed(earlier) if each != schema),
+        tuple(Layout(view, _columns(each)) for each in parse_schemas(earlier) if each != schema),
     )
 
 

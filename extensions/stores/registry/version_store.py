@@ -94,7 +94,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Era:
-    """A version and the moments, ``[since, until)``, at which it was the default."""
+    """A version and the times, ``[since, until)``, at which it was the default."""
 
     version: int
     since: datetime | None
@@ -230,7 +230,7 @@ def note_move(
     *,
     forced: bool = False,
 ) -> datetime:
-    """Record that the pointer went ``(from, to)``; returns the moment that counts."""
+    """Record that the pointer went ``(from, to)``; returns the time that counts."""
     row = conn.execute(
         "INSERT INTO promotions "
         "(view_name, kind, from_version, to_version, moved_at, moved_by, reason, forced) "

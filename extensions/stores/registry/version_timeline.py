@@ -1,8 +1,8 @@
-"""Eras: which version of a view was served at a label's moment, for who names no version.
+"""Eras: which version of a view was served at a label's time, for who names no version.
 
 A reference without a version means what was served: before a promotion the old version's values,
 after it the new one's, and after a rollback the old one's again. ``view@vN`` means vN at all
-moments.
+times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from extensions.stores.registry.version_store import (
 
 @dataclass(frozen=True)
 class ServedEra:
-    """A version and the moments at which it was the default, as PostgreSQL's tstzmultirange.
+    """A version and the times at which it was the default, as PostgreSQL's tstzmultirange.
 
     ``table`` None: its log is gone, and what was served then is not known any more.
     ``defaults``: of the features that it had.
@@ -33,19 +33,19 @@ class ServedEra:
 
     version: int
     table: str | None
-    moments: str
+    valid_times: str
     defaults: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class TransformEra:
-    """A transform's version and the moments at which it was the default, as above.
+    """A transform's version and the times at which it was the default, as above.
 
     ``feast_proto``: Feast's view as it was published, its function included.
     """
 
     version: int
-    moments: str
+    valid_times: str
     feast_proto: bytes
 
 

@@ -26,7 +26,7 @@ _json: ContextVar[bool] = ContextVar("json", default=False)
 
 
 @contextmanager
-def of_json() -> Iterator[None]:
+def json_ids() -> Iterator[None]:
     """Context manager: ids come from JSON, where 5.0 is not the integer 5."""
     token = _json.set(True)
     try:

@@ -1,4 +1,4 @@
-"""A large join in parts, in the labels' order, on several connections that see one state."""
+"""Run a large join in chunks on several connections that share a snapshot, in label order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from extensions.stores.offline.join.point_in_time import ORDINAL, Key
 FEWEST, MOST = 10_000, 100_000
 
 
-def joined_in_parts(
+def join_in_chunks(
     session: ArrowSession,
     labels: EntityTable,
     keys: Sequence[Key],

@@ -18,7 +18,7 @@ from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.join.key_matching import key_of_query
-from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
+from extensions.stores.offline.join.point_in_time import LABEL_TIME, ORDINAL, Key
 from extensions.stores.values.join_keys import cast_key
 from extensions.timestamps import in_utc, parse_column
 
@@ -32,7 +32,7 @@ def _temporary_name() -> str:
 
 @dataclass(frozen=True)
 class EntityTable:
-    """Labels held by the client: only keys and moments travel; all columns stay as they are."""
+    """Labels from the client: only keys and times are uploaded; other columns stay in memory."""
 
     rows: pa.Table
     timestamp_column: str
@@ -40,10 +40,10 @@ class EntityTable:
 
     @classmethod
     def of(cls, frame: pd.DataFrame | pa.Table) -> "EntityTable":
-        """Read a pandas frame or an Arrow table; text and objects count as moments too.
+        """Read a pandas frame or an Arrow table; text and objects count as times too.
 
         Raises:
-            SkewlessError: no moment, or a column that Arrow cannot hold.
+            SkewlessError: no time, or a column that Arrow cannot hold.
         """
         if isinstance(frame, pa.Table):
             column = _time_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
@@ -84,10 +84,10 @@ class EntityTable:
         return int(self.rows.num_rows)
 
     def sent(self, keys: Sequence[Key]) -> pa.Table:
-        """What travels of the labels: ordinals, moments, and keys of the views' own types.
+        """The table to upload: ordinals, times, and keys in the views' types.
 
         Raises:
-            SkewlessError: a needed key is missing or is of another type, or a label has no moment.
+            SkewlessError: a needed key is missing or is of another type, or a label has no time.
         """
         label_times = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
         if label_times.null_count:
@@ -98,7 +98,7 @@ class EntityTable:
             )
         columns = {
             ORDINAL: pa.array(np.arange(self.rows.num_rows)),
-            MOMENT: label_times.cast(UTC_MICROSECONDS),
+            LABEL_TIME: label_times.cast(UTC_MICROSECONDS),
         }
         _check_keys(keys, self.columns)
         for i, key in enumerate(keys):
@@ -112,8 +112,8 @@ class EntityTable:
 
         Sorted by key, the order of the logs' indexes: that halves the time of a large join.
         """
-        keys = [name for name in labels.column_names if name not in (ORDINAL, MOMENT)]
-        order = [(name, "ascending") for name in (*keys, MOMENT)]
+        keys = [name for name in labels.column_names if name not in (ORDINAL, LABEL_TIME)]
+        order = [(name, "ascending") for name in (*keys, LABEL_TIME)]
         session.upload(self.name, labels.sort_by(order))
 
     @property
@@ -129,7 +129,7 @@ class EntityTable:
 
 @dataclass(frozen=True)
 class EntityQuery:
-    """Labels that a SQL query returns; they are joined where they are."""
+    """Labels from a SQL query, which are joined inside the database."""
 
     query: str
     types: dict[str, SourceType]
@@ -142,7 +142,7 @@ class EntityQuery:
         """Ask the database for the query's columns.
 
         Raises:
-            SkewlessError: no moment among them, or columns that have one name.
+            SkewlessError: no time among them, or columns that have one name.
         """
         query = query.strip().removesuffix(";")
         schema = session.rows(f"SELECT * FROM (\n{query}\n) AS labels LIMIT 0").schema
@@ -160,7 +160,7 @@ class EntityQuery:
         """Put the query's rows, numbered, into a temporary table; returns it.
 
         Raises:
-            SkewlessError: a needed key is missing or a value is none, or a label has no moment.
+            SkewlessError: a needed key is missing or a value is none, or a label has no time.
         """
         _check_keys(keys, self.columns)
         session.run(
@@ -175,7 +175,7 @@ class EntityQuery:
         session.run(sql.SQL("ANALYZE {}").format(self.relation))
         lost = session.table(
             sql.SQL("SELECT FROM {} WHERE {} IS NULL LIMIT 1").format(
-                self.relation, sql.Identifier(MOMENT)
+                self.relation, sql.Identifier(LABEL_TIME)
             )
         )
         if lost.num_rows:
@@ -203,9 +203,9 @@ class EntityQuery:
                 )
 
     def numbered(self, keys: Sequence[Key]) -> sql.Composed:
-        """The query's columns with ordinal, moment and keys before them."""
+        """The query's columns with ordinal, time and keys before them."""
         label_times = sql.SQL("q.{}::timestamptz AS {}").format(
-            sql.Identifier(self.timestamp_column), sql.Identifier(MOMENT)
+            sql.Identifier(self.timestamp_column), sql.Identifier(LABEL_TIME)
         )
         return sql.SQL(
             "SELECT row_number() OVER () AS {ordinal}, {parts}, q.* FROM (\n{query}\n) AS q"
@@ -241,7 +241,7 @@ class EntityQuery:
         bounds = session.table(
             sql.SQL(
                 "SELECT min(m), max(m) FROM (SELECT q.{}::timestamptz AS m "
-                "FROM (\n{}\n) AS q) AS moments"
+                "FROM (\n{}\n) AS q) AS times"
             ).format(
                 sql.Identifier(self.timestamp_column),
                 sql.SQL(self.query),
@@ -251,7 +251,7 @@ class EntityQuery:
 
 
 def _order(keys: Sequence[Key]) -> list[str]:
-    return [*(f"key_{i}" for i in range(len(keys))), MOMENT]
+    return [*(f"key_{i}" for i in range(len(keys))), LABEL_TIME]
 
 
 def _time_column(types: dict[str, pa.DataType]) -> str:

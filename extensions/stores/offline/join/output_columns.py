@@ -1,4 +1,4 @@
-"""The columns of a join's answer: short names in SQL, whole names and declared types in Arrow.
+"""The result columns of a join: short aliases in SQL, full names and declared types in Arrow.
 
 PostgreSQL cuts names after 63 bytes, so that ``view__feature`` of two features may become one.
 Within the statement features therefore have names of their own, and get theirs back here.
@@ -20,7 +20,7 @@ _DETAILS = ("__age_seconds", "__found")
 
 @dataclass(frozen=True)
 class ResultColumn:
-    """A column: its name in the statement, its whole name, and how it is read (None: as it is)."""
+    """A result column: alias in SQL, full name, and its reader (None: as the driver gives it)."""
 
     alias: str
     name: str
@@ -28,12 +28,12 @@ class ResultColumn:
 
     @property
     def guard(self) -> str | None:
-        """The column beside it that says what cannot be read."""
+        """The alias of its guard column (`ColumnReader.guard`); None: it has none."""
         return f"{self.alias}_guard" if self.reading and self.reading.has_guard else None
 
 
-def shortened(views: Sequence[ViewJoin]) -> tuple[ViewJoin, ...]:
-    """The views with short names for their outputs and labels."""
+def with_short_names(views: Sequence[ViewJoin]) -> tuple[ViewJoin, ...]:
+    """The views with short aliases for outputs and labels."""
     count = 0
     short = []
     for number, view in enumerate(views):
@@ -53,7 +53,7 @@ def result_columns(
     *,
     full: bool,
 ) -> tuple[ResultColumn, ...]:
-    """What the join answers, in order: labels, each view's features and details, what is beside.
+    """The result columns in order: labels, each view's features and details, extra columns.
 
     ``labels``: a query's own columns with their types. ``types``: of each view's columns.
 
@@ -63,7 +63,7 @@ def result_columns(
     columns = [
         ResultColumn(name, name, ColumnReader(name, kind, None)) for name, kind in labels.items()
     ]
-    for view, short, held in zip(views, shortened(views), types, strict=True):
+    for view, short, held in zip(views, with_short_names(views), types, strict=True):
         for feature, alias in zip(view.features, short.features, strict=True):
             known = held.get(feature.column)
             reading = None

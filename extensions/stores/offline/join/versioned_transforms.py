@@ -20,9 +20,9 @@ from extensions.feature_types import arrow_type
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
     ViewJoin,
-    labelled,
+    label_time_in,
     view_join,
-    within,
+    with_labels,
 )
 from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
@@ -31,15 +31,15 @@ from extensions.stores.transform_inputs import inputs_of
 
 @dataclass(frozen=True)
 class Version:
-    """A version, its moments as PostgreSQL's tstzmultirange, and its function.
+    """A version, its times as PostgreSQL's tstzmultirange, and its function.
 
-    ``moments`` None: it is the only one. ``inputs``: by an input's long name, the column of the
+    ``valid_times`` None: it is the only one. ``inputs``: by an input's long name, the column of the
     join's answer that holds it. None: a view that it read is gone, and what was served then is
     not known any more.
     """
 
     version: int
-    moments: str | None
+    valid_times: str | None
     view: OnDemandFeatureView
     inputs: Mapping[str, str] | None
 
@@ -65,7 +65,7 @@ class VersionedTransform:
         assert self.column is not None
         cases = [
             sql.SQL("WHEN {} THEN {}").format(
-                within(str(version.moments)), sql.Literal(version.version)
+                label_time_in(str(version.valid_times)), sql.Literal(version.version)
             )
             for version in self.versions
         ]
@@ -115,7 +115,7 @@ class VersionedTransform:
         for name in version.view.get_request_data_schema():
             if name not in mine.column_names:
                 raise SkewlessError(
-                    f"The transform {self.name} v{version.version}, which was served at the moment "
+                    f"The transform {self.name} v{version.version}, which was served at the time "
                     f"of {rows} labels, needs {name}, which a request brings: add the "
                     f"column {name} to the labels, or name a version."
                 )
@@ -201,7 +201,7 @@ def by_label_time(
             found.append(VersionedTransform(transform, versions, f"{HIDDEN}version_{len(found)}"))
         else:
             found.append(VersionedTransform(transform, [inputs.only(transform)]))
-    return found, labelled(inputs.joins)
+    return found, with_labels(inputs.joins)
 
 
 class _Inputs:
@@ -222,9 +222,9 @@ class _Inputs:
         return Version(view.current_version_number or 0, None, view, found)
 
     def version(self, era: TransformEra, default: OnDemandFeatureView) -> Version:
-        """A version as the labels of its moments need it."""
+        """A version as the labels of its times need it."""
         if era.version == default.current_version_number:
-            return replace(self.only(default), version=era.version, moments=era.moments)
+            return replace(self.only(default), version=era.version, valid_times=era.valid_times)
         view = OnDemandFeatureView.from_proto(parse("transform", era.feast_proto))
         source = getattr(view.feature_transformation, "udf_string", "")
         inputs: dict[str, str] = {}
@@ -233,8 +233,8 @@ class _Inputs:
             if column is not None:
                 inputs[read.long] = column
             elif read.feature in source:
-                return Version(era.version, era.moments, view, None)
-        return Version(era.version, era.moments, view, inputs)
+                return Version(era.version, era.valid_times, view, None)
+        return Version(era.version, era.valid_times, view, inputs)
 
     def _joined(self, view: str, feature: str) -> str | None:
         """The column of the answer; of a view in two versions, that which was named first."""

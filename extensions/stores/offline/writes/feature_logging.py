@@ -132,11 +132,11 @@ def _columns(
             number = projection.version_tag or view_version(view)
             types[version], values[version] = Int32, pa.array([number] * count, pa.int32())
             first = f"{used}__{projection.features[0].name}"
-            moments = rows[f"{first}__timestamp"].cast(UTC_MICROSECONDS)
+            times = rows[f"{first}__timestamp"].cast(UTC_MICROSECONDS)
             absent = pc.not_equal(rows[f"{first}__status"], FieldStatus.PRESENT)
             column = column_name(projection.name, "as_of")
             types[column] = UnixTimestamp
-            values[column] = pc.if_else(absent, pa.scalar(None, moments.type), moments)
+            values[column] = pc.if_else(absent, pa.scalar(None, times.type), times)
             stale = column_name(projection.name, "stale")
             late = pc.equal(rows[f"{first}__status"], FieldStatus.OUTSIDE_MAX_AGE)
             types[stale], values[stale] = Bool, late
