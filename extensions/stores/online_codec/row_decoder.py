@@ -1,4 +1,4 @@
-"""From packed rows to columns: whole columns at a time, whatever the number of entities."""
+"""Vectorized decoder: packed rows to columns of numpy arrays and dictionary-coded texts."""
 
 import struct
 from collections.abc import Sequence
@@ -29,9 +29,12 @@ _LEAST = rows.START.size + 7
 
 @dataclass(frozen=True)
 class Block:
-    """One view's columns for n entities; defaults stand where ``present`` is False.
+    """Decoded features of one view for n entities.
 
-    ``events``: as-of times in microseconds, 0 where there is no row.
+    Attributes:
+        columns: n values by feature; the default where ``present`` is False.
+        present: Whether an entity has a row that counts, shape (n,).
+        events: Event times in microseconds since 1970, shape (n,); 0 without a row.
     """
 
     columns: dict[str, Values]
@@ -41,10 +44,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads one view version's rows. ``defaults`` by feature; None stands for null.
+    """Decodes the rows of one view version.
 
-    ``ttl``: rows whose event time lies further back than this (microseconds) are missing, and so
-    are those that are further ahead than ``ahead``.
+    Attributes:
+        layout: Their format.
+        defaults: Default values by feature; None is null.
+        ttl: Rows older than this (microseconds) count as missing; None: none does.
+        ahead: Rows further in the future than this (microseconds) count as missing.
     """
 
     layout: Layout
@@ -54,12 +60,19 @@ class Decoder:
 
     @cached_property
     def signature(self) -> str:
-        """Differs where layout or defaults differ."""
+        """A key that differs where layout or defaults differ."""
         defaults = {name: str(value) for name, value in self.defaults.items()}
         return f"{self.layout.view}:{self.layout.columns}:{sorted(defaults.items())}"
 
     def block(self, buffer: bytes, at: Integers, size: Integers, now: int) -> Block:
-        """Rows that lie in ``buffer`` at ``at``, of ``size`` bytes each; size 0 has no row."""
+        """Decode n rows.
+
+        Args:
+            buffer: The bytes of all rows.
+            at: Where each row begins, shape (n,).
+            size: Its length in bytes, shape (n,); 0: there is none.
+            now: The time in microseconds, for ``ttl`` and ``ahead``.
+        """
         n = len(at)
         found, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
         where = np.flatnonzero(present)
@@ -85,9 +98,10 @@ class Decoder:
         return Block(found, present, events)
 
     def alike(self, held: Sequence[bytes], now: int | None = None) -> Block | None:
-        """One row of defaults, then these; None if they are not all of one form that is fixed.
+        """A fast path for rows of scalars with equal flags, at a third of `block`'s cost.
 
-        What `block` makes of them, at a third of its price.
+        Returns:
+            A row of defaults, then the rows given; None if they are not all alike.
         """
         size = len(held[0]) if held else 0
         if size < _LEAST or self.ttl is not None or set(map(len, held)) != {size}:
@@ -124,7 +138,7 @@ class Decoder:
     def one(  # noqa: PLR0911 - each way in which a row does not count ends here
         self, row: bytes | None, now: int
     ) -> tuple[dict[str, Any], int | None]:
-        """One entity's features as they go into a reply, and their as-of time; None: defaults."""
+        """Decode one row: features and event time; (defaults, None) where it does not count."""
         if row is None:
             return self.defaults, None
         try:
@@ -165,7 +179,7 @@ class Decoder:
         return row[0] | row[1] << 8 == self.layout.fingerprint
 
     def _filled(self, n: int) -> dict[str, Values]:
-        """Columns that hold defaults alone."""
+        """Columns of n defaults."""
         filled: dict[str, Values] = {}
         for column in self.layout.columns:
             default = self.defaults.get(column.name)
@@ -180,11 +194,11 @@ class Decoder:
 
     @cached_property
     def _kinds(self) -> dict[int, np.dtype[Any]]:
-        """What `_kind` worked out."""
+        """The cache of `_kind`."""
         return {}
 
     def _kind(self, flag: int) -> np.dtype[Any]:
-        """All of a row but its payloads, for rows of these flags: one place for each column."""
+        """The numpy record type of a row's fixed part under these flags; one field per column."""
         kind = self._kinds.get(flag)
         if kind is None:
             wide = flag & rows.WIDE_EVENT
@@ -227,7 +241,7 @@ class Decoder:
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
-        """Rows that share their flags share the places of all that is fixed."""
+        """Decode rows with equal flags, whose fixed parts have one record type."""
         if flag & rows.AS_PROTOS:
             self._one_by_one(members, buffer, at, size, found, events, present)
             return
@@ -281,7 +295,7 @@ class Decoder:
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
-        """Rows that hold Feast's own messages, are of an earlier layout, or may be damaged."""
+        """Decode rows singly: with Feast's messages, of earlier layouts, or perhaps damaged."""
         for i in members.tolist():
             row = buffer[at[i] : at[i] + size[i]]
             try:
@@ -302,7 +316,7 @@ class Decoder:
     def _default(
         self, members: Integers, found: dict[str, Values], present: NDArray[np.bool_]
     ) -> None:
-        """Rows that count as missing for their age, or since they are from the future."""
+        """Put defaults in place of rows that are too old or from the future."""
         present[members] = False
         for name in found if len(members) else ():
             default, column = self.defaults.get(name), found[name]
@@ -323,6 +337,6 @@ class Decoder:
 
 
 def _events(table: NDArray[Any], flag: int) -> Integers:
-    """As-of times: seven signed bytes are the upper ones of the eight that begin with the flags."""
+    """Event times; seven-byte ones are read as eight bytes from the flags on, and shifted."""
     events: Integers = table["event"]
     return events if flag & rows.WIDE_EVENT else events >> 8

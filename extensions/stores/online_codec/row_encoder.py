@@ -1,4 +1,4 @@
-"""From Arrow columns to packed rows and ids, whole columns at a time: no message per value."""
+"""Vectorized encoder: Arrow columns to packed rows and encoded ids."""
 
 import math
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _ARROW = {code: pa.from_numpy_dtype(NUMPY_TYPES[code]) for code in "iqfd"} | {"?
 
 @dataclass(frozen=True)
 class _Packed:
-    """One column of a slice: scalars (n, width), or payloads: data, starts and lengths.
+    """An encoded column of n rows: scalars of shape (n, width), or payloads with offsets.
 
     ``long`` scalars are 64-bit integers, of which a row may keep only the low bytes.
     """
@@ -47,7 +47,17 @@ class _Packed:
 def pack_rows(
     layout: Layout, table: pa.Table, event: str, created: str | None, *, sections: bool
 ) -> Iterator[list[bytes]]:
-    """The table's rows in order, in slices; with ``sections``, each with its header before it.
+    """Pack a table's rows in order.
+
+    Args:
+        layout: The row format.
+        table: The features and times.
+        event: The column of event times.
+        created: The column of created times; None: there is none.
+        sections: Put each row's section header before it.
+
+    Yields:
+        Lists of at most `SLICE` rows.
 
     Raises:
         SkewlessError: a row has no event time, or a column is missing or of another type.
@@ -63,7 +73,7 @@ def pack_rows(
 
 
 def columnar(layout: Layout, ids: dict[str, ValueType], schema: pa.Schema) -> bool:
-    """Whether columns of these types mean what Feast makes of them, value by value.
+    """Whether the columnar encoder gives the same values as Feast's conversion of each value.
 
     Where not (a numeric as text, a fraction in an Int64 view), Feast's own conversion decides.
     """
@@ -100,7 +110,7 @@ def _is_number_of(column: Column, kind: pa.DataType) -> bool:
 
 
 def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
-    """One column of ids, as they stand in keys (`extensions.stores.online_codec.redis_keys`).
+    """Encode a column of ids as in Redis keys (`extensions.stores.online_codec.redis_keys`).
 
     Raises:
         SkewlessError: an id is null or not of the declared type.
@@ -123,7 +133,7 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
 
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
-    """Times as microseconds since 1970 (naive ones are UTC), and which are there."""
+    """Microseconds since 1970 (a time without a zone is UTC) and validity, both of shape (n,)."""
     times = one_chunk(column)
     if not pa.types.is_timestamp(times.type):
         times = times.cast(UTC_MICROSECONDS)
@@ -180,7 +190,7 @@ def _time_flags(event: Integers, created: Integers, dated: NDArray[np.bool_]) ->
 
 
 def _widths(columns: list[_Packed], n: int) -> Bytes:
-    """The flags that say how wide integers and lengths are."""
+    """Each row's flags for the width of integers and lengths."""
     flags = np.zeros(n, np.uint8)
     longs = [
         column.scalars.view(np.int64)[:, 0]
@@ -211,7 +221,7 @@ def _fill(
     columns: list[_Packed],
     sections: bool,
 ) -> list[bytes]:
-    """The rows ``members``, which share their flags and the lengths of their payloads."""
+    """Pack rows with equal flags and payload lengths, as one byte matrix."""
     flag = int(flags[members][0])
     parts: list[Bytes] = []
 
@@ -283,7 +293,7 @@ def _column(column: Column, table: pa.Table) -> _Packed:
 
 
 def _by_messages(array: pa.Array, column: Column) -> _Packed:
-    """Types without a columnar form: sets, maps, texts within texts. Feast converts each value."""
+    """Encode types without a columnar form (sets, maps, lists of texts) by Feast's messages."""
     values = proto_values(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
@@ -297,9 +307,9 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
 
 
 def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]:
-    """Feast's conversion of each value, from Python's own objects.
+    """Feast's conversion of each value, from Python objects.
 
-    Not from numpy's: those make floats of whole numbers that stand beside a null.
+    Not from numpy, which makes floats of integers beside a null.
 
     Raises:
         SkewlessError: a value does not fit, by the column's ``name``.
@@ -338,7 +348,7 @@ def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """All chunks as one array."""
+    """Combine a column's chunks into one array."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
