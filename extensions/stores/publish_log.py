@@ -144,10 +144,10 @@ def online_store(store: FeatureStore) -> SkewlessRedisOnlineStore:
     Raises:
         SkewlessError: it is another one than ours.
     """
-    found = store._get_provider().online_store  # noqa: SLF001
-    if not isinstance(found, SkewlessRedisOnlineStore):
+    online = store._get_provider().online_store  # noqa: SLF001
+    if not isinstance(online, SkewlessRedisOnlineStore):
         raise SkewlessError(
             "The online_store of feature_store.yaml must be "
             "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )
-    return found
+    return online

@@ -50,8 +50,8 @@ def drop_strays(
     kinds = [types[name] for name in where.join_keys]
     removed = 0
     batch: list[_Stray] = []
-    for found in _rows(client, where, layout, kinds):
-        batch += found
+    for rows in _rows(client, where, layout, kinds):
+        batch += rows
         if len(batch) >= _ENTITIES_PER_QUERY:
             removed += _drop(conn, config, client, computation, (where, layout), batch, before)
             batch = []
@@ -91,17 +91,17 @@ def _rows(
                 else:
                     pipe.get(key)
             replies = pipe.execute(raise_on_error=False)
-        found: list[_Stray] = []
+        rows: list[_Stray] = []
         for key, reply in zip(keys, replies, strict=True):
             if reply is None or isinstance(reply, Exception):  # another type: none of ours
                 continue
             if where.composite:
                 for name in reply:
                     parts = [key[skip:], *ids_of_field(name, len(kinds) - 1)]
-                    found.append((key, name, _values(parts, kinds)))
+                    rows.append((key, name, _values(parts, kinds)))
             elif layout.find(reply) is not None:
-                found.append((key, None, _values([key[skip:]], kinds)))
-        yield found
+                rows.append((key, None, _values([key[skip:]], kinds)))
+        yield rows
 
 
 def _values(raw: Sequence[bytes], kinds: Sequence[str]) -> tuple[Any, ...]:

@@ -38,8 +38,8 @@ def read_mark(client: Any, config: RepoConfig, view: str) -> Mark | None:
         if not is_foreign(error):
             raise
         return None
-    found = _MARK.fullmatch(held or b"")
-    return Mark(found[1].decode(), int(found[2])) if found else None
+    match = _MARK.fullmatch(held or b"")
+    return Mark(match[1].decode(), int(match[2])) if match else None
 
 
 def advance_mark(

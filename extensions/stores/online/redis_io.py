@@ -25,7 +25,7 @@ KEYS_PER_SCAN = 1000
 MICROSECOND = timedelta(microseconds=1)
 
 Address = tuple[bytes, bytes | None]
-Found = tuple[list[bytes | None], list[list[bytes | None]]]
+Reply = tuple[list[bytes | None], list[list[bytes | None]]]
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Reads:
 
     def add(
         self, layout: Layout, where: KeyLayout, entities: Sequence[EntityKey]
-    ) -> Callable[[Found], list[bytes | None]]:
+    ) -> Callable[[Reply], list[bytes | None]]:
         """Add a read of one row per entity; returns a function that takes them from the reply."""
         addresses = [where.address(entity) for entity in entities]
         if not where.composite:
             index = [self.strings.setdefault(key, len(self.strings)) for key, _ in addresses]
-            return lambda found: [
-                None if (value := found[0][i]) is None else layout.find(value) for i in index
+            return lambda reply: [
+                None if (value := reply[0][i]) is None else layout.find(value) for i in index
             ]
         groups: dict[bytes, tuple[int, list[bytes]]] = {}
         places = []
@@ -89,9 +89,9 @@ class Reads:
             number, fields = groups[key]
             places.append((number, len(fields)))
             fields.append(name or b"")
-        return lambda found: [found[1][number][i] for number, i in places]
+        return lambda reply: [reply[1][number][i] for number, i in places]
 
-    def fetch(self, client: Any) -> Found:
+    def fetch(self, client: Any) -> Reply:
         """Run the read: one round trip, or in a cluster one per node."""
         keys = list(self.strings)
         if isinstance(client, RedisCluster):
@@ -101,13 +101,13 @@ class Reads:
                 for key, fields in self.hashes:
                     pipe.hmget(key, fields)
                 replies = pipe.execute(raise_on_error=False)
-            return self._found_each(keys, replies)
+            return self._reply_each(keys, replies)
         with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
             replies = pipe.execute(raise_on_error=False)
-        return self._found(keys, replies)
+        return self._reply(keys, replies)
 
-    async def fetch_async(self, client: Any) -> Found:
+    async def fetch_async(self, client: Any) -> Reply:
         """As `fetch`."""
         keys = list(self.strings)
         if isinstance(client, AsyncRedisCluster):
@@ -117,13 +117,13 @@ class Reads:
             for key, fields in self.hashes:
                 pipe.hmget(key, fields)  # type: ignore[arg-type]
             replies = await pipe.execute(raise_on_error=False)
-            return self._found_each(keys, replies)
+            return self._reply_each(keys, replies)
         if keys and not self.hashes:
             return await client.mget(keys), []
         async with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
             replies = await pipe.execute(raise_on_error=False)
-        return self._found(keys, replies)
+        return self._reply(keys, replies)
 
     def _ask(self, pipe: Any, keys: list[bytes]) -> None:
         if keys:
@@ -131,14 +131,14 @@ class Reads:
         for key, fields in self.hashes:
             pipe.hmget(key, fields)
 
-    def _found(self, keys: list[bytes], replies: list[Any]) -> Found:
+    def _reply(self, keys: list[bytes], replies: list[Any]) -> Reply:
         if not keys:
             return [], self._rows(replies)
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies[0], self._rows(replies[1:])
 
-    def _found_each(self, keys: list[bytes], replies: list[Any]) -> Found:
+    def _reply_each(self, keys: list[bytes], replies: list[Any]) -> Reply:
         strings = [none_if_foreign(reply) for reply in replies[: len(keys)]]
         return strings, self._rows(replies[len(keys) :])
 

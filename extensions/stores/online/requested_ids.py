@@ -17,7 +17,7 @@ from feast.utils import _get_cached_request_context
 
 from extensions.stores.values.join_keys import check_keys
 
-_asked: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
+_original_ids: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
 
 
 @contextmanager
@@ -38,17 +38,17 @@ def requested(
     if isinstance(rows, list):
         names = dict.fromkeys(name for row in rows for name in row)
         rows = {name: [row.get(name) for row in rows] for name in names}
-    token = _asked.set(rows)
+    token = _original_ids.set(rows)
     try:
         yield
     except (TypeError, ValueError, AssertionError, OverflowError):
         # Feast says neither the key nor its type.
-        found = _get_cached_request_context(registry, project, features, full_feature_names)
-        _, _, join_keys_of, _, _, grouped, *_ = found
+        request = _get_cached_request_context(registry, project, features, full_feature_names)
+        _, _, join_keys_of, _, _, grouped, *_ = request
         check_requested([view for view, _ in grouped], join_keys_of)
         raise
     finally:
-        _asked.reset(token)
+        _original_ids.reset(token)
 
 
 def check_requested(views: Iterable[FeatureView], join_keys_of: Mapping[str, str]) -> None:
@@ -59,8 +59,8 @@ def check_requested(views: Iterable[FeatureView], join_keys_of: Mapping[str, str
     Raises:
         SkewlessError: there is such an id.
     """
-    asked = _asked.get({})
-    values = {name: ids for name, ids in asked.items() if not isinstance(ids, RepeatedValue)}
+    original = _original_ids.get({})
+    values = {name: ids for name, ids in original.items() if not isinstance(ids, RepeatedValue)}
     for view in views:
         renamed = view.projection.join_key_map
         kinds = {

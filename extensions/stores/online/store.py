@@ -122,14 +122,14 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         Raises:
             SkewlessError: a row has no event time or one from the future; nothing is written.
         """
-        where, addresses, packed = self._packed(config, table, data)
+        key_layout, addresses, packed = self._packed(config, table, data)
         client = self._get_client(config.online_store)
         layout = layout_of(config, table)
-        if missing := self._unclaimed(config, table, layout, where):
+        if missing := self._unclaimed(config, table, layout, key_layout):
             claim(client, config, missing)
             self._note_claims(config, missing)
         policy = overwrite_policy_of(config, layout)
-        write(client, where, addresses, packed, self._expiry(config, table), policy)
+        write(client, key_layout, addresses, packed, self._expiry(config, table), policy)
         if progress:
             progress(len(data))
 
@@ -141,14 +141,16 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """As `online_write_batch`."""
-        where, addresses, packed = self._packed(config, table, data)
+        key_layout, addresses, packed = self._packed(config, table, data)
         client = await self._get_client_async(config.online_store)
         layout = layout_of(config, table)
-        if missing := self._unclaimed(config, table, layout, where):
+        if missing := self._unclaimed(config, table, layout, key_layout):
             await claim_async(client, config, missing)
             self._note_claims(config, missing)
         policy = overwrite_policy_of(config, layout)
-        await write_async(client, where, addresses, packed, self._expiry(config, table), policy)
+        await write_async(
+            client, key_layout, addresses, packed, self._expiry(config, table), policy
+        )
         if progress:
             progress(len(data))
 
@@ -174,28 +176,28 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 time is from the future; nothing is written.
         """
         layout = layout_of(config, table)
-        where = key_layout_of(config, table, layout.view)
+        key_layout = key_layout_of(config, table, layout.view)
         source = table.batch_source
         event = source.timestamp_field if source else "event_timestamp"
         created = (source.created_timestamp_column if source else "") or "created_timestamp"
         types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
         refuse_future_rows(config, layout.view, rows, [event, created])
         client, expiry = self._get_client(config.online_store), self._expiry(config, table)
-        missing = self._unclaimed(config, table, layout, where)
+        missing = self._unclaimed(config, table, layout, key_layout)
         if missing or before is not None:  # a repair finds a Redis that may have lost its claims
-            claim(client, config, [claim_of(table.name, layout, where)])
+            claim(client, config, [claim_of(table.name, layout, key_layout)])
             self._note_claims(config, missing)
         policy = overwrite_policy_of(config, layout, before)
         written = at = 0
-        for packed in pack_rows(layout, rows, event, created, sections=not where.composite):
+        for packed in pack_rows(layout, rows, event, created, sections=not key_layout.composite):
             part = rows.slice(at, len(packed))
             at += len(packed)
             # Feast hides the key of a view without entities, which is a text.
             columns = [
-                ids(part, name, types.get(name, ValueType.STRING)) for name in where.join_keys
+                ids(part, name, types.get(name, ValueType.STRING)) for name in key_layout.join_keys
             ]
-            addresses = [where.of_ids(entity) for entity in zip(*columns, strict=True)]
-            written += write(client, where, addresses, packed, expiry, policy)
+            addresses = [key_layout.of_ids(entity) for entity in zip(*columns, strict=True)]
+            written += write(client, key_layout, addresses, packed, expiry, policy)
         return written
 
     def write_table(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> None:
@@ -241,10 +243,10 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     ) -> list[Row]:
         """One row per entity key, in order; (epoch, defaults) where Redis holds none."""
         reads, layout = Reads(), layout_of(config, table)
-        taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
+        take_rows = reads.add(layout, self._key_layout(config, table, entity_keys), entity_keys)
         self.check_owner(config)
-        found = taken(reads.fetch(self._get_client(config.online_store)))
-        return unpack_rows(config, layout, table, requested_features, found)
+        rows = take_rows(reads.fetch(self._get_client(config.online_store)))
+        return unpack_rows(config, layout, table, requested_features, rows)
 
     async def online_read_async(
         self,
@@ -255,10 +257,10 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     ) -> list[Row]:
         """As `online_read`."""
         reads, layout = Reads(), layout_of(config, table)
-        taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
+        take_rows = reads.add(layout, self._key_layout(config, table, entity_keys), entity_keys)
         await self._check_owner_async(config)
-        found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
-        return unpack_rows(config, layout, table, requested_features, found)
+        rows = take_rows(await reads.fetch_async(await self._get_client_async(config.online_store)))
+        return unpack_rows(config, layout, table, requested_features, rows)
 
     def get_online_features(
         self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **more: Any
@@ -293,8 +295,8 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         client = await self._get_client_async(config.online_store)
         async with asyncio.timeout(self.read_deadline):
             await self._check_owner_async(config)
-            found = await reads.fetch_async(client)
-        populate_response(config, found, views, *request[3:])
+            reply = await reads.fetch_async(client)
+        populate_response(config, reply, views, *request[3:])
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Take out the rows of this version of the view; other views' rows stay.
@@ -385,9 +387,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         return claim_of(table.name, layout, key_layout_of(config, table, layout.view))
 
     def _unclaimed(
-        self, config: RepoConfig, table: FeatureView, layout: Layout, where: KeyLayout
+        self, config: RepoConfig, table: FeatureView, layout: Layout, key_layout: KeyLayout
     ) -> list[Claim]:
-        mine = claim_of(table.name, layout, where)
+        mine = claim_of(table.name, layout, key_layout)
         return [] if (key_prefix_of(config), mine) in self._claimed else [mine]
 
     def _note_claims(self, config: RepoConfig, claims: Sequence[Claim]) -> None:
@@ -401,11 +403,11 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         self, config: RepoConfig, table: FeatureView, data: list[WriteRow]
     ) -> tuple[KeyLayout, list[tuple[bytes, bytes | None]], list[bytes]]:
         layout = layout_of(config, table)
-        where = self._place(config, table, [key for key, *_ in data[:1]])
-        rows = pack_feast_rows(config, layout, data, sections=not where.composite)
-        return where, [where.address(key) for key, *_ in data], rows
+        key_layout = self._key_layout(config, table, [key for key, *_ in data[:1]])
+        rows = pack_feast_rows(config, layout, data, sections=not key_layout.composite)
+        return key_layout, [key_layout.address(key) for key, *_ in data], rows
 
-    def _place(
+    def _key_layout(
         self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]
     ) -> KeyLayout:
         return key_layout_of(config, table, layout_of(config, table).view, entities)
@@ -431,6 +433,6 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             unique, indexes, length = _get_unique_entities(table, join_key_values, join_keys_of)
             entities = _get_entity_key_protos(unique)
             layout = layout_of(config, table)
-            taken = reads.add(layout, self._place(config, table, entities), entities)
-            views.append((layout, table, features, taken, indexes, length))
+            take_rows = reads.add(layout, self._key_layout(config, table, entities), entities)
+            views.append((layout, table, features, take_rows, indexes, length))
         return reads, views

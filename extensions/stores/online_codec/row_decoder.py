@@ -74,28 +74,28 @@ class Decoder:
             now: The time in microseconds, for ``ttl`` and ``ahead``.
         """
         n = len(at)
-        found, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
+        columns, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
         where = np.flatnonzero(present)
         if (short := size[where] < _LEAST).any():
             self._drop(where[short], present)
             where = where[~short]
         if not len(where):
-            return Block(found, present, events)
+            return Block(columns, present, events)
         starts = overlapping_records(buffer, _START)[at[where]] & 0xFFFFFF
         alike = np.unique(starts).tolist() if (starts != starts[:1]).any() else starts[:1].tolist()
         for start in alike:
             members = where[starts == start] if len(alike) > 1 else where
             if start & 0xFFFF == self.layout.fingerprint:
-                self._decode(start >> 16, members, buffer, at, size, found, events, present)
+                self._decode(start >> 16, members, buffer, at, size, columns, events, present)
             elif self.layout.earlier:
-                self._one_by_one(members, buffer, at, size, found, events, present)
+                self._one_by_one(members, buffer, at, size, columns, events, present)
             else:
                 self._drop(members, present)
         if self.ttl is not None:
-            self._default(np.flatnonzero(present & (events < now - self.ttl)), found, present)
+            self._default(np.flatnonzero(present & (events < now - self.ttl)), columns, present)
         if self.ahead is not None and events.max() > (latest := now + self.ahead):
-            self._default(np.flatnonzero(events > latest), found, present)
-        return Block(found, present, events)
+            self._default(np.flatnonzero(events > latest), columns, present)
+        return Block(columns, present, events)
 
     def alike(self, held: Sequence[bytes], now: int | None = None) -> Block | None:
         """A fast path for rows of scalars with equal flags, at a third of `block`'s cost.
@@ -114,15 +114,15 @@ class Decoder:
         if (table["start"] != rows.START.pack(self.layout.fingerprint, flag)).any():
             return None
         n = len(held) + 1
-        found = self._filled(n)
-        for i, column in enumerate(found.values()):
+        columns = self._filled(n)
+        for i, column in enumerate(columns.values()):
             column[1:] = table[f"{i}"]  # type: ignore[index] # an array
         events, present = np.zeros(n, np.int64), np.ones(n, np.bool_)
         events[1:] = _events(table, flag)
         present[0] = False
         if now is not None and self.ahead is not None and events.max() > now + self.ahead:
             return None
-        return Block(found, present, events)
+        return Block(columns, present, events)
 
     @cached_property
     def filled(self) -> bool:
@@ -237,13 +237,13 @@ class Decoder:
         buffer: bytes,
         at: Integers,
         size: Integers,
-        found: dict[str, Values],
+        columns: dict[str, Values],
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
         """Decode rows with equal flags, whose fixed parts have one record type."""
         if flag & rows.AS_PROTOS:
-            self._one_by_one(members, buffer, at, size, found, events, present)
+            self._one_by_one(members, buffer, at, size, columns, events, present)
             return
         kind = self._kind(flag)
         length = size[members]
@@ -262,7 +262,7 @@ class Decoder:
         ends = sum(payloads.values(), np.int64(kind.itemsize))
         if not (right := length == ends).all():  # cut short, or something else
             self._drop(members[~right], present)
-            self._decode(flag, members[right], buffer, at, size, found, events, present)
+            self._decode(flag, members[right], buffer, at, size, columns, events, present)
             return
         events[members] = _events(table, flag)
         null = None
@@ -279,11 +279,11 @@ class Decoder:
                 decoded.append(decode_payloads(column, buffer, tail, payloads[i]))
                 tail = tail + payloads[i]
         except (ValueError, DecodeError):  # damaged bytes in some payload: only that row is missing
-            self._one_by_one(members, buffer, at, size, found, events, present)
+            self._one_by_one(members, buffer, at, size, columns, events, present)
             return
         for i, column in enumerate(self.layout.columns):
             empty = null[:, i] if null is not None else None
-            put_values(found, column.name, members, decoded[i], empty)
+            put_values(columns, column.name, members, decoded[i], empty)
 
     def _one_by_one(
         self,
@@ -291,7 +291,7 @@ class Decoder:
         buffer: bytes,
         at: Integers,
         size: Integers,
-        found: dict[str, Values],
+        columns: dict[str, Values],
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
@@ -308,22 +308,22 @@ class Decoder:
             for name, value in values.items():
                 kind = value.WhichOneof("val")
                 plain: Any = None if kind is None else getattr(value, kind)
-                held = found[name]
+                held = columns[name]
                 if not isinstance(held, list):
-                    held = found[name] = list(held)
+                    held = columns[name] = list(held)
                 held[i] = list(plain.val) if hasattr(plain, "val") else plain
 
     def _default(
-        self, members: Integers, found: dict[str, Values], present: NDArray[np.bool_]
+        self, members: Integers, columns: dict[str, Values], present: NDArray[np.bool_]
     ) -> None:
         """Put defaults in place of rows that are too old or from the future."""
         present[members] = False
-        for name in found if len(members) else ():
-            default, column = self.defaults.get(name), found[name]
+        for name in columns if len(members) else ():
+            default, column = self.defaults.get(name), columns[name]
             if isinstance(column, Coded):
                 column.codes[members] = 0
                 continue
-            held = found[name] = list(column) if default is None else column
+            held = columns[name] = list(column) if default is None else column
             for i in members.tolist():
                 held[i] = default
 

@@ -154,13 +154,13 @@ def promotions(conn: psycopg.Connection, view: str | None = None) -> list[Promot
 
 def eras(moves: Sequence[Promotion]) -> tuple[Era, ...]:
     """When each version of one view was the default; the first counts for all time before it."""
-    found: list[Era] = []
+    result: list[Era] = []
     for i, move in enumerate(moves):
         if move.kind == "first":
-            found.clear()
+            result.clear()
         later = moves[i + 1].moved_at if i + 1 < len(moves) else None
-        found.append(Era(move.to_version, move.moved_at if found else None, later))
-    return tuple(found)
+        result.append(Era(move.to_version, move.moved_at if result else None, later))
+    return tuple(result)
 
 
 def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:

@@ -75,13 +75,13 @@ def transform_eras(conn: psycopg.Connection, name: str) -> tuple[TransformEra, .
 
 def _versions(conn: psycopg.Connection, view: str, kind: Kind) -> list[tuple[Published, list[Era]]]:
     """The versions that were the default at some time, if there are two and all of this kind."""
-    found: dict[int, list[Era]] = {}
+    by_version: dict[int, list[Era]] = {}
     for era in eras(promotions(conn, view)):
-        found.setdefault(era.version, []).append(era)
+        by_version.setdefault(era.version, []).append(era)
     known = {version.version: version for version in published(conn, view) if version.kind == kind}
-    if len(found) < 2 or not found.keys() <= known.keys():
+    if len(by_version) < 2 or not by_version.keys() <= known.keys():
         return []
-    return [(known[version], times) for version, times in sorted(found.items())]
+    return [(known[version], times) for version, times in sorted(by_version.items())]
 
 
 def multirange(times: Sequence[Era]) -> str:

@@ -184,11 +184,11 @@ class ColumnReader:
             values, kind, self.depth, f"The column {self.column}", str(self.dtype), self.strict
         )
 
-    def _refuse(self, found: pa.ChunkedArray) -> None:
+    def _refuse(self, unreadable: pa.ChunkedArray) -> None:
         if self.type.element is None:
-            unsound = found
+            unsound = unreadable
         else:
-            unsound = found.filter(pc.starts_with(found, _UNSOUND))
+            unsound = unreadable.filter(pc.starts_with(unreadable, _UNSOUND))
         if len(unsound):
             text = str(unsound[0].as_py()).removeprefix(_UNSOUND)
             held = self.type.element or self.type
@@ -201,8 +201,8 @@ class ColumnReader:
             declared = "nothing" if self.dtype is None else str(self.dtype)
             raise SkewlessError(
                 f"The column {self.column} holds an array of several dimensions "
-                f"({found[0].as_py()}), and is declared as {declared}: declare an Array of Array, "
-                "one for each dimension."
+                f"({unreadable[0].as_py()}), and is declared as {declared}: declare an Array of "
+                "Array, one for each dimension."
             )
 
 

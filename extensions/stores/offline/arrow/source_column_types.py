@@ -93,12 +93,12 @@ def column_types(
         for number, (table, columns) in enumerate(sources)
         if columns
     ]
-    found: list[dict[str, SourceType]] = [{} for _ in sources]
+    result: list[dict[str, SourceType]] = [{} for _ in sources]
     statement = _CATALOGUE.format(asked=sql.SQL(" UNION ALL ").join(parts))
     for row in session.table(statement).to_pylist():
         name = sources[row["source"]][1][row["place"] - 1]
-        found[row["source"]][name] = _source_type(row)
-    return found
+        result[row["source"]][name] = _source_type(row)
+    return result
 
 
 def _source_type(row: Mapping[str, Any]) -> SourceType:

@@ -122,8 +122,8 @@ def _as_the_logs(
     """The uploaded rows in the log's own types, as the log itself would hold them."""
     names = [name for name in schema.names if name != ROW]
     types = {
-        found["name"]: found["kind"]
-        for found in session.table(
+        column["name"]: column["kind"]
+        for column in session.table(
             sql.SQL(
                 "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS kind "
                 "FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "
