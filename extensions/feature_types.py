@@ -22,7 +22,7 @@ from feast.types import (
     from_feast_to_pyarrow_type,
 )
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 
@@ -155,7 +155,7 @@ def pg_type(dtype: FeastType) -> str:
         return pg_type(dtype.base_type) + "[]"
     known = FEATURE_TYPES.get(unwrapped(dtype)[0])
     if known is None or known.postgres is None or isinstance(dtype, Set):
-        raise SkewlessError(f"A log table cannot hold the Feast type {dtype}: use a plain type.")
+        raise DefinitionError(f"A log table cannot hold the Feast type {dtype}: use a plain type.")
     return known.postgres
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -74,7 +74,7 @@ def parse_column(values: "pd.Series[Any]", name: str) -> pa.ChunkedArray:
     try:
         return parse_timestamps(values)
     except NotATimestampError as error:
-        raise SkewlessError(f"The column {name} must hold {error}.") from error
+        raise InputError(f"The column {name} must hold {error}.") from error
 
 
 def coerce_timestamps(values: "pd.Series[Any]", zoned: NDArray[np.bool_]) -> NDArray[np.datetime64]:

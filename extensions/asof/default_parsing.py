@@ -1,4 +1,4 @@
-"""Declared defaults: JSON that is read strictly as the feature's Feast type."""
+"""Parsing of declared defaults: JSON, read strictly as the feature's Feast type."""
 
 import json
 import math
@@ -24,12 +24,12 @@ _LARGEST_SINGLE = 3.4028235677973366e38  # what rounds to the largest float of 3
 
 
 def read_default(view: str, feature: str, declared: str, dtype: FeastType) -> Any:
-    """The Python value that Feast makes the feature's wire value of; None for ``null``.
+    """The Python value from which Feast makes the feature's protobuf value; None for ``null``.
 
     Times are seconds since 1970; bytes are the text's UTF-8; decimals are texts.
 
     Raises:
-        ValueError: the sentence that says what is wrong with which feature's default.
+        ValueError: the default does not fit the type; the message names the feature.
     """
     try:
         return _value(json.loads(declared, parse_float=Number), dtype)
@@ -115,7 +115,7 @@ def _decimal(value: Any, _name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Without decimals, which were floats in the JSON."""
+    """The value with ``Decimal`` turned back into ``float``."""
     if isinstance(value, Number):
         return float(value)
     if isinstance(value, list):

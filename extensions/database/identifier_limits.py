@@ -1,6 +1,6 @@
-"""Names of tables, columns and indexes: how long they may be, and those of our own.
+"""Identifier limits: how long they may be, and those of our own.
 
-PostgreSQL cuts longer ones, and cut names may be equal.
+PostgreSQL truncates longer names, and truncated names may be equal.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ BACKFILLED = "skewless_backfilled"
 
 
 def bounded_name(name: str) -> str:
-    """The name itself, or of one that is too long (in bytes) its beginning and a hash of it all."""
+    """The name, or if it exceeds the limit (in bytes) a prefix and a hash of all of it."""
     octets = name.encode()
     if len(octets) <= LONGEST_NAME:
         return name

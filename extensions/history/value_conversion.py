@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.timestamps import coerce_timestamps
 
 Mask = npt.NDArray[np.bool_]
@@ -293,7 +293,6 @@ def _problems(empty: Mask, good: Mask, name: str, what: str) -> list[tuple[Mask,
 
 
 def _wrong_type(name: str, column: pa.Array, wanted: str) -> SkewlessError:
-    return SkewlessError(
+    return InputError(
         f"The column for {name} holds {column.type}, not {wanted}: map another column.",
-        exit_code=2,
     )

@@ -25,11 +25,13 @@ from psycopg import sql
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from extensions.asof.computation import Computation, load_computations
+from extensions.asof.computation import Computation
+from extensions.asof.computation_loading import load_computations
 from extensions.asof.watermarks import PATIENCE_SECONDS, advance_published, alone_on, read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.database.scalars import clock
+from extensions.errors import InputError
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online_codec.redis_keys import control_key
 from extensions.stores.publish_log import latest, online_store, registered, write_query
@@ -44,6 +46,7 @@ from extensions.stores.restore_detection import (
 )
 from extensions.stores.stray_rows import drop_strays
 from extensions.timestamps import EPOCH
+from extensions.version_names import log_table, version_name
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
 ENTITIES_PER_STEP = 50_000
@@ -86,7 +89,7 @@ def rebuild_online(
     of a view wait.
 
     Raises:
-        SkewlessError: there is no such view, or Redis was restarted meanwhile.
+        InputError: there is no such view, or Redis was restarted meanwhile.
     """
     if computations is None:
         computations = load_computations(Path(store.repo_path)).values()
@@ -96,7 +99,7 @@ def rebuild_online(
     mine = [v for v in own if view in (None, *_names(v))]
     if view is not None and not chosen and not mine:
         names = ", ".join(sorted({c.view for c in known} | {v.name for v in own}))
-        raise SkewlessError(f"There is no view {view!r}: choose among {names}.")
+        raise InputError(f"There is no view {view!r}: choose among {names}.")
     done = []
     for computation in chosen:
         with closing(connect(url_of(store.config), autocommit=True)) as conn:
@@ -155,7 +158,7 @@ def _rebuild(
     # 1. From here on, whoever looks knows that Redis is not to be relied on.
     repair = begin_repair(conn, computation).hex
     mark = read_watermark(conn, computation)
-    began = _clock(conn)
+    began = clock(conn)
 
     # 2. The log's newest rows replace what was stored before.
     note = _Note(client, control_key(store.config, f"rebuild:{computation.log_table}"),
@@ -264,7 +267,7 @@ def _own_views(store: FeatureStore, known: Iterable[Computation]) -> list[Featur
 
 def _names(view: FeatureView) -> tuple[str, ...]:
     number = view.current_version_number or 0
-    return view.name, f"{view.name}_v{number}", f"{view.name}.v{number}"
+    return view.name, log_table(view.name, number), version_name(view.name, number)
 
 
 def _materialize(store: FeatureStore, view: FeatureView, progress: Progress | None) -> Rebuilt:
@@ -274,10 +277,3 @@ def _materialize(store: FeatureStore, view: FeatureView, progress: Progress | No
     if progress:
         progress(view.name, 0)
     return Rebuilt(view.name, view.current_version_number or 0, 0, 0, resumed=False)
-
-
-def _clock(conn: psycopg.Connection) -> datetime:
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
-    at: datetime = row[0]
-    return at

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.timestamps import parse_timestamp
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest; the path of the training set itself will do.
 
     Raises:
-        SkewlessError: the file is missing or is no manifest of this format.
+        InputError: the file is missing or is no manifest of this format.
     """
     if path.suffix == ".parquet":
         path = manifest_path(path)
@@ -116,6 +116,6 @@ def read_manifest(path: Path) -> Manifest:
             }
         )
     except FileNotFoundError as error:
-        raise SkewlessError(f"There is no manifest {path}.") from error
+        raise InputError(f"There is no manifest {path}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise SkewlessError(f"{path} is not a training set's manifest ({error}).") from error
+        raise InputError(f"{path} is not a training set's manifest ({error}).") from error

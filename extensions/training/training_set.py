@@ -16,7 +16,7 @@ from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
 from extensions.asof.log_coverage import NOT_KNOWN, Coverage
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, ConflictError, InputError
 from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.join.label_coverage import read_coverages
@@ -34,6 +34,7 @@ from extensions.training.manifest import (
     read_manifest,
 )
 from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
+from extensions.version_names import log_table_sql
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
 Progress = Callable[[int, int | None], None]
@@ -77,7 +78,7 @@ def take_again(
     """Take the manifest's training set once more; the result is identical or nothing is written.
 
     Raises:
-        SkewlessError: labels or versions are not the manifest's, or rows dated back have been
+        ConflictError: labels or versions are not the manifest's, or rows dated back have been
             appended to a log since (a backfill).
     """
     made = read_manifest(manifest)
@@ -86,7 +87,7 @@ def take_again(
     else:
         labels = read_labels(manifest.parent / str(made.labels.path))
     if labels.sha256 != made.labels.sha256:
-        raise SkewlessError(
+        raise ConflictError(
             f"The labels in {made.labels.path} have changed since the manifest was written: "
             "bring back the old file, or take a new training set."
         )
@@ -117,12 +118,12 @@ def _take(
         features = store.get_feature_service(service)
     except FeatureServiceNotFoundException as error:
         names = ", ".join(sorted(s.name for s in store.list_feature_services()))
-        raise SkewlessError(f"There is no feature service {service}: there are {names}.") from error
+        raise InputError(f"There is no feature service {service}: there are {names}.") from error
     output_path(out)
     output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
     if not isinstance(job, SkewlessRetrievalJob) or not isinstance(job.request, PointInTimeRequest):
-        raise SkewlessError(
+        raise ConfigurationError(
             "Training sets need this project's offline store: set offline_store.type in "
             "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
@@ -145,7 +146,7 @@ def _take(
         _write(job, tally, partial, progress, total)
         manifest = _manifest(store, service, labels, out, tally, request)
         if expected is not None and manifest.sha256 != expected.sha256:
-            raise SkewlessError(
+            raise ConflictError(
                 "The training set is not the same any more: rows dated back were appended to a "
                 f"log since {expected.known_at} (a backfill or a push of old values), or a "
                 "transform was edited; take a new one."
@@ -221,7 +222,7 @@ def _check_versions(service: str, expected: Manifest, there: list[WatchedVersion
     ]
     if lost:
         were = ", ".join(f"{one.view} v{one.version}" for one in lost)
-        raise SkewlessError(
+        raise ConflictError(
             f"The service {service} does not use the manifest's versions any more, or their logs "
             f"are gone ({were}): let the service follow the pointer, or take a new training set."
         )
@@ -280,7 +281,7 @@ def _watched(store: FeatureStore, request: PointInTimeRequest) -> list[WatchedVe
     with arrow_session(store.config, "reading watermarks") as session:
         if session.has("watermarks"):
             marks = session.table(
-                "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
+                f"SELECT {log_table_sql('w')} AS log, processed_through FROM watermarks AS w"
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
         covered = read_coverages(session)

@@ -18,7 +18,7 @@ from extensions.asof import Computation, Spine, active, compute
 from extensions.asof.safe_time import settled_now
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.registry.version_store import find
 from extensions.versions.column_distance import Shape, distance_of, histogram, shape_of
 
@@ -123,11 +123,11 @@ def compare(
     """Ask both versions the same ``size`` questions: active entities at daily moments of a week.
 
     Raises:
-        SkewlessError: a version is unknown or a transform, or no entity was active.
+        InputError: a version is unknown or a transform, or no entity was active.
     """
     one, other = (find(conn, view, version) for version in (first, second))
     if "transform" in (one.kind, other.kind):
-        raise SkewlessError(
+        raise InputError(
             f"{view} is a transform, which has no values of its own: compare what services serve "
             "with it."
         )
@@ -138,7 +138,7 @@ def compare(
         answers = [_results(arrow, computation, spine) for computation in (left, right)]
     (mine, took), (theirs, took_too) = answers
     if not mine.num_rows:
-        raise SkewlessError(f"No entity of {view} was active in the last week: nothing to compare.")
+        raise InputError(f"No entity of {view} was active in the last week: nothing to compare.")
     names = [feature.name for feature in left.features]
     there = {feature.name for feature in right.features}
     keys = [mine[key].to_pylist() for key in left.join_keys]

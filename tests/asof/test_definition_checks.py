@@ -28,7 +28,7 @@ from feast.types import (
 )
 
 from extensions.asof import Computation
-from extensions.asof.computation import computations_in
+from extensions.asof.computation_loading import computations_in
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database.identifier_limits import BACKFILLED, LONGEST_NAME, bounded_name

@@ -19,9 +19,10 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions import addresses
 from extensions.cli.app import app
-from extensions.cli.monitoring import length_of
+from extensions.cli.time_options import length_of
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 from extensions.stores.offline.writes.serving_log_table import prune
 from extensions.training import read_labels, take
 from monitoring import drift_check, drift_store
@@ -31,7 +32,7 @@ from monitoring.calibration import calibrate
 from monitoring.reports.drift_report import report
 from monitoring.serving_log_window import Window
 from monitoring.verdicts import Floor
-from tests.monitoring.conftest import ask, logged, wait_for
+from tests.served import ask, logged, wait_for
 
 
 class Page(HTMLParser):
@@ -195,7 +196,8 @@ def test_from_training_set_to_verdict_by_the_command_line(
     assert results["service"] == "ranking"
     assert results["results"]
     wrong = CliRunner().invoke(app, ["drift", "check", "--window", "soon"])
-    assert isinstance(wrong.exception, SkewlessError) or wrong.exit_code == 3
+    assert isinstance(wrong.exception, SkewlessError)
+    assert wrong.exception.exit_code == USAGE
     with connect(database, autocommit=True) as conn:
         prune(conn, START)
 

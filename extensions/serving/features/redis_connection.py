@@ -25,7 +25,8 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from extensions.addresses import redis_parts
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
+from extensions.feast_internals import redis_client_async
 from extensions.stores.online.redis_io import is_foreign, none_if_foreign
 from extensions.thread_supervision import LastingTask
 
@@ -198,7 +199,7 @@ class PipelinedLink(asyncio.Protocol):
         self._waiting.append(waiting)
         self._outstanding += len(commands)
         self.round_trips += 1
-        packed = [hiredis.pack_command(tuple(one)) for one in commands]  # type: ignore[arg-type]
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
         self._transport.write(b"".join(packed))
         return waiting
 
@@ -279,7 +280,7 @@ class ClientLink:
 
     async def start(self) -> None:
         """Make the client; it connects when it is used."""
-        self._client = await self._store._get_client_async(self._config)  # noqa: SLF001
+        self._client = await redis_client_async(self._store, self._config)
         # The first connection finds the nodes out, and may take longer than a request may.
         with contextlib.suppress(UnavailableError):
             await self._run([("PING",)], RETRY_LONGEST * 2)
@@ -361,7 +362,7 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     """As redis-py reads its options; None: over TCP.
 
     Raises:
-        SkewlessError: a file is not there, or not what it should be.
+        ConfigurationError: a file is not there, or not what it should be.
     """
     if not options.get("ssl"):
         return None
@@ -370,7 +371,7 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
         if certificate := options.get("ssl_certfile"):
             context.load_cert_chain(certificate, options.get("ssl_keyfile"))
     except OSError as error:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"Redis's TLS files cannot be read ({error.strerror or error}): see ssl_ca_certs, "
             "ssl_certfile and ssl_keyfile in its connection string."
         ) from error

@@ -23,6 +23,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from extensions.feast_internals import redis_client
 from extensions.serving.near_cache.cached_views import Copy, NearCopies, Wanted
 from extensions.stores.online.redis_io import literal
 from extensions.thread_supervision import Lasting, Living
@@ -85,7 +86,7 @@ class Node:
 
     def try_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The replies to several commands, errors among them, in one round trip."""
-        self._socket.sendall(b"".join(hiredis.pack_command(tuple(one)) for one in commands))
+        self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
         until = time.monotonic() + DEAD_AFTER
         while len(self._replies) < len(commands):
             if time.monotonic() > until:
@@ -169,8 +170,8 @@ class Follower:
                 continue
             try:
                 made, self._cluster = self._connect()
-                for one in made:
-                    self._nodes.append(Node(one))
+                for connection in made:
+                    self._nodes.append(Node(connection))
                 self._follow()
             except (LostError, RedisError, OSError, hiredis.HiredisError) as error:
                 if str(error) != said and not self._stop.is_set():
@@ -353,7 +354,7 @@ def connections(store: RedisOnlineStore, config: Any) -> tuple[list[Any], bool]:
 
     ``store`` must be one of the caller's own: its client's protocol is changed.
     """
-    client: Any = store._get_client(config)  # noqa: SLF001
+    client: Any = redis_client(store, config)
     if isinstance(client, RedisCluster):
         nodes: Any = client.get_primaries()  # type: ignore[no-untyped-call]
         pools = [node.redis_connection.connection_pool for node in nodes]

@@ -21,7 +21,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.database.identifier_limits import LONGEST_NAME
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.offline.join.point_in_time import ViewJoin, view_join
 from extensions.stores.offline.join.row_order import RowOrder
 
@@ -128,7 +128,7 @@ def _check_keys(joins: Sequence[ViewJoin]) -> None:
     keys = [[key.label_column for key in join.keys] for join in joins]
     for join, own in zip(joins, keys, strict=True):
         if len(joins) > 1 and (own != keys[0] or not own):
-            raise SkewlessError(
+            raise InputError(
                 f"Without labels, the rows of several views are joined by their keys: "
                 f"{joins[0].name} and {join.name} have other keys "
                 f"({', '.join(keys[0]) or 'none'}; {', '.join(own) or 'none'}): ask for each "

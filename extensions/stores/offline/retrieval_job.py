@@ -16,7 +16,8 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage, ValidationReference
 from feast.types import FeastType
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, InputError
+from extensions.feast_internals import dataset_reference
 from extensions.feature_types import arrow_type
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
@@ -112,7 +113,7 @@ class SkewlessRetrievalJob(RetrievalJob):
     def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
         request = self.request
         if not isinstance(request, PointInTimeRequest):
-            raise SkewlessError("Only a point-in-time join can be asked in full or as known at T.")
+            raise InputError("Only a point-in-time join can be asked in full or as known at T.")
         return SkewlessRetrievalJob(
             self.config,
             replace(request, options=replace(request.options, **changed)),
@@ -163,7 +164,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Refuse labels with a column that is called like what ``asked`` adds to them.
 
         Raises:
-            SkewlessError: exit code 2; it names the columns.
+            InputError: it names the columns.
         """
         request = self.request
         if not isinstance(request, PointInTimeRequest):
@@ -190,11 +191,11 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Write the rows as Parquet files to ``staging_location``; returns their URIs, in order.
 
         Raises:
-            SkewlessError: no location is set, or it cannot be written to.
+            ConfigurationError: no location is set, or it cannot be written to.
         """
         location = self.config.offline_store.staging_location
         if not location:
-            raise SkewlessError(
+            raise ConfigurationError(
                 "Set staging_location of the offline store in feature_store.yaml to a folder or "
                 "a bucket's URI: the result is written there."
             )
@@ -209,18 +210,18 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Write the rows to a new table, which appears whole or not at all.
 
         Raises:
-            SkewlessError: the table exists and ``allow_overwrite`` is not set.
+            InputError: the table exists and ``allow_overwrite`` is not set.
         """
         if not isinstance(storage, SavedDatasetPostgreSQLStorage):
-            raise SkewlessError(
+            raise InputError(
                 "A saved dataset of this store is a PostgreSQL table: use "
                 "SavedDatasetPostgreSQLStorage."
             )
-        reference = str(storage.postgres_options._table)  # noqa: SLF001
+        reference = dataset_reference(storage.postgres_options)
         with arrow_session(self.config, f"writing the dataset {reference}") as session:
             table = DatasetTable.of(reference, session)
             if table.exists and not allow_overwrite:
-                raise SkewlessError(
+                raise InputError(
                     f"The table {reference} exists: choose another name, or allow_overwrite=True."
                 )
             # Read first: the labels or the sources may be what is overwritten.

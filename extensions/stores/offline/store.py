@@ -25,7 +25,7 @@ from extensions.addresses import PostgresAddress, postgres_url
 from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.database.identifier_limits import BACKFILLED
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, InputError
 from extensions.stores import transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.connection_settings import url_of, use_own_connections
@@ -271,7 +271,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         """Refuse a source whose table is not there, in one sentence.
 
         Raises:
-            SkewlessError: the table is missing.
+            ConfigurationError: the table is missing.
         """
         query = getattr(data_source, "get_table_query_string", lambda: "")()
         if query.startswith("("):
@@ -282,7 +282,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             if schema != "public":
                 conn.execute(sql.SQL("SET search_path = {}, public").format(sql.Identifier(schema)))
             if not table_exists(conn, table):
-                raise SkewlessError(
+                raise ConfigurationError(
                     f"The table {table} of source {data_source.name} is not there: "
                     "run `skewless migrate` first."
                 )
@@ -295,7 +295,7 @@ def _check_request_data(
     for transform in transforms:
         for name in transform.get_request_data_schema():
             if name not in labels.columns:
-                raise SkewlessError(
+                raise InputError(
                     f"The transform {transform.name} needs {name}, which a request brings: add "
                     f"the column {name} to the labels."
                 )

@@ -12,7 +12,7 @@ from typing import Any
 from feast import RepoConfig
 from redis.exceptions import ResponseError
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, SkewlessError
 from extensions.stores.online.redis_io import is_foreign
 from extensions.stores.online_codec.redis_keys import KeyLayout, control_key, key_prefix_of
 from extensions.stores.online_codec.row_format import Layout
@@ -121,10 +121,10 @@ def check_owner(config: RepoConfig, owner: bytes | None) -> None:
     """Check the stored owner of the prefix; None: nobody owns it yet.
 
     Raises:
-        SkewlessError: it is another project.
+        ConflictError: it is another project.
     """
     if owner is not None and owner != config.project.encode():
-        raise SkewlessError(
+        raise ConflictError(
             f"The keys that begin with {key_prefix_of(config)!r} are the project "
             f"{owner.decode(errors='replace')}'s in this Redis, so that {config.project} may "
             "neither write nor delete there: choose another key_prefix in feature_store.yaml."
@@ -133,14 +133,14 @@ def check_owner(config: RepoConfig, owner: bytes | None) -> None:
 
 def _collision(mine: bytes, held: bytes) -> SkewlessError:
     one, other = (each.decode(errors="replace").rpartition("=")[2] for each in (mine, held))
-    return SkewlessError(
+    return ConflictError(
         f"The view versions {one} and {other} would have one name in Redis and take each other's "
         f"rows: give {one} another name or another version number."
     )
 
 
 def _foreign(config: RepoConfig, error: Exception) -> SkewlessError:
-    return SkewlessError(
+    return ConflictError(
         f"{control_key(config, PROJECT)} or {control_key(config, VIEWS)} in Redis is not what "
         "this store put "
         f"there ({error}): delete that key, or choose another key_prefix in feature_store.yaml."

@@ -11,7 +11,7 @@ from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.feature_types import BITS, NUMPY_TYPES, UTC_MICROSECONDS, is_list, is_text
 from extensions.stores.online_codec import row_format as rows
 from extensions.stores.online_codec.column_format import LENGTH, Column, encode_payload
@@ -60,11 +60,11 @@ def pack_rows(
         Lists of at most `SLICE` rows.
 
     Raises:
-        SkewlessError: a row has no event time, or a column is missing or of another type.
+        InputError: a row has no event time, or a column is missing or of another type.
     """
     missing = [name for name in (*layout.names, event) if name not in table.column_names]
     if missing:
-        raise SkewlessError(
+        raise InputError(
             f"The rows for {layout.view} lack {', '.join(missing)}: they must have the event "
             "time and every feature of the view."
         )
@@ -113,11 +113,11 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     """Encode a column of ids as in Redis keys (`extensions.stores.online_codec.redis_keys`).
 
     Raises:
-        SkewlessError: an id is null or not of the declared type.
+        InputError: an id is null or not of the declared type.
     """
     column = one_chunk(table[name])
     if column.null_count:
-        raise SkewlessError(f"A row has no {name}: every row must name its entity.")
+        raise InputError(f"A row has no {name}: every row must name its entity.")
     if value_type in BITS:
         return [b"%d" % number for number in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
@@ -125,7 +125,7 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
         seconds = whole_seconds(column)
         if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
-            raise SkewlessError(
+            raise InputError(
                 f"The key {name} holds a time with a fraction of a second, which Feast cuts off: "
                 "two such keys would be one."
             )
@@ -149,9 +149,7 @@ def _pack(
     n = table.num_rows
     event, known = microseconds(table[event_name])
     if not known.all():
-        raise SkewlessError(
-            f"A row for {layout.view} has no {event_name}: every row must have one."
-        )
+        raise InputError(f"A row for {layout.view} has no {event_name}: every row must have one.")
     created, dated = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     if created_name and created_name in table.column_names:
         created, dated = microseconds(table[created_name])
@@ -312,7 +310,7 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     Not from numpy, which makes floats of integers beside a null.
 
     Raises:
-        SkewlessError: a value does not fit, by the column's ``name``.
+        InputError: a value does not fit, by the column's ``name``.
     """
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
@@ -325,9 +323,7 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     try:
         return python_values_to_proto_values(items, value_type)
     except (TypeError, ValueError, AssertionError, OverflowError) as error:
-        raise SkewlessError(
-            f"The column {name} does not fit {value_type.name}: {error}."
-        ) from error
+        raise InputError(f"The column {name} does not fit {value_type.name}: {error}.") from error
 
 
 def _numbers(array: pa.Array, column: Column) -> pa.Array:
@@ -342,9 +338,9 @@ def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
     try:
         return array.cast(kind)
     except pa.ArrowInvalid as error:
-        raise SkewlessError(f"The column {name} does not fit {kind}: {error}.") from error
+        raise InputError(f"The column {name} does not fit {kind}: {error}.") from error
     except pa.ArrowNotImplementedError as error:
-        raise SkewlessError(f"The column {name} is {array.type}, not {kind}.") from error
+        raise InputError(f"The column {name} is {array.type}, not {kind}.") from error
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:

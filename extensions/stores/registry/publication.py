@@ -8,10 +8,11 @@ import psycopg
 from feast import FeatureService, FeatureView, OnDemandFeatureView, StreamFeatureView
 
 from extensions.asof.definition_fingerprint import Definition
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, DefinitionError
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
 from extensions.stores.registry.version_store import Kind, Published
+from extensions.version_names import sql_file
 
 
 def is_versioned(view: Any) -> bool:
@@ -92,14 +93,14 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
     """
     number = max(each.version for each in known) + 1
     advice = (
-        f'make v{number} (version="v{number}", computations/{mine.view}.v{number}.sql)'
+        f'make v{number} (version="v{number}", {sql_file(mine.view, number)})'
         if mine.kind == "computation"
         else f'make v{number} (version="v{number}")'
     )
     if same.state == "retired":
-        raise SkewlessError(f"{mine.name} was retired and its number is used up: {advice}.")
+        raise ConflictError(f"{mine.name} was retired and its number is used up: {advice}.")
     if changed := mine.changed(same.definition):
-        raise SkewlessError(
+        raise ConflictError(
             f"{mine.name} is published and its {', '.join(changed)} must not change: take the "
             f"change back, or {advice}."
         )
@@ -113,7 +114,7 @@ def _check_keys(mine: Definition, known: list[Published]) -> None:
             and before
             and sorted(before) != sorted(mine.content["join_keys"])
         ):
-            raise SkewlessError(
+            raise ConflictError(
                 f"{mine.name} has other join keys than {other.name}: that is another view, so give "
                 "it another name."
             )
@@ -146,7 +147,7 @@ def follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
         kind: Any = FeatureView if default.kind == "computation" else OnDemandFeatureView
         projection.features = copy.copy(kind.from_proto(proto).features)
     elif not held <= there:
-        raise SkewlessError(
+        raise DefinitionError(
             f"{projection.name}:{min(held - there)} is asked for, which the default, "
             f"v{default.version}, does not have: promote the version that has it first, or name "
             f'it: "{projection.name}@vN".'

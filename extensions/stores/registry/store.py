@@ -29,10 +29,11 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
-from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql
+from extensions.asof.computation_loading import computation_of, computation_sql
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
-from extensions.errors import SkewlessError
+from extensions.database.project_claim import check_project
+from extensions.errors import ConflictError, DefinitionError, SkewlessError
 from extensions.feature_types import pg_type
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
@@ -53,6 +54,7 @@ from extensions.stores.registry.version_timeline import (
     transform_eras,
 )
 from extensions.stores.schema_history import keep_earlier
+from extensions.version_names import COMPUTATIONS, sql_file
 
 # Tries to make what several programs make at once on an empty database.
 FIRST_ATTEMPTS = 10
@@ -62,6 +64,7 @@ class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
 
     def __init__(self, registry_config: Any, project: str, repo_path: Path | None) -> None:
+        self._project = project
         """Open the registry; several programs may be the first to."""
         open_registry = super().__init__
         _again_if_another_was_first(lambda: open_registry(registry_config, project, repo_path))
@@ -122,7 +125,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         if from_file and default != mine.version:
             click.echo(
                 f"{view.name}: v{default} stays the default; v{mine.version} is published beside "
-                f"it (`skewless promote {view.name} v{mine.version}` makes it the default).",
+                f"it.\n  → `skewless promote {view.name} v{mine.version}` makes it the default.",
                 err=True,
             )
         if self.cache_mode == "sync":
@@ -139,7 +142,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         is the default by now; the pin that nobody wrote is taken off.
         """
         if feature_service.precompute_online:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The feature service {feature_service.name} has precompute_online=True, which "
                 "this online store does not keep: its rows are read in one round trip as they "
                 "are. Take precompute_online out; the service serves the same values."
@@ -182,21 +185,28 @@ class SkewlessSqlRegistry(SqlRegistry):
         """Delete a view of which nothing is published any more.
 
         Raises:
-            SkewlessError: versions of it are computed or served.
+            ConflictError: versions of it are computed or served.
         """
         if self._here():
             with self._rows() as conn:
                 kept = [each for each in rows.published(conn, name) if each.kept]
             if kept:
                 versions = ", ".join(f"v{each.version}" for each in kept)
-                raise SkewlessError(
+                raise ConflictError(
                     f"{name} is published ({versions}): bring its file back, or take its versions "
                     f"out of use first with `skewless retire {name} vN`."
                 )
         super().delete_feature_view(name, project, commit)
 
     def teardown(self) -> None:
-        """Feast's rows and what was published; the logs and the record of moves stay."""
+        """Feast's rows and what was published; the logs and the record of moves stay.
+
+        Raises:
+            ConflictError: the database belongs to another project.
+        """
+        if self._here():
+            with self._rows() as conn:
+                check_project(conn, self._project)
         super().teardown()  # type: ignore[no-untyped-call]
         if self._here():
             with self._rows() as conn:
@@ -220,15 +230,15 @@ class SkewlessSqlRegistry(SqlRegistry):
         """The definition of a view as its file has it.
 
         Raises:
-            SkewlessError: it names no version, or its SQL is not there.
+            DefinitionError: it names no version, or its SQL is not there.
         """
         if isinstance(view, OnDemandFeatureView):
             return Definition.of_transform(view)
         version = number_of(view)
         if version is None:
-            raise SkewlessError(
+            raise DefinitionError(
                 f'View {view.name} names no version: give it version="v1" and keep its SQL in '
-                f"{COMPUTATIONS}/{view.name}.v1.sql."
+                f"{sql_file(view.name, 1)}."
             )
         try:
             text = computation_sql(_root(), view)
@@ -290,6 +300,8 @@ class SkewlessSqlRegistry(SqlRegistry):
     def _rows(self) -> Iterator[psycopg.Connection]:
         with self.write_engine.begin() as connection:
             driver: Any = connection.connection.driver_connection
+            # As `connect` does: the control tables compare it with the database's claim.
+            driver.execute("SELECT set_config('skewless.project', %s, TRUE)", [self._project])
             yield driver
 
 

@@ -22,7 +22,7 @@ from feast.types import (
 )
 
 from extensions.asof.default_parsing import read_default
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 from extensions.timestamps import EPOCH
 
 
@@ -55,7 +55,7 @@ def _read(view: str, feature: str, declared: str, dtype: FeastType) -> Any:
     try:
         return read_default(view, feature, declared, dtype)
     except ValueError as error:
-        raise SkewlessError(str(error)) from error
+        raise DefinitionError(str(error)) from error
 
 
 def default_text(value: Any, dtype: FeastType | None) -> str | None:
@@ -97,7 +97,7 @@ def _value(view: str, feature: str, declared: str, dtype: Any) -> Value:
     try:
         [value] = python_values_to_proto_values([held], kind)
     except (ValueError, TypeError, AssertionError) as error:
-        raise SkewlessError(
+        raise DefinitionError(
             f"The default of {view}:{feature} is {declared!r}, which is no JSON for a {kind.name}: "
             'write tags={"default": "…"} with a value of that type.'
         ) from error

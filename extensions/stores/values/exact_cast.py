@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.feature_types import FEATURE_TYPES, UTC_MICROSECONDS, is_list, is_text
 from extensions.timestamps import in_utc
 
@@ -78,7 +78,7 @@ def _scalars(array: pa.Array, kind: str, what: str, declared: str, strict: bool)
             if strict:
                 return _instants(array)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"{what} must be {declared}, and holds another value ({_shown(error)}): correct it, "
             "or declare another type."
         ) from error
@@ -139,7 +139,7 @@ def unflatten_arrays(
         column: The column's name, for the message.
 
     Raises:
-        SkewlessError: a row has another number of dimensions than ``depth``.
+        InputError: a row has another number of dimensions than ``depth``.
     """
     rows = []
     for flat, bounds in zip(values.to_pylist(), dimensions.to_pylist(), strict=True):
@@ -148,7 +148,7 @@ def unflatten_arrays(
             continue
         lengths = [int(last) - int(first) + 1 for first, last in _BOUNDS.findall(bounds)]
         if len(lengths) != depth:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {column} holds an array of {len(lengths)} dimension(s) ({bounds}), "
                 f"and its declared type has {depth}: declare one Array for each."
             )
@@ -166,11 +166,11 @@ def refuse_null_items(array: pa.Array, column: str) -> None:
     """Refuse lists that contain a null, which no wire type of Feast's can hold.
 
     Raises:
-        SkewlessError: there is one.
+        InputError: there is one.
     """
     items = array.flatten()
     if items.null_count:
-        raise SkewlessError(
+        raise InputError(
             f"The column {column} holds an array with a null inside, which cannot be served: "
             "leave nulls out of the array, or write the value that they stand for."
         )

@@ -5,7 +5,7 @@ for the key 5, since pandas has no other five beside a null, and 5 for the text 
 have neither. "5" is the key 5 to `feast get-online-features` alone: a command line has only texts.
 A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to the
 online store and reads from it all check here. The hot path of the HTTP server has the same rule
-for JSON (`extensions.serving.http.request_validation.one_id`).
+for JSON (`extensions.serving.http.request_validation.entity_id`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.feature_types import UTC_MICROSECONDS, arrow_type, is_text
 from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
 from extensions.timestamps import in_utc
@@ -78,7 +78,7 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
         if name not in values:
             continue
         if any(map(_is_missing, values[name])):
-            raise SkewlessError(f"An id of {name} is null: give every row its id.")
+            raise InputError(f"An id of {name} is null: give every row its id.")
         try:
             column = pa.chunked_array([pa.array(values[name])])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -122,7 +122,7 @@ def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
 
 
 def _refused(name: str, dtype: FeastType, why: str) -> SkewlessError:
-    return SkewlessError(f"The key {name} must be {dtype}, as its entity says ({why}).")
+    return InputError(f"The key {name} must be {dtype}, as its entity says ({why}).")
 
 
 def _spells(held: pa.DataType, dtype: FeastType) -> bool:

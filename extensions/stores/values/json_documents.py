@@ -11,7 +11,7 @@ import pandas as pd
 from feast import FeatureView
 from feast.types import Array, FeastType, Set
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.feature_types import unwrapped
 
 _DOCUMENTS = frozenset({"MAP", "JSON", "STRUCT"})
@@ -58,7 +58,7 @@ def _text(value: Any, column: str, view: str) -> Any:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"The column {column} of a push to view {view} holds what is no JSON ({error}): "
             "write times, numbers and bytes in it as texts."
         ) from error

@@ -12,7 +12,7 @@ from feast import RepoConfig
 from psycopg import sql
 
 from extensions.database import connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, outage
 from extensions.stores.offline.arrow.postgres_arrow_types import to_plain_types
 from extensions.stores.offline.connection_settings import url_of
@@ -170,12 +170,12 @@ def failure(error: BaseException, context: str) -> SkewlessError:
     """Map a database error to one sentence: connection lost, timeout, or the server's message."""
     message, found = str(error), outage(error)
     if found in (Outage.LOST, Outage.NOT_READY) and "ERROR:" not in message:
-        return SkewlessError(
+        return UnavailableError(
             f"PostgreSQL's connection broke while {context}: nothing was changed; look at the "
             "server, then run it again."
         )
     if found is Outage.TIMEOUT:
-        return SkewlessError(
+        return UnavailableError(
             f"PostgreSQL took longer than the timeout while {context}: allow more time, or ask "
             "for fewer rows."
         )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 from extensions.feature_types import (
     FEATURE_TYPES,
     FLOATS,
@@ -73,7 +73,7 @@ class ColumnReader:
         """Refuse what cannot be exact.
 
         Raises:
-            SkewlessError: no value of the column's type is one of the declared type.
+            DefinitionError: no value of the column's type is one of the declared type.
         """
         kind = self._element
         if kind is None or kind == "STRING":
@@ -84,7 +84,7 @@ class ColumnReader:
             held = self.type.element if self.depth else self.type
             fits = held is not None and _fits(held.name, kind)
         if not fits:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The column {self.column} is {self._type_name}, which is no {self.dtype} "
                 "exactly: declare the type that it has, or cast it in the source."
             )
@@ -193,13 +193,13 @@ class ColumnReader:
             text = str(unsound[0].as_py()).removeprefix(_UNSOUND)
             held = self.type.element or self.type
             what = "time of the years 1 to 9999" if held.name in TIMES else str(self.dtype)
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The column {self.column} holds {text!r}, which is no {what}: correct it, or "
                 "declare another type."
             )
         if self.depth <= 1:
             declared = "nothing" if self.dtype is None else str(self.dtype)
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The column {self.column} holds an array of several dimensions "
                 f"({unreadable[0].as_py()}), and is declared as {declared}: declare an Array of "
                 "Array, one for each dimension."

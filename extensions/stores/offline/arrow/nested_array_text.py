@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.feature_types import is_list
 
 
@@ -16,7 +16,7 @@ def nested_arrays_to_text(view: str, table: pa.Table) -> pa.Table:
     """The table with array literals in place of nested lists; other columns stay.
 
     Raises:
-        SkewlessError: a value is no array of PostgreSQL's.
+        InputError: a value is no array of PostgreSQL's.
     """
     for place, field in enumerate(table.schema):
         if not (is_list(field.type) and is_list(field.type.value_type)):
@@ -26,7 +26,7 @@ def nested_arrays_to_text(view: str, table: pa.Table) -> pa.Table:
                 None if value is None else _text(value) for value in table.column(place).to_pylist()
             ]
         except ValueError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {field.name} of a push to view {view} holds {error}: none of the "
                 f"{table.num_rows} rows was appended."
             ) from error

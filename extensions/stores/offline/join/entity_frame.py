@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
@@ -43,7 +43,7 @@ class EntityTable:
         """Read a pandas frame or an Arrow table; text and objects count as times too.
 
         Raises:
-            SkewlessError: no time, or a column that Arrow cannot hold.
+            InputError: no time, or a column that Arrow cannot hold.
         """
         if isinstance(frame, pa.Table):
             column = _time_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
@@ -59,7 +59,7 @@ class EntityTable:
         try:
             rows = pa.Table.from_pandas(rest, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The entity frame has a column of mixed types ({error}): one type each."
             ) from error
         place = list(frame.columns).index(column)
@@ -87,12 +87,12 @@ class EntityTable:
         """The table to upload: ordinals, times, and keys in the views' types.
 
         Raises:
-            SkewlessError: a needed key is missing or is of another type, or a label has no time.
+            InputError: a needed key is missing or is of another type, or a label has no time.
         """
         label_times = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
         if label_times.null_count:
             row = pc.index(label_times.is_null(), value=True).as_py()
-            raise SkewlessError(
+            raise InputError(
                 f"Row {row} of the entity frame has no {self.timestamp_column}: "
                 "give every label its time."
             )
@@ -160,7 +160,7 @@ class EntityQuery:
         """Put the query's rows, numbered, into a temporary table; returns it.
 
         Raises:
-            SkewlessError: a needed key is missing or a value is none, or a label has no time.
+            InputError: a needed key is missing or a value is none, or a label has no time.
         """
         _check_keys(keys, self.columns)
         session.run(
@@ -179,7 +179,7 @@ class EntityQuery:
             )
         )
         if lost.num_rows:
-            raise SkewlessError(
+            raise InputError(
                 f"A row of the labels' query has no {self.timestamp_column}: "
                 "give every label its time."
             )
@@ -197,7 +197,7 @@ class EntityQuery:
                 ).format(name=name, labels=self.relation, key=sql.Identifier(f"key_{i}"))
             )
             if odd.num_rows:
-                raise SkewlessError(
+                raise InputError(
                     f"The key {key.label_column} must be {key.dtype}, as its entity says; the "
                     f"labels' query returns {odd['value'][0].as_py()}."
                 )
@@ -260,7 +260,7 @@ def _time_column(types: dict[str, pa.DataType]) -> str:
         return "event_timestamp"
     times = [name for name, data_type in types.items() if pa.types.is_timestamp(data_type)]
     if len(times) != 1:
-        raise SkewlessError(
+        raise InputError(
             "The entity frame does not say when each label happened: name that column "
             "event_timestamp."
         )
@@ -270,7 +270,7 @@ def _time_column(types: dict[str, pa.DataType]) -> str:
 def _check_keys(keys: Sequence[Key], columns: Sequence[str]) -> None:
     missing = [key.label_column for key in keys if key.label_column not in columns]
     if missing:
-        raise SkewlessError(
+        raise InputError(
             f"The entity frame has no column {', '.join(missing)}, which the features are "
             f"joined on: add it (there are {', '.join(columns)})."
         )
@@ -280,7 +280,7 @@ def _check_names(names: Sequence[str], query: str) -> None:
     """PostgreSQL cuts names after 63 bytes, and two columns of one name are one in a join."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SkewlessError(
+        raise InputError(
             f"The labels' query returns more than one column {', '.join(twice)}: name each its own"
             " (PostgreSQL cuts names after 63 bytes)."
         )
@@ -289,7 +289,7 @@ def _check_names(names: Sequence[str], query: str) -> None:
             continue
         longer = re.search(re.escape(name) + r"[\w$]+", query, re.IGNORECASE)
         if longer and name not in re.findall(r"[\w$]+", query.lower()):
-            raise SkewlessError(
+            raise InputError(
                 f"The labels' query has a column {longer[0]}, which PostgreSQL cuts to {name}: "
                 "give it a name of at most 63 bytes."
             )

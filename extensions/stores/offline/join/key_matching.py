@@ -12,7 +12,7 @@ from typing import Any
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.feature_types import FEATURE_TYPES, FLOATS, INTEGER_BITS, INTEGERS, TEXTS, TIMES
 from extensions.stores.offline.arrow.column_reading import text_form
 from extensions.stores.offline.arrow.source_column_types import SourceType
@@ -165,14 +165,14 @@ def key_of_query(
     """A query's column as the key that it must be; null where a value is none.
 
     Raises:
-        SkewlessError: no value of the column's type can be such a key.
+        InputError: no value of the column's type can be such a key.
     """
     kind = _kind(dtype)
     known = FEATURE_TYPES.get(kind)
     # The type in which the labels' temporary table holds the key.
     wanted = (known and known.postgres) or "text"
     if not _admitted(kind, held):
-        raise SkewlessError(
+        raise InputError(
             f"The key {name} must be {dtype}, as its entity says; the labels' query has "
             f"{held.name}."
         )

@@ -10,13 +10,10 @@ from feast import FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.types import Array, Decimal, FeastType, String
-from feast.utils import (
-    _get_requested_feature_views_to_features_dict,
-    _get_requested_on_demand_feature_views,
-)
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
+from extensions.feast_internals import requested_features_by_view, requested_transforms
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType
 from extensions.stores.offline.join.key_matching import matches
@@ -102,10 +99,10 @@ def view_joins(
     that is there already is not joined twice. A feature whose name in the result is another's
     (``taken``: what transforms make) is there for a transform, and gets a column of its own.
     """
-    wanted, _ = _get_requested_feature_views_to_features_dict(
+    wanted, _ = requested_features_by_view(
         feature_refs,
         feature_views,
-        _get_requested_on_demand_feature_views(feature_refs, project, registry),
+        requested_transforms(feature_refs, project, registry),
     )
     owner: dict[str, str] = dict.fromkeys(taken, "")
     joins: list[ViewJoin] = []
@@ -142,11 +139,11 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
     """One view, its reference as its projection has it.
 
     Raises:
-        SkewlessError: it has no batch source.
+        DefinitionError: it has no batch source.
     """
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source to read training data from.")
+        raise DefinitionError(f"View {view.name} has no batch source to read training data from.")
     in_source = {output: column for column, output in source.field_mapping.items()}
     name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
     defaults = declared_defaults(view)

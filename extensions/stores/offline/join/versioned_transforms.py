@@ -15,7 +15,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError, InputError
 from extensions.feature_types import arrow_type
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
@@ -114,7 +114,7 @@ class VersionedTransform:
         mine = _inputs(version, table if places is None else table.take(places))
         for name in version.view.get_request_data_schema():
             if name not in mine.column_names:
-                raise SkewlessError(
+                raise InputError(
                     f"The transform {self.name} v{version.version}, which was served at the time "
                     f"of {rows} labels, needs {name}, which a request brings: add the "
                     f"column {name} to the labels, or name a version."
@@ -128,13 +128,13 @@ class VersionedTransform:
                 columns[name] = pa.chunked_array([pa.nulls(rows, kind)])
                 continue
             if name not in made.column_names:
-                raise SkewlessError(
+                raise DefinitionError(
                     f"The transform {self.name} made no column {feature.name}, which it declares."
                 )
             try:
                 columns[name] = made[name].cast(kind, safe=False)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise SkewlessError(
+                raise InputError(
                     f"{self.name}:{feature.name} of v{version.version} cannot be had as {kind}, "
                     f"which it is in the default: name a version ({self.name}@v{version.version})."
                 ) from error
@@ -164,14 +164,14 @@ def by_names(
     """The transforms over rows whose columns are named as Feast names them.
 
     Raises:
-        SkewlessError: two inputs of a transform would have one name.
+        InputError: two inputs of a transform would have one name.
     """
     found = []
     for transform in transforms:
         inputs = {}
         for read in inputs_of(transform):
             if read.short is None and not full_feature_names:
-                raise SkewlessError(
+                raise InputError(
                     f"The transform {transform.name} reads {read.feature} of several views: ask "
                     "with full_feature_names=True."
                 )

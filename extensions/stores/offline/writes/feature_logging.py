@@ -25,9 +25,10 @@ from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingC
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 
-from extensions.asof.computation import view_version
+from extensions.asof.computation_loading import view_version
 from extensions.database import connect, connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feast_internals import logged_service
 from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
@@ -70,14 +71,14 @@ def write_logged_features(
     it comes; Feast's own servers cut it to whole seconds.
 
     Raises:
-        SkewlessError: the source is not a feature service, or the rows lack the log's columns.
+        InputError: the source is not a feature service, or the rows lack the log's columns.
     """
     if not isinstance(source, FeatureServiceLoggingSource):
-        raise SkewlessError("Only a feature service's logs can be written.")
+        raise InputError("Only a feature service's logs can be written.")
     rows = pq.read_table(data) if isinstance(data, Path) else data
     for name in (LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD):
         if name not in rows.column_names:
-            raise SkewlessError(f"The logged features lack the column {name}.")
+            raise InputError(f"The logged features lack the column {name}.")
     columns, types = _columns(config, rows, source, registry)
     url = url_of(config)
     bounds = pc.min_max(columns["served_at"])
@@ -94,7 +95,7 @@ def write_logged_features(
 def _columns(
     config: RepoConfig, rows: pa.Table, source: FeatureServiceLoggingSource, registry: BaseRegistry
 ) -> tuple[dict[str, pa.Array], dict[str, FeastType]]:
-    service = source._feature_service  # noqa: SLF001 - Feast has no other way to it
+    service = logged_service(source)
     count = rows.num_rows
     types: dict[str, FeastType] = {
         "served_at": UnixTimestamp, "service": String, "request_id": Int64,

@@ -15,8 +15,9 @@ import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from psycopg import sql
 
+from extensions.database.advisory_locks import transaction_lock_sql
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.feature_types import (
     JSONS,
     is_text,
@@ -83,7 +84,7 @@ def appended(
     except SkewlessError as error:
         logs = [log_of(view).table for view, _ in pushes]
         if columns := constrained_columns(config, error.__cause__, logs):
-            raise SkewlessError(f"{error.message} It constrains {columns}.") from error
+            raise InputError(f"{error.message} It constrains {columns}.") from error
         raise
 
 
@@ -96,11 +97,7 @@ def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Tab
     _as_the_logs(session, log, uploaded, rows, table.schema)
     values = [name for name in columns if name not in {*log.keys, log.event, log.created}]
     # One push at a time: two at once could each be the other's correction.
-    session.run(
-        sql.SQL("SELECT pg_advisory_xact_lock(hashtextextended({}, 0))").format(
-            sql.Literal(f"skewless push {log.table}")
-        )
-    )
+    session.run(transaction_lock_sql(f"skewless push {log.table}"))
     if log.created is None or log.created not in columns:
         _replace(session, log, rows, columns, values)
     else:
@@ -241,7 +238,7 @@ def _correct(
         )
         if not _left(session, names):
             return
-    raise SkewlessError(
+    raise InputError(
         f"An entity of {log.table} was told more than {MOST_CORRECTIONS} different rows for the "
         f"same times: give corrections a {log.created} of their own; none of the rows was appended."
     )

@@ -8,7 +8,7 @@ from feast import FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError, InputError, SkewlessError
 from extensions.feature_types import (
     FEATURE_TYPES,
     UTC_MICROSECONDS,
@@ -73,10 +73,10 @@ def log_of(view: FeatureView) -> Log:
     """
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source to append to.")
+        raise DefinitionError(f"View {view.name} has no batch source to append to.")
     table = source.get_table_query_string()
     if table.startswith("("):
-        raise SkewlessError(
+        raise DefinitionError(
             f"View {view.name} reads a query, which cannot be appended to: give its source a table."
         )
     in_source = {output: column for column, output in source.field_mapping.items()}
@@ -107,7 +107,7 @@ def prepare_rows(view: FeatureView, table: pa.Table) -> pa.Table:
     keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
     for name in (*keys, source.timestamp_field):
         if name in typed.column_names and typed[name].null_count:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {name} of a push to view {view.name} has {typed[name].null_count} "
                 "nulls: give every row its keys and its event time; none of the "
                 f"{table.num_rows} rows was appended."
@@ -148,7 +148,7 @@ def _with_declared_types(view: FeatureView, table: pa.Table) -> pa.Table:
             what = f"The column {field.name}"
             column = cast_exactly(table.column(place), name, depth, what, str(field.dtype))
         except SkewlessError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
                 "appended."
             ) from error
@@ -164,7 +164,7 @@ def _with_parsed_times(table: pa.Table, times: Sequence[str]) -> pa.Table:
         try:
             parsed = parse_column(table.column(place).to_pandas(), field.name)
         except SkewlessError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"{error.message} (none of the {table.num_rows} rows was appended)"
             ) from error
         table = table.set_column(place, field.name, parsed.cast(UTC_MICROSECONDS, safe=False))

@@ -9,6 +9,7 @@ from adbc_driver_postgresql import dbapi
 from feast.types import FeastType
 from psycopg import sql
 
+from extensions.database.advisory_locks import transaction_lock
 from extensions.database.identifier_limits import bounded_name
 from extensions.feature_types import arrow_type, pg_name, pg_type
 
@@ -49,7 +50,7 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
     """Add what is missing of ``wanted``; returns the column of each name. Safe to run at once."""
     with conn.transaction():
         # A row's lock on nothing: two writers that meet a new service take turns.
-        conn.execute("SELECT pg_advisory_xact_lock(hashtext('served_features columns'))")
+        transaction_lock(conn, "skewless served_features columns")
         present = present_columns(conn)
         columns: dict[str, str] = {}
         missing: list[sql.Composable] = []
