@@ -41,7 +41,7 @@ from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database import connect_arrow
 from extensions.history.simulate import simulate
 from extensions.local import postgres, valkey
-from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
+from extensions.stores.offline.retrieval_requests import PointInTimeRequest
 from feature_repo.genres import PLACES
 from feature_repo.simulator import Simulation
 
@@ -131,8 +131,8 @@ def limit(stores: Stores, labels: pd.DataFrame, size: Size) -> Row:
     theirs, found = timed(lambda: duck.execute(asof).fetchone(), size.runs)
     job = question(stores.relaxed, labels, ["watched:seen"])
     with psycopg.connect(stores.url, options="-c timezone=UTC -c jit=off") as pg:
-        assert isinstance(job.question, PointInTimeQuestion)
-        name = job.question.labels.name
+        assert isinstance(job.request, PointInTimeRequest)
+        name = job.request.labels.name
         pg.execute(f'CREATE TEMP TABLE "{name}" (_ordinal bigint, _at timestamptz, key_0 bigint)')
         ordered = labels.sort_values(["user_id", "event_timestamp"])
         with pg.cursor().copy(f'COPY "{name}" FROM STDIN') as copy:

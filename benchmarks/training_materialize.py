@@ -28,7 +28,7 @@ from benchmarks.training_setup import (
 )
 from extensions.stores.online.redis_io import Expiry, write
 from extensions.stores.online.view_settings import layout_of
-from extensions.stores.online_codec.redis_keys import place_of
+from extensions.stores.online_codec.redis_keys import key_layout_of
 from extensions.stores.online_codec.row_encoder import ids, pack_rows
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
@@ -119,7 +119,7 @@ def _our_stages(store: FeatureStore, applied: FeatureView) -> dict[str, float]:
     read, table = _read(store, view, now - timedelta(days=1), now)
     online: Any = store._get_provider().online_store  # noqa: SLF001
     layout = layout_of(config, view)
-    where = place_of(config, view, layout.view)
+    where = key_layout_of(config, view, layout.view)
     began = time.perf_counter()
     rows = [row for part in pack_rows(layout, table, EVENT, CREATED, sections=True) for row in part]
     keys = ids(table, "user_id", view.entity_columns[0].dtype.to_value_type())

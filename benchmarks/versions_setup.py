@@ -204,13 +204,13 @@ def running(
 def until_ready(process: subprocess.Popen[bytes], port: int, path: str) -> None:
     """Wait until a server answers ``path``."""
     deadline = time.monotonic() + 240
-    while not _answers(port, path):
+    while not _results(port, path):
         assert process.poll() is None, "the server ended"
         assert time.monotonic() < deadline, "the server does not answer"
         time.sleep(0.1)
 
 
-def _answers(port: int, path: str) -> bool:
+def _results(port: int, path: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as reply:
             return bool(reply.status == 200)

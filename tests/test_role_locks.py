@@ -26,9 +26,6 @@ COMMANDS = {
         "extensions.cli.commands.streaming",
         "extensions.cli.commands.refresh_and_backfill",
     ),
-        "extensions.cli.commands.streaming",
-        "extensions.cli.commands.refresh_and_backfill",
-    ),
     "monitoring": ("extensions.cli.monitoring",),
 }
 IMPORT = """

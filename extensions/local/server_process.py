@@ -68,7 +68,7 @@ class Server:
         pause = _FIRST_PAUSE_SECONDS
         try:
             while self.alive:
-                if self._answers():
+                if self._results():
                     return self
                 if time.monotonic() > deadline:
                     raise UnavailableError(
@@ -83,7 +83,7 @@ class Server:
         words = self.child.last_words() or f"exit code {self.child.exit_code}"
         raise SkewlessError(f"{self.name} did not start on port {self.port}: {words}.")
 
-    def _answers(self) -> bool:
+    def _results(self) -> bool:
         try:
             return self.probe()
         except (OSError, ValueError):

@@ -43,8 +43,8 @@ from extensions.serving.routes.feature_routes import ANY, RANK, USER, Answer, Ho
 from extensions.serving.routes.pages import PAGES, Pages
 from extensions.serving.settings import Settings
 from extensions.stores.offline.connection_settings import url_of
-from extensions.stores.online.prefix_claims import PROJECT, see_owner
-from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.online.prefix_claims import PROJECT, check_owner
+from extensions.stores.online_codec.redis_keys import control_key
 from extensions.stores.publish_log import online_store
 from extensions.thread_supervision import LastingTask, Living
 
@@ -358,8 +358,8 @@ class Application:
     async def _see_owner(self) -> None:
         """See that the keys are this project's; a Redis that is away is waited for, as ever."""
         with contextlib.suppress(UnavailableError):
-            [owner] = await self.link.run([("GET", aside(self.store.config, PROJECT))])
-            see_owner(self.store.config, owner)
+            [owner] = await self.link.run([("GET", control_key(self.store.config, PROJECT))])
+            check_owner(self.store.config, owner)
 
     def _follow(self) -> Follower:
         """Begin to hold near copies, on connections of their own."""

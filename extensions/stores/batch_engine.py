@@ -91,8 +91,8 @@ class SkewlessBatchEngine(LocalComputeEngine):
                 # What is read waits for what is written: memory stays at a few parts.
                 while len(waiting) > WRITERS:
                     waiting.popleft().result()
-            for one in waiting:
-                one.result()
+            for future in waiting:
+                future.result()
 
     def _rows(self, registry: BaseRegistry, task: MaterializationTask) -> Generator[pa.Table]:
         view = task.feature_view
@@ -117,9 +117,9 @@ class SkewlessBatchEngine(LocalComputeEngine):
             for field in (*view.entity_columns, *view.features)
             if field.name != DUMMY_ENTITY_ID
         }
-        for piece in job.declared_as(types).to_batches():
-            yield piece.rename_columns(
-                [source.field_mapping.get(name, name) for name in piece.column_names]
+        for chunk in job.declared_as(types).to_batches():
+            yield chunk.rename_columns(
+                [source.field_mapping.get(name, name) for name in chunk.column_names]
             )
 
     def _write(self, view: FeatureView, part: pa.Table) -> None:
@@ -127,8 +127,8 @@ class SkewlessBatchEngine(LocalComputeEngine):
         self.online_store.write_table(self.repo_config, view, part)
 
 
-def _parts(pieces: Generator[pa.Table], rows: int) -> Generator[pa.Table]:
-    with closing(pieces):
-        for piece in pieces:
-            for at in range(0, piece.num_rows, rows):
-                yield piece.slice(at, rows)
+def _parts(chunks: Generator[pa.Table], rows: int) -> Generator[pa.Table]:
+    with closing(chunks):
+        for chunk in chunks:
+            for at in range(0, chunk.num_rows, rows):
+                yield chunk.slice(at, rows)

@@ -23,7 +23,7 @@ from extensions.stores.offline.join.latest_rows import sorted_rows
 from extensions.stores.offline.join.row_order import RowOrder
 from extensions.stores.online.store import SkewlessRedisOnlineStore
 from extensions.stores.restore_detection import publishing
-from extensions.stores.values.future_rows import not_future
+from extensions.stores.values.future_rows import not_future_condition
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 # Rows that Redis is sent at a time: enough to keep numpy busy, small in memory.
@@ -72,7 +72,7 @@ def publish(store: FeatureStore, conn: psycopg.Connection, computation: Computat
 def _joined(ranges: Sequence[UnpublishedRange]) -> list[UnpublishedRange]:
     """The same range in as few parts as can be: a backfill notes each of its days."""
     joined: list[UnpublishedRange] = []
-    for each in sorted(ranges, key=lambda one: one.start):
+    for each in sorted(ranges, key=lambda span: span.start):
         if joined and each.start <= joined[-1].end:
             joined[-1] = replace(joined[-1], end=max(joined[-1].end, each.end))
         else:
@@ -116,7 +116,7 @@ def latest(
     keys, times = computation.join_keys, RowOrder(*names)
     columns = [*keys, *names, *(feature.name for feature in computation.features)]
     log = sql.Identifier(computation.log_table).as_string(None)
-    condition = sql.SQL("{} AND {}").format(condition, not_future(allowed, list(names)))
+    condition = sql.SQL("{} AND {}").format(condition, not_future_condition(allowed, list(names)))
     rows = sorted_rows(log, keys, times, identifiers(columns, "l"), condition)
     return sql.SQL("{} LIMIT {}").format(rows, sql.Literal(limit))
 
@@ -131,7 +131,7 @@ def write_query(store: FeatureStore, view: FeatureView, query: sql.Composed) -> 
         waiting: list[pa.RecordBatch] = []
         for batch in cursor.fetch_record_batch():
             waiting.append(batch)
-            if sum(one.num_rows for one in waiting) >= ROWS_PER_BATCH:
+            if sum(rows.num_rows for rows in waiting) >= ROWS_PER_BATCH:
                 written += online.write_arrow(store.config, view, pa.Table.from_batches(waiting))
                 waiting = []
         if waiting:
@@ -145,10 +145,10 @@ def online_store(store: FeatureStore) -> SkewlessRedisOnlineStore:
     Raises:
         ConfigurationError: it is another one than ours.
     """
-    found = provider_of(store).online_store
-    if not isinstance(found, SkewlessRedisOnlineStore):
+    online = provider_of(store).online_store
+    if not isinstance(online, SkewlessRedisOnlineStore):
         raise ConfigurationError(
             "The online_store of feature_store.yaml must be "
             "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )
-    return found
+    return online

@@ -33,7 +33,7 @@ from extensions.database.connection import identifiers
 from extensions.database.scalars import clock
 from extensions.errors import InputError
 from extensions.stores.offline.connection_settings import url_of
-from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.online_codec.redis_keys import control_key
 from extensions.stores.publish_log import latest, online_store, registered, write_query
 from extensions.stores.restore_detection import (
     State,
@@ -81,7 +81,7 @@ def rebuild_online(
     progress: Progress | None = None,
     computations: Iterable[Computation] | None = None,
 ) -> list[Rebuilt]:
-    """Make every entity's row in Redis the newest of its log.
+    """Rewrite every entity's row in Redis from the newest row of its log.
 
     ``view``: a view's name (all its versions), or one version (``view.v1``); None: all.
     ``progress(version's name, entities so far)`` is called after every step. Interrupted, it
@@ -111,7 +111,7 @@ def rebuild_online(
 def reconcile(
     store: FeatureStore, conn: psycopg.Connection, computation: Computation
 ) -> tuple[Verdict, Rebuilt | None]:
-    """See that the log and Redis have one history, and mend it where they have not.
+    """Check that log and Redis have the same history; rebuild view versions where they differ.
 
     Returns what the marks said, and what was done about it. ``conn`` must be in autocommit.
 
@@ -161,7 +161,7 @@ def _rebuild(
     began = clock(conn)
 
     # 2. The log's newest rows replace what was stored before.
-    note = _Note(client, aside(store.config, f"rebuild:{computation.log_table}"),
+    note = _Note(client, control_key(store.config, f"rebuild:{computation.log_table}"),
                  f"{repair} {verdict.run}")  # fmt: skip
     after, entities, resumed = note.read()
     written, before = 0, (began - EPOCH) // _MICROSECOND

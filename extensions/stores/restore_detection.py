@@ -91,7 +91,7 @@ class _Noted:
 
 
 def check(conn: psycopg.Connection, store: FeatureStore, computation: Computation) -> Verdict:
-    """Compare a view version's marks; changes nothing.
+    """Compare a view version's marks in PostgreSQL and Redis; changes nothing.
 
     Raises:
         SkewlessError: the repository names another online store than ours.

@@ -21,25 +21,25 @@ def schema_of(view: Any) -> Schema:
     return tuple(sorted((field.name, field.dtype.to_value_type()) for field in view.features))
 
 
-def earlier_of(view: Any) -> str:
-    """What the registry keeps of a view's earlier schemas; "" where there are none."""
+def earlier_schemas_of(view: Any) -> str:
+    """A view's earlier schemas as JSON, from its tag; "" where there are none."""
     return str((getattr(view, "tags", None) or {}).get(EARLIER_SCHEMAS, ""))
 
 
-def parsed(earlier: str) -> list[Schema]:
-    """The schemas that `earlier_of` returns."""
+def parse_schemas(earlier: str) -> list[Schema]:
+    """The schemas that `earlier_schemas_of` returns."""
     return [
         tuple((name, ValueType[kind]) for name, kind in one) for one in json.loads(earlier or "[]")
     ]
 
 
 def keep_earlier(before: Any, after: Any) -> bool:
-    """Note at ``after`` the schemas of ``before``, the view as it is registered now.
+    """Add the schemas of ``before``, the registered view, to the tag of ``after``.
 
     Returns:
         Whether the schema changed.
     """
-    known: list[Any] = json.loads(earlier_of(before) or "[]")
+    known: list[Any] = json.loads(earlier_schemas_of(before) or "[]")
     schema = schema_of(before)
     changed = schema != schema_of(after)
     if changed:

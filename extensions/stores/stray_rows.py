@@ -1,4 +1,4 @@
-"""Strays: rows in Redis of entities that the log does not know; they are found and taken out."""
+"""Find and delete stray rows: rows in Redis of entities that have none in the log."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from extensions.asof.computation import Computation
 from extensions.feature_types import INTEGER_BITS
 from extensions.stores.online.redis_io import drop, drop_fields, scan
 from extensions.stores.online.view_settings import layout_of
-from extensions.stores.online_codec.redis_keys import Place, ids_of_field, place_of
+from extensions.stores.online_codec.redis_keys import KeyLayout, ids_of_field, key_layout_of
 from extensions.stores.online_codec.row_format import Layout
-from extensions.stores.values.future_rows import not_future
+from extensions.stores.values.future_rows import not_future_condition
 
 _ENTITIES_PER_QUERY = 5_000
 
@@ -31,7 +31,7 @@ def drop_strays(
     table: FeatureView,
     before: int,
 ) -> int:
-    """Take out rows, up to an event time, of entities without a row in the log.
+    """Delete rows, up to an event time, of entities without a row in the log.
 
     Args:
         conn: The log's database, in autocommit.
@@ -42,16 +42,16 @@ def drop_strays(
         before: Event time in microseconds since 1970; later rows may be a running stream's.
 
     Returns:
-        How many rows were taken out.
+        How many rows were deleted.
     """
     layout = layout_of(config, table)
-    where = place_of(config, table, layout.view)
+    where = key_layout_of(config, table, layout.view)
     types = dict(zip(computation.join_keys, computation.key_types, strict=True))
     kinds = [types[name] for name in where.join_keys]
     removed = 0
     batch: list[_Stray] = []
-    for found in _rows(client, where, layout, kinds):
-        batch += found
+    for rows in _rows(client, where, layout, kinds):
+        batch += rows
         if len(batch) >= _ENTITIES_PER_QUERY:
             removed += _drop(conn, config, client, computation, (where, layout), batch, before)
             batch = []
@@ -63,7 +63,7 @@ def _drop(
     config: RepoConfig,
     client: Any,
     computation: Computation,
-    place: tuple[Place, Layout],
+    place: tuple[KeyLayout, Layout],
     rows: list[_Stray],
     before: int,
 ) -> int:
@@ -79,7 +79,7 @@ def _drop(
 
 
 def _rows(
-    client: Any, where: Place, layout: Layout, kinds: Sequence[str]
+    client: Any, where: KeyLayout, layout: Layout, kinds: Sequence[str]
 ) -> Iterator[list[_Stray]]:
     """All rows of the version that Redis holds, by parts."""
     skip = len(where.prefix)
@@ -91,17 +91,17 @@ def _rows(
                 else:
                     pipe.get(key)
             replies = pipe.execute(raise_on_error=False)
-        found: list[_Stray] = []
+        rows: list[_Stray] = []
         for key, reply in zip(keys, replies, strict=True):
             if reply is None or isinstance(reply, Exception):  # another type: none of ours
                 continue
             if where.composite:
                 for name in reply:
                     parts = [key[skip:], *ids_of_field(name, len(kinds) - 1)]
-                    found.append((key, name, _values(parts, kinds)))
+                    rows.append((key, name, _values(parts, kinds)))
             elif layout.find(reply) is not None:
-                found.append((key, None, _values([key[skip:]], kinds)))
-        yield found
+                rows.append((key, None, _values([key[skip:]], kinds)))
+        yield rows
 
 
 def _values(raw: Sequence[bytes], kinds: Sequence[str]) -> tuple[Any, ...]:
@@ -133,7 +133,7 @@ def _known(
     conn: psycopg.Connection,
     config: RepoConfig,
     computation: Computation,
-    where: Place,
+    where: KeyLayout,
     entities: list[tuple[Any, ...]],
 ) -> list[bool]:
     """Which of the entities have a row in the log."""
@@ -157,7 +157,7 @@ def _known(
             sql.SQL("l.{} = k.{}").format(sql.Identifier(key), name)
             for key, name in zip(where.join_keys, names, strict=True)
         ),
-        past=not_future(config, ["event_timestamp", "created_timestamp"]),
+        past=not_future_condition(config, ["event_timestamp", "created_timestamp"]),
     )
     for (place,) in conn.execute(query, [list(column) for column in columns]):
         known[whole[place - 1]] = True

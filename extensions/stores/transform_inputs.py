@@ -1,4 +1,4 @@
-"""What an on-demand transform reads, and under which names: one rule for training and serving.
+"""Names of an on-demand transform's inputs: one rule for training and serving.
 
 An input is a feature of one of the transform's source views. Its long name, ``view__feature``, is
 always there; its short name, ``feature``, where no other input and no request field has it too.
@@ -45,22 +45,22 @@ def inputs_of(view: OnDemandFeatureView) -> tuple[Input, ...]:
     )
 
 
-def _source(given: Any, one: Input, view: OnDemandFeatureView) -> str | None:
+def _source(given: Any, each: Input, view: OnDemandFeatureView) -> str | None:
     """The column among ``given`` that holds an input; None where there is none.
 
     Raises:
         InputError: there is a column of its short name, which is another's too.
     """
-    if one.long in given:
-        return one.long
-    if one.feature not in given:
+    if each.long in given:
+        return each.long
+    if each.feature not in given:
         return None
-    if one.short is None and one.feature not in view.get_request_data_schema():
+    if each.short is None and each.feature not in view.get_request_data_schema():
         raise InputError(
-            f"The transform {view.name} reads {one.feature} of several views, and a result with "
+            f"The transform {view.name} reads {each.feature} of several views, and a result with "
             "short names has only one column of that name: ask with full_feature_names=True."
         )
-    return one.feature if one.short else None
+    return each.feature if each.short else None
 
 
 def _preprocess_arrow_table(
@@ -68,9 +68,9 @@ def _preprocess_arrow_table(
 ) -> tuple[pa.Table, list[str]]:
     added = []
     given = pa_table.column_names
-    for one in inputs_of(self):
-        column = _source(given, one, self)
-        for name in (one.long, one.short):
+    for each in inputs_of(self):
+        column = _source(given, each, self)
+        for name in (each.long, each.short):
             if column and name and name not in pa_table.column_names:
                 pa_table = pa_table.append_column(name, pa_table[column])
                 added.append(name)
@@ -81,9 +81,9 @@ def _preprocess_feature_dict(
     self: OnDemandFeatureView, feature_dict: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     inputs, added = dict(feature_dict), []
-    for one in inputs_of(self):
-        column = _source(feature_dict, one, self)
-        for name in (one.long, one.short):
+    for each in inputs_of(self):
+        column = _source(feature_dict, each, self)
+        for name in (each.long, each.short):
             if column and name and name not in inputs:
                 inputs[name] = feature_dict[column]
                 added.append(name)
@@ -97,7 +97,7 @@ def _to_drop(view: OnDemandFeatureView, added: list[str]) -> list[str]:
 
 
 def install() -> None:
-    """Put the functions in the place of Feast's."""
+    """Replace the two methods of `OnDemandFeatureView`."""
     for function in (_preprocess_arrow_table, _preprocess_feature_dict):
         original = getattr(OnDemandFeatureView, function.__name__)
         setattr(OnDemandFeatureView, function.__name__, wraps(original)(function))

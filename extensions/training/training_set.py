@@ -21,10 +21,10 @@ from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.join.label_coverage import read_coverages
 from extensions.stores.offline.join.point_in_time import HIDDEN
-from extensions.stores.offline.join.versioned_transforms import ServedTransform
+from extensions.stores.offline.join.versioned_transforms import VersionedTransform
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
-from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
+from extensions.stores.offline.retrieval_requests import PointInTimeRequest
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import (
@@ -122,31 +122,29 @@ def _take(
     output_path(out)
     output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
-    if not isinstance(job, SkewlessRetrievalJob) or not isinstance(
-        job.question, PointInTimeQuestion
-    ):
+    if not isinstance(job, SkewlessRetrievalJob) or not isinstance(job.request, PointInTimeRequest):
         raise ConfigurationError(
             "Training sets need this project's offline store: set offline_store.type in "
             "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
     job.check_names(service, full=True)
     if expected is not None:
-        _check_versions(service, expected, _versions(job.question))
+        _check_versions(service, expected, _versions(job.request))
     known_at = known_at or _settled(store)
     job = job.in_full().as_known_at(known_at)
-    question = job.question
-    assert isinstance(question, PointInTimeQuestion)
-    total = question.labels.count
+    request = job.request
+    assert isinstance(request, PointInTimeRequest)
+    total = request.labels.count
     tally = Tally(
-        question.labels.timestamp_column,
-        _watched(store, question),
+        request.labels.timestamp_column,
+        _watched(store, request),
         known_at,
         transforms=_transforms(job),
         full=full,
     )
     with whole_file(out) as partial:
         _write(job, tally, partial, progress, total)
-        manifest = _manifest(store, service, labels, out, tally, question)
+        manifest = _manifest(store, service, labels, out, tally, request)
         if expected is not None and manifest.sha256 != expected.sha256:
             raise ConflictError(
                 "The training set is not the same any more: rows dated back were appended to a "
@@ -186,7 +184,7 @@ def _manifest(
     labels: Labels,
     out: Path,
     tally: "Tally",
-    question: PointInTimeQuestion,
+    request: PointInTimeRequest,
 ) -> Manifest:
     rates = tally.default_rates()
     path = os.path.relpath(labels.path, out.parent) if labels.path else None
@@ -194,7 +192,7 @@ def _manifest(
         service=service,
         project=store.project,
         known_at=tally.known_at.astimezone(UTC).isoformat(),
-        bitemporal=question.options.bitemporal,
+        bitemporal=request.options.bitemporal,
         full=tally.full,
         rows=tally.rows,
         first_label=tally.first.isoformat() if tally.first else None,
@@ -205,7 +203,7 @@ def _manifest(
         columns=tally.columns(
             {
                 feature.output: rates[view.label]
-                for view in question.views
+                for view in request.views
                 for feature in view.features
                 if feature.default is not None and not feature.output.startswith(HIDDEN)
             }
@@ -230,13 +228,13 @@ def _check_versions(service: str, expected: Manifest, there: list[WatchedVersion
         )
 
 
-def _versions(question: PointInTimeQuestion) -> list[WatchedVersion]:
+def _versions(request: PointInTimeRequest) -> list[WatchedVersion]:
     """The versions that labels may get: the one that is named, or all that were ever served.
 
     By view, in the order of the question; the default is the last one of its view.
     """
     found = []
-    for view in question.views:
+    for view in request.views:
         name, _, pinned = view.name.partition("@v")
         of_log = re.search(r"_v(\d+)$", view.table)
         number = int(pinned or (of_log.group(1) if of_log else 1))
@@ -244,7 +242,7 @@ def _versions(question: PointInTimeQuestion) -> list[WatchedVersion]:
             found.append(WatchedVersion(name, view.label, number, view.table))
             continue
         found += [
-            WatchedVersion(name, view.label, era.version, era.table, _spans(era.moments))
+            WatchedVersion(name, view.label, era.version, era.table, _spans(era.valid_times))
             for era in sorted(view.eras, key=lambda era: (era.version == number, era.version))
         ]
     return found
@@ -254,11 +252,11 @@ def _transforms(job: SkewlessRetrievalJob) -> list[WatchedTransform]:
     """The transforms that may run: the one that is named, or all that were ever served."""
     found = []
     for transform in job.on_demand_feature_views:
-        if isinstance(transform, ServedTransform):
+        if isinstance(transform, VersionedTransform):
             found += [
                 WatchedTransform(transform.name, one.version or None)
-                if one.moments is None
-                else WatchedTransform(transform.name, one.version, _spans(one.moments))
+                if one.valid_times is None
+                else WatchedTransform(transform.name, one.version, _spans(one.valid_times))
                 for one in transform.versions
             ]
         else:
@@ -275,7 +273,7 @@ def _spans(multirange: str) -> tuple[Span, ...]:
     return tuple((one.lower, one.upper) for one in ranges)
 
 
-def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedVersion]:
+def _watched(store: FeatureStore, request: PointInTimeRequest) -> list[WatchedVersion]:
     """The versions, with the moments up to which their logs are complete where that is noted."""
     through: dict[str, datetime] = {}
     covered: dict[str, Coverage] = {}
@@ -299,7 +297,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
             complete=(one.view, one.version) in retired,
             coverage=covered.get(str(one.table), NOT_KNOWN),
         )
-        for one in _versions(question)
+        for one in _versions(request)
     ]
 
 

@@ -135,7 +135,7 @@ def compare(
     moments = tuple(settled_now(conn) - i * APART for i in range(MOMENTS))
     spine = questions(_wider(left, right), moments, size)
     with connect_arrow(url) as arrow:
-        answers = [_answers(arrow, computation, spine) for computation in (left, right)]
+        answers = [_results(arrow, computation, spine) for computation in (left, right)]
     (mine, took), (theirs, took_too) = answers
     if not mine.num_rows:
         raise InputError(f"No entity of {view} was active in the last week: nothing to compare.")
@@ -178,7 +178,7 @@ def _wider(left: Computation, right: Computation) -> Computation:
     return left if left.horizon >= right.horizon else right
 
 
-def _answers(arrow: Any, computation: Computation, spine: Spine) -> tuple[pa.Table, float]:
+def _results(arrow: Any, computation: Computation, spine: Spine) -> tuple[pa.Table, float]:
     began = datetime.now().astimezone()
     table = compute(arrow, computation, spine)
     took = (datetime.now().astimezone() - began).total_seconds()

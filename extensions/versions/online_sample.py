@@ -16,7 +16,7 @@ from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.column_format import AnotherLayoutError
-from extensions.stores.online_codec.redis_keys import Place, place_of
+from extensions.stores.online_codec.redis_keys import KeyLayout, key_layout_of
 from extensions.stores.online_codec.row_encoder import ids
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.publish_log import latest, online_store
@@ -46,11 +46,11 @@ class Held:
         return _EPOCH + timedelta(microseconds=event) >= self.logged
 
 
-def where_of(store: FeatureStore, one: Published) -> tuple[Place, Layout]:
+def where_of(store: FeatureStore, one: Published) -> tuple[KeyLayout, Layout]:
     """The place and the layout of a version's rows."""
     view = feast_view(one)
     layout = layout_of(store.config, view)
-    return place_of(store.config, view, layout.view), layout
+    return key_layout_of(store.config, view, layout.view), layout
 
 
 def sample(

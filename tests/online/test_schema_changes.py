@@ -9,7 +9,7 @@ from feast.types import Array, Float32, Float64, Int64, String
 
 from extensions.errors import SkewlessError
 from extensions.stores.online.view_settings import layout_of
-from extensions.stores.online_codec.redis_keys import place_of
+from extensions.stores.online_codec.redis_keys import key_layout_of
 from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.online_codec.section_index import fields, sections
 from extensions.stores.rebuild import rebuild_online
@@ -73,7 +73,7 @@ class World:
     def decoded(self, store: FeatureStore, names: Any) -> list[Any]:
         view = store.get_feature_view("stats")
         layout = layout_of(store.config, view)
-        where = place_of(store.config, view, layout.view)
+        where = key_layout_of(store.config, view, layout.view)
         client = store._get_provider().online_store._get_client(store.config.online_store)
         [(key_, name)] = [where.address(key(**self.ids))]
         value = client.hget(key_, name) if name else client.get(key_)

@@ -191,11 +191,11 @@ def test_only_what_is_new_is_read(
         tick(conn, user, 1, now() - 10 * MINUTE, created=now() - 10 * MINUTE)
     materialize(store, now())
     read: list[int] = []
-    pieces = RowsToPublish.pieces
+    chunks = RowsToPublish.chunks
     monkeypatch.setattr(
         RowsToPublish,
-        "pieces",
-        lambda self, session: (read.append(t.num_rows) or t for t in pieces(self, session)),
+        "chunks",
+        lambda self, session: (read.append(t.num_rows) or t for t in chunks(self, session)),
     )
     tick(conn, 3, 2, now())
     materialize(store, now())

@@ -15,7 +15,7 @@ from feast.types import Float32, Int64, PrimitiveFeastType, String
 
 from extensions.errors import SkewlessError
 from extensions.stores.offline.join.label_coverage import CoverageWarning
-from extensions.stores.offline.join.versioned_transforms import ServedTransform, Version
+from extensions.stores.offline.join.versioned_transforms import Version, VersionedTransform
 from extensions.training.label_source import read_labels
 from extensions.training.training_set import take, take_again
 from extensions.versions.promotion import promote, rollback
@@ -265,7 +265,7 @@ def at_versions(*numbers: int) -> pa.Table:
 
 def test_each_version_has_its_own_inputs() -> None:
     first, second = transform(1, Int64, lambda x: x + 1), transform(2, Float32, lambda x: x + 0.5)
-    made = ServedTransform(
+    made = VersionedTransform(
         second,
         [
             Version(1, "{(,)}", first, {"x": "_served_input_0"}),
@@ -283,7 +283,7 @@ def test_each_version_has_its_own_inputs() -> None:
 def test_a_type_that_does_not_become_the_default_s_is_refused() -> None:
     first, second = transform(1, String, lambda x: x.map("no{}".format)), transform(2, Int64, abs)
     versions = [Version(1, "{(,)}", first, {}), Version(2, "{(,)}", second, {})]
-    made = ServedTransform(second, versions, "_served_version_0")
+    made = VersionedTransform(second, versions, "_served_version_0")
     assert made.transform_arrow(at_versions(2, 2))["y"].to_pylist() == [0, 1]
     with pytest.raises(SkewlessError, match="of_x:y of v1 cannot be had as int64"):
         made.transform_arrow(at_versions(2, 1))

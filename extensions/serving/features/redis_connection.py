@@ -27,7 +27,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from extensions.addresses import redis_parts
 from extensions.errors import ConfigurationError
 from extensions.feast_internals import redis_client_async
-from extensions.stores.online.redis_io import is_foreign, unless_foreign
+from extensions.stores.online.redis_io import is_foreign, none_if_foreign
 from extensions.thread_supervision import LastingTask
 
 logger = logging.getLogger(__name__)
@@ -311,7 +311,7 @@ class ClientLink:
                         for command in commands:
                             pipe.execute_command(*command)
                         replies = await pipe.execute(raise_on_error=False)
-                replies = [unless_foreign(reply) for reply in replies]
+                replies = [none_if_foreign(reply) for reply in replies]
         except (RedisError, RedisClusterException, AttributeError, OSError, TimeoutError) as error:
             # AttributeError: redis-py trips over a node that it is just learning of.
             self.connected = False

@@ -18,9 +18,9 @@ from extensions.feast_internals import feature_views_to_use
 from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
 from extensions.serving.features.request_fields import RequestField, request_fields
-from extensions.stores.online.view_settings import layout_of, lifetime_of, trust_of
+from extensions.stores.online.view_settings import layout_of, lifetime_of, overwrite_policy_of
 from extensions.stores.online_codec.payload_decoder import default_of
-from extensions.stores.online_codec.redis_keys import Place, place_of
+from extensions.stores.online_codec.redis_keys import KeyLayout, key_layout_of
 from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.values.default_values import default_values
 from extensions.version_names import sql_file
@@ -39,7 +39,7 @@ class View:
 
     name: str
     version: int
-    place: Place
+    place: KeyLayout
     decoder: Decoder
     features: tuple[str, ...]
     names: tuple[str, ...]
@@ -291,8 +291,8 @@ def _view(
     return View(
         name=table.name,
         version=version,
-        place=place_of(store.config, table, layout.view),
-        decoder=Decoder(layout, defaults, ttl, trust_of(store.config, layout).ahead),
+        place=key_layout_of(store.config, table, layout.view),
+        decoder=Decoder(layout, defaults, ttl, overwrite_policy_of(store.config, layout).ahead),
         features=features,
         names=tuple(f"{alias}__{name}" if name in clashing else name for name in features),
         budget=Freshness(freshness).budget if freshness else None,

@@ -34,7 +34,7 @@ from extensions.serving.http.openapi_feast import whole_document
 from extensions.serving.http.request_validation import RefusedError, check_range
 from extensions.serving.settings import Settings
 from extensions.stores.publish_log import online_store
-from extensions.stores.values.join_keys import of_json
+from extensions.stores.values.join_keys import json_ids
 
 logger = logging.getLogger(__name__)
 
@@ -136,13 +136,13 @@ class StoreOverHttp:
     def get_online_features(self, **asked: Any) -> OnlineResponse:
         """As Feast's, with request fields within their declared bounds."""
         self._check_ranges(asked["features"], asked["entity_rows"])
-        with of_json():
+        with json_ids():
             return self._store.get_online_features(**asked)
 
     async def get_online_features_async(self, **asked: Any) -> OnlineResponse:
         """As Feast's, with request fields within their declared bounds."""
         self._check_ranges(asked["features"], asked["entity_rows"])
-        with of_json():
+        with json_ids():
             return await self._store.get_online_features_async(**asked)
 
     def _check_ranges(self, features: Any, columns: Any) -> None:
@@ -165,12 +165,12 @@ class StoreOverHttp:
 
     def push(self, **pushed: Any) -> None:
         """As Feast's."""
-        with of_json():
+        with json_ids():
             self._store.push(**pushed)
 
     async def push_async(self, **pushed: Any) -> None:
         """As Feast's."""
-        with of_json():
+        with json_ids():
             await self._store.push_async(**pushed)
 
     def write_to_online_store(self, feature_view_name: str, df: pd.DataFrame, **more: Any) -> None:
@@ -189,7 +189,7 @@ class StoreOverHttp:
                     if known and known not in df and sent in df and sent not in features
                 }
             )
-        with of_json():
+        with json_ids():
             self._store.write_to_online_store(feature_view_name, df=df, **more)
 
 

@@ -1,8 +1,8 @@
-"""What materialization reads: the rows that may not be online yet.
+"""The rows that a materialization reads: those that may not be online yet.
 
 Feast remembers the end of the last run's range and asks next time for event times from there.
-A tick's rows carry the moment they were computed for, which is earlier than their commit; a run
-in between covers that moment without seeing the rows. So each run here notes up to when every
+A tick's rows carry the time they were computed for, which is earlier than their commit; a run
+in between covers that time without seeing the rows. So each run here notes up to when every
 publication was visible to it, and the run that goes on from its end also reads all rows that
 were published since, whatever their event time.
 """
@@ -22,7 +22,7 @@ from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.join.latest_rows import latest_rows, sorted_rows
 from extensions.stores.offline.join.row_order import RowOrder
-from extensions.stores.values.future_rows import future, not_future
+from extensions.stores.values.future_rows import future, not_future_condition
 from extensions.version_names import log_table_sql
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 UNSEEN_TRANSACTION = timedelta(hours=1)
 FORGET_AFTER = timedelta(days=90)
 
-# The moment before which every publication is visible to the next statement: rows are stamped
+# The time before which every publication is visible to the next statement: rows are stamped
 # while their transaction is open, so no earlier than its start. A transaction is known to write
-# from its first row on, which it stamps a moment before: hence the second.
+# from its first row on, which it stamps just before: hence the second.
 SETTLED = sql.SQL(
     "SELECT least(now.at - interval '1 second', "
     "(SELECT min(a.xact_start) FROM pg_stat_activity AS a "
@@ -74,9 +74,9 @@ class RowsToPublish:
     latest: bool
     types: Mapping[str, FeastType] = field(default_factory=dict)
     allowed: RepoConfig | None = None
-    doing: str = "reading rows to materialize"
+    context: str = "reading rows to materialize"
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time, and a note of what was visible after the last."""
         since = self.start
         self._say_future(session)
@@ -176,7 +176,7 @@ class RowsToPublish:
             wanted = sql.SQL("({} OR {} >= {})").format(wanted, created, sql.Literal(since))
             times.append(source.created_time)
         wanted = sql.SQL("{} <= {} AND {} AND {}").format(
-            event, sql.Literal(self.end), not_future(self.allowed, times), wanted
+            event, sql.Literal(self.end), not_future_condition(self.allowed, times), wanted
         )
         columns = _columns(source)
         if not self.latest:

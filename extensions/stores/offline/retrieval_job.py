@@ -1,4 +1,4 @@
-"""What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
+"""Feast's retrieval job over Arrow: lazy, streamed, with transforms and saved datasets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,15 +28,15 @@ from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
 )
 from extensions.stores.offline.join.request_fields import check_request_fields
-from extensions.stores.offline.join.versioned_transforms import ServedTransform
+from extensions.stores.offline.join.versioned_transforms import VersionedTransform
 from extensions.stores.offline.materialization import RowsToPublish
-from extensions.stores.offline.retrieval_requests import PointInTimeQuestion, Question
+from extensions.stores.offline.retrieval_requests import PointInTimeRequest, RetrievalRequest
 from extensions.stores.offline.writes.parquet_export import export
 from extensions.stores.offline.writes.saved_dataset_table import DatasetTable
 
 
 class SkewlessMetadata(RetrievalMetadata):
-    """As Feast's; a query's span of time is looked up only if somebody wants it."""
+    """Feast's metadata; the time span of a query's labels is looked up on first use."""
 
     def __init__(self, features: list[str], keys: list[str], span: Any) -> None:
         self.features = features
@@ -55,23 +55,23 @@ class SkewlessMetadata(RetrievalMetadata):
 
 
 class SkewlessRetrievalJob(RetrievalJob):
-    """Feast's retrieval job over Arrow: nothing runs before somebody asks for rows.
+    """A lazy retrieval job: nothing runs before its rows are requested.
 
     Besides Feast's own `to_df`, `to_arrow`, `to_sql` and `persist`: `to_batches` for results
-    larger than memory, `in_full` and `as_known_at` for another answer to the same question.
+    larger than memory, `in_full` and `as_known_at` for other results of the same join.
     """
 
     def __init__(
         self,
         config: RepoConfig,
-        question: Question,
+        request: RetrievalRequest,
         *,
         full_feature_names: bool = False,
-        on_demand_feature_views: Sequence[ServedTransform] | None = None,
+        on_demand_feature_views: Sequence[VersionedTransform] | None = None,
         metadata: RetrievalMetadata | None = None,
     ) -> None:
         self.config = config
-        self.question = question
+        self.request = request
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views: list[Any] = list(on_demand_feature_views or [])
         self._metadata = metadata
@@ -87,8 +87,8 @@ class SkewlessRetrievalJob(RetrievalJob):
         return self._on_demand_feature_views
 
     @property
-    def transforms(self) -> list[ServedTransform]:
-        """As `on_demand_feature_views`, as what they are."""
+    def transforms(self) -> list[VersionedTransform]:
+        """As `on_demand_feature_views`, with their own type."""
         return self._on_demand_feature_views
 
     @property
@@ -97,26 +97,26 @@ class SkewlessRetrievalJob(RetrievalJob):
         return self._metadata
 
     def in_full(self) -> "SkewlessRetrievalJob":
-        """The same, with ``<view>__age_seconds`` and ``<view>__found`` after each view."""
+        """A copy that adds ``<view>__age_seconds`` and ``<view>__found`` after each view."""
         return self._other(full=True)
 
-    def as_known_at(self, moment: datetime) -> "SkewlessRetrievalJob":
-        """The same, from the rows that were published by ``moment`` only."""
-        return self._other(known_at=moment)
+    def as_known_at(self, at: datetime) -> "SkewlessRetrievalJob":
+        """A copy that uses only rows published by ``at``."""
+        return self._other(known_at=at)
 
     def declared_as(self, types: Mapping[str, FeastType]) -> "SkewlessRetrievalJob":
-        """The same, with these columns as the Feast types that a view declares, or refused."""
-        if not isinstance(self.question, RowsToPublish):
+        """A copy that reads these columns as the given Feast types, or refuses their values."""
+        if not isinstance(self.request, RowsToPublish):
             return self
-        return SkewlessRetrievalJob(self.config, replace(self.question, types=types))
+        return SkewlessRetrievalJob(self.config, replace(self.request, types=types))
 
     def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
-        question = self.question
-        if not isinstance(question, PointInTimeQuestion):
+        request = self.request
+        if not isinstance(request, PointInTimeRequest):
             raise InputError("Only a point-in-time join can be asked in full or as known at T.")
         return SkewlessRetrievalJob(
             self.config,
-            replace(question, options=replace(question.options, **changed)),
+            replace(request, options=replace(request.options, **changed)),
             full_feature_names=self._full_feature_names,
             on_demand_feature_views=self._on_demand_feature_views,
             metadata=self._metadata,
@@ -127,8 +127,8 @@ class SkewlessRetrievalJob(RetrievalJob):
 
         The connection is open until the iterator is used up or closed.
         """
-        for piece in self._pieces(timeout):
-            yield _Piece(self, piece).to_arrow()
+        for chunk in self._chunks(timeout):
+            yield _ChunkJob(self, chunk).to_arrow()
 
     def to_arrow(
         self,
@@ -166,20 +166,22 @@ class SkewlessRetrievalJob(RetrievalJob):
         Raises:
             InputError: it names the columns.
         """
-        question = self.question
-        if not isinstance(question, PointInTimeQuestion):
+        request = self.request
+        if not isinstance(request, PointInTimeRequest):
             return
         made = [
-            f"{one.projection.name_to_use()}__{f.name}" if self._full_feature_names else f.name  # type: ignore[no-untyped-call]
-            for one in self.transforms
-            for f in one.features
+            f"{view.projection.name_to_use()}__{field.name}"  # type: ignore[no-untyped-call]
+            if self._full_feature_names
+            else field.name
+            for view in self.transforms
+            for field in view.features
         ]
-        check_names(asked, question.labels.columns, question.views, made, full=full)
+        check_names(asked, request.labels.columns, request.views, made, full=full)
 
     def to_sql(self) -> str:
         """The statement; over uploaded labels where they are a frame."""
-        with arrow_session(self.config, self.question.doing) as session:
-            return self.question.to_sql(session)
+        with arrow_session(self.config, self.request.context) as session:
+            return self.request.to_sql(session)
 
     def supports_remote_storage_export(self) -> bool:
         """Whether the store's settings name a ``staging_location``."""
@@ -223,50 +225,50 @@ class SkewlessRetrievalJob(RetrievalJob):
                     f"The table {reference} exists: choose another name, or allow_overwrite=True."
                 )
             # Read first: the labels or the sources may be what is overwritten.
-            pieces = self.to_batches(timeout)
-            first = next(pieces)
+            chunks = self.to_batches(timeout)
+            first = next(chunks)
             table.write(
-                session, pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
+                session, pa.RecordBatchReader.from_batches(first.schema, _batches(first, chunks))
             )
 
-    def _pieces(self, timeout: float | None) -> Iterator[pa.Table]:
-        with arrow_session(self.config, self.question.doing, timeout=timeout) as session:
-            for piece in self.question.pieces(session):
-                self._check_query(piece)
-                yield piece
+    def _chunks(self, timeout: float | None) -> Iterator[pa.Table]:
+        with arrow_session(self.config, self.request.context, timeout=timeout) as session:
+            for chunk in self.request.chunks(session):
+                self._check_query(chunk)
+                yield chunk
 
-    def _check_query(self, piece: pa.Table) -> None:
+    def _check_query(self, chunk: pa.Table) -> None:
         """What a query's columns hold is seen when its rows come; a frame's was, before."""
-        question = self.question
-        if isinstance(question, PointInTimeQuestion) and isinstance(question.labels, EntityQuery):
+        request = self.request
+        if isinstance(request, PointInTimeRequest) and isinstance(request.labels, EntityQuery):
             for transform in self._on_demand_feature_views:
-                served = isinstance(transform, ServedTransform)
-                views = [one.view for one in transform.versions] if served else [transform]
-                check_request_fields(views, piece)
+                served = isinstance(transform, VersionedTransform)
+                views = [version.view for version in transform.versions] if served else [transform]
+                check_request_fields(views, chunk)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        question = self.question
-        if not isinstance(question, PointInTimeQuestion):
+        request = self.request
+        if not isinstance(request, PointInTimeRequest):
             # Feast's writer to the online store looks at the first chunk only.
-            return pa.concat_tables(self._pieces(timeout)).combine_chunks()
-        self.check_names("the request", full=question.options.full)
-        with arrow_session(self.config, question.doing, timeout=timeout) as session:
-            table = pa.concat_tables(question.pieces(session))
+            return pa.concat_tables(self._chunks(timeout)).combine_chunks()
+        self.check_names("the request", full=request.options.full)
+        with arrow_session(self.config, request.context, timeout=timeout) as session:
+            table = pa.concat_tables(request.chunks(session))
             covered = read_coverages(session)
-        warn_of_uncovered(question.views, covered, table, question.labels.timestamp_column)
+        warn_of_uncovered(request.views, covered, table, request.labels.timestamp_column)
         return table
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return to_pandas(self._to_arrow_internal(timeout))
 
 
-class _Piece(SkewlessRetrievalJob):
-    """Rows that are here already, for Feast's transforms to run over."""
+class _ChunkJob(SkewlessRetrievalJob):
+    """A job over rows in memory, for Feast's transforms to run on."""
 
     def __init__(self, whole: SkewlessRetrievalJob, rows: pa.Table) -> None:
         super().__init__(
             whole.config,
-            whole.question,
+            whole.request,
             full_feature_names=whole.full_feature_names,
             on_demand_feature_views=whole.transforms,
             metadata=whole.metadata,

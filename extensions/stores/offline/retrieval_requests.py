@@ -1,4 +1,4 @@
-"""What a retrieval job runs: a plain query, or the join of labels with views."""
+"""The requests behind retrieval jobs: a plain query, or a point-in-time join."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
-from extensions.stores.offline.join.chunking import joined_in_parts
+from extensions.stores.offline.join.chunking import join_in_chunks
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.output_columns import (
-    answer_columns,
-    answer_query,
-    digits_kept,
-    shortened,
-    whole_columns,
+    exact_numeric_columns,
+    restore_names,
+    result_columns,
+    result_query,
+    with_short_names,
 )
 from extensions.stores.offline.join.point_in_time import (
     ORDINAL,
@@ -27,19 +27,19 @@ from extensions.stores.offline.join.point_in_time import (
     ViewJoin,
     join_keys,
     join_query,
-    layouts,
+    source_layouts,
 )
 
 
-class Question(Protocol):
-    """Something that PostgreSQL answers with rows."""
+class RetrievalRequest(Protocol):
+    """A request that PostgreSQL answers with rows."""
 
     @property
-    def doing(self) -> str:
+    def context(self) -> str:
         """Completes "PostgreSQL … while …" in an error."""
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """The rows, at least one piece (perhaps empty), in order."""
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
+        """Run it; yields at least one table (perhaps empty), in order."""
 
     def to_sql(self, session: ArrowSession) -> str:
         """The statement."""
@@ -47,22 +47,26 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class PlainQuery:
-    """A query that needs nothing uploaded.
+    """A query that needs no uploaded labels.
 
-    ``declared``: the Feast types of its columns. ``whole_names``: by the query's name of a column,
-    where the caller's is longer than PostgreSQL's names can be.
+    Attributes:
+        query: The statement.
+        context: What is read, for error messages.
+        declared: Feast types of its columns.
+        whole_names: The result's names of columns that are too long for PostgreSQL, by the
+            statement's names of them.
     """
 
     query: str
-    doing: str
+    context: str
     declared: Mapping[str, FeastType] = field(default_factory=dict)
     whole_names: Mapping[str, str] = field(default_factory=dict)
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time."""
-        for piece in read_exactly(session, sql.SQL(self.query), self.declared):
-            yield piece.rename_columns(
-                [self.whole_names.get(name, name) for name in piece.column_names]
+        for chunk in read_exactly(session, sql.SQL(self.query), self.declared):
+            yield chunk.rename_columns(
+                [self.whole_names.get(name, name) for name in chunk.column_names]
             )
 
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
@@ -71,11 +75,17 @@ class PlainQuery:
 
 
 @dataclass(frozen=True)
-class PointInTimeQuestion:
-    """Labels and views; the answer has one row per label, in the labels' order.
+class PointInTimeRequest:
+    """A point-in-time join; the result has one row per label, in the labels' order.
 
-    ``beside``: further columns of the answer, for transforms, and their names. ``connections``:
-    over how many a large join is spread.
+    Attributes:
+        labels: The labels, from the client or from a query.
+        views: The views to join.
+        options: What the result may know and contain.
+        beside: Further expressions to select, for transforms.
+        beside_names: Their column names.
+        connections: How many connections a large join may use.
+        context: What is done, for error messages.
     """
 
     labels: EntityTable | EntityQuery
@@ -84,13 +94,13 @@ class PointInTimeQuestion:
     beside: tuple[sql.Composable, ...] = ()
     beside_names: tuple[str, ...] = ()
     connections: int = 1
-    doing: str = "joining features to labels"
+    context: str = "joining features to labels"
 
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The labels' columns as they came, then the features."""
         done = 0
-        for answer in self._answers(session):
-            yield self._piece(answer, done)
+        for answer in self._results(session):
+            yield self._chunk(answer, done)
             done += answer.num_rows
         if self.labels.count is not None and done != self.labels.count:
             raise SkewlessError(
@@ -98,11 +108,11 @@ class PointInTimeQuestion:
                 "lost or doubled, so nothing is returned; please report it."
             )
 
-    def _answers(self, session: ArrowSession) -> Iterator[pa.Table]:
+    def _results(self, session: ArrowSession) -> Iterator[pa.Table]:
         types = self._types(session)
         keys = join_keys(self.views)
         labels = self.labels
-        columns = answer_columns(
+        columns = result_columns(
             labels.types if isinstance(labels, EntityQuery) else {},
             self.views,
             types,
@@ -112,25 +122,25 @@ class PointInTimeQuestion:
         relation = (
             labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
         )
-        joined = self._joined(session, relation, shortened(self.views), types, ordered=False)
-        statement = answer_query(joined, columns, ordered=isinstance(labels, EntityQuery))
-        exact = digits_kept(columns)
+        joined = self._joined(session, relation, with_short_names(self.views), types, ordered=False)
+        statement = result_query(joined, columns, ordered=isinstance(labels, EntityQuery))
+        exact = exact_numeric_columns(columns)
         if isinstance(labels, EntityTable):
-            yield from joined_in_parts(
+            yield from join_in_chunks(
                 session,
                 labels,
                 keys,
                 statement,
                 exact,
                 self.connections,
-                lambda answer: whole_columns(answer, columns),
+                lambda answer: restore_names(answer, columns),
             )
         else:
-            for answer in session.pieces(statement, exact):
-                yield whole_columns(answer, columns)
+            for answer in session.chunks(statement, exact):
+                yield restore_names(answer, columns)
 
     def to_sql(self, session: ArrowSession) -> str:
-        """For a query's labels a statement to run as it is; else one over the uploaded labels."""
+        """The statement; where the labels are a frame, it reads their temporary table."""
         keys = join_keys(self.views)
         relation = (
             self.labels.relation
@@ -149,13 +159,13 @@ class PointInTimeQuestion:
         *,
         ordered: bool,
     ) -> sql.Composed:
-        """The join itself, whose outputs have the names that ``views`` give them."""
+        """The join, with output names from ``views``."""
         return join_query(
             relation,
             self.labels.columns if isinstance(self.labels, EntityQuery) else [],
             join_keys(views),
             views,
-            layouts(session, self.views, types),
+            source_layouts(session, self.views, types),
             self.options,
             beside=self.beside,
             ordered=ordered,
@@ -167,11 +177,11 @@ class PointInTimeQuestion:
             [*(key.column for key in view.keys), *(feature.column for feature in view.features)]
             for view in self.views
         ]
-        names = [list(dict.fromkeys(one)) for one in columns]
+        names = [list(dict.fromkeys(each)) for each in columns]
         tables = [view.table for view in self.views]
         return column_types(session, list(zip(tables, names, strict=True)))
 
-    def _piece(self, answer: pa.Table, done: int) -> pa.Table:
+    def _chunk(self, answer: pa.Table, done: int) -> pa.Table:
         features = answer.drop_columns([ORDINAL])
         if isinstance(self.labels, EntityQuery):
             return features

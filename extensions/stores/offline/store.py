@@ -32,11 +32,11 @@ from extensions.stores.offline.connection_settings import url_of, use_own_connec
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.point_in_time import JoinOptions, view_joins
 from extensions.stores.offline.join.request_fields import check_request_fields
-from extensions.stores.offline.join.versioned_transforms import by_moment, by_names
+from extensions.stores.offline.join.versioned_transforms import by_label_time, by_names
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.range_retrieval import range_query
 from extensions.stores.offline.retrieval_job import SkewlessMetadata, SkewlessRetrievalJob
-from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeQuestion
+from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeRequest
 from extensions.stores.offline.writes import push
 from extensions.stores.offline.writes.feature_logging import write_logged_features
 from extensions.stores.offline.writes.log_append import append
@@ -136,7 +136,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             )
         labels = _labels(config, entity_df)
         _check_request_data(transforms, labels)
-        served, views = by_moment(
+        served, views = by_label_time(
             transforms,
             view_joins(
                 feature_refs,
@@ -151,15 +151,19 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         )
         return SkewlessRetrievalJob(
             config,
-            PointInTimeQuestion(
+            PointInTimeRequest(
                 labels=labels,
                 views=views,
                 options=JoinOptions(
                     bitemporal=config.offline_store.bitemporal or filter_by_created_timestamp,
                     full=config.offline_store.full,
                 ),
-                beside=tuple(one.chosen() for one in served if one.column is not None),
-                beside_names=tuple(one.column for one in served if one.column is not None),
+                beside=tuple(
+                    transform.chosen() for transform in served if transform.column is not None
+                ),
+                beside_names=tuple(
+                    transform.column for transform in served if transform.column is not None
+                ),
                 connections=config.offline_store.connections,
             ),
             full_feature_names=full_feature_names,

@@ -1,8 +1,8 @@
-"""Rows that are pushed online, converted exactly: a fraction is no Int64, and nulls cost no digits.
+"""Lossless conversion of frames that are pushed online, in place of Feast's.
 
-Feast 0.67 converts a pushed frame by way of numpy, where whole numbers beside a null are doubles,
-and cuts 5.7 to 5. There is no place to say otherwise, so this module puts its functions in the
-place of the provider's; a store of another kind is left to Feast's own.
+Feast 0.67 converts a pushed frame by way of numpy, where integers beside a null become doubles,
+and truncates 5.7 to 5. It has no extension point there, so this module replaces two methods of
+`PassthroughProvider` (`ingest_df`, `ingest_df_async`); stores other than ours keep Feast's.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from extensions.errors import DefinitionError, InputError
 from extensions.feast_internals import build_entity_keys, coerce_datetime, run_field_mapping
 from extensions.feature_types import FEATURE_TYPES, is_text, unwrapped
 from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
-from extensions.stores.values.exact_cast import exactly
-from extensions.stores.values.join_keys import as_key
+from extensions.stores.values.exact_cast import cast_exactly
+from extensions.stores.values.join_keys import cast_key
 from extensions.stores.values.json_documents import documents_as_text
 from extensions.timestamp_columns import parse_column
 
 
 def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
-    """A pushed frame as Feast's rows: entity key, values, event time, created time.
+    """Convert a pushed frame to Feast's rows: entity key, values, event time, created time.
 
     Raises:
         SkewlessError: a column is missing, or a value is not of its declared type.
@@ -51,7 +51,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     values = {
         field.name: proto_values(
             one_chunk(
-                as_key(table[field.name], field.dtype, field.name, f"the push to {view.name}")
+                cast_key(table[field.name], field.dtype, field.name, f"the push to {view.name}")
             )
             if field.name in keys
             else _declared(
@@ -76,13 +76,13 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
 
 def _declared(column: pa.ChunkedArray, dtype: FeastType, what: str) -> pa.Array:
     name, depth = unwrapped(dtype)
-    if name in FEATURE_TYPES and not _is_of_python(column.type, name):
-        column = exactly(column, name, depth, what, str(dtype))
+    if name in FEATURE_TYPES and not _parsed_by_feast(column.type, name):
+        column = cast_exactly(column, name, depth, what, str(dtype))
     return one_chunk(column)
 
 
-def _is_of_python(held: pa.DataType, name: str) -> bool:
-    """Texts that Feast reads by itself: times and documents as JSON brings them."""
+def _parsed_by_feast(held: pa.DataType, name: str) -> bool:
+    """Whether Feast parses this text itself (times and documents from JSON)."""
     return is_text(held) and name not in ("INT32", "INT64")
 
 
@@ -100,7 +100,7 @@ def _ours(provider: Any, view: Any) -> bool:
 
 
 def _widened(view: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """What a transform made, as Feast's own conversion takes it: no float32 for a double."""
+    """Widen a transform's float32 columns that are declared Float64, which Feast refuses."""
     if not isinstance(view, OnDemandFeatureView):
         return frame
     narrow = {
@@ -140,7 +140,7 @@ def _exact_async(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def use_exact_conversion() -> None:
-    """Put the functions in the place of the provider's, once."""
+    """Replace the provider's methods, once per process."""
     if not hasattr(PassthroughProvider.ingest_df, "__wrapped__"):
         PassthroughProvider.ingest_df = _exact(PassthroughProvider.ingest_df)  # type: ignore[method-assign]
         PassthroughProvider.ingest_df_async = _exact_async(  # type: ignore[method-assign]

@@ -54,7 +54,7 @@ def pack_feast_rows(
 
 def populate_response(
     config: RepoConfig,
-    found: Any,
+    reply: Any,
     views: Iterable[Any],
     response: Any,
     full_feature_names: bool,
@@ -64,15 +64,15 @@ def populate_response(
 
     Args:
         config: The repository's configuration.
-        found: The reply of the round trip.
+        reply: The reply of the round trip.
         views: For each view its layout, the view, the features asked for, the function that
-            takes its rows from ``found``, and Feast's indexes and number of rows.
+            takes its rows from ``reply``, and Feast's indexes and number of rows.
         response: Feast's response, which is added to.
         full_feature_names: Whether names are ``view__feature``.
         include_versions: Feast's option of that name.
     """
-    for layout, table, features, taken, indexes, length in views:
-        read = unpack_rows(config, layout, table, features, taken(found))
+    for layout, table, features, take_rows, indexes, length in views:
+        read = unpack_rows(config, layout, table, features, take_rows(reply))
         feast_populate_response(
             features, read, indexes, response, full_feature_names, table, length, include_versions
         )
@@ -83,7 +83,7 @@ def unpack_rows(
     layout: Layout,
     table: FeatureView,
     requested: list[str] | None,
-    found: list[bytes | None],
+    reply: list[bytes | None],
 ) -> list[Row]:
     """Unpack one row per entity; defaults where there is none, or one too old or from the future.
 
@@ -100,7 +100,7 @@ def unpack_rows(
     too_old = oldest_event(config, table)
     latest = (latest_time(config) - EPOCH) // MICROSECOND
     rows = []
-    for packed in found:
+    for packed in reply:
         row = missing
         if packed is not None:
             try:

@@ -1,10 +1,9 @@
-"""Claims: whose the keys under a prefix are, and whose a section's tag is.
+"""Ownership of key prefixes and section tags in Redis, checked before anything is written.
 
-Two notes in Redis, kept by whoever writes, deletes or applies, before anything else is done.
-``<prefix>:!project`` is the project whose prefix it is: another one named like it, or given it as
-``key_prefix``, is refused. ``<prefix>:!views`` says for each entity which view version a section's
-tag (or, where keys are composite, a name in the key) stands for: a second one with the same tag is
-refused, so that a row's view is never a matter of chance.
+``<prefix>:!project`` names the project that owns the prefix: another project with the same name or
+``key_prefix`` is refused. ``<prefix>:!views`` maps each entity's section tags (or, with several
+join keys, names in keys) to view versions: a second version with the same tag is refused, so that
+a row can never be taken for another view's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from extensions.errors import ConflictError, SkewlessError
 from extensions.stores.online.redis_io import is_foreign
-from extensions.stores.online_codec.redis_keys import Place, aside, stem
+from extensions.stores.online_codec.redis_keys import KeyLayout, control_key, key_prefix_of
 from extensions.stores.online_codec.row_format import Layout
 
 PROJECT, VIEWS = "project", "views"
@@ -23,15 +22,15 @@ PROJECT, VIEWS = "project", "views"
 Claim = tuple[bytes, bytes]
 
 
-def claim_of(view: str, layout: Layout, where: Place) -> Claim:
-    """The field and the value by which a version of ``view`` claims its rows' name."""
+def claim_of(view: str, layout: Layout, where: KeyLayout) -> Claim:
+    """The field and value in ``!views`` that claim a view version's tag."""
     entity = ",".join(where.join_keys).encode()
     name = layout.view.encode() if where.composite else layout.tag
     return entity + b":" + name, f"{view}={layout.view}".encode()
 
 
 def claim(client: Any, config: RepoConfig, views: Sequence[Claim] = ()) -> None:
-    """Claim the prefix and the names of view versions, or see that they are claimed already.
+    """Claim the prefix and the tags of view versions, or check that this project has them.
 
     Raises:
         SkewlessError: the prefix is another project's, or a name another view version's.
@@ -49,47 +48,47 @@ async def claim_async(client: Any, config: RepoConfig, views: Sequence[Claim] = 
     _answered(config, views, await pipe.execute(raise_on_error=False))
 
 
-def owned(client: Any, config: RepoConfig) -> None:
-    """See that the prefix is nobody else's, without claiming it.
+def check_prefix_owner(client: Any, config: RepoConfig) -> None:
+    """Check that no other project owns the prefix, without claiming it.
 
     Raises:
         SkewlessError: it is another project's.
     """
     try:
-        held = client.get(aside(config, PROJECT))
+        held = client.get(control_key(config, PROJECT))
     except ResponseError as error:
         raise _foreign(config, error) if is_foreign(error) else error from None
-    see_owner(config, held)
+    check_owner(config, held)
 
 
-async def owned_async(client: Any, config: RepoConfig) -> None:
-    """As `owned`."""
+async def check_prefix_owner_async(client: Any, config: RepoConfig) -> None:
+    """As `check_prefix_owner`."""
     try:
-        held = await client.get(aside(config, PROJECT))
+        held = await client.get(control_key(config, PROJECT))
     except ResponseError as error:
         raise _foreign(config, error) if is_foreign(error) else error from None
-    see_owner(config, held)
+    check_owner(config, held)
 
 
 def release(client: Any, config: RepoConfig, views: Iterable[Claim]) -> None:
-    """Give up claims of view versions whose rows are gone; others' stay."""
+    """Delete the claims of view versions whose rows were deleted."""
     for field, value in views:
-        if client.hget(aside(config, VIEWS), field) == value:
-            client.hdel(aside(config, VIEWS), field)
+        if client.hget(control_key(config, VIEWS), field) == value:
+            client.hdel(control_key(config, VIEWS), field)
 
 
-def others(client: Any, config: RepoConfig, views: Iterable[Claim]) -> set[bytes]:
-    """The fields among those of ``views`` that other view versions have claimed."""
+def claimed_by_others(client: Any, config: RepoConfig, views: Iterable[Claim]) -> set[bytes]:
+    """Which of these claims' fields other view versions have claimed."""
     wanted = dict(views)
     try:
-        held: dict[bytes, bytes] = client.hgetall(aside(config, VIEWS))
+        held: dict[bytes, bytes] = client.hgetall(control_key(config, VIEWS))
     except ResponseError:  # somebody put another type in its place
         return set()
     return {field for field, value in held.items() if wanted.get(field, value) != value}
 
 
-def distinct(claims: Iterable[Claim]) -> None:
-    """See that no two of these view versions have one name in Redis.
+def check_distinct(claims: Iterable[Claim]) -> None:
+    """Check that no two of these view versions have the same tag.
 
     Raises:
         SkewlessError: two have.
@@ -101,32 +100,32 @@ def distinct(claims: Iterable[Claim]) -> None:
 
 
 def _ask(pipe: Any, config: RepoConfig, views: Sequence[Claim]) -> None:
-    pipe.set(aside(config, PROJECT), config.project, nx=True)
-    pipe.get(aside(config, PROJECT))
+    pipe.set(control_key(config, PROJECT), config.project, nx=True)
+    pipe.get(control_key(config, PROJECT))
     for field, value in views:
-        pipe.hsetnx(aside(config, VIEWS), field, value)
-        pipe.hget(aside(config, VIEWS), field)
+        pipe.hsetnx(control_key(config, VIEWS), field, value)
+        pipe.hget(control_key(config, VIEWS), field)
 
 
 def _answered(config: RepoConfig, views: Sequence[Claim], replies: list[Any]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
             raise _foreign(config, reply) if is_foreign(reply) else reply
-    see_owner(config, replies[1])
+    check_owner(config, replies[1])
     for (_, value), held in zip(views, replies[3::2], strict=True):
         if held != value:
             raise _collision(value, held)
 
 
-def see_owner(config: RepoConfig, owner: bytes | None) -> None:
-    """See what the note of the prefix' owner says; None: there is none.
+def check_owner(config: RepoConfig, owner: bytes | None) -> None:
+    """Check the stored owner of the prefix; None: nobody owns it yet.
 
     Raises:
         ConflictError: it is another project.
     """
     if owner is not None and owner != config.project.encode():
         raise ConflictError(
-            f"The keys that begin with {stem(config)!r} are the project "
+            f"The keys that begin with {key_prefix_of(config)!r} are the project "
             f"{owner.decode(errors='replace')}'s in this Redis, so that {config.project} may "
             "neither write nor delete there: choose another key_prefix in feature_store.yaml."
         )
@@ -142,6 +141,7 @@ def _collision(mine: bytes, held: bytes) -> SkewlessError:
 
 def _foreign(config: RepoConfig, error: Exception) -> SkewlessError:
     return ConflictError(
-        f"{aside(config, PROJECT)} or {aside(config, VIEWS)} in Redis is not what this store put "
+        f"{control_key(config, PROJECT)} or {control_key(config, VIEWS)} in Redis is not what "
+        "this store put "
         f"there ({error}): delete that key, or choose another key_prefix in feature_store.yaml."
     )

@@ -1,4 +1,4 @@
-"""Marks in Redis: how far each view version was published, and which run of Redis it was.
+"""Publication marks in Redis: an epoch and a sequence number for each view version.
 
 One hash, ``<prefix>:!epochs``; a field for each view version with ``<epoch>:<number>``. What they
 mean together with PostgreSQL's is `extensions.stores.restore_detection`'s business.
@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from extensions.errors import ConflictError
 from extensions.stores.online.redis_io import is_foreign, run
 from extensions.stores.online_codec import write_scripts
-from extensions.stores.online_codec.redis_keys import aside
+from extensions.stores.online_codec.redis_keys import control_key
 
 MARKS = "epochs"
 _MARK = re.compile(rb"([0-9a-f]{32}):(\d{1,18})")
@@ -33,19 +33,19 @@ class Mark:
 def read_mark(client: Any, config: RepoConfig, view: str) -> Mark | None:
     """The mark of a view version; None where Redis has none (or something else in its place)."""
     try:
-        held = client.hget(aside(config, MARKS), view)
+        held = client.hget(control_key(config, MARKS), view)
     except ResponseError as error:
         if not is_foreign(error):
             raise
         return None
-    found = _MARK.fullmatch(held or b"")
-    return Mark(found[1].decode(), int(found[2])) if found else None
+    match = _MARK.fullmatch(held or b"")
+    return Mark(match[1].decode(), int(match[2])) if match else None
 
 
 def advance_mark(
     client: Any, config: RepoConfig, view: str, mark: Mark, *, first: bool = False
 ) -> None:
-    """Move a view version's mark on, within its epoch.
+    """Advance a view version's mark within its epoch.
 
     Raises:
         ConflictError: Redis has another history's mark, or has lost it.
@@ -58,34 +58,34 @@ def advance_mark(
 
 
 def begin_epoch(client: Any, config: RepoConfig, view: str, mark: Mark) -> None:
-    """Put a new epoch's mark in the place of whatever is there."""
+    """Replace the mark, whatever it is, by one of a new epoch."""
     _set(client, config, view, mark, "new")
 
 
 def forget_marks(client: Any, config: RepoConfig, views: Iterable[str]) -> None:
-    """Take out the marks of view versions whose rows are gone."""
+    """Delete the marks of view versions whose rows were deleted."""
     try:
-        client.hdel(aside(config, MARKS), *views)
+        client.hdel(control_key(config, MARKS), *views)
     except ResponseError as error:
         if not is_foreign(error):
             raise
 
 
 def run_of(client: Any) -> str:
-    """Which run of Redis this is: its primaries' run ids; '' where it does not say."""
+    """The run ids of Redis' primaries, which change on a restart; "" where INFO has none."""
     try:
         if isinstance(client, RedisCluster):
             nodes: Any = client.info("server", target_nodes=RedisCluster.PRIMARIES)
             # Of a single primary, the client returns its answer alone.
             every = [nodes] if "run_id" in nodes else nodes.values()
-            return ",".join(sorted(str(one.get("run_id", "")) for one in every))
+            return ",".join(sorted(str(info.get("run_id", "")) for info in every))
         return str(client.info("server").get("run_id", ""))
     except ResponseError:  # a managed server may keep it to itself
         return ""
 
 
 def _set(client: Any, config: RepoConfig, view: str, mark: Mark, how: str) -> bool:
-    key = aside(config, MARKS).encode()
+    key = control_key(config, MARKS).encode()
     return bool(
         run(client, write_scripts.ADVANCE_MARK, [key], [view, mark.epoch, mark.number, how])
     )

@@ -1,4 +1,4 @@
-"""Round trips: reads of many views in one, writes in scripts of bounded length."""
+"""Redis commands: batched reads of many views in one round trip, and writes by Lua scripts."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
 from extensions.stores.online_codec import write_scripts
-from extensions.stores.online_codec.redis_keys import Place
+from extensions.stores.online_codec.redis_keys import KeyLayout
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import ALLOWANCE
 
@@ -25,24 +25,25 @@ KEYS_PER_SCAN = 1000
 MICROSECOND = timedelta(microseconds=1)
 
 Address = tuple[bytes, bytes | None]
-Found = tuple[list[bytes | None], list[list[bytes | None]]]
+Reply = tuple[list[bytes | None], list[list[bytes | None]]]
 
 
 @dataclass(frozen=True)
 class Expiry:
-    """How long keys last: from the ``event`` or from now (``age``), or for ever."""
+    """Key expiry, counted from the event time (``event``) or from now (``age``); "": none."""
 
     since: str = ""
     milliseconds: int = 0
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Which stored rows a write must respect; all others give way, see `scripts`.
+class OverwritePolicy:
+    """Which stored rows a write may replace although they are newer (see `write_scripts`).
 
-    ``ahead``: microseconds that a row's times may be ahead of Redis' clock. ``layout``: what
-    rows must look like; None: as they are. ``before``: stored rows up to this event time
-    (microseconds since 1970) give way even to older ones.
+    Attributes:
+        layout: The format that a stored row must have to be kept; None: any.
+        ahead: Microseconds that a stored row's times may be ahead of Redis' clock.
+        before: Stored rows up to this event time (microseconds since 1970) are always replaced.
     """
 
     layout: Layout | None = None
@@ -50,34 +51,34 @@ class Trust:
     before: int | None = None
 
     def arguments(self) -> list[Any]:
-        """What the scripts are told."""
+        """The scripts' arguments."""
         layout = self.layout
         earlier = b"" if layout is None else b"".join(layout.earlier_marks)
         kinds = "" if layout is None else layout.kinds
-        return [*halves(self.before), self.ahead, earlier, kinds]
+        return [*high_and_low(self.before), self.ahead, earlier, kinds]
 
 
-def halves(micros: int | None) -> tuple[Any, Any]:
-    """A time as its high (signed) and low 32 bits, which a script compares; '' for none."""
+def high_and_low(micros: int | None) -> tuple[Any, Any]:
+    """Split microseconds into high (signed) and low 32 bits for the scripts; "" for None."""
     return ("", "") if micros is None else (micros >> 32, micros & 0xFFFFFFFF)
 
 
 @dataclass
 class Reads:
-    """What one round trip asks for: strings by one MGET, each hash by one HMGET."""
+    """A batched read: all strings by one MGET, each hash by one HMGET, in one round trip."""
 
     strings: dict[bytes, int] = field(default_factory=dict)
     hashes: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
 
     def add(
-        self, layout: Layout, where: Place, entities: Sequence[EntityKey]
-    ) -> Callable[[Found], list[bytes | None]]:
-        """Ask for one row per entity; the function returned takes the rows from what was found."""
+        self, layout: Layout, where: KeyLayout, entities: Sequence[EntityKey]
+    ) -> Callable[[Reply], list[bytes | None]]:
+        """Add a read of one row per entity; returns a function that takes them from the reply."""
         addresses = [where.address(entity) for entity in entities]
         if not where.composite:
             index = [self.strings.setdefault(key, len(self.strings)) for key, _ in addresses]
-            return lambda found: [
-                None if (value := found[0][i]) is None else layout.find(value) for i in index
+            return lambda reply: [
+                None if (value := reply[0][i]) is None else layout.find(value) for i in index
             ]
         groups: dict[bytes, tuple[int, list[bytes]]] = {}
         places = []
@@ -88,10 +89,10 @@ class Reads:
             number, fields = groups[key]
             places.append((number, len(fields)))
             fields.append(name or b"")
-        return lambda found: [found[1][number][i] for number, i in places]
+        return lambda reply: [reply[1][number][i] for number, i in places]
 
-    def fetch(self, client: Any) -> Found:
-        """One round trip (in a cluster, one per node)."""
+    def fetch(self, client: Any) -> Reply:
+        """Run the read: one round trip, or in a cluster one per node."""
         keys = list(self.strings)
         if isinstance(client, RedisCluster):
             with client.pipeline() as pipe:  # type: ignore[no-untyped-call]
@@ -100,13 +101,13 @@ class Reads:
                 for key, fields in self.hashes:
                     pipe.hmget(key, fields)
                 replies = pipe.execute(raise_on_error=False)
-            return self._found_each(keys, replies)
+            return self._reply_each(keys, replies)
         with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
             replies = pipe.execute(raise_on_error=False)
-        return self._found(keys, replies)
+        return self._reply(keys, replies)
 
-    async def fetch_async(self, client: Any) -> Found:
+    async def fetch_async(self, client: Any) -> Reply:
         """As `fetch`."""
         keys = list(self.strings)
         if isinstance(client, AsyncRedisCluster):
@@ -116,13 +117,13 @@ class Reads:
             for key, fields in self.hashes:
                 pipe.hmget(key, fields)  # type: ignore[arg-type]
             replies = await pipe.execute(raise_on_error=False)
-            return self._found_each(keys, replies)
+            return self._reply_each(keys, replies)
         if keys and not self.hashes:
             return await client.mget(keys), []
         async with client.pipeline(transaction=False) as pipe:
             self._ask(pipe, keys)
             replies = await pipe.execute(raise_on_error=False)
-        return self._found(keys, replies)
+        return self._reply(keys, replies)
 
     def _ask(self, pipe: Any, keys: list[bytes]) -> None:
         if keys:
@@ -130,32 +131,32 @@ class Reads:
         for key, fields in self.hashes:
             pipe.hmget(key, fields)
 
-    def _found(self, keys: list[bytes], replies: list[Any]) -> Found:
+    def _reply(self, keys: list[bytes], replies: list[Any]) -> Reply:
         if not keys:
             return [], self._rows(replies)
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies[0], self._rows(replies[1:])
 
-    def _found_each(self, keys: list[bytes], replies: list[Any]) -> Found:
-        strings = [unless_foreign(reply) for reply in replies[: len(keys)]]
+    def _reply_each(self, keys: list[bytes], replies: list[Any]) -> Reply:
+        strings = [none_if_foreign(reply) for reply in replies[: len(keys)]]
         return strings, self._rows(replies[len(keys) :])
 
     def _rows(self, replies: list[Any]) -> list[list[bytes | None]]:
-        """The rows of each hash; of a key of another type, none."""
+        """The rows of each hash; None for each field of a key of another type."""
         return [
-            unless_foreign(reply) or [None] * len(fields)
+            none_if_foreign(reply) or [None] * len(fields)
             for reply, (_, fields) in zip(replies, self.hashes, strict=True)
         ]
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether a key holds another type than ours: no outage, only nothing of ours."""
+    """Whether the error says that a key has another type (WRONGTYPE): it holds none of our rows."""
     return str(error).startswith("WRONGTYPE")
 
 
-def unless_foreign(reply: Any) -> Any:
-    """A reply; None for a key that holds another type than ours. Raises what else Redis says."""
+def none_if_foreign(reply: Any) -> Any:
+    """The reply, or None for a key of another type; any other error is raised."""
     if not isinstance(reply, Exception):
         return reply
     if is_foreign(reply):
@@ -165,29 +166,29 @@ def unless_foreign(reply: Any) -> Any:
 
 def write(
     client: Any,
-    where: Place,
+    where: KeyLayout,
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust = Trust(),
+    policy: OverwritePolicy = OverwritePolicy(),
 ) -> int:
-    """Write rows by script; returns how many were newer than what was there."""
+    """Write rows that are newer than the stored ones; returns how many were."""
     cluster = isinstance(client, RedisCluster)
-    script, calls = _calls(where, addresses, rows, expiry, trust, cluster=cluster)
+    script, calls = _calls(where, addresses, rows, expiry, policy, cluster=cluster)
     return sum(run(client, script, keys, arguments) for keys, arguments in calls)
 
 
 async def write_async(
     client: Any,
-    where: Place,
+    where: KeyLayout,
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust = Trust(),
+    policy: OverwritePolicy = OverwritePolicy(),
 ) -> int:
     """As `write`."""
     cluster = isinstance(client, AsyncRedisCluster)
-    script, calls = _calls(where, addresses, rows, expiry, trust, cluster=cluster)
+    script, calls = _calls(where, addresses, rows, expiry, policy, cluster=cluster)
     written = 0
     for keys, arguments in calls:
         try:
@@ -198,12 +199,12 @@ async def write_async(
 
 
 def drop(client: Any, keys: Sequence[bytes], tags: list[bytes], before: int | None = None) -> int:
-    """Take sections out of entities' strings; returns how many there were.
+    """Delete sections from entities' strings; returns how many there were.
 
     ``before``: only those whose event time (microseconds) is not later.
     """
     cluster = isinstance(client, RedisCluster)
-    arguments = [*halves(before), *tags]
+    arguments = [*high_and_low(before), *tags]
     return sum(
         run(client, write_scripts.DROP_SECTIONS, [keys[i] for i in members], arguments)
         for members in _groups(keys, cluster=cluster)
@@ -211,13 +212,13 @@ def drop(client: Any, keys: Sequence[bytes], tags: list[bytes], before: int | No
 
 
 def drop_fields(client: Any, key: bytes, fields: Sequence[bytes], before: int) -> int:
-    """Take rows out of a hash whose event time (microseconds) is not later than ``before``."""
+    """Delete fields of a hash whose event time (microseconds) is not later than ``before``."""
     return sum(
         run(
             client,
             write_scripts.DROP_FIELDS,
             [key] * len(part),
-            [*halves(before), *part],
+            [*high_and_low(before), *part],
         )
         for at in range(0, len(fields), ROWS_PER_CALL)
         for part in [fields[at : at + ROWS_PER_CALL]]
@@ -225,7 +226,7 @@ def drop_fields(client: Any, key: bytes, fields: Sequence[bytes], before: int) -
 
 
 def run(client: Any, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> int:
-    """One call of a script, sent whole only where the server does not know it yet."""
+    """Run a script by EVALSHA, or by EVAL where the server has not cached it."""
     try:
         return int(client.evalsha(_sha(script), len(keys), *keys, *arguments))
     except NoScriptError:
@@ -233,7 +234,7 @@ def run(client: Any, script: str, keys: Sequence[bytes], arguments: Sequence[Any
 
 
 def scan(client: Any, prefix: bytes) -> Iterator[list[bytes]]:
-    """The keys that begin with ``prefix``, in parts; the server steps over all others."""
+    """SCAN for the keys with a prefix; yields them in batches."""
     batch: list[bytes] = []
     for key in client.scan_iter(literal(prefix) + b"*", count=KEYS_PER_SCAN):
         batch.append(key)
@@ -245,20 +246,20 @@ def scan(client: Any, prefix: bytes) -> Iterator[list[bytes]]:
 
 
 def literal(prefix: bytes) -> bytes:
-    """A pattern that matches just these bytes."""
+    """Escape a prefix for a SCAN pattern."""
     return re.sub(rb"([\\\[\]*?^])", rb"\\\1", prefix)
 
 
 def _calls(
-    where: Place,
+    where: KeyLayout,
     addresses: Sequence[Address],
     rows: Sequence[bytes],
     expiry: Expiry,
-    trust: Trust,
+    policy: OverwritePolicy,
     *,
     cluster: bool,
 ) -> tuple[str, Iterator[tuple[list[bytes], list[Any]]]]:
-    head = [expiry.since, expiry.milliseconds, *trust.arguments()]
+    head = [expiry.since, expiry.milliseconds, *policy.arguments()]
     keys = [key for key, _ in addresses]
 
     def calls() -> Iterator[tuple[list[bytes], list[Any]]]:

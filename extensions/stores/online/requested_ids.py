@@ -1,7 +1,7 @@
-"""The ids of a request as the client gave them: Feast converts them before a store sees any.
+"""Check a request's ids as the client gave them, before Feast's conversion.
 
-`int(5.7)`, `int(True)` and `int("5")` are numbers, so that Feast 0.67 answers such requests for
-users 5, 1 and 5. What was asked is kept aside until the views of the request are known.
+Feast 0.67 converts 5.7, true and "5" to the ids 5, 1 and 5 before a store sees them. The original
+ids are kept in a context variable until the request's views, and so the key types, are known.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from feast.protos.feast.types.Value_pb2 import RepeatedValue
 from extensions.feast_internals import cached_request_context
 from extensions.stores.values.join_keys import check_keys
 
-_asked: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
+_original_ids: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def requested(
     *_args: Any,
     **_more: Any,
 ) -> Iterator[None]:
-    """Keep aside what `OnlineStore.get_online_features` is asked with these arguments.
+    """Context manager: keep the original ids of an `OnlineStore.get_online_features` call.
 
     Raises:
         SkewlessError: Feast's conversion failed of an id that is not of its entity's type.
@@ -38,29 +38,29 @@ def requested(
     if isinstance(rows, list):
         names = dict.fromkeys(name for row in rows for name in row)
         rows = {name: [row.get(name) for row in rows] for name in names}
-    token = _asked.set(rows)
+    token = _original_ids.set(rows)
     try:
         yield
     except (TypeError, ValueError, AssertionError, OverflowError):
         # Feast says neither the key nor its type.
-        found = cached_request_context(registry, project, features, full_feature_names)
-        _, _, join_keys_of, _, _, grouped, *_ = found
+        request = cached_request_context(registry, project, features, full_feature_names)
+        _, _, join_keys_of, _, _, grouped, *_ = request
         check_requested([view for view, _ in grouped], join_keys_of)
         raise
     finally:
-        _asked.reset(token)
+        _original_ids.reset(token)
 
 
 def check_requested(views: Iterable[FeatureView], join_keys_of: Mapping[str, str]) -> None:
-    """Refuse ids that are not of their entity's type. Feast's own messages say theirs.
+    """Refuse ids that are not of their entity's type; Feast's messages (protobuf) are typed.
 
     ``join_keys_of``: the join key that the name of an entity stands for.
 
     Raises:
         SkewlessError: there is such an id.
     """
-    asked = _asked.get({})
-    values = {name: ids for name, ids in asked.items() if not isinstance(ids, RepeatedValue)}
+    original = _original_ids.get({})
+    values = {name: ids for name, ids in original.items() if not isinstance(ids, RepeatedValue)}
     for view in views:
         renamed = view.projection.join_key_map
         kinds = {

@@ -7,10 +7,10 @@ from typing import Any
 
 from feast import FeatureView, RepoConfig
 
-from extensions.stores.online.prefix_claims import Claim, claim_of, others, release
+from extensions.stores.online.prefix_claims import Claim, claim_of, claimed_by_others, release
 from extensions.stores.online.publish_marks import forget_marks
 from extensions.stores.online.redis_io import drop, scan
-from extensions.stores.online_codec.redis_keys import Place, entity_prefix, place_of
+from extensions.stores.online_codec.redis_keys import KeyLayout, entity_prefix, key_layout_of
 from extensions.stores.online_codec.row_format import Layout
 
 # Versions of a view whose rows are deleted with it.
@@ -36,10 +36,10 @@ def delete_rows(
     Returns:
         The claims that were released.
     """
-    place = place_of(config, table, names[0])
+    place = key_layout_of(config, table, names[0])
     claims = {name: claim_of(table.name, Layout(name, ()), place) for name in names}
     # A name that another view version has claimed never stood for one of ours.
-    taken = others(client, config, claims.values())
+    taken = claimed_by_others(client, config, claims.values())
     own = [name for name, (field, _) in claims.items() if field not in taken]
     if place.composite:
         _delete_hashes(client, place, names, own)
@@ -52,7 +52,7 @@ def delete_rows(
     return list(claims.values())
 
 
-def _delete_hashes(client: Any, place: Place, names: Sequence[str], own: Sequence[str]) -> None:
+def _delete_hashes(client: Any, place: KeyLayout, names: Sequence[str], own: Sequence[str]) -> None:
     """Delete whole keys: a composite key's view is part of its name."""
     start = place.prefix.removesuffix(names[0].encode() + b":")
     ours = re.compile(

@@ -28,12 +28,12 @@ from extensions.stores.online.prefix_claims import (
     PROJECT,
     VIEWS,
     Claim,
+    check_distinct,
+    check_prefix_owner,
+    check_prefix_owner_async,
     claim,
     claim_async,
     claim_of,
-    distinct,
-    owned,
-    owned_async,
 )
 from extensions.stores.online.publish_marks import MARKS
 from extensions.stores.online.redis_io import Expiry, Reads, write, write_async
@@ -42,9 +42,14 @@ from extensions.stores.online.row_deletion import delete_entity, delete_rows, ve
 from extensions.stores.online.view_settings import (
     layout_of,
     lifetime_of,
-    trust_of,
+    overwrite_policy_of,
 )
-from extensions.stores.online_codec.redis_keys import Place, aside, place_of, stem
+from extensions.stores.online_codec.redis_keys import (
+    KeyLayout,
+    control_key,
+    key_layout_of,
+    key_prefix_of,
+)
 from extensions.stores.online_codec.row_encoder import columnar, ids, pack_rows
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import (
@@ -114,14 +119,14 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         Raises:
             SkewlessError: a row has no event time or one from the future; nothing is written.
         """
-        where, addresses, packed = self._packed(config, table, data)
+        key_layout, addresses, packed = self._packed(config, table, data)
         client = self._get_client(config.online_store)
         layout = layout_of(config, table)
-        if missing := self._unclaimed(config, table, layout, where):
+        if missing := self._unclaimed(config, table, layout, key_layout):
             claim(client, config, missing)
             self._note_claims(config, missing)
-        trust = trust_of(config, layout)
-        write(client, where, addresses, packed, self._expiry(config, table), trust)
+        policy = overwrite_policy_of(config, layout)
+        write(client, key_layout, addresses, packed, self._expiry(config, table), policy)
         if progress:
             progress(len(data))
 
@@ -133,14 +138,16 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """As `online_write_batch`."""
-        where, addresses, packed = self._packed(config, table, data)
+        key_layout, addresses, packed = self._packed(config, table, data)
         client = await self._get_client_async(config.online_store)
         layout = layout_of(config, table)
-        if missing := self._unclaimed(config, table, layout, where):
+        if missing := self._unclaimed(config, table, layout, key_layout):
             await claim_async(client, config, missing)
             self._note_claims(config, missing)
-        trust = trust_of(config, layout)
-        await write_async(client, where, addresses, packed, self._expiry(config, table), trust)
+        policy = overwrite_policy_of(config, layout)
+        await write_async(
+            client, key_layout, addresses, packed, self._expiry(config, table), policy
+        )
         if progress:
             progress(len(data))
 
@@ -166,28 +173,28 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 time is from the future; nothing is written.
         """
         layout = layout_of(config, table)
-        where = place_of(config, table, layout.view)
+        key_layout = key_layout_of(config, table, layout.view)
         source = table.batch_source
         event = source.timestamp_field if source else "event_timestamp"
         created = (source.created_timestamp_column if source else "") or "created_timestamp"
         types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
         refuse_future_rows(config, layout.view, rows, [event, created])
         client, expiry = self._get_client(config.online_store), self._expiry(config, table)
-        missing = self._unclaimed(config, table, layout, where)
+        missing = self._unclaimed(config, table, layout, key_layout)
         if missing or before is not None:  # a repair finds a Redis that may have lost its claims
-            claim(client, config, [claim_of(table.name, layout, where)])
+            claim(client, config, [claim_of(table.name, layout, key_layout)])
             self._note_claims(config, missing)
-        trust = trust_of(config, layout, before)
+        policy = overwrite_policy_of(config, layout, before)
         written = at = 0
-        for packed in pack_rows(layout, rows, event, created, sections=not where.composite):
+        for packed in pack_rows(layout, rows, event, created, sections=not key_layout.composite):
             part = rows.slice(at, len(packed))
             at += len(packed)
             # Feast hides the key of a view without entities, which is a text.
             columns = [
-                ids(part, name, types.get(name, ValueType.STRING)) for name in where.join_keys
+                ids(part, name, types.get(name, ValueType.STRING)) for name in key_layout.join_keys
             ]
-            addresses = [where.of_ids(one) for one in zip(*columns, strict=True)]
-            written += write(client, where, addresses, packed, expiry, trust)
+            addresses = [key_layout.of_ids(entity) for entity in zip(*columns, strict=True)]
+            written += write(client, key_layout, addresses, packed, expiry, policy)
         return written
 
     def write_table(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> None:
@@ -233,10 +240,10 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     ) -> list[Row]:
         """One row per entity key, in order; (epoch, defaults) where Redis holds none."""
         reads, layout = Reads(), layout_of(config, table)
-        taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
-        self.see_owner(config)
-        found = taken(reads.fetch(self._get_client(config.online_store)))
-        return unpack_rows(config, layout, table, requested_features, found)
+        take_rows = reads.add(layout, self._key_layout(config, table, entity_keys), entity_keys)
+        self.check_owner(config)
+        rows = take_rows(reads.fetch(self._get_client(config.online_store)))
+        return unpack_rows(config, layout, table, requested_features, rows)
 
     async def online_read_async(
         self,
@@ -247,10 +254,10 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     ) -> list[Row]:
         """As `online_read`."""
         reads, layout = Reads(), layout_of(config, table)
-        taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
-        await self._see_owner_async(config)
-        found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
-        return unpack_rows(config, layout, table, requested_features, found)
+        take_rows = reads.add(layout, self._key_layout(config, table, entity_keys), entity_keys)
+        await self._check_owner_async(config)
+        rows = take_rows(await reads.fetch_async(await self._get_client_async(config.online_store)))
+        return unpack_rows(config, layout, table, requested_features, rows)
 
     def get_online_features(
         self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **more: Any
@@ -275,7 +282,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
     def _read_features_per_fv(self, config: RepoConfig, *request: Any) -> None:
         """All views of a request in one round trip."""
         reads, views = self._collect(config, *request)
-        self.see_owner(config)
+        self.check_owner(config)
         populate_response(
             config, reads.fetch(self._get_client(config.online_store)), views, *request[3:]
         )
@@ -284,9 +291,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         reads, views = self._collect(config, *request)
         client = await self._get_client_async(config.online_store)
         async with asyncio.timeout(self.read_deadline):
-            await self._see_owner_async(config)
-            found = await reads.fetch_async(client)
-        populate_response(config, found, views, *request[3:])
+            await self._check_owner_async(config)
+            reply = await reads.fetch_async(client)
+        populate_response(config, reply, views, *request[3:])
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Take out the rows of this version of the view; other views' rows stay.
@@ -294,7 +301,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         Raises:
             SkewlessError: the keys' prefix is another project's.
         """
-        owned(self._get_client(config.online_store), config)
+        check_prefix_owner(self._get_client(config.online_store), config)
         self._delete(config, table, [layout_of(config, table).view])
 
     def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
@@ -304,7 +311,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             SkewlessError: the keys' prefix is another project's.
         """
         client = self._get_client(config.online_store)
-        owned(client, config)
+        check_prefix_owner(client, config)
         delete_entity(client, config, join_keys)
 
     def update(
@@ -323,7 +330,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
                 one name.
         """
         kept = [self._claim_of(config, table) for table in tables_to_keep]
-        distinct(kept)
+        check_distinct(kept)
         client = self._get_client(config.online_store)
         try:
             claim(client, config, kept)
@@ -348,57 +355,59 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             SkewlessError: the keys' prefix is another project's; nothing is taken out.
         """
         client = self._get_client(config.online_store)
-        owned(client, config)
+        check_prefix_owner(client, config)
         for table in tables:
             self._delete(config, table, version_names(table))
-        if not client.hlen(aside(config, VIEWS)):
-            client.delete(aside(config, PROJECT))
-            client.delete(aside(config, MARKS))
+        if not client.hlen(control_key(config, VIEWS)):
+            client.delete(control_key(config, PROJECT))
+            client.delete(control_key(config, MARKS))
         self._claimed.clear()
 
-    def see_owner(self, config: RepoConfig) -> None:
+    def check_owner(self, config: RepoConfig) -> None:
         """See, once in a process' life, that what is read here is this project's.
 
         Raises:
             SkewlessError: the keys' prefix is another project's.
         """
-        if stem(config) not in self._seen:
-            owned(self._get_client(config.online_store), config)
-            self._seen.add(stem(config))
+        if key_prefix_of(config) not in self._seen:
+            check_prefix_owner(self._get_client(config.online_store), config)
+            self._seen.add(key_prefix_of(config))
 
-    async def _see_owner_async(self, config: RepoConfig) -> None:
-        if stem(config) not in self._seen:
+    async def _check_owner_async(self, config: RepoConfig) -> None:
+        if key_prefix_of(config) not in self._seen:
             client = await self._get_client_async(config.online_store)
-            await owned_async(client, config)
-            self._seen.add(stem(config))
+            await check_prefix_owner_async(client, config)
+            self._seen.add(key_prefix_of(config))
 
     def _claim_of(self, config: RepoConfig, table: Any, layout: Layout | None = None) -> Claim:
         layout = layout or layout_of(config, table)
-        return claim_of(table.name, layout, place_of(config, table, layout.view))
+        return claim_of(table.name, layout, key_layout_of(config, table, layout.view))
 
     def _unclaimed(
-        self, config: RepoConfig, table: FeatureView, layout: Layout, where: Place
+        self, config: RepoConfig, table: FeatureView, layout: Layout, key_layout: KeyLayout
     ) -> list[Claim]:
-        mine = claim_of(table.name, layout, where)
-        return [] if (stem(config), mine) in self._claimed else [mine]
+        mine = claim_of(table.name, layout, key_layout)
+        return [] if (key_prefix_of(config), mine) in self._claimed else [mine]
 
     def _note_claims(self, config: RepoConfig, claims: Sequence[Claim]) -> None:
-        self._claimed.update((stem(config), one) for one in claims)
+        self._claimed.update((key_prefix_of(config), each) for each in claims)
 
     def _delete(self, config: RepoConfig, table: FeatureView, views: list[str]) -> None:
         released = delete_rows(self._get_client(config.online_store), config, table, views)
-        self._claimed.difference_update((stem(config), claim) for claim in released)
+        self._claimed.difference_update((key_prefix_of(config), claim) for claim in released)
 
     def _packed(
         self, config: RepoConfig, table: FeatureView, data: list[WriteRow]
-    ) -> tuple[Place, list[tuple[bytes, bytes | None]], list[bytes]]:
+    ) -> tuple[KeyLayout, list[tuple[bytes, bytes | None]], list[bytes]]:
         layout = layout_of(config, table)
-        where = self._place(config, table, [key for key, *_ in data[:1]])
-        rows = pack_feast_rows(config, layout, data, sections=not where.composite)
-        return where, [where.address(key) for key, *_ in data], rows
+        key_layout = self._key_layout(config, table, [key for key, *_ in data[:1]])
+        rows = pack_feast_rows(config, layout, data, sections=not key_layout.composite)
+        return key_layout, [key_layout.address(key) for key, *_ in data], rows
 
-    def _place(self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]) -> Place:
-        return place_of(config, table, layout_of(config, table).view, entities)
+    def _key_layout(
+        self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]
+    ) -> KeyLayout:
+        return key_layout_of(config, table, layout_of(config, table).view, entities)
 
     def _expiry(self, config: RepoConfig, table: FeatureView) -> Expiry:
         if ttl := lifetime_of(config, table):
@@ -421,6 +430,6 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             unique, indexes, length = unique_entities(table, join_key_values, join_keys_of)
             entities = entity_key_protos(unique)
             layout = layout_of(config, table)
-            taken = reads.add(layout, self._place(config, table, entities), entities)
-            views.append((layout, table, features, taken, indexes, length))
+            take_rows = reads.add(layout, self._key_layout(config, table, entities), entities)
+            views.append((layout, table, features, take_rows, indexes, length))
         return reads, views

@@ -7,9 +7,9 @@ import pandas as pd
 from feast import RepoConfig
 from feast.utils import make_tzaware
 
-from extensions.stores.online.redis_io import Trust
+from extensions.stores.online.redis_io import OverwritePolicy
 from extensions.stores.online_codec.row_format import Layout
-from extensions.stores.values.future_rows import allowance_of
+from extensions.stores.values.future_rows import future_allowance
 from extensions.timestamps import EPOCH
 
 MICROSECOND = timedelta(microseconds=1)
@@ -20,9 +20,11 @@ def layout_of(config: RepoConfig, table: Any) -> Layout:
     return Layout.of(table, versioning=config.registry.enable_online_feature_view_versioning)
 
 
-def trust_of(config: RepoConfig, layout: Layout, before: int | None = None) -> Trust:
-    """Which stored rows a write in this layout may replace; ``before`` as in `Trust`."""
-    return Trust(layout, allowance_of(config) // MICROSECOND, before)
+def overwrite_policy_of(
+    config: RepoConfig, layout: Layout, before: int | None = None
+) -> OverwritePolicy:
+    """Which stored rows a write in this layout may replace; ``before`` as in `OverwritePolicy`."""
+    return OverwritePolicy(layout, future_allowance(config) // MICROSECOND, before)
 
 
 def lifetime_of(config: RepoConfig, table: Any) -> timedelta | None:

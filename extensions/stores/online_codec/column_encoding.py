@@ -1,4 +1,4 @@
-"""Columns of a reply: numbers as arrays, texts as codes, rows that are alike found once."""
+"""Column representations for responses: numpy arrays, dictionary-coded texts, equal-row groups."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Integers = NDArray[np.int64]
 
 
 class Coded(Sequence[Any]):
-    """Texts of which few differ: row i is ``values[codes[i]]``; None stands for null."""
+    """A dictionary-encoded column: row i is ``values[codes[i]]``; None is null."""
 
     __slots__ = ("codes", "values")
 
@@ -33,7 +33,7 @@ Values = NDArray[Any] | list[Any] | Coded
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows that are alike: one row of each group, and every row's group."""
+    """Groups of equal rows: the first row of each group, and every row's group."""
 
     first: Integers
     inverse: Integers
@@ -45,7 +45,7 @@ _NUMBERS.setflags(write=False)
 
 
 def counting(first: int, behind: int) -> Integers:
-    """The whole numbers from ``first`` up to, without, ``behind``; not to be written to."""
+    """``numpy.arange(first, behind)``, read-only and cached for small numbers."""
     held = _NUMBERS[first:behind]
     return held if len(held) == behind - first else np.arange(first, behind)
 
@@ -65,7 +65,7 @@ def spread(column: Values, n: int) -> Values:
 
 
 def codes(column: Values) -> tuple[Integers, int] | None:
-    """A number per row that differs where the values do, and a bound; None for lists."""
+    """An integer code per row, equal where values are, and an upper bound; None for lists."""
     if isinstance(column, Coded):
         return column.codes, len(column.values)
     if isinstance(column, np.ndarray) and column.dtype != object:
@@ -75,7 +75,7 @@ def codes(column: Values) -> tuple[Integers, int] | None:
 
 
 def grouped(parts: Sequence[tuple[Integers, int]], n: int) -> Groups | None:
-    """Which of ``n`` rows are alike in all parts (codes and their bound); None: too many kinds."""
+    """Group ``n`` rows that are equal in all parts (codes, bound); None: too many combinations."""
     key, size = np.zeros(n, np.int64), 1
     for numbers, bound in parts:
         size *= bound

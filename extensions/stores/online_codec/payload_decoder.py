@@ -55,7 +55,7 @@ def decode_payload(column: Column, raw: bytes) -> Any:
 
 
 def put_values(
-    found: dict[str, Values],
+    columns: dict[str, Values],
     name: str,
     members: Integers,
     values: Any,
@@ -64,13 +64,13 @@ def put_values(
     """Put decoded values into a column that holds defaults so far.
 
     Args:
-        found: The columns by feature; a column that must hold None becomes a list.
+        columns: The columns by feature; a column that must hold None becomes a list.
         name: The feature.
         members: The indexes of the rows, shape (m,).
         values: Their values, m of them.
         empty: Which of them are null, shape (m,); None: none is.
     """
-    column = found[name]
+    column = columns[name]
     if isinstance(column, Coded):
         codes = values.codes + len(column.values)
         column.values.extend(values.values)
@@ -82,11 +82,11 @@ def put_values(
     if empty is not None and empty.any():
         values = [None if no else value for value, no in zip(list(values), empty, strict=True)]
         if not isinstance(column, list):
-            column = found[name] = list(column)
+            column = columns[name] = list(column)
     if not isinstance(column, list):
         column[members] = values
     elif len(members) == len(column):
-        found[name] = values if isinstance(values, (list, np.ndarray)) else list(values)
+        columns[name] = values if isinstance(values, (list, np.ndarray)) else list(values)
     else:
         for i, value in zip(members.tolist(), values, strict=True):
             column[i] = value

@@ -1,9 +1,9 @@
 """Names in Redis: which key, and for a composite key which field, holds an entity's row.
 
-Every key begins with an exact prefix ``<project>:<join keys>:``, so that no project and no
-entity can meet another's keys; for the project's name a shorter one can be given (`stem`). Names
-are percent-encoded; ids stand as they are, with a letter before those that are not numbers, so
-that 5 and "5" stay two entities.
+Every key begins with an exact prefix ``<project>:<join keys>:``, so that no project and no entity
+can have another's keys; a shorter prefix than the project's name can be configured
+(`key_prefix_of`). Names are percent-encoded. Ids are not; those that are no numbers have a type
+letter before them, so that 5 and "5" are two entities.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,8 +50,8 @@ _EVERYBODY = id_bytes(Value(string_val=DUMMY_ENTITY_VAL))
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the rows of one view version are kept.
+class KeyLayout:
+    """The Redis keys (and hash fields) of the rows of one view version.
 
     With one join key, all views of the entity share one string per entity. With more, each view
     version has a hash per leading key, and a field for the rest of the key.
@@ -62,11 +62,11 @@ class Place:
 
     @property
     def composite(self) -> bool:
-        """Whether rows are fields of hashes."""
+        """Whether the rows are fields of hashes: there are several join keys."""
         return len(self.join_keys) > 1
 
     def address(self, entity: EntityKey) -> tuple[bytes, bytes | None]:
-        """Key, and field where composite."""
+        """The Redis key of an entity, and its hash field (None with one join key)."""
         if not entity.entity_values:  # Feast names no key in pushes to a view without entities
             return self.of_ids([_EVERYBODY])
         if not self.composite:
@@ -75,21 +75,21 @@ class Place:
         return self.of_ids([ids[name] for name in self.join_keys])
 
     def of_ids(self, ids: Sequence[bytes]) -> tuple[bytes, bytes | None]:
-        """As `address`, of ids in the order of the join keys."""
+        """As `address`, of encoded ids (`id_bytes`) in the order of the join keys."""
         if not self.composite:
             return self.prefix + ids[0], None
         return self.prefix + ids[0], field_of(ids[1:])
 
 
 def field_of(ids: Sequence[bytes]) -> bytes:
-    """The rest of a composite key: the id itself, or several with their lengths before them."""
+    """The hash field of a composite key: its second id, or several, each after its length."""
     if len(ids) == 1:
         return ids[0]
-    return b"".join(b"%d:%b" % (len(one), one) for one in ids)
+    return b"".join(b"%d:%b" % (len(each), each) for each in ids)
 
 
 def ids_of_field(name: bytes, count: int) -> list[bytes]:
-    """The ids that `field_of` made a field of; none where it is not such a field."""
+    """The reverse of `field_of`: ``count`` ids; empty where ``name`` is no such field."""
     if count == 1:
         return [name]
     ids, at = [], 0
@@ -103,36 +103,36 @@ def ids_of_field(name: bytes, count: int) -> list[bytes]:
     return ids if len(ids) == count else []
 
 
-def stem(config: RepoConfig) -> str:
-    """What all keys of a project begin with: its name, or ``key_prefix`` of its online store."""
+def key_prefix_of(config: RepoConfig) -> str:
+    """The prefix of all keys of a project: its name, or ``key_prefix`` of its online store."""
     return quote(getattr(config.online_store, "key_prefix", None) or config.project, safe="")
 
 
-def aside(config: RepoConfig, what: str) -> str:
-    """A key of the project that is no entity's."""
-    return f"{stem(config)}:!{what}"
+def control_key(config: RepoConfig, what: str) -> str:
+    """The key of a project's control data (owner, claims, marks), which no entity can have."""
+    return f"{key_prefix_of(config)}:!{what}"
 
 
 def entity_prefix(config: RepoConfig, join_keys: Sequence[str]) -> bytes:
-    """What keys of an entity begin with, up to the ids or, where composite, the view's name."""
-    return f"{stem(config)}:{','.join(quote(key, safe='') for key in join_keys)}:".encode()
+    """The prefix of an entity's keys, before its ids or, with several keys, the view's name."""
+    return f"{key_prefix_of(config)}:{','.join(quote(key, safe='') for key in join_keys)}:".encode()
 
 
 @lru_cache(maxsize=1024)
-def place(start: str, join_keys: tuple[str, ...], view: str) -> Place:
-    """The place of a view version; ``join_keys`` with the leading one first."""
+def key_layout(start: str, join_keys: tuple[str, ...], view: str) -> KeyLayout:
+    """The keys of a view version; ``join_keys`` with the leading one first."""
     names = [start, ",".join(quote(key, safe="") for key in join_keys)]
     if len(join_keys) > 1:
         names.append(quote(view, safe=""))
-    return Place(join_keys, (":".join(names) + ":").encode())
+    return KeyLayout(join_keys, (":".join(names) + ":").encode())
 
 
-def place_of(
+def key_layout_of(
     config: RepoConfig, table: Any, view: str, entities: Iterable[EntityKey] = ()
-) -> Place:
-    """The place of a Feast view's rows, whose join keys the entities name if the view does not."""
+) -> KeyLayout:
+    """The keys of a Feast view's rows; join keys are the entities' where the view has none."""
     join_keys = tuple(getattr(table, "join_keys", None) or ())
     if not join_keys:
         first = next(iter(entities), None)
         join_keys = tuple(first.join_keys) if first is not None else ()
-    return place(stem(config), join_keys or (DUMMY_ENTITY_ID,), view)
+    return key_layout(key_prefix_of(config), join_keys or (DUMMY_ENTITY_ID,), view)

@@ -1,4 +1,4 @@
-"""From packed rows to columns: whole columns at a time, whatever the number of entities."""
+"""Vectorized decoder: packed rows to columns of numpy arrays and dictionary-coded texts."""
 
 import struct
 from collections.abc import Sequence
@@ -29,9 +29,12 @@ _LEAST = rows.START.size + 7
 
 @dataclass(frozen=True)
 class Block:
-    """One view's columns for n entities; defaults stand where ``present`` is False.
+    """Decoded features of one view for n entities.
 
-    ``events``: as-of times in microseconds, 0 where there is no row.
+    Attributes:
+        columns: n values by feature; the default where ``present`` is False.
+        present: Whether an entity has a row that counts, shape (n,).
+        events: Event times in microseconds since 1970, shape (n,); 0 without a row.
     """
 
     columns: dict[str, Values]
@@ -41,10 +44,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads one view version's rows. ``defaults`` by feature; None stands for null.
+    """Decodes the rows of one view version.
 
-    ``ttl``: rows whose event time lies further back than this (microseconds) are missing, and so
-    are those that are further ahead than ``ahead``.
+    Attributes:
+        layout: Their format.
+        defaults: Default values by feature; None is null.
+        ttl: Rows older than this (microseconds) count as missing; None: none does.
+        ahead: Rows further in the future than this (microseconds) count as missing.
     """
 
     layout: Layout
@@ -54,40 +60,48 @@ class Decoder:
 
     @cached_property
     def signature(self) -> str:
-        """Differs where layout or defaults differ."""
+        """A key that differs where layout or defaults differ."""
         defaults = {name: str(value) for name, value in self.defaults.items()}
         return f"{self.layout.view}:{self.layout.columns}:{sorted(defaults.items())}"
 
     def block(self, buffer: bytes, at: Integers, size: Integers, now: int) -> Block:
-        """Rows that lie in ``buffer`` at ``at``, of ``size`` bytes each; size 0 has no row."""
+        """Decode n rows.
+
+        Args:
+            buffer: The bytes of all rows.
+            at: Where each row begins, shape (n,).
+            size: Its length in bytes, shape (n,); 0: there is none.
+            now: The time in microseconds, for ``ttl`` and ``ahead``.
+        """
         n = len(at)
-        found, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
+        columns, events, present = self._filled(n), np.zeros(n, np.int64), size > 0
         where = np.flatnonzero(present)
         if (short := size[where] < _LEAST).any():
             self._drop(where[short], present)
             where = where[~short]
         if not len(where):
-            return Block(found, present, events)
+            return Block(columns, present, events)
         starts = overlapping_records(buffer, _START)[at[where]] & 0xFFFFFF
         alike = np.unique(starts).tolist() if (starts != starts[:1]).any() else starts[:1].tolist()
-        for one in alike:
-            members = where[starts == one] if len(alike) > 1 else where
-            if one & 0xFFFF == self.layout.fingerprint:
-                self._decode(one >> 16, members, buffer, at, size, found, events, present)
+        for start in alike:
+            members = where[starts == start] if len(alike) > 1 else where
+            if start & 0xFFFF == self.layout.fingerprint:
+                self._decode(start >> 16, members, buffer, at, size, columns, events, present)
             elif self.layout.earlier:
-                self._one_by_one(members, buffer, at, size, found, events, present)
+                self._one_by_one(members, buffer, at, size, columns, events, present)
             else:
                 self._drop(members, present)
         if self.ttl is not None:
-            self._default(np.flatnonzero(present & (events < now - self.ttl)), found, present)
+            self._default(np.flatnonzero(present & (events < now - self.ttl)), columns, present)
         if self.ahead is not None and events.max() > (latest := now + self.ahead):
-            self._default(np.flatnonzero(events > latest), found, present)
-        return Block(found, present, events)
+            self._default(np.flatnonzero(events > latest), columns, present)
+        return Block(columns, present, events)
 
     def alike(self, held: Sequence[bytes], now: int | None = None) -> Block | None:
-        """One row of defaults, then these; None if they are not all of one form that is fixed.
+        """A fast path for rows of scalars with equal flags, at a third of `block`'s cost.
 
-        What `block` makes of them, at a third of its price.
+        Returns:
+            A row of defaults, then the rows given; None if they are not all alike.
         """
         size = len(held[0]) if held else 0
         if size < _LEAST or self.ttl is not None or set(map(len, held)) != {size}:
@@ -100,15 +114,15 @@ class Decoder:
         if (table["start"] != rows.START.pack(self.layout.fingerprint, flag)).any():
             return None
         n = len(held) + 1
-        found = self._filled(n)
-        for i, column in enumerate(found.values()):
+        columns = self._filled(n)
+        for i, column in enumerate(columns.values()):
             column[1:] = table[f"{i}"]  # type: ignore[index] # an array
         events, present = np.zeros(n, np.int64), np.ones(n, np.bool_)
         events[1:] = _events(table, flag)
         present[0] = False
         if now is not None and self.ahead is not None and events.max() > now + self.ahead:
             return None
-        return Block(found, present, events)
+        return Block(columns, present, events)
 
     @cached_property
     def filled(self) -> bool:
@@ -124,7 +138,7 @@ class Decoder:
     def one(  # noqa: PLR0911 - each way in which a row does not count ends here
         self, row: bytes | None, now: int
     ) -> tuple[dict[str, Any], int | None]:
-        """One entity's features as they go into a reply, and their as-of time; None: defaults."""
+        """Decode one row: features and event time; (defaults, None) where it does not count."""
         if row is None:
             return self.defaults, None
         try:
@@ -165,7 +179,7 @@ class Decoder:
         return row[0] | row[1] << 8 == self.layout.fingerprint
 
     def _filled(self, n: int) -> dict[str, Values]:
-        """Columns that hold defaults alone."""
+        """Columns of n defaults."""
         filled: dict[str, Values] = {}
         for column in self.layout.columns:
             default = self.defaults.get(column.name)
@@ -180,11 +194,11 @@ class Decoder:
 
     @cached_property
     def _kinds(self) -> dict[int, np.dtype[Any]]:
-        """What `_kind` worked out."""
+        """The cache of `_kind`."""
         return {}
 
     def _kind(self, flag: int) -> np.dtype[Any]:
-        """All of a row but its payloads, for rows of these flags: one place for each column."""
+        """The numpy record type of a row's fixed part under these flags; one field per column."""
         kind = self._kinds.get(flag)
         if kind is None:
             wide = flag & rows.WIDE_EVENT
@@ -209,7 +223,7 @@ class Decoder:
             kind = self._kinds[flag] = np.dtype(
                 {
                     "names": list(fields),
-                    "formats": [one for one, _ in fields.values()],
+                    "formats": [kind_ for kind_, _ in fields.values()],
                     "offsets": [place for _, place in fields.values()],
                     "itemsize": end,
                 }
@@ -223,13 +237,13 @@ class Decoder:
         buffer: bytes,
         at: Integers,
         size: Integers,
-        found: dict[str, Values],
+        columns: dict[str, Values],
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
-        """Rows that share their flags share the places of all that is fixed."""
+        """Decode rows with equal flags, whose fixed parts have one record type."""
         if flag & rows.AS_PROTOS:
-            self._one_by_one(members, buffer, at, size, found, events, present)
+            self._one_by_one(members, buffer, at, size, columns, events, present)
             return
         kind = self._kind(flag)
         length = size[members]
@@ -248,7 +262,7 @@ class Decoder:
         ends = sum(payloads.values(), np.int64(kind.itemsize))
         if not (right := length == ends).all():  # cut short, or something else
             self._drop(members[~right], present)
-            self._decode(flag, members[right], buffer, at, size, found, events, present)
+            self._decode(flag, members[right], buffer, at, size, columns, events, present)
             return
         events[members] = _events(table, flag)
         null = None
@@ -265,11 +279,11 @@ class Decoder:
                 decoded.append(decode_payloads(column, buffer, tail, payloads[i]))
                 tail = tail + payloads[i]
         except (ValueError, DecodeError):  # damaged bytes in some payload: only that row is missing
-            self._one_by_one(members, buffer, at, size, found, events, present)
+            self._one_by_one(members, buffer, at, size, columns, events, present)
             return
         for i, column in enumerate(self.layout.columns):
             empty = null[:, i] if null is not None else None
-            put_values(found, column.name, members, decoded[i], empty)
+            put_values(columns, column.name, members, decoded[i], empty)
 
     def _one_by_one(
         self,
@@ -277,11 +291,11 @@ class Decoder:
         buffer: bytes,
         at: Integers,
         size: Integers,
-        found: dict[str, Values],
+        columns: dict[str, Values],
         events: Integers,
         present: NDArray[np.bool_],
     ) -> None:
-        """Rows that hold Feast's own messages, are of an earlier layout, or may be damaged."""
+        """Decode rows singly: with Feast's messages, of earlier layouts, or perhaps damaged."""
         for i in members.tolist():
             row = buffer[at[i] : at[i] + size[i]]
             try:
@@ -294,22 +308,22 @@ class Decoder:
             for name, value in values.items():
                 kind = value.WhichOneof("val")
                 plain: Any = None if kind is None else getattr(value, kind)
-                held = found[name]
+                held = columns[name]
                 if not isinstance(held, list):
-                    held = found[name] = list(held)
+                    held = columns[name] = list(held)
                 held[i] = list(plain.val) if hasattr(plain, "val") else plain
 
     def _default(
-        self, members: Integers, found: dict[str, Values], present: NDArray[np.bool_]
+        self, members: Integers, columns: dict[str, Values], present: NDArray[np.bool_]
     ) -> None:
-        """Rows that count as missing for their age, or since they are from the future."""
+        """Put defaults in place of rows that are too old or from the future."""
         present[members] = False
-        for name in found if len(members) else ():
-            default, column = self.defaults.get(name), found[name]
+        for name in columns if len(members) else ():
+            default, column = self.defaults.get(name), columns[name]
             if isinstance(column, Coded):
                 column.codes[members] = 0
                 continue
-            held = found[name] = list(column) if default is None else column
+            held = columns[name] = list(column) if default is None else column
             for i in members.tolist():
                 held[i] = default
 
@@ -323,6 +337,6 @@ class Decoder:
 
 
 def _events(table: NDArray[Any], flag: int) -> Integers:
-    """As-of times: seven signed bytes are the upper ones of the eight that begin with the flags."""
+    """Event times; seven-byte ones are read as eight bytes from the flags on, and shifted."""
     events: Integers = table["event"]
     return events if flag & rows.WIDE_EVENT else events >> 8

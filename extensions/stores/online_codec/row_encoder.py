@@ -1,4 +1,4 @@
-"""From Arrow columns to packed rows and ids, whole columns at a time: no message per value."""
+"""Vectorized encoder: Arrow columns to packed rows and encoded ids."""
 
 import math
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _ARROW = {code: pa.from_numpy_dtype(NUMPY_TYPES[code]) for code in "iqfd"} | {"?
 
 @dataclass(frozen=True)
 class _Packed:
-    """One column of a slice: scalars (n, width), or payloads: data, starts and lengths.
+    """An encoded column of n rows: scalars of shape (n, width), or payloads with offsets.
 
     ``long`` scalars are 64-bit integers, of which a row may keep only the low bytes.
     """
@@ -47,7 +47,17 @@ class _Packed:
 def pack_rows(
     layout: Layout, table: pa.Table, event: str, created: str | None, *, sections: bool
 ) -> Iterator[list[bytes]]:
-    """The table's rows in order, in slices; with ``sections``, each with its header before it.
+    """Pack a table's rows in order.
+
+    Args:
+        layout: The row format.
+        table: The features and times.
+        event: The column of event times.
+        created: The column of created times; None: there is none.
+        sections: Put each row's section header before it.
+
+    Yields:
+        Lists of at most `SLICE` rows.
 
     Raises:
         InputError: a row has no event time, or a column is missing or of another type.
@@ -63,14 +73,14 @@ def pack_rows(
 
 
 def columnar(layout: Layout, ids: dict[str, ValueType], schema: pa.Schema) -> bool:
-    """Whether columns of these types mean what Feast makes of them, value by value.
+    """Whether the columnar encoder gives the same values as Feast's conversion of each value.
 
     Where not (a numeric as text, a fraction in an Int64 view), Feast's own conversion decides.
     """
     kinds = {field.name: field.type for field in schema}
     return all(
         column.name in kinds and _is_as_declared(column, kinds[column.name])
-        for column in (*layout.columns, *(Column.of(*one) for one in ids.items()))
+        for column in (*layout.columns, *(Column.of(*key) for key in ids.items()))
     )
 
 
@@ -100,7 +110,7 @@ def _is_number_of(column: Column, kind: pa.DataType) -> bool:
 
 
 def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
-    """One column of ids, as they stand in keys (`extensions.stores.online_codec.redis_keys`).
+    """Encode a column of ids as in Redis keys (`extensions.stores.online_codec.redis_keys`).
 
     Raises:
         InputError: an id is null or not of the declared type.
@@ -109,9 +119,9 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     if column.null_count:
         raise InputError(f"A row has no {name}: every row must name its entity.")
     if value_type in BITS:
-        return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
+        return [b"%d" % number for number in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
-        return [b"=" + one.encode() for one in _cast(column, pa.string(), name).to_pylist()]
+        return [b"=" + text.encode() for text in _cast(column, pa.string(), name).to_pylist()]
     if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
         seconds = whole_seconds(column)
         if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
@@ -123,7 +133,7 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
 
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
-    """Times as microseconds since 1970 (naive ones are UTC), and which are there."""
+    """Microseconds since 1970 (a time without a zone is UTC) and validity, both of shape (n,)."""
     times = one_chunk(column)
     if not pa.types.is_timestamp(times.type):
         times = times.cast(UTC_MICROSECONDS)
@@ -178,7 +188,7 @@ def _time_flags(event: Integers, created: Integers, dated: NDArray[np.bool_]) ->
 
 
 def _widths(columns: list[_Packed], n: int) -> Bytes:
-    """The flags that say how wide integers and lengths are."""
+    """Each row's flags for the width of integers and lengths."""
     flags = np.zeros(n, np.uint8)
     longs = [
         column.scalars.view(np.int64)[:, 0]
@@ -209,7 +219,7 @@ def _fill(
     columns: list[_Packed],
     sections: bool,
 ) -> list[bytes]:
-    """The rows ``members``, which share their flags and the lengths of their payloads."""
+    """Pack rows with equal flags and payload lengths, as one byte matrix."""
     flag = int(flags[members][0])
     parts: list[Bytes] = []
 
@@ -281,23 +291,23 @@ def _column(column: Column, table: pa.Table) -> _Packed:
 
 
 def _by_messages(array: pa.Array, column: Column) -> _Packed:
-    """Types without a columnar form: sets, maps, texts within texts. Feast converts each value."""
+    """Encode types without a columnar form (sets, maps, lists of texts) by Feast's messages."""
     values = proto_values(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
         b"" if kind is None else encode_payload(column, value)
         for value, kind in zip(values, kinds, strict=True)
     ]
-    lengths = np.array([len(one) for one in packed], np.int64)
+    lengths = np.array([len(payload) for payload in packed], np.int64)
     starts = np.cumsum(lengths) - lengths
     valid = np.array([kind is not None for kind in kinds], np.bool_)
     return _Packed(valid, None, np.frombuffer(b"".join(packed), np.uint8), starts, lengths)
 
 
 def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]:
-    """Feast's conversion of each value, from Python's own objects.
+    """Feast's conversion of each value, from Python objects.
 
-    Not from numpy's: those make floats of whole numbers that stand beside a null.
+    Not from numpy, which makes floats of integers beside a null.
 
     Raises:
         InputError: a value does not fit, by the column's ``name``.
@@ -307,7 +317,7 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     items = array.to_pylist()
     if is_list(array.type) and pa.types.is_floating(array.type.value_type):
         # As Feast makes it.
-        items = [row and [math.nan if one is None else one for one in row] for row in items]
+        items = [row and [math.nan if item is None else item for item in row] for row in items]
     elif is_list(array.type):
         refuse_null_items(array, name)
     try:
@@ -334,7 +344,7 @@ def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """All chunks as one array."""
+    """Combine a column's chunks into one array."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):

@@ -1,4 +1,4 @@
-"""The packed row: one view version's features and times as bytes (docs/online-layout.md)."""
+"""The packed row format: a view version's features and times as bytes (docs/online-layout.md)."""
 
 import logging
 import re
@@ -21,7 +21,7 @@ from extensions.stores.online_codec.column_format import (
     decode_message,
     encode_payload,
 )
-from extensions.stores.schema_history import Schema, earlier_of, parsed, schema_of
+from extensions.stores.schema_history import Schema, earlier_schemas_of, parse_schemas, schema_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,13 @@ INTS = ((8, "q"), (4, "i"), (2, "h"), (1, "b"))
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows of one view version lie in memory; columns are in order of name.
+    """The row format of one view version; columns are in order of name.
 
-    ``earlier``: layouts that the view had before its schema changed. Of their rows, the features
-    that are still there with the same type are read.
+    Attributes:
+        view: The view version's name.
+        columns: The formats of its features.
+        earlier: Layouts from before the view's schema changed. Features that still exist with
+            the same type are read from rows in them.
     """
 
     view: str
@@ -71,38 +74,38 @@ class Layout:
         return _layout(
             _versioned_name(table, versioning=versioning),
             schema_of(table),
-            earlier_of(table),
+            earlier_schemas_of(table),
         )
 
     @cached_property
     def tag(self) -> bytes:
-        """Three bytes that say which section of an entity's value is this view version's."""
+        """The three bytes that begin this view version's section in an entity's value."""
         return blake2b(self.view.encode(), digest_size=3).digest()
 
     @cached_property
     def fingerprint(self) -> int:
-        """Two bytes that differ when the layout differs."""
+        """A 16-bit hash of format, view and schema, with which each row begins."""
         schema = "|".join(f"{column.name}:{column.value_type.name}" for column in self.columns)
         text = f"{FORMAT}|{self.view}|{schema}".encode()
         return int.from_bytes(blake2b(text, digest_size=2).digest(), "little")
 
     @cached_property
     def kinds(self) -> str:
-        """A letter for each column: that of a scalar, or p for a payload and its length."""
-        return "".join(one.code if one.kind == "scalar" else "p" for one in self.columns)
+        """One letter per column, for the write scripts: the scalar's, or p for a payload."""
+        return "".join(column.code if column.kind == "scalar" else "p" for column in self.columns)
 
     @cached_property
     def earlier_marks(self) -> tuple[bytes, ...]:
         """The first two bytes of rows in earlier layouts."""
-        return tuple(one.fingerprint.to_bytes(2, "little") for one in self.earlier)
+        return tuple(layout.fingerprint.to_bytes(2, "little") for layout in self.earlier)
 
     @cached_property
     def by_fingerprint(self) -> Mapping[int, "Layout"]:
         """Earlier layouts, by their fingerprint."""
-        return {one.fingerprint: one for one in reversed(self.earlier)}
+        return {layout.fingerprint: layout for layout in reversed(self.earlier)}
 
     def shared(self, older: "Layout") -> tuple[str, ...]:
-        """The features that an earlier layout has as this one has them."""
+        """The features that an earlier layout has with the same type."""
         return tuple(column.name for column in self.columns if column in older.columns)
 
     @cached_property
@@ -128,7 +131,7 @@ class Layout:
         return tuple(forms)
 
     def fixed(self, flags: int) -> struct.Struct:
-        """The fixed area: scalars, and the lengths of all other payloads."""
+        """The `struct` of the fixed area under these flags: scalars, and lengths of payloads."""
         return self._fixed[flags >> INT_WIDTH]
 
     @cached_property
@@ -137,7 +140,7 @@ class Layout:
         return tuple(column.name for column in self.columns)
 
     def pack(self, values: Mapping[str, Value], event: int, created: int | None) -> bytes:
-        """One row. Times are microseconds since 1970; a feature that is absent is null."""
+        """Pack one row; times are microseconds since 1970, and a missing feature is null."""
         held = [values.get(name) for name in self.names]
         kinds = [None if value is None else value.WhichOneof("val") for value in held]
         nulls = sum(1 << i for i, kind in enumerate(kinds) if kind is None)
@@ -165,18 +168,18 @@ class Layout:
             payload = b"" if value is None else encode_payload(column, value)
             slots.append(len(payload))
             tail.append(payload)
-        flags |= int_width(widest) | (SHORT if all(len(one) < 256 for one in tail) else 0)
+        flags |= int_width(widest) | (SHORT if all(len(payload) < 256 for payload in tail) else 0)
         start = START.pack(self.fingerprint, flags)
         return b"".join((start, times, self.fixed(flags).pack(*slots), *tail))
 
     def header(self, length: int) -> bytes:
-        """What stands before a row of this length among the other views of its entity."""
+        """The section header (tag and length) of a row of this length."""
         if length < LONG:
             return self.tag + bytes((length,))
         return self.tag + bytes((LONG,)) + LENGTH.pack(length)
 
     def find(self, value: bytes) -> bytes | None:
-        """This view's row in an entity's value; None when the entity has none."""
+        """Find this view version's row among the sections of a value; None where there is none."""
         at, size, tag = 0, len(value), self.tag
         try:
             while at < size:
@@ -196,7 +199,7 @@ class Layout:
         return None
 
     def times(self, row: bytes) -> tuple[int, int | None, int]:
-        """Event time, created time, and the offset of what follows them.
+        """Read event time, created time, and the offset of what follows them.
 
         Raises:
             AnotherLayoutError: the row is neither of this layout nor of an earlier one.
@@ -209,7 +212,7 @@ class Layout:
         return unpack_times(row)
 
     def unpack(self, row: bytes) -> dict[str, Value]:
-        """The features of a row; a null feature is a `Value` without content.
+        """Unpack a row's features; a null feature is an empty `Value`.
 
         A row in an earlier layout has no more than the features that it shares with this one.
 
@@ -266,7 +269,7 @@ class Layout:
         return values
 
     def refuse(self) -> None:
-        """Say that a row of another layout was met: once in the log, each time in the count."""
+        """Count a row that cannot be read (`refused`); the first of a view is also logged."""
         if not refused[self.view]:
             logger.warning(
                 "Rows of %s in Redis have another layout and count as missing: "
@@ -298,7 +301,7 @@ def _layout(view: str, schema: Schema, earlier: str) -> Layout:
     return Layout(
         view,
         _columns(schema),
-        tuple(Layout(view, _columns(one)) for one in parsed(earlier) if one != schema),
+        tuple(Layout(view, _columns(each)) for each in parse_schemas(earlier) if each != schema),
     )
 
 
@@ -307,12 +310,12 @@ def _columns(schema: Schema) -> tuple[Column, ...]:
 
 
 def int_width(widest: int) -> int:
-    """The flags for integers of which the widest, or its complement if negative, is given."""
+    """The flags for the width of 64-bit integers, by the largest of n or ~n (for negative n)."""
     return sum(widest < 1 << bits for bits in (31, 15, 7)) << INT_WIDTH
 
 
 def pack_times(event: int, created: int | None) -> tuple[int, bytes]:
-    """The flags that say how the times are written, and the times."""
+    """Encode the times; returns the flags of their form, and the bytes."""
     wide = not -NARROW <= event < NARROW
     flags = WIDE_EVENT if wide else 0
     times = event.to_bytes(8 if wide else 7, "little", signed=True)
@@ -326,7 +329,7 @@ def pack_times(event: int, created: int | None) -> tuple[int, bytes]:
 
 
 def unpack_times(row: bytes) -> tuple[int, int | None, int]:
-    """Event time, created time, offset of what follows them."""
+    """Decode event time, created time (None: absent), and the offset of what follows them."""
     flags = row[2]
     at = START.size + (8 if flags & WIDE_EVENT else 7)
     event = int.from_bytes(row[START.size : at], "little", signed=True)

@@ -38,7 +38,7 @@ def sections(
     at = ends - lengths
     headers = overlapping_records(buffer, _HEADER)
     tags = [int.from_bytes(layout.tag, "little") for layout in layouts]
-    found = [(np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)) for _ in layouts]
+    spans = [(np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)) for _ in layouts]
     active = np.flatnonzero(lengths)
     at, ends = at[active], ends[active]
     while len(active):
@@ -52,24 +52,24 @@ def sections(
         whole, first = bool(fits.all()), int(tag[0])
         if whole and len(active) == len(values) and (tag == first).all():
             if first in tags:  # one section of each entity, as they mostly lie
-                found[tags.index(first)] = at, size
+                spans[tags.index(first)] = at, size
         else:
-            for one, (starts, sizes) in zip(tags, found, strict=True):
-                mine = (tag == one) & fits
+            for wanted, (starts, sizes) in zip(tags, spans, strict=True):
+                mine = (tag == wanted) & fits
                 starts[active[mine]] = at[mine]
                 sizes[active[mine]] = size[mine]
         if not whole:
-            _refuse_truncated(active[~fits], layouts, found)
+            _refuse_truncated(active[~fits], layouts, spans)
         more = fits & (beyond < ends)
         active, at, ends = active[more], beyond[more], ends[more]
-    return buffer, found
+    return buffer, spans
 
 
 def _refuse_truncated(
-    members: Integers, layouts: Sequence[Layout], found: list[tuple[Integers, Integers]]
+    members: Integers, layouts: Sequence[Layout], spans: list[tuple[Integers, Integers]]
 ) -> None:
     """Count a refused row for each view that was not found in a truncated value."""
-    for layout, (_, sizes) in zip(layouts, found, strict=True):
+    for layout, (_, sizes) in zip(layouts, spans, strict=True):
         for _ in range(int((sizes[members] == 0).sum())):
             layout.refuse()
 

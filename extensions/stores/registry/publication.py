@@ -50,7 +50,7 @@ def publish(
     Raises:
         SkewlessError: it is published otherwise, or was retired.
     """
-    same = next((one for one in known if one.version == mine.version), None)
+    same = next((each for each in known if each.version == mine.version), None)
     default = rows.active(known)
     message = feast_registry_rows.stamped(
         kind_of(view), view.to_proto().SerializeToString(), project, mine.version
@@ -65,7 +65,7 @@ def publish(
         rows.record(conn, mine, state, raw)
         if default is None:
             rows.note_move(conn, mine.view, "first", (None, mine.version), rows.operator(), None)
-        [same] = [one for one in rows.published(conn, mine.view) if one.version == mine.version]
+        [same] = [each for each in rows.published(conn, mine.view) if each.version == mine.version]
         write_version(conn, project, same, raw)
         return default.version if default else mine.version
     check_unchanged(mine, same, known)
@@ -91,7 +91,7 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
     Raises:
         SkewlessError: with the number to take instead.
     """
-    number = max(one.version for one in known) + 1
+    number = max(each.version for each in known) + 1
     advice = (
         f'make v{number} (version="v{number}", {sql_file(mine.view, number)})'
         if mine.kind == "computation"
@@ -107,24 +107,24 @@ def check_unchanged(mine: Definition, same: Published, known: list[Published]) -
 
 
 def _check_keys(mine: Definition, known: list[Published]) -> None:
-    for one in known:
-        before = one.content.get("join_keys")
+    for other in known:
+        before = other.content.get("join_keys")
         if (
-            one.state != "retired"
+            other.state != "retired"
             and before
             and sorted(before) != sorted(mine.content["join_keys"])
         ):
             raise ConflictError(
-                f"{mine.name} has other join keys than {one.name}: that is another view, so give "
+                f"{mine.name} has other join keys than {other.name}: that is another view, so give "
                 "it another name."
             )
 
 
 def follow_pointers(conn: psycopg.Connection, service: FeatureService) -> None:
     """Unpin projections whose version nobody named, and give them the default's features."""
-    named = [one for one in getattr(service, "_features", []) if not isinstance(one, str)]
-    for one, projection in zip(named, service.feature_view_projections, strict=False):
-        if is_versioned(one) and one.projection.version_tag is None:
+    named = [each for each in getattr(service, "_features", []) if not isinstance(each, str)]
+    for given, projection in zip(named, service.feature_view_projections, strict=False):
+        if is_versioned(given) and given.projection.version_tag is None:
             projection.version_tag = None
     for projection in service.feature_view_projections:
         if projection.version_tag is None:
@@ -142,7 +142,7 @@ def follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
     if default is None:
         return
     held, there = {field.name for field in projection.features}, set(default.definition.features)
-    if any(held == set(one.definition.features) for one in known) and held != there:
+    if any(held == set(version.definition.features) for version in known) and held != there:
         proto = feast_registry_rows.parse(default.kind, default.feast_proto)
         kind: Any = FeatureView if default.kind == "computation" else OnDemandFeatureView
         projection.features = copy.copy(kind.from_proto(proto).features)
@@ -154,11 +154,15 @@ def follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
         )
 
 
-def write_version(conn: psycopg.Connection, project: str, one: Published, message: bytes) -> None:
+def write_version(
+    conn: psycopg.Connection, project: str, version: Published, message: bytes
+) -> None:
     """Write a version's snapshot to Feast's registry, and the view's row if it is the default."""
-    feast_registry_rows.write_snapshot(conn, project, one.kind, one.view_name, one.version, message)
-    if one.state == "active":
-        feast_registry_rows.write_default(conn, project, one.kind, one.view_name, message)
+    feast_registry_rows.write_snapshot(
+        conn, project, version.kind, version.view_name, version.version, message
+    )
+    if version.state == "active":
+        feast_registry_rows.write_default(conn, project, version.kind, version.view_name, message)
 
 
 def _differ(kind: Kind, held: bytes, message: bytes) -> bool:

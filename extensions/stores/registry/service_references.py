@@ -30,7 +30,7 @@ _FIELDS: dict[str, list[tuple[str, int, Any, str | None, bool]]] = {
 
 def service_refs(conn: psycopg.Connection, project: str) -> list[tuple[str, str, int | None]]:
     """(service, view, the version that it names or None), of all services."""
-    found = []
+    references = []
     for (message,) in conn.execute(
         "SELECT feature_service_proto FROM feature_services WHERE project_id = %s "
         "ORDER BY feature_service_name",
@@ -40,8 +40,8 @@ def service_refs(conn: psycopg.Connection, project: str) -> list[tuple[str, str,
         service.ParseFromString(bytes(message))
         for projection in service.spec.features:
             named = projection.version_tag if projection.HasField("version_tag") else None
-            found.append((service.spec.name, projection.feature_view_name, named))
-    return found
+            references.append((service.spec.name, projection.feature_view_name, named))
+    return references
 
 
 def followers(conn: psycopg.Connection, project: str, view: str) -> list[str]:

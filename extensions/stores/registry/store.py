@@ -168,14 +168,16 @@ class SkewlessSqlRegistry(SqlRegistry):
         version: int = feature_view.current_version_number or number_of(feature_view) or 0
         with self._rows() as conn:
             rows.hold_pointer(conn, feature_view.name, wait=True)
-            one = rows.find(conn, feature_view.name, version)
-            held = feast_registry_rows.snapshot(conn, project, one.view_name, version)
-            proto = feast_registry_rows.stamped(one.kind, held or one.feast_proto, project, version)
+            published = rows.find(conn, feature_view.name, version)
+            held = feast_registry_rows.snapshot(conn, project, published.view_name, version)
+            proto = feast_registry_rows.stamped(
+                published.kind, held or published.feast_proto, project, version
+            )
             interval = proto.meta.materialization_intervals.add()
             interval.start_time.FromDatetime(start_date)
             interval.end_time.FromDatetime(end_date)
             proto.meta.state = FeatureViewState.AVAILABLE_ONLINE.to_proto()
-            write_version(conn, project, one, proto.SerializeToString())
+            write_version(conn, project, published, proto.SerializeToString())
         if self.cache_mode == "sync":
             self.refresh()
 
@@ -187,9 +189,9 @@ class SkewlessSqlRegistry(SqlRegistry):
         """
         if self._here():
             with self._rows() as conn:
-                kept = [one for one in rows.published(conn, name) if one.kept]
+                kept = [each for each in rows.published(conn, name) if each.kept]
             if kept:
-                versions = ", ".join(f"v{one.version}" for one in kept)
+                versions = ", ".join(f"v{each.version}" for each in kept)
                 raise ConflictError(
                     f"{name} is published ({versions}): bring its file back, or take its versions "
                     f"out of use first with `skewless retire {name} vN`."
@@ -241,7 +243,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         try:
             text = computation_sql(_root(), view)
         except SkewlessError:
-            mine = [one for one in known if one.version == version]
+            mine = [each for each in known if each.version == version]
             if not mine:
                 raise
             text = mine[0].content["sql"]

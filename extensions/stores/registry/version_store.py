@@ -96,7 +96,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Era:
-    """A version and the moments, ``[since, until)``, at which it was the default."""
+    """A version and the times, ``[since, until)``, at which it was the default."""
 
     version: int
     since: datetime | None
@@ -127,10 +127,10 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
         InputError: it was never published.
     """
     known = published(conn, view)
-    for one in known:
-        if one.version == version:
-            return one
-    numbers = ", ".join(f"v{one.version}" for one in known if one.state != "retired")
+    for each in known:
+        if each.version == version:
+            return each
+    numbers = ", ".join(f"v{each.version}" for each in known if each.state != "retired")
     if not numbers:
         raise InputError(
             f"There is no published view {view}: `skewless versions` lists those there are.",
@@ -140,7 +140,7 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
 
 def active(known: Sequence[Published]) -> Published | None:
     """The default among the versions of one view."""
-    return next((one for one in known if one.state == "active"), None)
+    return next((each for each in known if each.state == "active"), None)
 
 
 def promotions(conn: psycopg.Connection, view: str | None = None) -> list[Promotion]:
@@ -155,13 +155,13 @@ def promotions(conn: psycopg.Connection, view: str | None = None) -> list[Promot
 
 def eras(moves: Sequence[Promotion]) -> tuple[Era, ...]:
     """When each version of one view was the default; the first counts for all time before it."""
-    found: list[Era] = []
+    result: list[Era] = []
     for i, move in enumerate(moves):
         if move.kind == "first":
-            found.clear()
+            result.clear()
         later = moves[i + 1].moved_at if i + 1 < len(moves) else None
-        found.append(Era(move.to_version, move.moved_at if found else None, later))
-    return tuple(found)
+        result.append(Era(move.to_version, move.moved_at if result else None, later))
+    return tuple(result)
 
 
 def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:
@@ -224,7 +224,7 @@ def note_move(
     *,
     forced: bool = False,
 ) -> datetime:
-    """Record that the pointer went ``(from, to)``; returns the moment that counts."""
+    """Record that the pointer went ``(from, to)``; returns the time that counts."""
     row = conn.execute(
         "INSERT INTO promotions "
         "(view_name, kind, from_version, to_version, moved_at, moved_by, reason, forced) "

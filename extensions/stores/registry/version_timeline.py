@@ -1,8 +1,8 @@
-"""Eras: which version of a view was served at a label's moment, for who names no version.
+"""Eras: which version of a view was served at a label's time, for who names no version.
 
 A reference without a version means what was served: before a promotion the old version's values,
 after it the new one's, and after a rollback the old one's again. ``view@vN`` means vN at all
-moments.
+times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from extensions.stores.registry.version_store import (
 
 @dataclass(frozen=True)
 class ServedEra:
-    """A version and the moments at which it was the default, as PostgreSQL's tstzmultirange.
+    """A version and the times at which it was the default, as PostgreSQL's tstzmultirange.
 
     ``table`` None: its log is gone, and what was served then is not known any more.
     ``defaults``: of the features that it had.
@@ -33,33 +33,33 @@ class ServedEra:
 
     version: int
     table: str | None
-    moments: str
+    valid_times: str
     defaults: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class TransformEra:
-    """A transform's version and the moments at which it was the default, as above.
+    """A transform's version and the times at which it was the default, as above.
 
     ``feast_proto``: Feast's view as it was published, its function included.
     """
 
     version: int
-    moments: str
+    valid_times: str
     feast_proto: bytes
 
 
 def served_eras(conn: psycopg.Connection, view: str) -> tuple[ServedEra, ...]:
     """The eras of a view, one for each version; empty where there has only been one version."""
     served = []
-    for one, times in _versions(conn, view, "computation"):
-        there = one.log_dropped_at is None and table_exists(conn, one.log_table)
+    for version, times in _versions(conn, view, "computation"):
+        there = version.log_dropped_at is None and table_exists(conn, version.log_table)
         served.append(
             ServedEra(
-                one.version,
-                one.log_table if there else None,
+                version.version,
+                version.log_table if there else None,
                 multirange(times),
-                {feature["name"]: feature["default"] for feature in one.content["features"]},
+                {feature["name"]: feature["default"] for feature in version.content["features"]},
             )
         )
     return tuple(served)
@@ -68,20 +68,20 @@ def served_eras(conn: psycopg.Connection, view: str) -> tuple[ServedEra, ...]:
 def transform_eras(conn: psycopg.Connection, name: str) -> tuple[TransformEra, ...]:
     """The eras of a transform, of retired versions too; empty where there has only been one."""
     return tuple(
-        TransformEra(one.version, multirange(times), one.feast_proto)
-        for one, times in _versions(conn, name, "transform")
+        TransformEra(version.version, multirange(times), version.feast_proto)
+        for version, times in _versions(conn, name, "transform")
     )
 
 
 def _versions(conn: psycopg.Connection, view: str, kind: Kind) -> list[tuple[Published, list[Era]]]:
     """The versions that were the default at some time, if there are two and all of this kind."""
-    found: dict[int, list[Era]] = {}
+    by_version: dict[int, list[Era]] = {}
     for era in eras(promotions(conn, view)):
-        found.setdefault(era.version, []).append(era)
-    known = {one.version: one for one in published(conn, view) if one.kind == kind}
-    if len(found) < 2 or not found.keys() <= known.keys():
+        by_version.setdefault(era.version, []).append(era)
+    known = {version.version: version for version in published(conn, view) if version.kind == kind}
+    if len(by_version) < 2 or not by_version.keys() <= known.keys():
         return []
-    return [(known[version], times) for version, times in sorted(found.items())]
+    return [(known[version], times) for version, times in sorted(by_version.items())]
 
 
 def multirange(times: Sequence[Era]) -> str:

@@ -1,4 +1,4 @@
-"""The one spelling of an id: UUIDs and decimals can be written in several ways and are one key."""
+"""Canonical form of entity ids: UUIDs and decimals have several spellings, but are one key."""
 
 import re
 import uuid
@@ -17,7 +17,7 @@ _WRITTEN_OUT = 40
 
 
 def canonical(text: str, value_type: ValueType) -> str:
-    """The spelling under which an id is stored and looked up; a text that is no such value as is.
+    """The canonical spelling, in which an id is stored and looked up; an invalid text is unchanged.
 
     >>> canonical("A0EEBC999C0B4EF8BB6D6BB9BD380A11", ValueType.UUID)
     'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'

@@ -1,4 +1,4 @@
-"""What an entity without history has: one rule for serving, `feast serve` and training."""
+"""Default values of features without a row: one rule for serving, `feast serve` and training."""
 
 import json
 from datetime import timedelta
@@ -27,9 +27,9 @@ from extensions.timestamps import EPOCH
 
 
 def declared_defaults(view: FeatureView) -> dict[str, Any]:
-    """The features of ``view`` that declare a default (tag ``default``, JSON), as Python values.
+    """The declared defaults (tag ``default``, JSON) as Python values, by feature.
 
-    `default_text` writes them for PostgreSQL.
+    `default_text` formats them for PostgreSQL.
     """
     return {
         field.name: _read(view.name, field.name, field.tags["default"], field.dtype)
@@ -39,7 +39,7 @@ def declared_defaults(view: FeatureView) -> dict[str, Any]:
 
 
 def default_values(view: FeatureView) -> dict[str, Value]:
-    """The declared defaults as Feast's wire values, each of its feature's own type.
+    """The declared defaults as Feast's ``Value`` messages, by feature.
 
     Raises:
         SkewlessError: a tag is not JSON, or not of the feature's type.
@@ -59,7 +59,7 @@ def _read(view: str, feature: str, declared: str, dtype: FeastType) -> Any:
 
 
 def default_text(value: Any, dtype: FeastType | None) -> str | None:
-    """A default in PostgreSQL's text form, as the column of a feature of ``dtype`` reads it."""
+    """A default as text that PostgreSQL can cast to the feature's column; None for null."""
     if value is None:
         return None
     if isinstance(dtype, Struct) or dtype in (Json, Map):

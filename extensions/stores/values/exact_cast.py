@@ -1,8 +1,7 @@
-"""Arrow columns as a declared Feast type: the same values, or a refusal that names the column.
+"""Lossless casts of Arrow columns to declared Feast types; a value that has none is an error.
 
-The rule for numbers: what is declared as floating point becomes the nearest such number, as in
-Feast; everything else stays the number that it is. A fraction as Int64, 3e9 as Int32 or 1e300 as
-Float32 is refused.
+Numbers declared as floating point are rounded to the nearest float, as in Feast. All others keep
+their value: a fraction as Int64, 3e9 as Int32 or 1e300 as Float32 is refused, by the column's name.
 """
 
 import re
@@ -19,7 +18,7 @@ _BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
 _SHOWN = 40
 
 
-def exactly(
+def cast_exactly(
     values: pa.ChunkedArray,
     kind: str,
     depth: int,
@@ -27,12 +26,18 @@ def exactly(
     declared: str,
     strict: bool = False,
 ) -> pa.ChunkedArray:
-    """The values as the Feast type ``kind`` (``INT64`` …), within ``depth`` lists.
+    """Cast a column to a Feast type without loss.
 
-    ``what`` begins the refusal ("The column x"); ``strict``: times, too, in one Arrow type.
+    Args:
+        values: The column.
+        kind: The name of the type, without lists (``INT64``).
+        depth: How many lists are around the values.
+        what: Begins the error message ("The column x").
+        declared: The declared type, for the message.
+        strict: Cast times, too, to one Arrow type (UTC microseconds).
 
     Raises:
-        SkewlessError: a value is not one of that type.
+        SkewlessError: a value cannot be represented in that type.
     """
     if depth and not is_list(values.type):
         return values
@@ -81,7 +86,7 @@ def _scalars(array: pa.Array, kind: str, what: str, declared: str, strict: bool)
 
 
 def _whole(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Whole numbers from whole numbers, from floats without a fraction, from plain digits."""
+    """Integers from integers, from floats without a fraction, or from texts of plain digits."""
     if is_text(array.type):
         numbers = array.cast(wanted)
         if not numbers.cast(array.type).equals(array):
@@ -92,7 +97,7 @@ def _whole(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _nearest(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """The nearest floats, as Feast makes them; a finite number does not become infinity."""
+    """Round to the nearest float, as Feast does; a finite number must not become infinity."""
     if array.type == wanted:
         return array
     doubles = array
@@ -114,7 +119,7 @@ def _no_overflow(floats: pa.Array, infinite: pa.Array) -> None:
 
 
 def _instants(array: pa.Array) -> pa.Array:
-    """Times in UTC; without a zone they are UTC, and a date is its first instant."""
+    """Times in UTC microseconds; without a zone they are UTC, and a date is its midnight."""
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("s"))
     if not pa.types.is_timestamp(array.type) or array.type == UTC_MICROSECONDS:
@@ -122,10 +127,16 @@ def _instants(array: pa.Array) -> pa.Array:
     return in_utc(array).cast(UTC_MICROSECONDS)
 
 
-def nested(
+def unflatten_arrays(
     values: pa.ChunkedArray, dimensions: pa.ChunkedArray, depth: int, column: str
 ) -> pa.ChunkedArray:
-    """Lists of lists from what the driver flattens, by each row's dimensions (``[1:2][1:3]``).
+    """Rebuild nested lists, which the driver flattens.
+
+    Args:
+        values: One flat list per row.
+        dimensions: PostgreSQL's ``array_dims`` per row, such as ``[1:2][1:3]``.
+        depth: How many dimensions are declared.
+        column: The column's name, for the message.
 
     Raises:
         InputError: a row has another number of dimensions than ``depth``.
@@ -152,7 +163,7 @@ def nested(
 
 
 def refuse_null_items(array: pa.Array, column: str) -> None:
-    """Refuse lists with a null inside: no wire type of Feast's holds one.
+    """Refuse lists that contain a null, which no wire type of Feast's can hold.
 
     Raises:
         InputError: there is one.
@@ -168,7 +179,7 @@ def refuse_null_items(array: pa.Array, column: str) -> None:
 
 
 def whole_seconds(times: pa.Array) -> pa.Array:
-    """Seconds since 1970 as 64-bit integers, rounded down."""
+    """Timestamps as whole seconds since 1970 (int64), rounded down; nulls stay."""
     micros = times.cast(pa.timestamp("us", times.type.tz), safe=False).view(pa.int64())
     numbers = micros.fill_null(0).to_numpy(zero_copy_only=False)
     return pa.array(np.floor_divide(numbers, 1_000_000), mask=np.asarray(micros.is_null()))

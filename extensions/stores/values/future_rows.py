@@ -1,4 +1,4 @@
-"""The rule of future rows: nothing enters a log or Redis that claims to be from the future.
+"""Refuse rows with a timestamp in the future, on every way into a log or into Redis.
 
 A row that is ahead of the clock would win over every true one until its time has come, and no
 training set sees it until then. So event and created times may be ahead of now by a small
@@ -20,20 +20,20 @@ from extensions.errors import InputError
 ALLOWANCE = timedelta(minutes=5)
 
 
-def allowance_of(config: Any) -> timedelta:
-    """How far ahead of the clock a row's times may be under this configuration."""
+def future_allowance(config: Any) -> timedelta:
+    """How far a row's timestamps may be ahead of the clock (``future_allowance_seconds``)."""
     online = getattr(config, "online_store", None)
     seconds = getattr(online, "future_allowance_seconds", None)
     return ALLOWANCE if seconds is None else timedelta(seconds=seconds)
 
 
 def latest_time(config: Any) -> datetime:
-    """The latest time that a row may have now."""
-    return datetime.now(UTC) + allowance_of(config)
+    """The latest timestamp that a row may have now."""
+    return datetime.now(UTC) + future_allowance(config)
 
 
 def refuse_future(config: Any, view: str, what: str, latest: datetime | None) -> None:
-    """Refuse a batch by the latest of its times.
+    """Refuse a batch of rows whose latest timestamp is in the future.
 
     Args:
         config: The repository's configuration, for the allowance.
@@ -52,13 +52,13 @@ def refuse_future(config: Any, view: str, what: str, latest: datetime | None) ->
         raise InputError(
             f"A row for {view} is from the future: its {what} is {zoned.isoformat()}, and the "
             f"limit is {limit.isoformat(timespec='seconds')} (now and an allowance of "
-            f"{allowance_of(config).total_seconds():g} s). Nothing of its batch was written: "
+            f"{future_allowance(config).total_seconds():g} s). Nothing of its batch was written: "
             "correct the time, or this machine's clock."
         )
 
 
 def refuse_future_rows(config: Any, view: str, rows: pa.Table, columns: list[str]) -> None:
-    """As `refuse_future`, of every time column of a table, without a loop over rows.
+    """As `refuse_future`, for the time columns of an Arrow table.
 
     Columns that are missing or hold no timestamps are left to those who read them.
     """
@@ -75,8 +75,8 @@ def refuse_future_rows(config: Any, view: str, rows: pa.Table, columns: list[str
         refuse_future(config, view, name, datetime.fromtimestamp(seconds, UTC))
 
 
-def not_future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
-    """The condition that a log's row is not from the future, by the database's clock.
+def not_future_condition(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
+    """SQL condition: a log's row is not from the future, by the database's clock.
 
     A log may hold such rows from another tool, or from before this rule; they are passed over
     until their time has come. Written so that the planner knows how many rows it admits.
@@ -85,7 +85,7 @@ def not_future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
 
 
 def future(config: Any, times: list[str], alias: str = "l") -> sql.Composed:
-    """The opposite of `not_future`, for a pass over many rows: the limit is computed once."""
+    """The opposite condition; for many rows: the limit is computed once for all."""
     return _all_times("{time} > (SELECT {limit})", " OR ", config, times, alias)
 
 
@@ -93,7 +93,7 @@ def _all_times(
     condition: str, joined: str, config: Any, times: list[str], alias: str
 ) -> sql.Composed:
     limit = sql.SQL("statement_timestamp() + {}::interval").format(
-        sql.Literal(allowance_of(config))
+        sql.Literal(future_allowance(config))
     )
     return sql.SQL("({})").format(
         sql.SQL(joined).join(

@@ -1,10 +1,10 @@
-"""Join keys as their entities declare them: one rule for labels, pushes and requests.
+"""Type checks and casts of entity ids: one rule for labels, pushes and requests.
 
-An id is taken for what it is. 5.7, true and "5" are no whole numbers. A frame may have 5.0 for the
-key 5, since it knows no other five beside a null, and 5 for the text key "5"; JSON may have
-neither. "5" is the key 5 to `feast get-online-features` alone: a command line has nothing but
-texts. A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to
-the online store and reads from it all ask here. The hot path of the HTTP server has the same rule
+An id is not converted to another value: 5.7, true and "5" are no integers. A frame may have 5.0
+for the key 5, since pandas has no other five beside a null, and 5 for the text key "5"; JSON may
+have neither. "5" is the key 5 to `feast get-online-features` alone: a command line has only texts.
+A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to the
+online store and reads from it all check here. The hot path of the HTTP server has the same rule
 for JSON (`extensions.serving.http.request_validation.entity_id`).
 """
 
@@ -26,8 +26,8 @@ _json: ContextVar[bool] = ContextVar("json", default=False)
 
 
 @contextmanager
-def of_json() -> Iterator[None]:
-    """Within it, ids are those of JSON, where whole numbers are written as such."""
+def json_ids() -> Iterator[None]:
+    """Context manager: ids come from JSON, where 5.0 is not the integer 5."""
     token = _json.set(True)
     try:
         yield
@@ -35,10 +35,14 @@ def of_json() -> Iterator[None]:
         _json.reset(token)
 
 
-def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
-    """The column in its key's own type, exactly: 5.0 is the key 5, 5.7 and "5" are none.
+def cast_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
+    """Cast a column of ids to its key's type without loss: 5.0 is the key 5, 5.7 and "5" are not.
 
-    ``where``: what holds the column ("the frame"), for the refusal.
+    Args:
+        column: The ids.
+        dtype: The key's declared type.
+        name: The key, for the message.
+        where: Where the column comes from ("the frame"), for the message.
 
     Raises:
         SkewlessError: the column has another type, or a value that is no such key.
@@ -64,7 +68,7 @@ def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> 
 
 
 def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastType]) -> None:
-    """Refuse a request for ids that are none of their entities.
+    """Refuse a request whose ids are missing or not of their entities' types.
 
     Raises:
         SkewlessError: an id is missing (None, NaN, pandas.NA or NaT), has another type, or is no
@@ -81,7 +85,7 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
             raise _refused(name, dtype, str(error)) from error
         if is_text(column.type) and not _json.get() and pa.types.is_integer(arrow_type(dtype)):
             column = _read_digits(column)
-        as_key(column, dtype, name, "the request")
+        cast_key(column, dtype, name, "the request")
 
 
 def _is_missing(value: Any) -> bool:
@@ -98,7 +102,7 @@ def _read_digits(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
-    """Keys, each in its one spelling."""
+    """The column with each key in its canonical spelling."""
     kind = dtype.to_value_type()
     if kind not in SEVERAL_SPELLINGS:
         return column
@@ -122,7 +126,7 @@ def _refused(name: str, dtype: FeastType, why: str) -> SkewlessError:
 
 
 def _spells(held: pa.DataType, dtype: FeastType) -> bool:
-    """Whether a column that is no text holds such keys: UUID objects, decimals, whole numbers.
+    """Whether a column that is not text can hold such keys: UUID objects, decimals, integers.
 
     A whole number is written in one way alone, so that a frame may have it for a text key.
     """

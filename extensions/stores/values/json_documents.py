@@ -1,4 +1,4 @@
-"""Documents in a pushed frame as JSON text, each for itself.
+"""Serialize documents (Map, Struct, Json) in a pushed frame to JSON, each by itself.
 
 Arrow would make one type of a column's dictionaries, in which each has the keys of all, so that
 ``{"a": 1}`` beside ``{"b": 2}`` would be stored with a ``b`` that is null.
@@ -18,7 +18,7 @@ _DOCUMENTS = frozenset({"MAP", "JSON", "STRUCT"})
 
 
 def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with text in the place of what is declared Map, Struct or Json and is no text.
+    """The frame with JSON text for dictionaries and lists in columns declared Map, Struct or Json.
 
     Raises:
         SkewlessError: a value cannot be written as JSON.
@@ -29,10 +29,12 @@ def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
     for field in view.features:
         for column in {field.name, in_source.get(field.name, field.name)} & {*frame.columns}:
             values = frame[column].tolist()
-            if _is_document(field.dtype) and any(isinstance(one, dict | list) for one in values):
+            if _is_document(field.dtype) and any(
+                isinstance(value, dict | list) for value in values
+            ):
                 listed = isinstance(field.dtype, Array | Set)
                 texts[column] = pd.Series(
-                    [_written(one, column, view.name, listed=listed) for one in values],
+                    [_written(value, column, view.name, listed=listed) for value in values],
                     index=frame.index,
                     dtype=object,
                 )
@@ -46,7 +48,7 @@ def _is_document(dtype: FeastType) -> bool:
 def _written(value: Any, column: str, view: str, *, listed: bool) -> Any:
     """A document, or a list of them, each for itself."""
     if listed and isinstance(value, list):
-        return [_text(one, column, view) for one in value]
+        return [_text(item, column, view) for item in value]
     return _text(value, column, view)
 
 

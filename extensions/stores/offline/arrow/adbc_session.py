@@ -1,4 +1,4 @@
-"""One transaction on one Arrow connection: temporary tables live and die with it."""
+"""A PostgreSQL transaction over ADBC (Arrow), with temporary tables and streamed results."""
 
 import json
 from collections.abc import Callable, Collection, Iterator
@@ -14,14 +14,14 @@ from psycopg import sql
 from extensions.database import connect_arrow
 from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, outage
-from extensions.stores.offline.arrow.postgres_arrow_types import plain
+from extensions.stores.offline.arrow.postgres_arrow_types import to_plain_types
 from extensions.stores.offline.connection_settings import url_of
 
 Opener = Callable[[str], AbstractContextManager["ArrowSession"]]
 
 
 class ArrowSession:
-    """A transaction that speaks UTC; `rows` streams, `upload` makes a temporary table."""
+    """An open transaction in UTC; `rows` and `chunks` stream, `upload` makes a temporary table."""
 
     def __init__(self, cursor: dbapi.Cursor, beside: Opener) -> None:
         self._cursor = cursor
@@ -29,22 +29,22 @@ class ArrowSession:
 
     @contextmanager
     def spread(self, lanes: int) -> Iterator[list["ArrowSession"]]:
-        """So many further sessions on connections of their own, which all see one state."""
+        """Open ``lanes`` more sessions, on connections of their own, that share this snapshot."""
         state = str(self.table("SELECT pg_export_snapshot() AS state")["state"][0].as_py())
         with ExitStack() as stack:
             yield [stack.enter_context(self._beside(state)) for _ in range(lanes)]
 
     def cancel(self) -> None:
-        """Break off what another thread waits for here."""
+        """Cancel the running statement, from another thread."""
         with suppress(AdbcError):
             self._cursor.adbc_cancel()
 
     def run(self, statement: sql.Composable | str) -> None:
-        """Execute a statement whose rows nobody wants."""
+        """Execute a statement and discard its result."""
         self._cursor.execute(_text(statement))
 
     def table(self, statement: sql.Composable | str) -> pa.Table:
-        """The whole result."""
+        """Execute a query and return its whole result."""
         self._cursor.execute(_text(statement))
         return self._cursor.fetch_arrow_table()
 
@@ -59,11 +59,11 @@ class ArrowSession:
         return bool(self.table(sql.SQL("SELECT WHERE {}").format(there)).num_rows)
 
     def rows(self, statement: sql.Composable | str) -> pa.RecordBatchReader:
-        """The result, read as it is consumed: batches of some megabytes."""
+        """Execute a query and stream its result in batches of some megabytes."""
         self._cursor.execute(_text(statement))
         return self._cursor.fetch_record_batch()
 
-    def pieces(
+    def chunks(
         self, statement: sql.Composable | str, exact: Collection[str] = ()
     ) -> Iterator[pa.Table]:
         """The result as it is read, at least one piece (perhaps empty), in plain Arrow types.
@@ -75,10 +75,10 @@ class ArrowSession:
         for batch in reader:
             if batch.num_rows:
                 empty = False
-                yield plain(pa.Table.from_batches([batch]), exact)
+                yield to_plain_types(pa.Table.from_batches([batch]), exact)
         if empty:
             # Arrow makes no empty arrays of lists of the driver's own types.
-            yield plain(pa.Table.from_batches([], reader.schema), exact)
+            yield to_plain_types(pa.Table.from_batches([], reader.schema), exact)
 
     def plan(self, statement: sql.Composable | str) -> dict[str, Any]:
         """The planner's plan for the statement, which is not run."""
@@ -92,35 +92,37 @@ class ArrowSession:
         return plan
 
     def upload(self, name: str, table: pa.Table) -> None:
-        """Make the temporary table ``name`` from ``table`` and tell the planner about it."""
+        """Create the temporary table ``name`` from ``table`` and analyze it."""
         self._cursor.adbc_ingest(name, table, mode="create", temporary=True)
         self.run(sql.SQL("ANALYZE pg_temp.{}").format(sql.Identifier(name)))
 
     def drop(self, name: str) -> None:
-        """Take an uploaded table away again."""
+        """Drop an uploaded table."""
         self.run(sql.SQL("DROP TABLE pg_temp.{}").format(sql.Identifier(name)))
 
     def ingest(
         self, name: str, data: pa.Table | pa.RecordBatchReader, schema: str | None = None
     ) -> None:
-        """Make the lasting table ``name`` from ``data``."""
+        """Create the permanent table ``name`` from ``data``."""
         self._cursor.adbc_ingest(name, data, mode="create", db_schema_name=schema)
 
 
 @contextmanager
 def arrow_session(
-    config: RepoConfig, doing: str, *, timeout: float | None = None
+    config: RepoConfig, context: str, *, timeout: float | None = None
 ) -> Iterator[ArrowSession]:
     """Open a session on the offline store's PostgreSQL; committed if the block succeeds.
 
-    ``doing`` completes the sentence "PostgreSQL … while …"; ``timeout`` (seconds) bounds each
-    statement.
+    Args:
+        config: The repository's configuration.
+        context: What is done, for messages: completes "PostgreSQL … while …".
+        timeout: Seconds that each statement may take; None: any time.
 
     Raises:
         SkewlessError: the server cannot be reached, the connection broke, or a statement
             failed; nothing was changed then.
     """
-    with _transaction(connect_arrow(url_of(config)), config, doing, timeout) as session:
+    with _transaction(connect_arrow(url_of(config)), config, context, timeout) as session:
         yield session
 
 
@@ -128,7 +130,7 @@ def arrow_session(
 def _transaction(
     conn: dbapi.Connection,
     config: RepoConfig,
-    doing: str,
+    context: str,
     timeout: float | None,
     state: str | None = None,
 ) -> Iterator[ArrowSession]:
@@ -138,7 +140,7 @@ def _transaction(
             # A clone knows the database's types already: a tenth of a connection's time.
             session = ArrowSession(
                 cursor,
-                lambda state: _transaction(conn.adbc_clone(), config, doing, timeout, state),
+                lambda state: _transaction(conn.adbc_clone(), config, context, timeout, state),
             )
             if state is not None:
                 session.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -157,28 +159,28 @@ def _transaction(
             yield session
         conn.commit()
     except (AdbcError, OSError, pa.ArrowException) as error:
-        raise failure(error, doing) from error
+        raise failure(error, context) from error
     finally:
         # A connection that broke cannot be closed politely, and need not be.
         with suppress(AdbcError, RuntimeError):
             conn.close()
 
 
-def failure(error: BaseException, doing: str) -> SkewlessError:
-    """The one sentence for a database error: broken connection, time out, or what it says."""
+def failure(error: BaseException, context: str) -> SkewlessError:
+    """Map a database error to one sentence: connection lost, timeout, or the server's message."""
     message, found = str(error), outage(error)
     if found in (Outage.LOST, Outage.NOT_READY) and "ERROR:" not in message:
         return UnavailableError(
-            f"PostgreSQL's connection broke while {doing}: nothing was changed; look at the "
+            f"PostgreSQL's connection broke while {context}: nothing was changed; look at the "
             "server, then run it again."
         )
     if found is Outage.TIMEOUT:
         return UnavailableError(
-            f"PostgreSQL took longer than the timeout while {doing}: allow more time, or ask "
+            f"PostgreSQL took longer than the timeout while {context}: allow more time, or ask "
             "for fewer rows."
         )
     reason = message.partition("ERROR:")[2] or message
-    return SkewlessError(f"PostgreSQL refused while {doing}: {reason.strip().splitlines()[0]}.")
+    return SkewlessError(f"PostgreSQL refused while {context}: {reason.strip().splitlines()[0]}.")
 
 
 def _composed(statement: sql.Composable | str) -> sql.Composable:

@@ -1,4 +1,4 @@
-"""Reading a column as its declared Feast type: exactly, or refused with the column's name.
+"""Read a PostgreSQL column as its declared Feast type without loss, or refuse it by name.
 
 A value leaves PostgreSQL in a form that Arrow carries without loss, chosen here from the column's
 type and the declared one, and becomes the declared type in Arrow. What has no exact form (5.7 as
@@ -26,7 +26,7 @@ from extensions.feature_types import (
     unwrapped,
 )
 from extensions.stores.offline.arrow.source_column_types import SourceType
-from extensions.stores.values.exact_cast import exactly, nested
+from extensions.stores.values.exact_cast import cast_exactly, unflatten_arrays
 
 # Types whose values the driver carries as they are; of all others it is given the text.
 _NATIVE = TEXTS | INTEGERS | FLOATS | TIMES | JSONS | {"boolean", "bytea", "uuid", "numeric"}
@@ -52,11 +52,15 @@ Check = Callable[[sql.Composable], sql.Composable]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How one column is read; `selected` in SQL, then `taken` in Arrow.
+class ColumnReader:
+    """Reads one column: `select_expression` and `guard` in SQL, then `convert` in Arrow.
 
-    ``column``: its name in messages. ``dtype``: as declared, None where nothing is. ``strict``:
-    times, too, become the declared type, as the online store wants them.
+    Attributes:
+        column: Its name, for messages.
+        type: Its PostgreSQL type.
+        dtype: Its declared Feast type; None where none is declared.
+        key: Whether it is a join key, of which padding does not count.
+        strict: Cast times, too, to the declared type, as the online store needs them.
     """
 
     column: str
@@ -92,17 +96,17 @@ class Reading:
 
     @property
     def depth(self) -> int:
-        """Of how many dimensions the declared type is."""
+        """How many dimensions the declared type has."""
         return unwrapped(self.dtype)[1]
 
     @property
-    def guarded(self) -> bool:
-        """Whether a second column is selected, which says what cannot be read."""
+    def has_guard(self) -> bool:
+        """Whether a second column (`guard`) must be selected, which shows unreadable values."""
         return (self.type.element is not None and not self._as_text) or self._sound is not None
 
     @property
     def _sound(self) -> "Check | None":
-        """What a value, or an item, must be beside its type."""
+        """The check that a value, or an array's item, must pass; None: every value is valid."""
         if self._as_text:
             return None
         held = self.type.element or self.type
@@ -110,7 +114,7 @@ class Reading:
 
     @property
     def _as_text(self) -> bool:
-        """Whether an array goes as a whole, as the text that PostgreSQL writes."""
+        """Whether an array is read as one text, as PostgreSQL writes it."""
         return self._element == "STRING" and self.depth == 0
 
     @property
@@ -119,11 +123,11 @@ class Reading:
 
     @property
     def bare(self) -> bool:
-        """Whether the column is selected as it is and left as it comes."""
-        return not self.guarded and self.selected(sql.SQL("x")).as_string(None) == "x"
+        """Whether the column is selected without any expression around it."""
+        return not self.has_guard and self.select_expression(sql.SQL("x")).as_string(None) == "x"
 
-    def selected(self, value: sql.Composable) -> sql.Composable:
-        """The expression to select instead of ``value``."""
+    def select_expression(self, value: sql.Composable) -> sql.Composable:
+        """The SQL expression to select instead of the column ``value``."""
         kind = self._element
         element = self.type.element
         if element is None or self._as_text:
@@ -138,9 +142,9 @@ class Reading:
         ).format(value=value, read=read)
 
     def guard(self, value: sql.Composable) -> sql.Composable:
-        """An expression that is null unless the value cannot be read: then it says why.
+        """SQL: null for a value that can be read, else what is wrong with it.
 
-        Of nested lists, always the dimensions.
+        For nested lists it is always the dimensions, from which they are rebuilt.
         """
         sound = self._sound
         if self.type.element is None:
@@ -162,8 +166,8 @@ class Reading:
             unsound=sql.Literal(_UNSOUND), value=value, sound=sound(sql.SQL("u.v")), guard=guard
         )
 
-    def taken(self, values: pa.ChunkedArray, guard: pa.ChunkedArray | None) -> pa.ChunkedArray:
-        """The column as it is wanted.
+    def convert(self, values: pa.ChunkedArray, guard: pa.ChunkedArray | None) -> pa.ChunkedArray:
+        """Convert the selected values to the declared type.
 
         Raises:
             SkewlessError: a value is none of the declared type.
@@ -172,19 +176,19 @@ class Reading:
             self._refuse(guard.drop_null())
         if self.depth > 1:
             assert guard is not None  # an array is guarded
-            values = nested(values, guard, self.depth, self.column)
+            values = unflatten_arrays(values, guard, self.depth, self.column)
         kind = self._element
         if kind is None or self.dtype is None:
             return values
-        return exactly(
+        return cast_exactly(
             values, kind, self.depth, f"The column {self.column}", str(self.dtype), self.strict
         )
 
-    def _refuse(self, found: pa.ChunkedArray) -> None:
+    def _refuse(self, unreadable: pa.ChunkedArray) -> None:
         if self.type.element is None:
-            unsound = found
+            unsound = unreadable
         else:
-            unsound = found.filter(pc.starts_with(found, _UNSOUND))
+            unsound = unreadable.filter(pc.starts_with(unreadable, _UNSOUND))
         if len(unsound):
             text = str(unsound[0].as_py()).removeprefix(_UNSOUND)
             held = self.type.element or self.type
@@ -197,25 +201,25 @@ class Reading:
             declared = "nothing" if self.dtype is None else str(self.dtype)
             raise DefinitionError(
                 f"The column {self.column} holds an array of several dimensions "
-                f"({found[0].as_py()}), and is declared as {declared}: declare an Array of Array, "
-                "one for each dimension."
+                f"({unreadable[0].as_py()}), and is declared as {declared}: declare an Array of "
+                "Array, one for each dimension."
             )
 
 
-def readings(
+def column_readers(
     types: Mapping[str, SourceType],
     declared: Mapping[str, FeastType],
     keys: Sequence[str] = (),
     *,
     strict: bool = False,
-) -> tuple[Reading, ...]:
-    """How each column of a source is read.
+) -> tuple[ColumnReader, ...]:
+    """The readers of a source's columns.
 
     Raises:
         SkewlessError: a column cannot be read as declared.
     """
     return tuple(
-        Reading(name, kind, declared.get(name), key=name in keys, strict=strict)
+        ColumnReader(name, kind, declared.get(name), key=name in keys, strict=strict)
         for name, kind in types.items()
     )
 

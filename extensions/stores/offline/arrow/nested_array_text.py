@@ -1,4 +1,4 @@
-"""Lists of lists as PostgreSQL writes arrays of several dimensions, which no driver sends.
+"""Format nested lists as PostgreSQL array literals; no driver sends several dimensions.
 
 ``[[1, 2], [3, 4]]`` is ``{{1,2},{3,4}}``. PostgreSQL's arrays are rectangular: rows of different
 lengths are refused.
@@ -12,8 +12,8 @@ from extensions.errors import InputError
 from extensions.feature_types import is_list
 
 
-def array_texts(view: str, table: pa.Table) -> pa.Table:
-    """The table with such texts in the place of nested lists; other columns stay.
+def nested_arrays_to_text(view: str, table: pa.Table) -> pa.Table:
+    """The table with array literals in place of nested lists; other columns stay.
 
     Raises:
         InputError: a value is no array of PostgreSQL's.
@@ -44,7 +44,7 @@ def _text(value: Any) -> str:
 def _shape(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         return ()
-    shapes = {_shape(one) for one in value}
+    shapes = {_shape(item) for item in value}
     if len(shapes) > 1:
         raise ValueError("lists of different lengths in one array, which must be of one")
     return (len(value), *(shapes.pop() if shapes else ()))

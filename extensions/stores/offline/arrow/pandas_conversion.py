@@ -1,4 +1,4 @@
-"""Arrow tables as pandas frames without losing digits.
+"""Convert Arrow tables to pandas without loss of integer precision.
 
 Pandas makes doubles of whole numbers that stand beside a null, and doubles hold them up to 2^53
 only. Where that would change a number, the column is pandas' nullable Int64, or of Python's lists.
@@ -44,7 +44,7 @@ def _nullable(column: pa.ChunkedArray) -> Any:
 
 
 def _loses(values: pa.ChunkedArray | pa.Array) -> bool:
-    """Whether doubles would not hold these whole numbers, and doubles they would be."""
+    """Whether pandas would make doubles of these integers and lose digits."""
     if values.type.bit_width < 64 or not values.null_count:
         return False
     bounds = pc.min_max(values)

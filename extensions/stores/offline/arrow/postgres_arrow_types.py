@@ -1,4 +1,4 @@
-"""PostgreSQL's own types as plain Arrow ones."""
+"""Convert the driver's extension types (numeric, JSON, UUID) to plain Arrow types."""
 
 import uuid
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from collections.abc import Collection
 import pyarrow as pa
 
 
-def plain(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
+def to_plain_types(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
     """Numerics as doubles, as from Feast's store, or as text in the columns ``exact``.
 
     JSON and UUIDs are text. Types that Arrow has no name for are left as the driver gives them.
@@ -27,7 +27,7 @@ def plain(table: pa.Table, exact: Collection[str] = ()) -> pa.Table:
 
 
 def _plain_type(kind: pa.DataType, *, exact: bool) -> pa.DataType | None:
-    """What stands for PostgreSQL's own type; None where Arrow's type says it all."""
+    """The plain type for an extension type; None for a type that is plain already."""
     if isinstance(kind, pa.OpaqueType) and pa.types.is_string(kind.storage_type):
         return pa.float64() if kind.type_name == "numeric" and not exact else pa.string()
     if isinstance(kind, pa.JsonType | pa.UuidType):
@@ -37,7 +37,9 @@ def _plain_type(kind: pa.DataType, *, exact: bool) -> pa.DataType | None:
 
 def _values(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if isinstance(array.type, pa.UuidType):
-        texts = [None if one is None else str(uuid.UUID(bytes=one)) for one in _stored(array)]
+        texts = [
+            None if octets is None else str(uuid.UUID(bytes=octets)) for octets in _stored(array)
+        ]
         return pa.array(texts, pa.string())
     return array.storage.cast(wanted)
 

@@ -1,4 +1,4 @@
-"""A query's rows with every column read exactly: as declared, or as the type that it has."""
+"""Run a query and read every column without loss, as declared or in its own type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -7,7 +7,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
-from extensions.stores.offline.arrow.column_reading import Reading, readings
+from extensions.stores.offline.arrow.column_reading import ColumnReader, column_readers
 from extensions.stores.offline.arrow.source_column_types import column_types
 
 _GUARD = "_skewless_guard_{}"
@@ -19,10 +19,14 @@ def read_exactly(
     declared: Mapping[str, FeastType] | None = None,
     keys: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
-    """The query's rows, some megabytes at a time, at least one piece (perhaps empty).
+    """Stream the query's rows in tables of some megabytes; at least one, perhaps empty.
 
-    ``declared``: the Feast types of columns; those come in that type's Arrow type, times too.
-    Others come as the driver gives them, or as text where it knows no type.
+    Args:
+        session: The transaction to read in.
+        query: The query.
+        declared: Feast types of columns, which are returned in that type's Arrow type. Others
+            are returned as the driver gives them, or as text where it knows no type.
+        keys: Which of the columns are join keys.
 
     Raises:
         SkewlessError: a value has no exact form, by its column's name.
@@ -30,10 +34,10 @@ def read_exactly(
     declared = declared or {}
     names = session.rows(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(query)).schema.names
     if len(set(names)) < len(names):  # a join of the user's own, which cannot be asked by name
-        yield from session.pieces(query)
+        yield from session.chunks(query)
         return
     [types] = column_types(session, [(f"({query.as_string(None)})", names)])
-    columns = readings(types, declared, keys, strict=bool(declared))
+    columns = column_readers(types, declared, keys, strict=bool(declared))
     if any(not column.bare for column in columns):
         query = sql.SQL("SELECT {} FROM ({}) AS l").format(
             sql.SQL(", ").join(
@@ -41,20 +45,20 @@ def read_exactly(
             ),
             query,
         )
-    for piece in session.pieces(query, list(declared)):
-        yield _taken(piece, columns)
+    for chunk in session.chunks(query, list(declared)):
+        yield _converted(chunk, columns)
 
 
-def _parts(place: int, column: Reading) -> Iterator[sql.Composable]:
+def _parts(place: int, column: ColumnReader) -> Iterator[sql.Composable]:
     name = sql.Identifier("l", column.column)
-    yield sql.SQL("{} AS {}").format(column.selected(name), sql.Identifier(column.column))
-    if column.guarded:
+    yield sql.SQL("{} AS {}").format(column.select_expression(name), sql.Identifier(column.column))
+    if column.has_guard:
         yield sql.SQL("{} AS {}").format(column.guard(name), sql.Identifier(_GUARD.format(place)))
 
 
-def _taken(piece: pa.Table, columns: Sequence[Reading]) -> pa.Table:
+def _converted(chunk: pa.Table, columns: Sequence[ColumnReader]) -> pa.Table:
     arrays = [
-        column.taken(piece[column.column], piece[_GUARD.format(i)] if column.guarded else None)
+        column.convert(chunk[column.column], chunk[_GUARD.format(i)] if column.has_guard else None)
         for i, column in enumerate(columns)
     ]
     return pa.Table.from_arrays(arrays, names=[column.column for column in columns])

@@ -1,4 +1,4 @@
-"""PostgreSQL's types of a source's columns, from its catalogue: domains unwrapped, no modifiers."""
+"""Look up the types of a source's columns in PostgreSQL's catalogue."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,11 +42,14 @@ ORDER BY e.source, e.place
 
 @dataclass(frozen=True)
 class SourceType:
-    """A column's type.
+    """The PostgreSQL type of a column.
 
-    ``name`` is what a cast to it is written as, without a modifier: a cast to ``character(2)`` or
-    ``numeric(5,2)`` would cut or round what is compared. ``domain``: the column's own type is a
-    domain over it. ``comparable``: there is an equality that indexes know. ``element``: of arrays.
+    Attributes:
+        name: The type without a modifier: a cast to ``character(2)`` or ``numeric(5,2)`` would
+            cut or round what is compared. Of a domain, the base type.
+        domain: Whether the column's own type is a domain.
+        comparable: Whether the type has a B-tree equality, which an index can serve.
+        element: The type of an array's elements; None for other types.
     """
 
     name: str
@@ -58,9 +61,15 @@ class SourceType:
 def column_types(
     session: ArrowSession, sources: Sequence[tuple[str, Sequence[str]]]
 ) -> list[dict[str, SourceType]]:
-    """The types of columns of tables and queries, in one round trip.
+    """Look up the types of columns of several tables and queries, in one round trip.
 
-    ``sources``: what stands after FROM (a table, or a query in parentheses), and the columns.
+    Args:
+        session: The transaction to read in.
+        sources: For each source what stands after FROM (a table, or a query in parentheses),
+            and its columns.
+
+    Returns:
+        The types by column, for each source.
     """
     if not any(columns for _, columns in sources):
         return [{} for _ in sources]
@@ -84,12 +93,12 @@ def column_types(
         for number, (table, columns) in enumerate(sources)
         if columns
     ]
-    found: list[dict[str, SourceType]] = [{} for _ in sources]
+    result: list[dict[str, SourceType]] = [{} for _ in sources]
     statement = _CATALOGUE.format(asked=sql.SQL(" UNION ALL ").join(parts))
     for row in session.table(statement).to_pylist():
         name = sources[row["source"]][1][row["place"] - 1]
-        found[row["source"]][name] = _source_type(row)
-    return found
+        result[row["source"]][name] = _source_type(row)
+    return result
 
 
 def _source_type(row: Mapping[str, Any]) -> SourceType:

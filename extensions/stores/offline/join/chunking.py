@@ -1,4 +1,4 @@
-"""A large join in parts, in the labels' order, on several connections that see one state."""
+"""Run a large join in chunks on several connections that share a snapshot, in label order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from extensions.stores.offline.join.point_in_time import ORDINAL, Key
 FEWEST, MOST = 10_000, 100_000
 
 
-def joined_in_parts(
+def join_in_chunks(
     session: ArrowSession,
     labels: EntityTable,
     keys: Sequence[Key],
@@ -38,7 +38,7 @@ def joined_in_parts(
 
     def answer(lane: ArrowSession, part: pa.Table) -> pa.Table:
         labels.upload(lane, part)
-        answered = pa.concat_tables(lane.pieces(statement, exact))
+        answered = pa.concat_tables(lane.chunks(statement, exact))
         lane.drop(labels.name)
         return _in_order(finished(answered))
 

@@ -18,8 +18,8 @@ from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.join.key_matching import key_of_query
-from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
-from extensions.stores.values.join_keys import as_key
+from extensions.stores.offline.join.point_in_time import LABEL_TIME, ORDINAL, Key
+from extensions.stores.values.join_keys import cast_key
 from extensions.timestamp_columns import in_utc, parse_column
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
@@ -32,7 +32,7 @@ def _temporary_name() -> str:
 
 @dataclass(frozen=True)
 class EntityTable:
-    """Labels held by the client: only keys and moments travel; all columns stay as they are."""
+    """Labels from the client: only keys and times are uploaded; other columns stay in memory."""
 
     rows: pa.Table
     timestamp_column: str
@@ -40,18 +40,18 @@ class EntityTable:
 
     @classmethod
     def of(cls, frame: pd.DataFrame | pa.Table) -> "EntityTable":
-        """Read a pandas frame or an Arrow table; text and objects count as moments too.
+        """Read a pandas frame or an Arrow table; text and objects count as times too.
 
         Raises:
-            InputError: no moment, or a column that Arrow cannot hold.
+            InputError: no time, or a column that Arrow cannot hold.
         """
         if isinstance(frame, pa.Table):
-            column = _moment_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
-            moments = frame[column]
-            if not pa.types.is_timestamp(moments.type):
-                moments = parse_column(moments.to_pandas(), column)
+            column = _time_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
+            label_times = frame[column]
+            if not pa.types.is_timestamp(label_times.type):
+                label_times = parse_column(label_times.to_pandas(), column)
             place = frame.schema.get_field_index(column)
-            return cls(frame.set_column(place, column, in_utc(moments)), column)
+            return cls(frame.set_column(place, column, in_utc(label_times)), column)
         column = infer_event_timestamp_from_entity_df(
             {str(name): dtype for name, dtype in frame.dtypes.items()}
         )
@@ -63,11 +63,11 @@ class EntityTable:
                 f"The entity frame has a column of mixed types ({error}): one type each."
             ) from error
         place = list(frame.columns).index(column)
-        moments = frame[column]
+        label_times = frame[column]
         times = (
-            in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
-            if pd.api.types.is_datetime64_any_dtype(moments)
-            else parse_column(moments, column)
+            in_utc(pa.chunked_array([pa.Array.from_pandas(label_times)]))
+            if pd.api.types.is_datetime64_any_dtype(label_times)
+            else parse_column(label_times, column)
         )
         if not rows.num_columns:  # a table without columns knows no number of rows
             return cls(pa.table({column: times}), column)
@@ -84,25 +84,25 @@ class EntityTable:
         return int(self.rows.num_rows)
 
     def sent(self, keys: Sequence[Key]) -> pa.Table:
-        """What travels of the labels: ordinals, moments, and keys of the views' own types.
+        """The table to upload: ordinals, times, and keys in the views' types.
 
         Raises:
-            InputError: a needed key is missing or is of another type, or a label has no moment.
+            InputError: a needed key is missing or is of another type, or a label has no time.
         """
-        moments = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
-        if moments.null_count:
-            row = pc.index(moments.is_null(), value=True).as_py()
+        label_times = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
+        if label_times.null_count:
+            row = pc.index(label_times.is_null(), value=True).as_py()
             raise InputError(
                 f"Row {row} of the entity frame has no {self.timestamp_column}: "
                 "give every label its time."
             )
         columns = {
             ORDINAL: pa.array(np.arange(self.rows.num_rows)),
-            MOMENT: moments.cast(UTC_MICROSECONDS),
+            LABEL_TIME: label_times.cast(UTC_MICROSECONDS),
         }
         _check_keys(keys, self.columns)
         for i, key in enumerate(keys):
-            columns[f"key_{i}"] = as_key(
+            columns[f"key_{i}"] = cast_key(
                 self.rows[key.label_column], key.dtype, key.label_column, "the frame"
             )
         return pa.table(columns)
@@ -112,8 +112,8 @@ class EntityTable:
 
         Sorted by key, the order of the logs' indexes: that halves the time of a large join.
         """
-        keys = [name for name in labels.column_names if name not in (ORDINAL, MOMENT)]
-        order = [(name, "ascending") for name in (*keys, MOMENT)]
+        keys = [name for name in labels.column_names if name not in (ORDINAL, LABEL_TIME)]
+        order = [(name, "ascending") for name in (*keys, LABEL_TIME)]
         session.upload(self.name, labels.sort_by(order))
 
     @property
@@ -129,7 +129,7 @@ class EntityTable:
 
 @dataclass(frozen=True)
 class EntityQuery:
-    """Labels that a SQL query returns; they are joined where they are."""
+    """Labels from a SQL query, which are joined inside the database."""
 
     query: str
     types: dict[str, SourceType]
@@ -142,12 +142,12 @@ class EntityQuery:
         """Ask the database for the query's columns.
 
         Raises:
-            SkewlessError: no moment among them, or columns that have one name.
+            SkewlessError: no time among them, or columns that have one name.
         """
         query = query.strip().removesuffix(";")
         schema = session.rows(f"SELECT * FROM (\n{query}\n) AS labels LIMIT 0").schema
         _check_names(schema.names, query)
-        column = _moment_column(dict(zip(schema.names, schema.types, strict=True)))
+        column = _time_column(dict(zip(schema.names, schema.types, strict=True)))
         [types] = column_types(session, [(f"(\n{query}\n)", schema.names)])
         return cls(query, types, column)
 
@@ -160,7 +160,7 @@ class EntityQuery:
         """Put the query's rows, numbered, into a temporary table; returns it.
 
         Raises:
-            InputError: a needed key is missing or a value is none, or a label has no moment.
+            InputError: a needed key is missing or a value is none, or a label has no time.
         """
         _check_keys(keys, self.columns)
         session.run(
@@ -175,7 +175,7 @@ class EntityQuery:
         session.run(sql.SQL("ANALYZE {}").format(self.relation))
         lost = session.table(
             sql.SQL("SELECT FROM {} WHERE {} IS NULL LIMIT 1").format(
-                self.relation, sql.Identifier(MOMENT)
+                self.relation, sql.Identifier(LABEL_TIME)
             )
         )
         if lost.num_rows:
@@ -203,9 +203,9 @@ class EntityQuery:
                 )
 
     def numbered(self, keys: Sequence[Key]) -> sql.Composed:
-        """The query's columns with ordinal, moment and keys before them."""
-        moments = sql.SQL("q.{}::timestamptz AS {}").format(
-            sql.Identifier(self.timestamp_column), sql.Identifier(MOMENT)
+        """The query's columns with ordinal, time and keys before them."""
+        label_times = sql.SQL("q.{}::timestamptz AS {}").format(
+            sql.Identifier(self.timestamp_column), sql.Identifier(LABEL_TIME)
         )
         return sql.SQL(
             "SELECT row_number() OVER () AS {ordinal}, {parts}, q.* FROM (\n{query}\n) AS q"
@@ -213,7 +213,7 @@ class EntityQuery:
             ordinal=sql.Identifier(ORDINAL),
             parts=sql.SQL(", ").join(
                 [
-                    moments,
+                    label_times,
                     *(
                         sql.SQL("{} AS {}").format(
                             key_of_query(
@@ -241,7 +241,7 @@ class EntityQuery:
         bounds = session.table(
             sql.SQL(
                 "SELECT min(m), max(m) FROM (SELECT q.{}::timestamptz AS m "
-                "FROM (\n{}\n) AS q) AS moments"
+                "FROM (\n{}\n) AS q) AS times"
             ).format(
                 sql.Identifier(self.timestamp_column),
                 sql.SQL(self.query),
@@ -251,10 +251,10 @@ class EntityQuery:
 
 
 def _order(keys: Sequence[Key]) -> list[str]:
-    return [*(f"key_{i}" for i in range(len(keys))), MOMENT]
+    return [*(f"key_{i}" for i in range(len(keys))), LABEL_TIME]
 
 
-def _moment_column(types: dict[str, pa.DataType]) -> str:
+def _time_column(types: dict[str, pa.DataType]) -> str:
     """Feast's rule: ``event_timestamp``, or else the only column of times."""
     if "event_timestamp" in types:
         return "event_timestamp"

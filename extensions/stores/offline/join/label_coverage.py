@@ -44,14 +44,14 @@ def warn_of_uncovered(
     """
     if timestamp_column not in table.column_names:
         return
-    moments = table[timestamp_column].cast(UTC_MICROSECONDS, safe=False)
+    times = table[timestamp_column].cast(UTC_MICROSECONDS, safe=False)
     for view in views:
         known = covered.get(view.table)
         if known is None or view.eras:
             continue
         for flags, sentence in (
-            (known.in_gap(moments), gap_sentence),
-            (known.before(moments), before_sentence),
+            (known.in_gap(times), gap_sentence),
+            (known.before(times), before_sentence),
         ):
             if labels := int(pc.sum(flags).as_py() or 0):
                 said = sentence(view.label, labels, table.num_rows, known)

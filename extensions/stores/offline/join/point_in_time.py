@@ -21,9 +21,9 @@ from extensions.stores.offline.join.row_order import RowOrder, order_facts
 from extensions.stores.registry.version_timeline import ServedEra
 from extensions.stores.values.default_values import declared_defaults, default_text
 
-# The uploaded labels: their place in the entity frame, their moment, and the keys key_0, key_1…
+# The uploaded labels: their place in the entity frame, their time, and the keys key_0, key_1…
 ORDINAL = "_ordinal"
-MOMENT = "_at"
+LABEL_TIME = "_at"
 # What columns begin with that the join returns for transforms alone, and that nobody asked for.
 HIDDEN = "_served_"
 
@@ -122,10 +122,10 @@ def view_joins(
                 hidden += 1
         if new:
             joins.append(replace(join, features=tuple(new)))
-    return labelled(joins)
+    return with_labels(joins)
 
 
-def labelled(joins: Sequence[ViewJoin]) -> tuple[ViewJoin, ...]:
+def with_labels(joins: Sequence[ViewJoin]) -> tuple[ViewJoin, ...]:
     """The joins with their labels: without the version where that is unambiguous."""
     bare = Counter(join.name.partition("@")[0] for join in joins)
     return tuple(
@@ -196,7 +196,7 @@ def join_keys(views: Sequence[ViewJoin]) -> tuple[Key, ...]:
     return tuple({key.label_column: key for view in views for key in view.keys}.values())
 
 
-def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
+def source_layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
     """One row: for each view what orders its rows."""
     columns: list[sql.Composable] = []
     for view in views:
@@ -210,7 +210,7 @@ def layout_query(views: Sequence[ViewJoin]) -> sql.Composed:
     )
 
 
-def layouts(
+def source_layouts(
     session: ArrowSession,
     views: Sequence[ViewJoin],
     types: Sequence[Mapping[str, SourceType]],
@@ -218,7 +218,7 @@ def layouts(
     """What the database says of each view's source; ``types``: of its columns, by view."""
     if not views:
         return []
-    [row] = session.table(layout_query(views)).to_pylist()
+    [row] = session.table(source_layout_query(views)).to_pylist()
     cells = list(row.values())
     return [
         Layout(
@@ -234,7 +234,7 @@ class JoinOptions:
     """How much a training row may know.
 
     ``bitemporal``: only rows published by the label's time. ``known_at``: only rows published
-    by that moment, whatever was appended since. ``full``: also each view's age and presence.
+    by that time, whatever was appended since. ``full``: also each view's age and presence.
     """
 
     bitemporal: bool = True
@@ -247,7 +247,7 @@ def join_query(
     label_columns: Sequence[str],
     keys: Sequence[Key],
     views: Sequence[ViewJoin],
-    layouts: Sequence[Layout],
+    source_layouts: Sequence[Layout],
     options: JoinOptions,
     *,
     beside: Sequence[sql.Composable] = (),
@@ -263,7 +263,7 @@ def join_query(
     columns: list[sql.Composable] = [sql.Identifier("e", ORDINAL)]
     columns += [sql.Identifier("e", column) for column in label_columns]
     joins = []
-    for i, (view, layout) in enumerate(zip(views, layouts, strict=True)):
+    for i, (view, layout) in enumerate(zip(views, source_layouts, strict=True)):
         alias = f"v{i}"
         columns += [_value(alias, j, feature, view) for j, feature in enumerate(view.features)]
         if options.full:
@@ -287,7 +287,7 @@ def _value(alias: str, place: int, feature: Feature, view: ViewJoin) -> sql.Comp
     if view.eras:
         defaults = [
             sql.SQL("WHEN {} THEN {}").format(
-                within(era.moments),
+                label_time_in(era.valid_times),
                 sql.Literal(_text(era.defaults[feature.column], feature.dtype)),
             )
             for era in view.eras
@@ -307,7 +307,7 @@ def _details(alias: str, view: ViewJoin) -> list[sql.Composable]:
     at = sql.Identifier(alias, "at")
     return [
         sql.SQL("extract(EPOCH FROM e.{} - {})::double precision AS {}").format(
-            sql.Identifier(MOMENT), at, sql.Identifier(f"{view.label}__age_seconds")
+            sql.Identifier(LABEL_TIME), at, sql.Identifier(f"{view.label}__age_seconds")
         ),
         sql.SQL("{} IS NOT NULL AS {}").format(at, sql.Identifier(f"{view.label}__found")),
     ]
@@ -327,10 +327,10 @@ def _lateral(
     return sql.SQL(" LEFT JOIN LATERAL ({}) AS {} ON TRUE").format(found, sql.Identifier(alias))
 
 
-def within(moments: str) -> sql.Composed:
-    """Whether the label's moment is in a tstzmultirange."""
+def label_time_in(valid_times: str) -> sql.Composed:
+    """Whether the label's time is in a tstzmultirange."""
     return sql.SQL("e.{} <@ {}::tstzmultirange").format(
-        sql.Identifier(MOMENT), sql.Literal(moments)
+        sql.Identifier(LABEL_TIME), sql.Literal(valid_times)
     )
 
 
@@ -341,7 +341,7 @@ def _latest(
     options: JoinOptions,
     era: ServedEra | None = None,
 ) -> sql.Composed:
-    at = sql.Identifier("e", MOMENT)
+    at = sql.Identifier("e", LABEL_TIME)
     event = sql.Identifier("l", view.event_time)
     conditions: list[sql.Composable] = [
         matches(
@@ -371,7 +371,7 @@ def _latest(
         for feature in view.features
     ]
     if era is not None:
-        conditions.append(within(era.moments))
+        conditions.append(label_time_in(era.valid_times))
     return sql.SQL(
         "SELECT {event} AS at, {columns} FROM {source} AS l "
         "WHERE {conditions} ORDER BY {order} LIMIT 1"

@@ -36,11 +36,11 @@ class RowOrder:
             terms.append(sql.SQL(last).format(sql.Identifier("l", self.created)))
         return terms if self.unique else [*terms, _TEXT]
 
-    def known_by(self, moment: sql.Composable) -> sql.Composed:
-        """Whether a row had been published by then."""
+    def known_by(self, at: sql.Composable) -> sql.Composed:
+        """SQL condition: the row was published by the time ``at``."""
         assert self.created is not None
         created = sql.Identifier("l", self.created)
-        known = sql.SQL("{} <= {}").format(created, moment)
+        known = sql.SQL("{} <= {}").format(created, at)
         if self.dated:
             return known
         return sql.SQL("({} IS NULL OR {})").format(created, known)

@@ -20,9 +20,9 @@ from extensions.feature_types import arrow_type
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
     ViewJoin,
-    labelled,
+    label_time_in,
     view_join,
-    within,
+    with_labels,
 )
 from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
@@ -31,20 +31,20 @@ from extensions.stores.transform_inputs import inputs_of
 
 @dataclass(frozen=True)
 class Version:
-    """A version, its moments as PostgreSQL's tstzmultirange, and its function.
+    """A version, its times as PostgreSQL's tstzmultirange, and its function.
 
-    ``moments`` None: it is the only one. ``inputs``: by an input's long name, the column of the
+    ``valid_times`` None: it is the only one. ``inputs``: by an input's long name, the column of the
     join's answer that holds it. None: a view that it read is gone, and what was served then is
     not known any more.
     """
 
     version: int
-    moments: str | None
+    valid_times: str | None
     view: OnDemandFeatureView
     inputs: Mapping[str, str] | None
 
 
-class ServedTransform:
+class VersionedTransform:
     """A transform in the versions that were served. Like Feast's, as far as a job is concerned.
 
     ``column``: of the join's answer, the number of the version that each label gets; None where
@@ -64,8 +64,10 @@ class ServedTransform:
         """The expression of `column`, over the label ``e``."""
         assert self.column is not None
         cases = [
-            sql.SQL("WHEN {} THEN {}").format(within(str(one.moments)), sql.Literal(one.version))
-            for one in self.versions
+            sql.SQL("WHEN {} THEN {}").format(
+                label_time_in(str(version.valid_times)), sql.Literal(version.version)
+            )
+            for version in self.versions
         ]
         return sql.SQL("CASE {} END AS {}").format(
             sql.SQL(" ").join(cases), sql.Identifier(self.column)
@@ -87,16 +89,16 @@ class ServedTransform:
             return self._answer(only, table, None, full_feature_names)
         numbers = table[self.column].to_numpy()
         answers, places = [], []
-        for one in self.versions:
-            of_version = np.flatnonzero(numbers == one.version)
+        for version in self.versions:
+            of_version = np.flatnonzero(numbers == version.version)
             if len(of_version):
-                answers.append(self._answer(one, table, of_version, full_feature_names))
+                answers.append(self._answer(version, table, of_version, full_feature_names))
                 places.append(of_version)
         return pa.concat_tables(answers).take(np.argsort(np.concatenate(places), kind="stable"))
 
     def _names(self, full: bool) -> list[str]:
         used: str = self.projection.name_to_use()  # type: ignore[no-untyped-call]
-        return [f"{used}__{one.name}" if full else one.name for one in self.features]
+        return [f"{used}__{feature.name}" if full else feature.name for feature in self.features]
 
     def _nothing(self, rows: int, full: bool) -> pa.Table:
         types = [arrow_type(feature.dtype) for feature in self.features]
@@ -104,21 +106,21 @@ class ServedTransform:
             {n: pa.nulls(rows, t) for n, t in zip(self._names(full), types, strict=True)}
         )
 
-    def _answer(self, one: Version, table: pa.Table, places: Any, full: bool) -> pa.Table:
+    def _answer(self, version: Version, table: pa.Table, places: Any, full: bool) -> pa.Table:
         """``places``: of the rows that get this version; None: all."""
         rows = table.num_rows if places is None else len(places)
-        if one.inputs is None:
+        if version.inputs is None:
             return self._nothing(rows, full)
-        mine = _inputs(one, table if places is None else table.take(places))
-        for name in one.view.get_request_data_schema():
+        mine = _inputs(version, table if places is None else table.take(places))
+        for name in version.view.get_request_data_schema():
             if name not in mine.column_names:
                 raise InputError(
-                    f"The transform {self.name} v{one.version}, which was served at the moment "
+                    f"The transform {self.name} v{version.version}, which was served at the time "
                     f"of {rows} labels, needs {name}, which a request brings: add the "
                     f"column {name} to the labels, or name a version."
                 )
-        had = {feature.name for feature in one.view.features}
-        made = one.view.transform_arrow(mine, full)
+        had = {feature.name for feature in version.view.features}
+        made = version.view.transform_arrow(mine, full)
         columns = {}
         for name, feature in zip(self._names(full), self.features, strict=True):
             kind = arrow_type(feature.dtype)
@@ -133,32 +135,32 @@ class ServedTransform:
                 columns[name] = made[name].cast(kind, safe=False)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 raise InputError(
-                    f"{self.name}:{feature.name} of v{one.version} cannot be had as {kind}, which "
-                    f"it is in the default: name a version ({self.name}@v{one.version})."
+                    f"{self.name}:{feature.name} of v{version.version} cannot be had as {kind}, "
+                    f"which it is in the default: name a version ({self.name}@v{version.version})."
                 ) from error
         return pa.table(columns)
 
 
-def _inputs(one: Version, rows: pa.Table) -> pa.Table:
+def _inputs(version: Version, rows: pa.Table) -> pa.Table:
     """What a function may see: the labels and its own inputs, each under its long name."""
-    assert one.inputs is not None
-    request = one.view.get_request_data_schema()
+    assert version.inputs is not None
+    request = version.view.get_request_data_schema()
     given = {
         name: rows[name]
         for name in rows.column_names
         if not name.startswith(HIDDEN)
     }  # fmt: skip
-    for read in inputs_of(one.view):
+    for read in inputs_of(version.view):
         given.pop(read.long, None)
         if read.feature not in request:
             given.pop(read.feature, None)
-    given |= {long: rows[column] for long, column in one.inputs.items()}
+    given |= {long: rows[column] for long, column in version.inputs.items()}
     return pa.table(given)
 
 
 def by_names(
     transforms: Sequence[OnDemandFeatureView], *, full_feature_names: bool
-) -> list[ServedTransform]:
+) -> list[VersionedTransform]:
     """The transforms over rows whose columns are named as Feast names them.
 
     Raises:
@@ -174,32 +176,32 @@ def by_names(
                     "with full_feature_names=True."
                 )
             inputs[read.long] = read.long if full_feature_names else read.feature
-        found.append(ServedTransform(transform, [Version(0, None, transform, inputs)]))
+        found.append(VersionedTransform(transform, [Version(0, None, transform, inputs)]))
     return found
 
 
-def by_moment(
+def by_label_time(
     transforms: Sequence[OnDemandFeatureView],
     joins: Sequence[ViewJoin],
     registry: BaseRegistry,
     project: str,
-) -> tuple[list[ServedTransform], tuple[ViewJoin, ...]]:
+) -> tuple[list[VersionedTransform], tuple[ViewJoin, ...]]:
     """The transforms in the versions that were served, and the joins that they need.
 
     What only an older version reads is joined in columns of its own.
     """
     inputs = _Inputs(joins, registry, project)
-    found: list[ServedTransform] = []
+    found: list[VersionedTransform] = []
     for transform in transforms:
         eras: tuple[TransformEra, ...] = ()
         if transform.projection.version_tag is None and hasattr(registry, "transform_eras"):
             eras = registry.transform_eras(transform.name)
         if eras:
             versions = [inputs.version(era, transform) for era in eras]
-            found.append(ServedTransform(transform, versions, f"{HIDDEN}version_{len(found)}"))
+            found.append(VersionedTransform(transform, versions, f"{HIDDEN}version_{len(found)}"))
         else:
-            found.append(ServedTransform(transform, [inputs.only(transform)]))
-    return found, labelled(inputs.joins)
+            found.append(VersionedTransform(transform, [inputs.only(transform)]))
+    return found, with_labels(inputs.joins)
 
 
 class _Inputs:
@@ -220,9 +222,9 @@ class _Inputs:
         return Version(view.current_version_number or 0, None, view, found)
 
     def version(self, era: TransformEra, default: OnDemandFeatureView) -> Version:
-        """A version as the labels of its moments need it."""
+        """A version as the labels of its times need it."""
         if era.version == default.current_version_number:
-            return replace(self.only(default), version=era.version, moments=era.moments)
+            return replace(self.only(default), version=era.version, valid_times=era.valid_times)
         view = OnDemandFeatureView.from_proto(parse("transform", era.feast_proto))
         source = getattr(view.feature_transformation, "udf_string", "")
         inputs: dict[str, str] = {}
@@ -231,8 +233,8 @@ class _Inputs:
             if column is not None:
                 inputs[read.long] = column
             elif read.feature in source:
-                return Version(era.version, era.moments, view, None)
-        return Version(era.version, era.moments, view, inputs)
+                return Version(era.version, era.valid_times, view, None)
+        return Version(era.version, era.valid_times, view, inputs)
 
     def _joined(self, view: str, feature: str) -> str | None:
         """The column of the answer; of a view in two versions, that which was named first."""
@@ -260,12 +262,15 @@ class _Inputs:
         eras = self._registry.served_eras(view)  # type: ignore[attr-defined]
         if not any(
             feature in names
-            for names in ({one.name for one in known.features}, *(era.defaults for era in eras))
+            for names in (
+                {feature.name for feature in known.features},
+                *(era.defaults for era in eras),
+            )
         ):
             return False
         join = view_join(known, [feature], full_feature_names=False)
         output = f"{HIDDEN}input_{len(self._added)}"
-        hidden = tuple(replace(one, output=output) for one in join.features)
+        hidden = tuple(replace(feature, output=output) for feature in join.features)
         for i, other in enumerate(self.joins):
             if other.name == join.name:
                 self.joins[i] = replace(other, features=(*other.features, *hidden))

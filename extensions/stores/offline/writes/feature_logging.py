@@ -101,12 +101,12 @@ def _columns(
         "served_at": UnixTimestamp, "service": String, "request_id": Int64,
         "row_number": Int32, "source": String,
     }  # fmt: skip
-    ids = [_request_id(one) for one in rows[REQUEST_ID_FIELD].to_pylist()]
+    ids = [_request_id(text) for text in rows[REQUEST_ID_FIELD].to_pylist()]
     seen: dict[int, int] = {}
     numbers = []
-    for one in ids:
-        numbers.append(seen.get(one, 0))
-        seen[one] = numbers[-1] + 1
+    for number in ids:
+        numbers.append(seen.get(number, 0))
+        seen[number] = numbers[-1] + 1
     values: dict[str, Any] = {
         "served_at": rows[LOG_TIMESTAMP_FIELD],
         "service": pa.array([service.name] * count),
@@ -133,11 +133,11 @@ def _columns(
             number = projection.version_tag or view_version(view)
             types[version], values[version] = Int32, pa.array([number] * count, pa.int32())
             first = f"{used}__{projection.features[0].name}"
-            moments = rows[f"{first}__timestamp"].cast(UTC_MICROSECONDS)
+            times = rows[f"{first}__timestamp"].cast(UTC_MICROSECONDS)
             absent = pc.not_equal(rows[f"{first}__status"], FieldStatus.PRESENT)
             column = column_name(projection.name, "as_of")
             types[column] = UnixTimestamp
-            values[column] = pc.if_else(absent, pa.scalar(None, moments.type), moments)
+            values[column] = pc.if_else(absent, pa.scalar(None, times.type), times)
             stale = column_name(projection.name, "stale")
             late = pc.equal(rows[f"{first}__status"], FieldStatus.OUTSIDE_MAX_AGE)
             types[stale], values[stale] = Bool, late

@@ -68,7 +68,7 @@ def appended(
     """
     names = ", ".join(dict.fromkeys(log_of(view).table for view, _ in pushes))
     count = sum(table.num_rows for _, table in pushes)
-    doing = f"appending {count} rows to {names} (none of the rows is there now)"
+    context = f"appending {count} rows to {names} (none of the rows is there now)"
     prepared = [(view, prepare_rows(view, table)) for view, table in pushes]
     for view, table in prepared:
         log = log_of(view)
@@ -79,7 +79,7 @@ def appended(
         yield [empty_rows(view) for view, _ in pushes]
         return
     try:
-        with arrow_session(config, doing) as session:
+        with arrow_session(config, context) as session:
             yield [_append(session, view, table) for view, table in prepared]
     except SkewlessError as error:
         logs = [log_of(view).table for view, _ in pushes]
@@ -119,8 +119,8 @@ def _as_the_logs(
     """The uploaded rows in the log's own types, as the log itself would hold them."""
     names = [name for name in schema.names if name != ROW]
     types = {
-        found["name"]: found["kind"]
-        for found in session.table(
+        column["name"]: column["kind"]
+        for column in session.table(
             sql.SQL(
                 "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS kind "
                 "FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "

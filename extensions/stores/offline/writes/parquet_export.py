@@ -12,7 +12,7 @@ from extensions.errors import ConfigurationError
 FILE_BYTES = 256 * 1024 * 1024
 
 
-def export(pieces: Iterable[pa.Table], location: str, file_bytes: int = FILE_BYTES) -> list[str]:
+def export(chunks: Iterable[pa.Table], location: str, file_bytes: int = FILE_BYTES) -> list[str]:
     """Write tables of one schema, at least one, to a new folder under ``location``.
 
     ``location``: a path or a URI that Arrow knows (``file:///…``, ``s3://…``, ``gs://…``).
@@ -34,18 +34,18 @@ def export(pieces: Iterable[pa.Table], location: str, file_bytes: int = FILE_BYT
     writer: parquet.ParquetWriter | None = None
     written = 0
     try:
-        for piece in pieces:
+        for chunk in chunks:
             if writer is None or written >= file_bytes:
                 if writer is not None:
                     writer.close()
                 part = f"part-{len(files):05}.parquet"
                 writer = parquet.ParquetWriter(
-                    f"{folder}/{part}", piece.schema, filesystem=system, compression="zstd"
+                    f"{folder}/{part}", chunk.schema, filesystem=system, compression="zstd"
                 )
                 files.append(f"{name}/{part}")
                 written = 0
-            writer.write_table(piece)
-            written += piece.nbytes
+            writer.write_table(chunk)
+            written += chunk.nbytes
         if writer is not None:
             writer.close()
     except BaseException:

@@ -144,7 +144,7 @@ def _with_documents(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def install() -> None:
-    """Put the functions in the place of Feast's, once."""
+    """Replace the three methods of `FeatureStore`, once per process."""
     if not hasattr(FeatureStore.push, "__wrapped__"):
         FeatureStore.push = _log_first(FeatureStore.push)  # type: ignore[method-assign]
         FeatureStore.write_to_offline_store = _with_documents(  # type: ignore[method-assign]

@@ -16,9 +16,9 @@ from extensions.feature_types import (
     is_text,
     unwrapped,
 )
-from extensions.stores.offline.arrow.nested_array_text import array_texts
-from extensions.stores.values.exact_cast import exactly
-from extensions.stores.values.join_keys import as_key
+from extensions.stores.offline.arrow.nested_array_text import nested_arrays_to_text
+from extensions.stores.values.exact_cast import cast_exactly
+from extensions.stores.values.join_keys import cast_key
 from extensions.timestamp_columns import in_utc, parse_column
 
 # The column of row numbers in the temporary table.
@@ -112,7 +112,7 @@ def prepare_rows(view: FeatureView, table: pa.Table) -> pa.Table:
                 "nulls: give every row its keys and its event time; none of the "
                 f"{table.num_rows} rows was appended."
             )
-    typed = array_texts(view.name, typed)
+    typed = nested_arrays_to_text(view.name, typed)
     typed = typed.rename_columns([in_source.get(name, name) for name in typed.column_names])
     return typed.append_column(ROW, pa.array(range(table.num_rows), pa.int64()))
 
@@ -127,7 +127,7 @@ def _with_declared_types(view: FeatureView, table: pa.Table) -> pa.Table:
     for key in view.entity_columns:
         place = table.schema.get_field_index(key.name)
         if place >= 0:
-            column = as_key(
+            column = cast_key(
                 table.column(place), key.dtype, key.name, f"the push to view {view.name}"
             )
             table = table.set_column(place, key.name, column)
@@ -146,7 +146,7 @@ def _with_declared_types(view: FeatureView, table: pa.Table) -> pa.Table:
             continue
         try:
             what = f"The column {field.name}"
-            column = exactly(table.column(place), name, depth, what, str(field.dtype))
+            column = cast_exactly(table.column(place), name, depth, what, str(field.dtype))
         except SkewlessError as error:
             raise InputError(
                 f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "

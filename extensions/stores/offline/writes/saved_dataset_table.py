@@ -36,7 +36,7 @@ class DatasetTable:
         except AdbcError as error:
             raise InputError(_refusal(reference)) from error
         names = parts["parts"][0].as_py()
-        if len(names) not in (1, 2) or any(len(one.encode()) > LONGEST_NAME for one in names):
+        if len(names) not in (1, 2) or any(len(part.encode()) > LONGEST_NAME for part in names):
             raise InputError(_refusal(reference))
         return cls(names[0] if len(names) == 2 else None, names[-1], parts["there"][0].as_py())
 

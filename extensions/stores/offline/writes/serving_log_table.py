@@ -52,7 +52,7 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
         # A row's lock on nothing: two writers that meet a new service take turns.
         transaction_lock(conn, "skewless served_features columns")
         present = present_columns(conn)
-        found: dict[str, str] = {}
+        columns: dict[str, str] = {}
         missing: list[sql.Composable] = []
         for name, dtype in wanted.items():
             column = resolve(present, name, dtype)
@@ -64,7 +64,7 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
                     )
                 )
                 present[column] = pg_type(dtype)
-            found[name] = column
+            columns[name] = column
         if missing:
             conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
             conn.execute(
@@ -72,7 +72,7 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
                     sql.Identifier(TABLE), sql.SQL(", ").join(missing)
                 )
             )
-    return found
+    return columns
 
 
 def ensure_partitions(conn: psycopg.Connection, first: datetime, last: datetime) -> None:
