@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from extensions.errors import SkewlessError
+from extensions.statistics.histogram import bin_edges
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
 from monitoring.distributions import (
     LARGEST,
-    bin_edges,
     content_of,
     embedding_content,
     numeric_content,

@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-OK, INSUFFICIENT, WARNING, CRITICAL, ERROR = "ok", "insufficient", "warning", "critical", "error"
+from extensions.statistics.floors import CRITICAL, DISTRIBUTION_FLOORS, OK, WARNING, Floor
+
+__all__ = [
+    "CRITICAL", "ERROR", "EXIT_CODES", "FAMILY_ALPHA", "FLOORS", "INSUFFICIENT", "LEAST_ROWS", "OK",
+    "SYMPTOM", "UNWATCHED", "WARNING", "Finding", "Floor", "Statistic", "at_least", "worst",
+]  # fmt: skip
+
+INSUFFICIENT, ERROR = "insufficient", "error"
 # Of single findings only: one that follows from another, and a feature that could not be watched.
 SYMPTOM, UNWATCHED = "symptom", "unwatched"
 _ORDER = {OK: 0, SYMPTOM: 0, UNWATCHED: 0, INSUFFICIENT: 1, WARNING: 2, CRITICAL: 3, ERROR: 4}
@@ -18,27 +25,16 @@ LEAST_ROWS = 500
 FAMILY_ALPHA = 0.005
 
 
-@dataclass(frozen=True)
-class Floor:
-    """The least effect that is worth a warning, and a critical verdict."""
-
-    warning: float
-    critical: float
-
-
 # Effects are: psi the population stability index; mean a shift by the baseline's scale; sd
 # |ln ratio| shown as a ratio - 1; outside, unseen, nulls, defaults, stale shares of rows; js the
 # Jensen-Shannon distance (base 2); dimension_mean in standard deviations; dimension_sd |ln ratio|;
 # anchors 1 - median cosine; volume the share of requests that is missing.
 FLOORS: Mapping[str, Floor] = {
-    "psi": Floor(0.1, 0.2),
+    **DISTRIBUTION_FLOORS,
     "mean": Floor(0.10, 0.20),
     "sd": Floor(0.15, 0.30),
     "outside": Floor(0.02, 0.05),
-    "js": Floor(0.10, 0.15),
     "unseen": Floor(0.01, 0.03),
-    "nulls": Floor(0.01, 0.05),
-    "defaults": Floor(0.05, 0.20),
     "stale": Floor(0.01, 0.10),
     "dimension_mean": Floor(0.15, 0.5),
     "dimension_sd": Floor(0.15, 0.5),
@@ -58,9 +54,7 @@ class Statistic:
 
     def judge(self, floor: Floor, alpha: float) -> str:
         """Certain *and* large enough, or nothing."""
-        if self.p >= alpha or self.effect < floor.warning:
-            return OK
-        return CRITICAL if self.effect >= floor.critical else WARNING
+        return OK if self.p >= alpha else floor.judge(self.effect)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from extensions.errors import SkewlessError
 
 if TYPE_CHECKING:
     import psycopg
-    from feast import FeatureStore
+    from feast import FeatureStore, Field
 
 ViewName = Annotated[str, typer.Argument(metavar="VIEW")]
 VersionName = Annotated[str, typer.Argument(metavar="vN")]
@@ -172,10 +172,15 @@ def diff(
     from extensions.addresses import postgres_url
 
     numbers = _number(first), _number(second)
-    with _store() as (_, conn), err.status("Comparing"):
+    with _store() as (store, conn), err.status("Comparing"):
         from extensions.versions.diff import compare
 
-        found = compare(conn, postgres_url(), view, *numbers, size=sample)
+        fields = _fields(store, view)
+        found = compare(
+            conn, postgres_url(), view, *numbers, size=sample,
+            descriptions={field.name: field.description for field in fields if field.description},
+            units={field.name: field.tags["unit"] for field in fields if "unit" in field.tags},
+        )  # fmt: skip
     if html is not None:
         from extensions.versions.diff_report import write_html
 
@@ -209,6 +214,16 @@ def retire(
             declared=read_declared(REPO_ROOT).number(view),
         )  # fmt: skip
     emit([done], as_json)
+
+
+def _fields(store: "FeatureStore", view: str) -> "list[Field]":
+    """The features of a view as the registry describes them; none if it does not know the view."""
+    from feast.errors import FeatureViewNotFoundException
+
+    try:
+        return list(store.get_feature_view(view).features)
+    except FeatureViewNotFoundException:
+        return []
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from extensions.errors import SkewlessError
+from extensions.training.manifest_html import manifest_html
 
 FORMAT = 1
 
@@ -81,6 +82,10 @@ class Manifest:
     def to_json(self) -> str:
         """As the file beside the Parquet holds it."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return manifest_html(self)
 
     @property
     def known(self) -> datetime:

@@ -32,6 +32,7 @@ from extensions.training.manifest import (
     manifest_path,
     read_manifest,
 )
+from extensions.training.manifest_html import manifest_html
 from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
@@ -46,6 +47,10 @@ class TrainingSet:
     path: Path
     manifest_path: Path
     manifest: Manifest
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the manifest's; the file is not read."""
+        return manifest_html(self.manifest, str(self.path))
 
 
 def take(

@@ -22,6 +22,7 @@ from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_ses
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
+from extensions.stores.offline.job_html import point_in_time_html, rows_html
 from extensions.stores.offline.join.chunking import joined_in_parts
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.label_columns import check_names
@@ -233,6 +234,13 @@ class SkewlessRetrievalJob(RetrievalJob):
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views: list[Any] = list(on_demand_feature_views or [])
         self._metadata = metadata
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what would be read, from what is in memory; runs no query."""
+        question = self.question
+        if isinstance(question, PointInTimeQuestion):
+            return point_in_time_html(question, self.on_demand_feature_views)
+        return rows_html(question.doing, getattr(question, "query", None))
 
     @property
     def full_feature_names(self) -> bool:

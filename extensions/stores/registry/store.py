@@ -323,6 +323,8 @@ def publish(
     default = rows.active(known)
     message = feast_registry_rows.stamped(_kind(view), view.to_proto().SerializeToString(), project,
                                  mine.version)  # fmt: skip
+    if mine.kind == "computation":
+        message.spec.tags[feast_registry_rows.SQL_TAG] = mine.content["sql"]
     if same is None:
         _check_keys(mine, known)
         state: rows.State = "active"
