@@ -181,7 +181,11 @@ def time_line(
         y = f"{y_scale(floor.value):.1f}"
         parts.append(element("line", x1=f"{_LEFT}", x2=f"{WIDTH - _RIGHT}", y1=y, y2=y,
                              class_=floor.verdict))  # fmt: skip
-        parts.append(_text(_LEFT + 4, y_scale(floor.value) - 4, floor.verdict, floor.verdict))
+        # Each at a side of its own: floors that lie near one another stay readable.
+        side = (_LEFT + 4, None) if floor is floors[0] else (WIDTH - _RIGHT - 4, "end")
+        parts.append(
+            _text(side[0], y_scale(floor.value) - 4, floor.verdict, floor.verdict, anchor=side[1])
+        )
     path, drawing = "", False
     for x, value in zip(places, values, strict=True):
         if value is not None:

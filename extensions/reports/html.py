@@ -92,24 +92,40 @@ def table(
         wide: places of the columns that hold sentences.
     """
     kinds = dict.fromkeys(numeric, "number") | dict.fromkeys(wide, "wide")
+    # On a narrow screen a row with sentences becomes a block of lines, each with its heading. Roles
+    # are told, since a browser forgets those of table elements that are drawn as blocks.
+    stacked = bool(wide)
+
+    def role(name: str) -> str | None:
+        return name if stacked else None
 
     def cell(place: int, value: Any) -> Markup:
+        kind, label = kinds.get(place), columns[place] if stacked else None
         if place:
-            return element("td", value, class_=kinds.get(place))
-        return element("th", value, scope="row", class_=kinds.get(place))
+            return element("td", value, class_=kind, role=role("cell"), data_label=label)
+        return element("th", value, scope="row", class_=kind, role=role("rowheader"),
+                       data_label=label)  # fmt: skip
 
     head = element(
         "tr",
         *(
-            element("th", name, scope="col", class_=kinds.get(place))
+            element("th", name, scope="col", class_=kinds.get(place), role=role("columnheader"))
             for place, name in enumerate(columns)
         ),
+        role=role("row"),
     )
-    body = (element("tr", *(cell(place, value) for place, value in enumerate(row))) for row in rows)
+    body = (
+        element("tr", *(cell(place, value) for place, value in enumerate(row)), role=role("row"))
+        for row in rows
+    )
     made = element(
         "table",
-        element("caption", caption), element("thead", head), element("tbody", *body),
-    )  # fmt: skip
+        element("caption", caption),
+        element("thead", head, role=role("rowgroup")),
+        element("tbody", *body, role=role("rowgroup")),
+        class_="stacked" if stacked else None,
+        role=role("table"),
+    )
     # A region that scrolls must be reachable by keyboard.
     return element("div", made, class_="scroll", tabindex="0", role="region", aria_label=caption)
 

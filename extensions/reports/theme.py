@@ -76,7 +76,12 @@ pre.diff .hunk{{color:var(--muted)}}
 details{{margin:.4rem 0}}summary{{cursor:pointer;color:var(--link)}}
 dt{{font-weight:600;margin-top:.7rem}}dd{{margin:.1rem 0 0 1rem}}
 @media (max-width:36rem){{body{{padding:1rem .8rem 2rem}}h1{{font-size:1.35rem}}
-th,td{{padding-right:.6rem}}}}
+th,td{{padding-right:.6rem}}table.stacked tbody th{{overflow-wrap:anywhere}}
+table.stacked thead{{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}}
+table.stacked,table.stacked tbody,table.stacked tr,table.stacked caption{{display:block}}
+table.stacked tr{{border-bottom:1px solid var(--line);padding:.4rem 0}}
+table.stacked :is(td,tbody th){{display:block;border:0;padding:.1rem 0;text-align:left}}
+table.stacked td::before{{content:attr(data-label) ": ";color:var(--muted)}}}}
 @media print{{:root{{color-scheme:light;{_LIGHT}}}
 body{{max-width:none;padding:0;font-size:10pt}}
 .scroll,pre.diff{{overflow:visible}}pre.diff{{white-space:pre-wrap}}

@@ -48,6 +48,8 @@ class Page(HTMLParser):
             self.wrong.append("table without caption")
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            return
         self.words.append(data)
 
     @property

@@ -79,8 +79,7 @@ def test_both_versions_are_asked_the_same(world: World, tmp_path: Path) -> None:
             spine = Spine.of([(*largest.keys, largest.as_of)], computation)
             [row] = compute(arrow, computation, spine).to_pylist()
             assert row["user_watch_count_7d"] == value
-    assert one.ranking is not None
-    assert -1 <= one.ranking.spearman <= 1
+    assert one.ranking is None  # of so few entities at an instant
     assert found.sql[0] != found.sql[1]
     report = render(found)
     assert "<svg" in report
