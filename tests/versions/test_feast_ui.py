@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from feast.ui_server import get_app
 
+from extensions.asof.computation import read_repository
 from extensions.stores.registry.feast_registry_rows import SQL_TAG
 from extensions.stores.registry.version_store import find
 from extensions.versions.declared_definitions import read_declared
@@ -54,6 +55,18 @@ def test_the_sql_tag_is_no_part_of_a_definition(world: World) -> None:
     world.store().apply([held])
     assert find(world.conn, VIEW, 1).definition.fingerprint == published.fingerprint
     assert make_plan(world.conn, project, world.root, estimates=False).changes == ()
+
+
+def test_feast_plan_sees_no_change_in_it(world: World) -> None:
+    with world.repository.current():
+        contents = read_repository(world.root)
+        diff, _, _ = world.store().plan(contents)
+    changed = {
+        one.name: [part.property_name for part in one.feast_object_property_diffs]
+        for one in diff.feast_object_diffs
+        if one.name == VIEW and one.feast_object_property_diffs
+    }
+    assert changed == {}
 
 
 def test_each_version_shows_its_own_sql(world: World) -> None:
