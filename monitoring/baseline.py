@@ -15,7 +15,7 @@ from extensions.errors import SkewlessError
 from extensions.statistics.histogram import bin_edges
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
-from monitoring.distributions import (
+from monitoring.baselines.distributions import (
     LARGEST,
     content_of,
     embedding_content,
@@ -23,7 +23,7 @@ from monitoring.distributions import (
     vector_lengths,
     with_nulls,
 )
-from monitoring.feature_distributions import (
+from monitoring.baselines.feature_distributions import (
     CATEGORICAL,
     EMBEDDING,
     NUMERIC,
@@ -31,8 +31,8 @@ from monitoring.feature_distributions import (
     FeatureBaseline,
     kind_of,
 )
-from monitoring.repeated_entities import entity_counts
-from monitoring.stratified_baselines import strata_of
+from monitoring.baselines.stratified_baselines import strata_of
+from monitoring.statistics.repeated_entities import entity_counts
 
 __all__ = [
     "CATEGORICAL", "EMBEDDING", "LARGEST", "NUMERIC", "Baseline", "Feature", "FeatureBaseline",

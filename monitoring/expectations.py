@@ -19,8 +19,9 @@ import numpy as np
 from great_expectations.expectations.expectation import BatchExpectation, ColumnAggregateExpectation
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
-from monitoring import array_metrics, drift_statistics
-from monitoring.embedding_drift import Moments, dimension_shifts
+from monitoring import array_metrics
+from monitoring.statistics import drift_statistics
+from monitoring.statistics.embedding_drift import Moments, dimension_shifts
 from monitoring.verdicts import (
     INSUFFICIENT,
     OK,

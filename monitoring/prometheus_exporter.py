@@ -11,8 +11,8 @@ from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failure_classification import of_a_server
 from extensions.output_files import whole_file
-from monitoring import drift_store
 from monitoring.audit.difference_classification import CLASSES, counts
+from monitoring.checks import drift_store
 
 # As numbers for alert rules.
 VERDICTS = {"insufficient": -1, "ok": 0, "warning": 1, "critical": 2, "error": 3}

@@ -23,8 +23,8 @@ from extensions.errors import SkewlessError
 from extensions.failpoints import point
 from extensions.stores.registry.version_store import active, hold_pointer, promotions, published
 from extensions.versions.promotion import rollback
-from monitoring import drift_store
-from monitoring.drift_store import Run
+from monitoring.checks import drift_store
+from monitoring.checks.drift_store import Run
 from monitoring.failpoints import Fault
 from monitoring.verdicts import CRITICAL
 

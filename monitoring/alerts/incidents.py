@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from extensions.failpoints import point
 from monitoring.alerts.notifiers import Channel, ChannelError, Message
-from monitoring.drift_store import Run
+from monitoring.checks.drift_store import Run
 from monitoring.failpoints import Fault
 from monitoring.verdicts import CRITICAL, OK, WARNING, Finding
 

@@ -6,7 +6,12 @@ from typing import Any
 from extensions.reports import charts
 from extensions.reports.charts import Series
 from extensions.reports.html import Markup, element
-from monitoring.feature_distributions import CATEGORICAL, EMBEDDING, NUMERIC, FeatureBaseline
+from monitoring.baselines.feature_distributions import (
+    CATEGORICAL,
+    EMBEDDING,
+    NUMERIC,
+    FeatureBaseline,
+)
 
 MOST_CATEGORIES = 15
 _TRAINING, _SERVED = Series("training set", "first"), Series("served", "second")

@@ -9,13 +9,13 @@ import psycopg
 from extensions.reports import charts
 from extensions.reports.html import Markup, badge, code_spans, document, element, legend, table
 from extensions.reports.numbers import MISSING, chance, share, timestamp
-from monitoring import drift_store
 from monitoring.baseline import Baseline, FeatureBaseline
-from monitoring.drift_check import for_window
-from monitoring.drift_store import Run
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import for_window
+from monitoring.checks.drift_store import Run
+from monitoring.checks.serving_log_window import Window
 from monitoring.reports.distribution_charts import distribution_chart
 from monitoring.reports.statistic_guide import GUIDES, guide_of
-from monitoring.serving_log_window import Window
 from monitoring.verdicts import (
     CRITICAL,
     INSUFFICIENT,

@@ -14,12 +14,12 @@ from benchmarks.drift_platform import HOUR, SERVICE, START, STATIONARY, VIEWS
 from extensions import addresses
 from extensions.cli.app import app
 from extensions.database import connect
-from monitoring import drift_check, drift_store
 from monitoring.alerts import incidents
-from monitoring.cause_and_symptom import muted
-from monitoring.feature_distributions import Feature
+from monitoring.baselines.feature_distributions import Feature
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.cause_and_symptom import muted
+from monitoring.checks.serving_log_window import Window
 from monitoring.reports.drift_report import report
-from monitoring.serving_log_window import Window
 from monitoring.verdicts import CRITICAL, OK, SYMPTOM, WARNING, Finding
 
 DEFAULTS = Finding("user_stats", "defaults", 0.6, 0.0, 0.05, 0.2, CRITICAL)

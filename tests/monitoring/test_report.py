@@ -23,13 +23,13 @@ from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.offline.writes.serving_log_table import prune
 from extensions.training import read_labels, take
-from monitoring import drift_check, drift_store
 from monitoring.alerts import incidents
 from monitoring.baseline import Feature, FeatureBaseline, features_of
-from monitoring.calibration import calibrate
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.calibration import calibrate
+from monitoring.checks.serving_log_window import Window
 from monitoring.reports.distribution_charts import distribution_chart
 from monitoring.reports.drift_report import report
-from monitoring.serving_log_window import Window
 from monitoring.verdicts import Floor
 from tests.monitoring.conftest import ask, logged, wait_for
 from tests.reports.page import Page

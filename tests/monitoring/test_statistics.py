@@ -19,11 +19,12 @@ from extensions.statistics.divergence import (
     jensen_shannon_divergence,
     population_stability_index,
 )
-from monitoring import drift_statistics, drift_store
 from monitoring.baseline import EMBEDDING, baseline_of, bin_edges, numeric_content
-from monitoring.drift_check import as_json, read_results
-from monitoring.embedding_drift import Moments, dimension_shifts
-from monitoring.serving_log_window import Window, relations
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import as_json, read_results
+from monitoring.checks.serving_log_window import Window, relations
+from monitoring.statistics import drift_statistics
+from monitoring.statistics.embedding_drift import Moments, dimension_shifts
 from monitoring.suite import (
     IS_DEFAULT,
     IS_STALE,

@@ -16,9 +16,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitoring import contingency_tests
-from monitoring.distributions import counted_categories
-from monitoring.feature_distributions import CATEGORICAL, NUMERIC, Feature, FeatureBaseline
+from monitoring.baselines.distributions import counted_categories
+from monitoring.baselines.feature_distributions import (
+    CATEGORICAL,
+    NUMERIC,
+    Feature,
+    FeatureBaseline,
+)
+from monitoring.statistics import contingency_tests
 
 HOUR, WEEKDAY, HOUR_OF_WEEK = "hour", "weekday", "hour of week"
 TIME = "event_timestamp"

@@ -10,10 +10,10 @@ import numpy as np
 
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from monitoring import drift_store
 from monitoring.baseline import CATEGORICAL, NUMERIC, Baseline
-from monitoring.drift_check import measure, read_results
-from monitoring.serving_log_window import count_requests, whole_windows
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import measure, read_results
+from monitoring.checks.serving_log_window import count_requests, whole_windows
 from monitoring.verdicts import FLOORS, LEAST_ROWS, Floor
 
 # A floor lies this much above the largest effect of an ordinary window.

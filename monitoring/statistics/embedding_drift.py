@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitoring import contingency_tests
-from monitoring.drift_statistics import HEAVY_TAILED
+from monitoring.statistics import contingency_tests
+from monitoring.statistics.drift_statistics import HEAVY_TAILED
 from monitoring.verdicts import Statistic
 
 Floats = NDArray[np.float64]

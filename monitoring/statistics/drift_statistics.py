@@ -18,7 +18,7 @@ from extensions.statistics.divergence import (
     jensen_shannon_divergence,
     population_stability_index,
 )
-from monitoring import contingency_tests
+from monitoring.statistics import contingency_tests
 from monitoring.verdicts import Statistic
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from extensions.errors import SkewlessError
 from monitoring.baseline import Baseline
-from monitoring.serving_log_window import Window
+from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
 
 NOTHING_WATCHED = (

@@ -11,14 +11,20 @@ import psycopg
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
-from monitoring import drift_store
 from monitoring.baseline import Baseline, FeatureBaseline
-from monitoring.cause_and_symptom import muted
-from monitoring.drift_store import Run
+from monitoring.baselines.stratified_baselines import conditioned
+from monitoring.checks import drift_store
+from monitoring.checks.cause_and_symptom import muted
+from monitoring.checks.drift_store import Run
+from monitoring.checks.serving_log_window import (
+    Window,
+    count_requests,
+    entities_in,
+    relations,
+    rows_by,
+)
 from monitoring.failpoints import Fault
-from monitoring.repeated_entities import independent_share
-from monitoring.serving_log_window import Window, count_requests, entities_in, relations, rows_by
-from monitoring.stratified_baselines import conditioned
+from monitoring.statistics.repeated_entities import independent_share
 from monitoring.verdicts import (
     CRITICAL,
     ERROR,

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from extensions.database import connect
-from monitoring import drift_store
 from monitoring.alerts import automatic_rollback, incidents
 from monitoring.alerts.automatic_rollback import Policy, RollBack, RolledBack
 from monitoring.alerts.incidents import Delivery
 from monitoring.alerts.notifiers import Channel
-from monitoring.drift_check import check
-from monitoring.drift_store import Run
-from monitoring.serving_log_window import Window, whole_windows
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import check
+from monitoring.checks.drift_store import Run
+from monitoring.checks.serving_log_window import Window, whole_windows
 from monitoring.verdicts import LEAST_ROWS
 
 # Rows are written a moment after they were served; a window is checked this long after its end.

@@ -15,8 +15,8 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
-from monitoring.repeated_entities import live_counts
-from monitoring.stratified_baselines import HOUR, REQUEST, WEEKDAY
+from monitoring.baselines.stratified_baselines import HOUR, REQUEST, WEEKDAY
+from monitoring.statistics.repeated_entities import live_counts
 from monitoring.suite import IS_DEFAULT, IS_STALE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
