@@ -80,11 +80,11 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
         SkewlessError: there is no such service.
     """
     try:
-        found = store.get_feature_service(service)
+        result = store.get_feature_service(service)
     except Exception as error:
         raise SkewlessError(f"There is no feature service {service}.") from error
     features = []
-    for projection in found.feature_view_projections:
+    for projection in result.feature_view_projections:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)
         on_demand = hasattr(view, "source_request_sources")
         reads, requests = _inputs(view) if on_demand else ((), ())
@@ -93,10 +93,11 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
         version = 0 if on_demand else projection.version_tag or number
         features += [
             Feature(
-                projection.name, one.name, one.dtype.to_value_type().name, version, keys, reads,
+                projection.name, feature.name, feature.dtype.to_value_type().name, version, keys,
+                reads,
                 requests,
             )
-            for one in projection.features
+            for feature in projection.features
         ]  # fmt: skip
     return tuple(features)
 

@@ -112,14 +112,14 @@ class _Compared(ColumnAggregateExpectation):
 
     def get_domain_kwargs(self) -> dict[str, Any]:
         """The column, in the batch that is validated."""
-        found = self._get_domain_kwargs()
-        return dict(found)
+        result = self._get_domain_kwargs()
+        return dict(result)
 
     def judged(self, metrics: Mapping[str, Any]) -> list[Finding]:
         """The verdicts on what was measured, wherever that was."""
         rows = int(metrics[ROWS])
-        found = self.statistics(metrics, rows) if rows >= self.least_rows else None
-        return _judge(self.feature, found, self.floors, self.alpha, rows)
+        result = self.statistics(metrics, rows) if rows >= self.least_rows else None
+        return _judge(self.feature, result, self.floors, self.alpha, rows)
 
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         rows = int(metrics[ROWS])
@@ -139,10 +139,10 @@ class ExpectNumbersLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Nulls are counted among all rows, the rest among values."""
         base, nulls = self.baseline, int(metrics[NULLS])
-        worth, found = self.worth(), [self.nulls(nulls, rows)]
+        worth, result = self.worth(), [self.nulls(nulls, rows)]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2:
-            return found
+            return result
         live = _numbers(metrics, n, base)
         now, was = np.asarray(live["counts"], float), np.asarray(base["weights"], float) * m
         centers = base.get("centers")
@@ -150,7 +150,7 @@ class ExpectNumbersLikeBaseline(_Compared):
             centers = _between(base["edges"])
         else:
             # Nothing of the baseline lies in the outermost bins, by how they were chosen.
-            found.append(drift_statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
+            result.append(drift_statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
             now, was = _joined(now), _joined(was)
         now, was = worth * now, worth * was
         level = drift_statistics.Numbers(now, live["mean"], live["sd"])
@@ -159,7 +159,7 @@ class ExpectNumbersLikeBaseline(_Compared):
             drift_statistics.psi(now, was),
             drift_statistics.mean_shift(level, base_level, centers, base["kurtosis"]),
             drift_statistics.sd_shift(level, base_level, centers, base["kurtosis"]),
-            *found,
+            *result,
         ]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
@@ -184,19 +184,19 @@ class ExpectCategoriesLikeBaseline(_Compared):
         """A share of ``other`` categories in the baseline is not news."""
         base, nulls = self.baseline, int(metrics[NULLS])
         counts = _categories(metrics)
-        worth, found = self.worth(), [self.nulls(nulls, rows)]
+        worth, result = self.worth(), [self.nulls(nulls, rows)]
         m = base.get("counted") or base["values"]
         if not sum(counts.values()) or not m:
-            return found
+            return result
         return [
             *drift_statistics.category_shifts(counts, base["frequencies"], base["other"], m, worth),
-            *found,
+            *result,
         ]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """The most frequent categories, and how many rows the others have."""
         counts = _categories(metrics)
-        most = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:100])
+        most = dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:100])
         return {
             "counts": most,
             "other": sum(counts.values()) - sum(most.values()),
@@ -226,14 +226,14 @@ class ExpectEmbeddingLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """``alpha`` holds for one dimension; the family counts them all."""
         base, nulls = self.baseline, int(metrics[NULLS])
-        worth, found = self.worth(), [self.nulls(nulls, rows)]
+        worth, result = self.worth(), [self.nulls(nulls, rows)]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2 or not base["means"]:
-            return found
+            return result
         moments = metrics[array_metrics.MOMENTS]
         kurtoses = moments.get("kurtoses") or [None] * len(base["means"])
         now = _moments({**moments, "kurtoses": kurtoses}, n)
-        return [*dimension_shifts(now, _moments(base, m), self.alpha, worth), *found]
+        return [*dimension_shifts(now, _moments(base, m), self.alpha, worth), *result]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """Moments by dimension."""
@@ -269,14 +269,14 @@ class ExpectAnchorsToPointAlike(_Compared):
 
     def _pairs(self, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
         anchors = self.baseline["anchors"]
-        found = [
+        result = [
             (vector, anchors[place]["vector"])
             for place, vector in metrics[array_metrics.VECTORS]
             if vector is not None and len(vector) == len(anchors[place]["vector"])
         ]
-        if not found:
+        if not result:
             return np.empty((0, 0)), np.empty((0, 0))
-        return np.asarray([a for a, _ in found], float), np.asarray([b for _, b in found], float)
+        return np.asarray([a for a, _ in result], float), np.asarray([b for _, b in result], float)
 
 
 class ExpectShareLikeBaseline(_Compared):
@@ -329,8 +329,8 @@ class ExpectUsualVolume(BatchExpectation):
 
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         rows = int(metrics[ROWS])
-        found = [drift_statistics.missing_volume(rows, self.usual)]
-        findings = _judge(self.feature, found, self.floors, self.alpha, rows)
+        result = [drift_statistics.missing_volume(rows, self.usual)]
+        findings = _judge(self.feature, result, self.floors, self.alpha, rows)
         return _result(findings, rows, {"usual": self.usual})
 
 
@@ -363,8 +363,8 @@ def _judge(
 
 
 def _result(findings: Sequence[Finding], rows: int, live: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = worst(one.verdict for one in findings)
-    gravest = max(findings, key=lambda one: one.effect, default=None)
+    verdict = worst(finding.verdict for finding in findings)
+    gravest = max(findings, key=lambda entry: entry.effect, default=None)
     return {
         "success": bool(not at_least(verdict, WARNING)),
         "result": {
@@ -372,7 +372,7 @@ def _result(findings: Sequence[Finding], rows: int, live: Mapping[str, Any]) -> 
             "details": {
                 "verdict": verdict,
                 "rows": rows,
-                "findings": [one.to_json() for one in findings],
+                "findings": [finding.to_json() for finding in findings],
                 "live": dict(live),
                 "largest": gravest.statistic if gravest else None,
             },

@@ -85,8 +85,8 @@ class Finding:
 
 def worst(verdicts: Iterable[str]) -> str:
     """The gravest; ``ok`` of none, and of what is no alarm of its own."""
-    found = max(verdicts, key=_ORDER.__getitem__, default=OK)
-    return found if _ORDER[found] else OK
+    result = max(verdicts, key=_ORDER.__getitem__, default=OK)
+    return result if _ORDER[result] else OK
 
 
 def at_least(verdict: str, other: str) -> bool:

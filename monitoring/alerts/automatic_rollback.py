@@ -202,7 +202,7 @@ def _evidence(conn: psycopg.Connection, run: Run, view: str, windows: int) -> di
                 "from": each.window_start.isoformat(),
                 "to": each.window_end.isoformat(),
                 "requests": each.requests,
-                "findings": [one.to_json() for one in findings],
+                "findings": [finding.to_json() for finding in findings],
             }
             for each, findings in zip(runs, against, strict=True)
         ],

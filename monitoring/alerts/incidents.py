@@ -123,7 +123,8 @@ def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel])
         error = None
         message = Message(
             incident, kind, of, severity, _title(kind, of, severity),
-            (text, *(_line(Finding.from_json(one)) for one in findings[:NAMED])) if kind == OPENED
+            (text, *(_line(Finding.from_json(finding)) for finding in findings[:NAMED]))
+            if kind == OPENED
             else ("All features are within their limits again.",),
             window.isoformat(), _key(of, incident, opened, kind),
         )  # fmt: skip
@@ -150,7 +151,7 @@ def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel])
 
 def bad(run: Run) -> list[Finding]:
     """The findings that make a run's verdict."""
-    return [one for one in run.findings if one.verdict in (WARNING, CRITICAL)]
+    return [finding for finding in run.findings if finding.verdict in (WARNING, CRITICAL)]
 
 
 def summary(run: Run) -> str:

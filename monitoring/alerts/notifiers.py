@@ -167,15 +167,15 @@ def channels(environment: Mapping[str, str] | None = None) -> Sequence[Channel]:
         SkewlessError: one of them cannot be read.
     """
     held = os.environ if environment is None else environment
-    found: list[Channel] = []
+    result: list[Channel] = []
     for variable, name in ((SLACK, "slack"), (WEBHOOK, "webhook")):
         if url := held.get(variable):
             if urlsplit(url).scheme not in ("http", "https"):
                 raise SkewlessError(f"{variable} must be an http or https URL.", exit_code=3)
-            found.append(Webhook(name, url, slack=name == "slack"))
+            result.append(Webhook(name, url, slack=name == "slack"))
     if url := held.get(EMAIL):
-        found.append(_email(url))
-    return found
+        result.append(_email(url))
+    return result
 
 
 def _email(url: str) -> Email:

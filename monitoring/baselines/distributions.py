@@ -115,13 +115,13 @@ def categorical_content(values: pa.ChunkedArray) -> dict[str, Any]:
 def counted_categories(values: pa.ChunkedArray) -> list[tuple[str, int]]:
     """Rows by category, the most frequent one first."""
     pairs = ((text(one["values"]), one["counts"]) for one in values.value_counts().to_pylist())
-    return sorted(pairs, key=lambda one: (-one[1], one[0]))
+    return sorted(pairs, key=lambda entry: (-entry[1], entry[0]))
 
 
 def vector_lengths(lists: pa.ChunkedArray | pa.Array) -> list[int]:
     """The lengths of vectors that are there, ascending."""
-    found: list[int] = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
-    return sorted(found)
+    result: list[int] = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
+    return sorted(result)
 
 
 def text(value: Any) -> str:

@@ -18,7 +18,9 @@ _OF_THEIR_OWN = ("schema", "anchors")
 def muted(findings: Sequence[Finding], features: Sequence[Feature]) -> list[Finding]:
     """The findings, with those that follow from critical `defaults` as symptoms."""
     causes = {
-        one.feature for one in findings if one.statistic == "defaults" and one.verdict == CRITICAL
+        finding.feature
+        for finding in findings
+        if finding.statistic == "defaults" and finding.verdict == CRITICAL
     }
     of: dict[str, str] = {}
     for feature in features:
@@ -26,10 +28,12 @@ def muted(findings: Sequence[Finding], features: Sequence[Feature]) -> list[Find
             if view in causes:
                 of.setdefault(feature.label, view)
     return [
-        replace(one, verdict=SYMPTOM, because=f"follows from `defaults` of {of[one.feature]}")
-        if one.feature in of
-        and one.verdict in (WARNING, CRITICAL)
-        and one.statistic not in _OF_THEIR_OWN
-        else one
-        for one in findings
+        replace(
+            finding, verdict=SYMPTOM, because=f"follows from `defaults` of {of[finding.feature]}"
+        )
+        if finding.feature in of
+        and finding.verdict in (WARNING, CRITICAL)
+        and finding.statistic not in _OF_THEIR_OWN
+        else finding
+        for finding in findings
     ]

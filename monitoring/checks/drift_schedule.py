@@ -120,6 +120,6 @@ def due(url: str, services: Sequence[str] | None, length: timedelta) -> list[Win
         windows = []
         for service in services or drift_store.bound_services(conn):
             after = drift_store.last_window_end(conn, service, length)
-            found = whole_windows(service, length, after, now)
-            windows += found[-MOST_BEHIND:]
-    return sorted(windows, key=lambda one: (one.end, one.service))
+            result = whole_windows(service, length, after, now)
+            windows += result[-MOST_BEHIND:]
+    return sorted(windows, key=lambda entry: (entry.end, entry.service))

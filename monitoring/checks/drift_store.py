@@ -155,7 +155,7 @@ def record(conn: psycopg.Connection, run: Run) -> None:
             run.baseline_id,
             run.verdict,
             run.requests,
-            Jsonb([one.to_json() for one in run.findings]),
+            Jsonb([finding.to_json() for finding in run.findings]),
             None if run.expectations is None else Jsonb(list(run.expectations)),
             run.error,
             ERROR,
@@ -167,13 +167,13 @@ def recent_runs(
     conn: psycopg.Connection, service: str, most: int, *, details: bool = False
 ) -> list[Run]:
     """The last runs of a service, oldest first."""
-    found = _runs(
+    result = _runs(
         conn,
         "WHERE service = %s ORDER BY window_end DESC, finished_at DESC LIMIT %s",
         [service, most],
         details=details,
     )
-    return found[::-1]
+    return result[::-1]
 
 
 def last_window_end(conn: psycopg.Connection, service: str, length: timedelta) -> datetime | None:

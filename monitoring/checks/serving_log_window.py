@@ -84,15 +84,17 @@ def relations(conn: psycopg.Connection, baseline: Baseline, window: Window) -> I
         present = serving_log_table.present_columns(conn)
         where = _where(window)
         views = {}
-        for place, view in enumerate(dict.fromkeys(one.feature.view for one in baseline.features)):
-            own = [one for one in baseline.features if one.feature.view == view]
+        for place, view in enumerate(
+            dict.fromkeys(feature.feature.view for feature in baseline.features)
+        ):
+            own = [feature for feature in baseline.features if feature.feature.view == view]
             views[view] = _view(conn, f"{prefix}_{place}", own, present, where)
         anchors = {}
         for place, one in enumerate(baseline.features):
             if one.feature.kind == EMBEDDING and one.content["anchors"]:
-                found = _anchors(conn, f"{prefix}_a{place}", one, present, window)
-                if found is not None:
-                    anchors[one.feature.label] = found
+                result = _anchors(conn, f"{prefix}_a{place}", one, present, window)
+                if result is not None:
+                    anchors[one.feature.label] = result
         requests = _create(
             conn,
             f"{prefix}_r",

@@ -314,13 +314,13 @@ def _sentence(because: str) -> Markup:
 
 def _live_distributions(run: Run) -> dict[str, Mapping[str, Any]]:
     """What was served, by feature, as the expectations of the window measured it."""
-    found: dict[str, Mapping[str, Any]] = {}
+    result: dict[str, Mapping[str, Any]] = {}
     for expectation in run.expectations or ():
         details = (expectation["result"] or {}).get("details")
         if details and "cosines" not in details["live"]:
             feature = expectation["expectation_config"]["kwargs"]["feature"]
-            found.setdefault(feature, details["live"])
-    return found
+            result.setdefault(feature, details["live"])
+    return result
 
 
 def _gravity(finding: Finding) -> tuple[int, float]:

@@ -153,10 +153,10 @@ def _unseen(q: Floats, p: Floats) -> Statistic:
     n = q.sum()
     expected, together = contingency_tests.unseen_rows(q, p)
     most, alone = contingency_tests.largest_unseen(q, p)
-    found = float(q[p <= 0].sum())
+    result = float(q[p <= 0].sum())
     if alone < together:
         return Statistic("unseen", most / n, min(1.0, 2 * alone))
-    return Statistic("unseen", max(0.0, found - expected) / n, min(1.0, 2 * together))
+    return Statistic("unseen", max(0.0, result - expected) / n, min(1.0, 2 * together))
 
 
 def share_shift(

@@ -40,10 +40,10 @@ def entity_counts(table: pa.Table, keys: Sequence[str]) -> list[int] | None:
         return None
     texts = [pc.fill_null(column.cast(pa.string()), "") for column in columns]
     joined = pc.binary_join_element_wise(*texts, _JOIN)
-    found = [0] * BUCKETS
+    result = [0] * BUCKETS
     for one in joined.value_counts().to_pylist():
-        found[_bucket(one["values"])] += one["counts"]
-    return found
+        result[_bucket(one["values"])] += one["counts"]
+    return result
 
 
 def live_counts(
@@ -65,10 +65,10 @@ def live_counts(
         ),
         {},
     ).fetchall()
-    found = [0] * BUCKETS
+    result = [0] * BUCKETS
     for bucket, number in rows:
-        found[bucket] = number
-    return found
+        result[bucket] = number
+    return result
 
 
 def independent_share(live: Sequence[int], base: Sequence[int]) -> float:
