@@ -28,12 +28,12 @@ from extensions.database import connect
 from extensions.history import import_events, load_events
 from extensions.history.arrow_schemas import EVENT_SCHEMA
 from extensions.history.simulate import simulate
-from extensions.history.simulated_platform import Simulation
 from extensions.local import apache_kafka
 from extensions.local.ports import free_port
 from extensions.local.stack import Stack
 from extensions.operations.database_setup import prepare_database
 from extensions.versions.promotion import promote, rollback
+from feature_repo.simulator import Simulation
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
 

@@ -23,6 +23,7 @@ from extensions.asof.log_coverage import coverage
 from extensions.asof.unpublished_ranges import unpublished
 from extensions.consistency import consistency_report as causes
 from extensions.errors import SkewlessError
+from extensions.exit_codes import WRONG
 from extensions.history import import_events
 from extensions.stores.rebuild import rebuild_online
 from extensions.stores.values import future_rows
@@ -108,7 +109,7 @@ def _outcome(
     with servers.world() as world:
         found.expected = list(spoil(world))
         report = world.audit()
-        assert report.exit_code == 2, f"{what}: the audit found nothing"
+        assert report.exit_code == WRONG, f"{what}: the audit found nothing"
         found.named = [Apart(one.name, one.entity, one.cause) for one in told(report.views)]
         mend(world)
         report = world.audit()

@@ -26,10 +26,10 @@ from extensions.asof.backfill import backfill
 from extensions.consistency import ViewComparison, comparison
 from extensions.database import connect
 from extensions.history.simulate import simulate
-from extensions.history.simulated_platform import Simulation
 from extensions.local import postgres, valkey
 from extensions.operations.database_setup import prepare_database
 from extensions.operations.refresh import Refresher
+from feature_repo.simulator import Simulation
 from monitoring.audit.skew_audit import AuditReport, audit
 
 # Every entity is compared.

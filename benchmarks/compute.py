@@ -27,10 +27,9 @@ from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.history.bulk_load import load_events, load_items
 from extensions.history.file_import import import_events
-from extensions.history.simulate import history
-from extensions.history.simulated_platform import Simulation, World
 from extensions.local import postgres
 from extensions.operations.database_setup import prepare_database
+from feature_repo.simulator import Platform, Simulation, history
 
 SHARES = (0.01, 0.10, 1.00)
 
@@ -66,8 +65,8 @@ def main() -> None:
 def rates(url: str, simulation: Simulation, folder: Path) -> list[Row]:
     """Events per second: made, loaded, and imported from a CSV of the same columns."""
     start = perf_counter()
-    world = World(simulation)
-    batches = list(history(simulation, world=world))
+    world = Platform(simulation)
+    batches = list(history(simulation, platform=world))
     made = perf_counter() - start
     count = sum(batch.num_rows for batch in batches)
     load_items(url, [world.item_history()])

@@ -260,7 +260,7 @@ imports, before = time.perf_counter() - begun, megabytes("VmRSS")
 os.environ["SKEWLESS_POSTGRES_URL"], arguments = json.loads(sys.stdin.readline())
 began = time.perf_counter()
 done = CliRunner().invoke(app, arguments)
-assert done.exit_code == 2, (done.exit_code, done.output, done.exception)
+assert done.exit_code == 4, (done.exit_code, done.output, done.exception)
 print(json.dumps({"seconds": time.perf_counter() - began, "imports": imports,
                   "before": before, "peak": megabytes("VmHWM")}))
 """

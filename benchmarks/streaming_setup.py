@@ -22,11 +22,10 @@ from benchmarks.streaming_load import ITEMS
 from extensions.addresses import POSTGRES_VARIABLE, REDIS_VARIABLE, REPO_ROOT
 from extensions.database import connect
 from extensions.history.bulk_load import load_events
-from extensions.history.simulate import history
-from extensions.history.simulated_platform import Simulation
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.ports import free_port
 from extensions.operations.database_setup import prepare_database
+from feature_repo.simulator import Simulation, history
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
 from streaming.worker import run

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 # A reply's versions: (of the user's view, of the items' view).
 State = tuple[int, int]

@@ -40,10 +40,10 @@ from extensions.asof.backfill import backfill
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database import connect_arrow
 from extensions.history.simulate import simulate
-from extensions.history.simulated_platform import Simulation
 from extensions.local import postgres, valkey
-from extensions.stores.offline.retrieval_job import PointInTimeQuestion
+from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
 from feature_repo.genres import PLACES
+from feature_repo.simulator import Simulation
 
 
 def one_view(stores: Stores, view: str, users: int, size: Size) -> tuple[Row, float, pd.DataFrame]:

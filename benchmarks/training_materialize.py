@@ -27,7 +27,7 @@ from benchmarks.training_setup import (
     user,
 )
 from extensions.stores.online.redis_io import Expiry, write
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.redis_keys import place_of
 from extensions.stores.online_codec.row_encoder import ids, pack_rows
 

@@ -1,9 +1,8 @@
-"""Where the servers are: one rule for every part that connects to something.
+"""Server addresses: where PostgreSQL, Redis and Kafka are, resolved by one rule.
 
-An address written in ``feature_store.yaml`` is used as it stands. One left out there is taken
-from the environment, and if it is not there either, from the stack that `skewless up` runs in
-this repository. Feast's registry reads its URL itself, so `RegistryAddress` brings the same
-rule to it as a SQLAlchemy plugin.
+An address in ``feature_store.yaml`` is used as written. If it is left out there, it is taken from
+the environment, else from the stack that `skewless up` runs in this repository. Feast's registry
+reads its URL itself; `RegistryAddress`, a SQLAlchemy plugin, applies the same rule to it.
 """
 
 import json
@@ -19,7 +18,7 @@ import yaml
 from sqlalchemy import URL
 from sqlalchemy.engine import CreateEnginePlugin
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 POSTGRES_VARIABLE = "SKEWLESS_POSTGRES_URL"
 REDIS_VARIABLE = "SKEWLESS_REDIS_URL"
@@ -55,7 +54,7 @@ def kafka_bootstrap() -> str:
 
 
 def running_stack() -> dict[str, Any] | None:
-    """What `skewless up` wrote about the stack it is running here; None when none runs."""
+    """The addresses of the stack that `skewless up` runs here; None if none is running."""
     try:
         state: dict[str, Any] = json.loads((home() / "stack.json").read_text())
         os.kill(int(state["pid"]), 0)
@@ -65,18 +64,30 @@ def running_stack() -> dict[str, Any] | None:
 
 
 def set_elsewhere(server: str) -> str | None:
-    """The address of ``postgres``, ``redis`` or ``kafka`` that a person wrote down, if any.
+    """The configured address of ``postgres``, ``redis`` or ``kafka``, or None.
 
-    That is feature_store.yaml's, or else the environment's; such a server is never started here.
+    From feature_store.yaml, else the environment; a configured server is never started here.
     """
     return _written(server) or os.environ.get(VARIABLES[server]) or None
 
 
+def project_name(repo_root: Path | None = None) -> str | None:
+    """The ``project`` of the repository's ``feature_store.yaml``; None if there is none."""
+    project = _repository_settings(repo_root or REPO_ROOT).get("project")
+    return str(project) if project else None
+
+
+def _repository_settings(repo_root: Path) -> dict[str, Any]:
+    path = repo_root / "feature_store.yaml"
+    if not path.is_file():
+        return {}
+    return yaml.safe_load(os.path.expandvars(path.read_text())) or {}
+
+
 def _written(server: str) -> str | None:
-    path = REPO_ROOT / "feature_store.yaml"
-    if server == "kafka" or not path.is_file():
+    if server == "kafka":
         return None
-    settings = yaml.safe_load(os.path.expandvars(path.read_text())) or {}
+    settings = _repository_settings(REPO_ROOT)
     if server == "redis":
         written = settings.get("online_store", {}).get("connection_string")
         return redis_url_of(written) if written else None
@@ -138,7 +149,7 @@ def libpq_settings(url: str) -> dict[str, str]:
     """A PostgreSQL URL's settings by libpq's own names, as libpq itself reads them.
 
     Raises:
-        SkewlessError: it is no such URL; the sentence does not show it.
+        ConfigurationError: it is not a PostgreSQL URL; the message does not show it.
     """
     from psycopg import ProgrammingError  # noqa: PLC0415 - most commands read no such URL
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
@@ -148,7 +159,7 @@ def libpq_settings(url: str) -> dict[str, str]:
     except ProgrammingError:
         settings = {}
     if not url.startswith("postgres") or not settings.get("host"):
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{POSTGRES_VARIABLE} must look like postgresql://user:password@host:port/database; "
             "spaces and signs within a part are written as %20 and the like."
         )
@@ -160,9 +171,9 @@ _IN_URL = frozenset({"ssl", "username", "password", "db"})
 
 
 def redis_url_of(connection_string: str) -> str:
-    """Feast's ``host:port,db=0,password=…`` as a URL; of a cluster, its first node.
+    """Feast's ``host:port,db=0,password=…`` as a URL; of a cluster, the first node.
 
-    A URL is taken as it stands: it says what the other form cannot (a comma in a password).
+    A URL is returned unchanged: it can express what Feast's form cannot (a comma in a password).
     """
     if "://" in connection_string:
         return connection_string
@@ -181,9 +192,9 @@ def redis_url_of(connection_string: str) -> str:
 
 
 def connection_string_of(url: str) -> str:
-    """The other way: ``redis://user:password@host:port/db`` as our Redis store reads it.
+    """The inverse: ``redis://user:password@host:port/db`` as our Redis store reads it.
 
-    In Feast's form where that means the same, else the URL itself (see `redis_parts`).
+    Feast's form if it means the same, else the URL itself (see `redis_parts`).
     """
     parsed = urlsplit(url)
     options = dict(parse_qsl(parsed.query, keep_blank_values=True))
@@ -205,7 +216,7 @@ def connection_string_of(url: str) -> str:
 
 
 def _means_more(text: str) -> bool:
-    """Whether Feast would read the text as JSON: ``1e5``, ``null`` and ``true`` are no texts."""
+    """Whether Feast would parse the text as JSON, as it does ``1e5``, ``null`` and ``true``."""
     try:
         json.loads(text)
     except ValueError:
@@ -217,7 +228,7 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
     """Nodes (host, port) and redis-py's options, of a URL or of Feast's form.
 
     Raises:
-        SkewlessError: a URL that names no host.
+        ConfigurationError: a URL that names no host.
     """
     if "://" not in connection_string:
         from feast.infra.online_stores.redis import RedisOnlineStore  # noqa: PLC0415
@@ -227,7 +238,7 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
 
     options: dict[str, Any] = dict(parse_url(connection_string))  # type: ignore[no-untyped-call]
     if "host" not in options:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{REDIS_VARIABLE} must look like redis://user:password@host:port/database."
         )
     node = {"host": str(options.pop("host")), "port": str(options.pop("port", 6379))}
@@ -247,7 +258,7 @@ def _find(server: str, name: str) -> str:
     stack = running_stack()
     if stack and stack.get(server):
         return str(stack[server])
-    raise SkewlessError(
+    raise ConfigurationError(
         f"No {name} address: run `make up` in another terminal, or set {variable}, "
         "or write the address into feature_store.yaml."
     )
@@ -255,9 +266,9 @@ def _find(server: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """The parts of a PostgreSQL URL that Feast's configuration wants one by one.
+    """The parts of a PostgreSQL URL that Feast's configuration takes separately.
 
-    ``parameters``: what else the URL says, by libpq's names; several hosts are there, too.
+    ``parameters``: everything else in the URL, by libpq's names, several hosts included.
     """
 
     host: str
@@ -273,7 +284,7 @@ class PostgresAddress:
         """Read ``postgresql://…``; ``sslmode`` defaults to libpq's own default, ``prefer``.
 
         Raises:
-            SkewlessError: it is no URL of PostgreSQL.
+            SkewlessError: it is not a PostgreSQL URL.
         """
         told = libpq_settings(url)
         host, port = told.pop("host"), told.pop("port", "5432")

@@ -1,9 +1,8 @@
-"""Failpoints: the places between steps where the tests end a process, or let it freeze or fail.
+"""Failpoints: named places at which tests kill, freeze or fail a process (fault injection).
 
-Off unless ``SKEWLESS_FAULT`` names a place: ``name``, or ``name:n``, the n-th time it is passed.
-There the process is killed without any farewell; ``name:n:freeze`` stops it until somebody lets it
-go on, and ``name:n:raise`` raises what no caller expects. Who has such places names them in an
-enumeration of its own.
+Off unless ``SKEWLESS_FAULT`` arms one: ``name``, or ``name:n`` for the n-th time it is passed.
+There the process is killed (SIGKILL); ``name:n:freeze`` stops it (SIGSTOP) and ``name:n:raise``
+raises an error that no caller handles. Each room names its failpoints in an enumeration.
 """
 
 import os
@@ -15,11 +14,11 @@ VARIABLE = "SKEWLESS_FAULT"
 
 
 class UnforeseenError(Exception):
-    """Stands for any mistake in our own code."""
+    """Stands for any bug in our own code."""
 
 
 class _Armed:
-    """The place that is armed, and how often it may still be passed."""
+    """The armed failpoint, and how often it may still be passed."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -42,7 +41,7 @@ _armed = _Armed("")
 
 
 def point(fault: Enum) -> None:
-    """Pass this place; when it is the armed one, the process ends here, without any farewell."""
+    """Kill the process (SIGKILL) if this failpoint is armed."""
     global _armed  # noqa: PLW0603
     text = os.environ.get(VARIABLE, "")
     if text != _armed.text:  # set anew, or this process was forked from one without

@@ -1,9 +1,9 @@
-"""What a server's failure means: worth another try, or not. The one place that decides.
+"""Failure classification: which errors of servers may be retried. Decided here only.
 
-Drivers raise classes of their own for the same event: a server that is away, full, starting, or
-busy with somebody else's transaction. They are told apart by class, SQLSTATE, status code and
-Redis's error code (the first word of a reply, which is protocol), never by the prose around
-them. No driver is imported here: whoever raised an error has imported its classes.
+Drivers raise different classes for the same event: a server that is unreachable, full, starting,
+or blocked by another transaction. Errors are classified by class, SQLSTATE, status code and
+Redis's error code (the first word of a reply, which is protocol), never by English text. No
+driver is imported here: code that raised an error has imported its classes.
 """
 
 import errno
@@ -12,15 +12,11 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from extensions.errors import SkewlessError
-
-
-class WaitError(Exception):
-    """An error of our own that waiting may mend, as an outage does."""
+from extensions.errors import SkewlessError, UnavailableError
 
 
 class Outage(Enum):
-    """What is the matter with a server, as far as it can be known."""
+    """Why a server is unavailable, as far as the error tells."""
 
     LOST = "the connection was refused or broke"
     TIMEOUT = "it took too long"
@@ -107,14 +103,14 @@ _LOST = (errno.EIO, errno.EPIPE, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTD
 
 
 def outage(error: BaseException) -> Outage | None:
-    """What makes the failure worth another try; None: the same again would fail the same way.
+    """Why a failure may be retried; None if a retry would fail the same way.
 
-    A `SkewlessError` is what it was raised from.
+    A `SkewlessError` is classified by its cause; an `UnavailableError` without one is a conflict.
     """
-    if isinstance(error, WaitError):
-        return Outage.CONFLICT
     if isinstance(error, SkewlessError):
-        return outage(error.__cause__) if error.__cause__ is not None else None
+        if error.__cause__ is not None:
+            return outage(error.__cause__)
+        return Outage.CONFLICT if isinstance(error, UnavailableError) else None
     for read in (_of_psycopg, _of_adbc, _of_sqlalchemy, _of_redis, _of_kafka):
         known, found = read(error)
         if known:
@@ -125,13 +121,13 @@ def outage(error: BaseException) -> Outage | None:
 
 
 def of_a_server(error: BaseException) -> bool:
-    """Whether a server or its driver raised it, whatever it means: no mistake in our own code."""
+    """Whether a server or its driver raised the error, so that it is no bug in our own code."""
     readers = (_of_psycopg, _of_adbc, _of_sqlalchemy, _of_redis, _of_kafka)
     return any(read(error)[0] for read in readers) or outage(error) is not None
 
 
 def first_line(error: BaseException) -> str:
-    """What the error says, in one line; its class where it says nothing."""
+    """The first line of an error's message; its class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -213,12 +209,12 @@ def _of_sqlstate(state: str) -> Outage | None:
 
 
 def _prefixes(state: str) -> Iterator[str]:
-    """The condition, its subclass's beginning, its class: the most exact first."""
+    """A SQLSTATE's prefixes, longest first: the condition, its subclass, its class."""
     return (state[:length] for length in (5, 3, 2))
 
 
 class _Nothing:
-    """Stands for a class that nobody has imported: no error is one."""
+    """Placeholder for a class that is not imported: no error is an instance of it."""
 
 
 def _class(module: str, name: str) -> type:

@@ -1,8 +1,8 @@
-"""Threads and tasks that must live as long as their process, and who sees whether they do.
+"""Supervision of threads and tasks that must live as long as their process.
 
-What is unforeseen ends a thread silently, and the process goes on with half of its work undone.
-So: a `Lasting` thread (or task) begins its body anew, after a pause; a `Vital` one, whose state a
-new beginning could not trust, keeps its failure for the main thread, which ends the process.
+An unhandled exception ends a thread silently, and the process goes on without it. So a `Lasting`
+thread (or task) restarts its body after a pause; a `Vital` one, whose state cannot be trusted
+after a failure, keeps the exception for the main thread, which ends the process.
 """
 
 import asyncio
@@ -17,22 +17,24 @@ from extensions.errors import SkewlessError
 logger = logging.getLogger(__name__)
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.5, 30.0
-# BSD's EX_SOFTWARE: a mistake of ours, and the program is to be started again.
-EXIT_CODE = 70
+
+
+class ThreadEndedError(SkewlessError):
+    """An essential thread ended: the process must exit and be restarted."""
 
 
 class Living(Protocol):
-    """What liveness is read from. ``deaths``: how often it ended unexpectedly."""
+    """Source of a liveness check. ``deaths``: how often it ended unexpectedly."""
 
     name: str
     deaths: int
 
     def is_alive(self) -> bool:
-        """Whether it does its work, or will again after a pause."""
+        """Whether it is running, or will run again after a pause."""
 
 
 class Lasting(threading.Thread):
-    """A thread that begins its body anew whenever that ends before ``stopping`` is set."""
+    """A thread that restarts its body whenever that ends before ``stopping`` is set."""
 
     def __init__(self, name: str, body: Callable[[], None], stopping: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
@@ -40,7 +42,7 @@ class Lasting(threading.Thread):
         self.deaths = 0
 
     def run(self) -> None:
-        """Until ``stopping``; pauses grow while the body ends soon."""
+        """Run until ``stopping`` is set, with exponential back-off while the body fails quickly."""
         pause = PAUSE_FIRST
         while not self._stopping.is_set():
             began = monotonic()
@@ -57,7 +59,7 @@ class Lasting(threading.Thread):
 
 
 class LastingTask:
-    """As `Lasting`, a task of the running event loop, which ends when its body returns."""
+    """`Lasting` as a task of the running event loop; it ends when its body returns."""
 
     def __init__(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
         self.name, self._body = name, body
@@ -88,7 +90,7 @@ class LastingTask:
 
 
 class Vital(threading.Thread):
-    """A thread without which its process must not go on; subclasses say what it does.
+    """A thread without which its process must not go on; subclasses implement `body`.
 
     `check`, called by the main thread now and then, raises once it has ended.
     """
@@ -100,11 +102,11 @@ class Vital(threading.Thread):
         self._finished = False
 
     def body(self) -> None:
-        """What the thread does; returning is its orderly end."""
+        """The thread's work; returning is its normal end."""
         raise NotImplementedError
 
     def run(self) -> None:
-        """The body, whose failure is kept for `check`."""
+        """Run the body and keep its exception for `check`."""
         try:
             self.body()
             self._finished = True
@@ -114,15 +116,14 @@ class Vital(threading.Thread):
             logger.critical("The thread %r ended.", self.name, exc_info=error)
 
     def check(self) -> None:
-        """See that it lives.
+        """Raise if the thread has ended.
 
         Raises:
-            SkewlessError: it has ended, and the process must end.
+            ThreadEndedError: it has ended, and the process must end.
         """
         if self.ident is None or self.is_alive() or self._finished:
             return
         why = type(self._failure).__name__
-        raise SkewlessError(
+        raise ThreadEndedError(
             f"The thread {self.name!r} ended ({why}): the process ends, to be started again.",
-            exit_code=EXIT_CODE,
         ) from self._failure

@@ -19,7 +19,14 @@ from feature_repo.views import (
 
 request_context = RequestSource(
     name="request_context",
-    schema=[Field(name="request_hour", dtype=Int64)],
+    schema=[
+        Field(
+            name="request_hour",
+            dtype=Int64,
+            description="The UTC hour of day, 0 to 23; the current one if left out.",
+            tags={"minimum": "0", "maximum": "23", "default_from": "utc_hour"},
+        )
+    ],
     description="The UTC hour of day of the request, 0 to 23.",
 )
 

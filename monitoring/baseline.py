@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.statistics.histogram import bin_edges
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
@@ -77,12 +77,12 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
     """What a service returns, in its order.
 
     Raises:
-        SkewlessError: there is no such service.
+        InputError: there is no such service.
     """
     try:
         result = store.get_feature_service(service)
     except Exception as error:
-        raise SkewlessError(f"There is no feature service {service}.") from error
+        raise InputError(f"There is no feature service {service}.") from error
     features = []
     for projection in result.feature_view_projections:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)
@@ -106,15 +106,13 @@ def take_baseline(store: FeatureStore, training_set: Path, service: str) -> Base
     """The baseline of a training set that `skewless training-set` wrote.
 
     Raises:
-        SkewlessError: the set is of another service, not the one that its manifest describes,
+        InputError: the set is of another service, not the one that its manifest describes,
             or too small.
     """
     manifest = read_manifest(training_set)
     path = _parquet_of(training_set)
     if manifest.service != service:
-        raise SkewlessError(
-            f"{path.name} is a training set of {manifest.service}, not of {service}."
-        )
+        raise InputError(f"{path.name} is a training set of {manifest.service}, not of {service}.")
     used = {view.view: view.version for view in manifest.views}
     table = _read(path, manifest)
     features = [
@@ -134,7 +132,7 @@ def baseline_of(
 ) -> Baseline:
     """The baseline of rows that are here: one column for each feature, by its own name."""
     if table.num_rows < LEAST_ROWS_OF_BASELINE:
-        raise SkewlessError(
+        raise InputError(
             f"{table.num_rows} rows are too few for a baseline of {service} "
             f"({LEAST_ROWS_OF_BASELINE} at least): take a larger training set."
         )
@@ -166,7 +164,7 @@ def baseline_of(
             )
         )
     if not kept:
-        raise SkewlessError(
+        raise InputError(
             f"Nothing of {service} can be compared: {', '.join(left_out) or 'it has no features'}."
         )
     return Baseline(
@@ -209,12 +207,12 @@ def _parquet_of(path: Path) -> Path:
 
 def _read(path: Path, manifest: Manifest) -> pa.Table:
     if not path.is_file():
-        raise SkewlessError(f"The training set {path} is not beside {manifest_path(path).name}.")
+        raise InputError(f"The training set {path} is not beside {manifest_path(path).name}.")
     table = _as_taken(pq.read_table(path))
     digest = ContentDigest()
     digest.update(table)
     if digest.hexdigest() != manifest.sha256:
-        raise SkewlessError(
+        raise InputError(
             f"{path.name} is not the training set that its manifest describes: take it again."
         )
     return table

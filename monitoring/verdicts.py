@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from extensions import exit_codes
 from extensions.statistics.floors import CRITICAL, DISTRIBUTION_FLOORS, OK, WARNING, Floor
 
 __all__ = [
@@ -16,7 +17,13 @@ INSUFFICIENT, ERROR = "insufficient", "error"
 SYMPTOM, UNWATCHED = "symptom", "unwatched"
 _ORDER = {OK: 0, SYMPTOM: 0, UNWATCHED: 0, INSUFFICIENT: 1, WARNING: 2, CRITICAL: 3, ERROR: 4}
 # What `skewless drift check` exits with. Too few rows is nothing that anybody must mend.
-EXIT_CODES = {OK: 0, INSUFFICIENT: 0, WARNING: 1, CRITICAL: 2, ERROR: 3}
+EXIT_CODES = {
+    OK: exit_codes.OK,
+    INSUFFICIENT: exit_codes.OK,
+    WARNING: exit_codes.ATTENTION,
+    CRITICAL: exit_codes.WRONG,
+    ERROR: exit_codes.NOT_CHECKED,
+}
 
 # Fewer rows than this say nothing about a distribution.
 LEAST_ROWS = 500

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from extensions.thread_supervision import EXIT_CODE, Vital
+from extensions.exit_codes import BROKEN
+from extensions.thread_supervision import Vital
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Watchdog(Vital):
                     "%s: a poll of Kafka has not come back for %.0f s; the process ends, to be "
                     "started again.", self._worker, self._patience,
                 )  # fmt: skip
-                os._exit(EXIT_CODE)
+                os._exit(BROKEN)
 
     def stop(self) -> None:
         """Watch no longer."""

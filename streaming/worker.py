@@ -19,6 +19,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from extensions.asof.safe_time import settled_now
+from extensions.database.project_claim import check_project
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
 from extensions.failure_classification import first_line, of_a_server, outage
@@ -72,6 +73,7 @@ class Worker:
         self.settings = settings
         self.metrics = WorkerMetrics()
         store = FeatureStore(str(settings.repo_root))
+        self._project = str(store.project)
         self._views = live_views(settings, store)
         self._publisher = Publisher(store)
         self._decoder = decoder or JsonDecoder(
@@ -281,6 +283,7 @@ class Worker:
     def _connection(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:
             self._conn = open_store(self.settings.postgres_url, "skewless ingest")
+            check_project(self._conn, self._project)
         return self._conn
 
     def _leave(self) -> None:

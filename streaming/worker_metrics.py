@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from streaming.settings import Settings
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 1, 2.5, 5, 15, 60, 300, 3600)
@@ -80,7 +80,7 @@ class WorkerMetrics:
         """Answer Prometheus on ``metrics_port``, where one is set.
 
         Raises:
-            SkewlessError: the port is taken.
+            ConfigurationError: the port is taken.
         """
         if settings.metrics_port is None:
             return
@@ -89,7 +89,7 @@ class WorkerMetrics:
                 settings.metrics_port, settings.metrics_host, registry=self.registry
             )
         except OSError as error:
-            raise SkewlessError(
+            raise ConfigurationError(
                 f"Cannot answer Prometheus on {settings.metrics_host}:{settings.metrics_port} "
                 f"({error.strerror}): choose another --metrics-port."
             ) from None

@@ -13,7 +13,7 @@ import pytest
 import redis.exceptions
 from adbc_driver_postgresql import dbapi
 
-from extensions.errors import SkewlessError
+from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, first_line, of_a_server, outage
 from tests.databases import cut
 
@@ -100,6 +100,7 @@ def test_redis_is_told_by_the_code_of_its_reply(text: str) -> None:
         (MemoryError(), Outage.FULL),
         (KeyError("a mistake"), None),
         (SkewlessError("a person's mistake"), None),
+        (UnavailableError("Other transactions stay open."), Outage.CONFLICT),
     ],
 )
 def test_other_classes(error: BaseException, meaning: Outage | None) -> None:

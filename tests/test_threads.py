@@ -7,7 +7,9 @@ import time
 import pytest
 
 from extensions import thread_supervision
+from extensions.cli import exit_code_of
 from extensions.errors import SkewlessError
+from extensions.exit_codes import BROKEN
 from extensions.thread_supervision import Lasting, LastingTask, Vital
 
 
@@ -77,4 +79,4 @@ def test_a_vital_threads_failure_ends_the_process_that_checks() -> None:
             continue
         with pytest.raises(SkewlessError, match="'busy' ended") as caught:
             thread.check()
-        assert caught.value.exit_code == thread_supervision.EXIT_CODE
+        assert exit_code_of(caught.value) == BROKEN

@@ -4,15 +4,11 @@ A computation is one SQL text over a relation named ``spine`` (join keys, ``as_o
 the ticks, backfills, training sets, audits and tests differ only in the spine they bring.
 """
 
-from extensions.asof.computation import (
-    Computation,
-    FeatureColumn,
-    Freshness,
-    HistorySource,
-    load_computations,
-)
+from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
+from extensions.asof.computation_loading import load_computations
 from extensions.asof.engine import append, compute
-from extensions.asof.spine import Spine, active, changes, everyone, touched
+from extensions.asof.spine import Spine, active, everyone
+from extensions.asof.spine_changes import changes, touched
 
 __all__ = [
     "Computation",

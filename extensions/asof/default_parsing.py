@@ -1,4 +1,4 @@
-"""Declared defaults: JSON that is read strictly as the feature's Feast type."""
+"""Parsing of declared defaults: JSON, read strictly as the feature's Feast type."""
 
 import json
 import math
@@ -17,17 +17,19 @@ from feast.types import (
     Struct,
 )
 
-_BITS = {"INT32": 31, "INT64": 63}
+from extensions.feature_types import BITS, FEATURE_TYPES
+from extensions.timestamps import parse_timestamp
+
 _LARGEST_SINGLE = 3.4028235677973366e38  # what rounds to the largest float of 32 bits
 
 
 def read_default(view: str, feature: str, declared: str, dtype: FeastType) -> Any:
-    """The Python value that Feast makes the feature's wire value of; None for ``null``.
+    """The Python value from which Feast makes the feature's protobuf value; None for ``null``.
 
     Times are seconds since 1970; bytes are the text's UTF-8; decimals are texts.
 
     Raises:
-        ValueError: the sentence that says what is wrong with which feature's default.
+        ValueError: the default does not fit the type; the message names the feature.
     """
     try:
         return _value(json.loads(declared, parse_float=Number), dtype)
@@ -64,7 +66,7 @@ def _be(fits: bool, wanted: str) -> None:
 def _whole(value: Any, name: str) -> int:
     is_number = isinstance(value, int | Number) and not isinstance(value, bool)
     _be(is_number and value == int(value), "a whole number")
-    number, bits = int(value), _BITS[name]
+    number, bits = int(value), BITS[FEATURE_TYPES[name].value_type]
     _be(-(2**bits) <= number < 2**bits, f"a whole number of {bits + 1} bits")
     return number
 
@@ -81,9 +83,7 @@ def _float(value: Any, name: str) -> float:
 
 def _instant(value: Any, _name: str) -> int:
     if isinstance(value, str):
-        at = datetime.fromisoformat(value)
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        value = Number(str(at.timestamp()))
+        value = Number(str(parse_timestamp(value).timestamp()))
     _be(isinstance(value, int | Number) and not isinstance(value, bool), "a time")
     _be(value == int(value), "a time in whole seconds")
     seconds = int(value)
@@ -115,7 +115,7 @@ def _decimal(value: Any, _name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Without decimals, which were floats in the JSON."""
+    """The value with ``Decimal`` turned back into ``float``."""
     if isinstance(value, Number):
         return float(value)
     if isinstance(value, list):
@@ -145,5 +145,5 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
 
 
 def _reason(error: Exception) -> str:
-    short = type(error) is ValueError and str(error).startswith(("a ", "an ", "true ", "JSON"))
+    short = isinstance(error, ValueError) and str(error).startswith(("a ", "an ", "true ", "JSON"))
     return f" (wanted: {error})" if short else ""

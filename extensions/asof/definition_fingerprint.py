@@ -1,7 +1,7 @@
-"""The definition of a view version: all that decides its values, and a fingerprint of it.
+"""The fingerprint of a view version: its definition, all that decides its values, and a hash.
 
-Published once, a definition is kept in PostgreSQL (`view_versions`) and never changes: a version
-can be computed, compared and described when the files already name the next one.
+A published definition is kept in PostgreSQL (`view_versions`) and never changes, so a version can
+be computed, compared and described after the files have moved on to the next one.
 """
 
 import ast
@@ -15,14 +15,10 @@ from typing import Any, Literal
 
 from feast import FeatureView, OnDemandFeatureView
 
-from extensions.asof.computation import (
-    Computation,
-    FeatureColumn,
-    Freshness,
-    HistorySource,
-    view_version,
-)
+from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
+from extensions.asof.computation_loading import view_version
 from extensions.asof.sql_normalization import normalised
+from extensions.version_names import version_name
 
 Kind = Literal["computation", "transform"]
 
@@ -71,7 +67,7 @@ class Definition:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def budget(self) -> timedelta | None:
@@ -96,7 +92,7 @@ class Definition:
         content = dict(self.content)
         if self.kind == "computation":
             content["sql"] = normalised(content["sql"])
-            # Their order is a matter of who reads the view, not of what its values are.
+            # The order of features matters to readers of the view, not to its values.
             content["key_types"] = sorted(
                 zip(content.pop("join_keys"), content["key_types"], strict=True)
             )
@@ -106,7 +102,7 @@ class Definition:
         return content
 
     def changed(self, other: "Definition") -> list[str]:
-        """What differs from ``other``, in people's words; empty when the two are one."""
+        """What differs from ``other``, as phrases for the user; empty if nothing does."""
         mine, theirs = self.significant(), other.significant()
         if self.kind != other.kind:
             return ["kind"]
@@ -144,7 +140,7 @@ def _schemas_differ(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """As it will come back from the database."""
+    """The content as JSON gives it back: tuples become lists."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
 

@@ -1,7 +1,7 @@
-"""Checks of definitions as they are read: names, lengths, tags, defaults and collisions.
+"""Validation of definitions when they are read: names, lengths, tags, defaults, collisions.
 
-What PostgreSQL would cut, Redis would mix up or the engine would overlook in silence is refused
-here in one sentence, before anything is made of it.
+Refuses what PostgreSQL would truncate, Redis would confuse or the engine would silently ignore,
+before anything is created from it.
 """
 
 import difflib
@@ -15,10 +15,10 @@ from feast import FeatureView, OnDemandFeatureView
 from feast.repo_contents import RepoContents
 
 from extensions.asof.default_parsing import read_default
-from extensions.database.identifier_limits import LONGEST_NAME
-from extensions.errors import SkewlessError
+from extensions.database.identifier_limits import BACKFILLED, LONGEST_NAME
+from extensions.errors import DefinitionError
 
-# The tags that mean something here. Others are the user's own, unless they are nearly one of these.
+# The tags that have a meaning here. Others are the user's own, unless they look like a misspelling.
 VIEW_TAGS = ("freshness", "horizon", "decays", "reads", "near")
 FIELD_TAGS = ("default",)
 SOURCE_TAGS = ("keys",)
@@ -27,31 +27,31 @@ _BOOLEAN_TAGS = ("decays", "near")
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Columns that a log has beside keys and features, and the engine's own.
-_TAKEN = frozenset({"event_timestamp", "created_timestamp", "as_of"})
+_TAKEN = frozenset({"event_timestamp", "created_timestamp", "as_of", BACKFILLED})
 
 
 def check_contents(contents: RepoContents) -> None:
     """Refuse definitions that would be misread.
 
     Raises:
-        SkewlessError: one sentence for each thing that is wrong.
+        DefinitionError: one sentence for each thing that is wrong.
     """
     views = [*contents.feature_views, *contents.on_demand_feature_views]
     problems = [problem for view in views for problem in view_problems(view)]
     problems += [p for source in contents.data_sources for p in source_problems(source)]
     problems += list(_collisions(views))
     if problems:
-        raise SkewlessError(" ".join(dict.fromkeys(problems)))
+        raise DefinitionError(" ".join(dict.fromkeys(problems)))
 
 
 def check_view(view: Any) -> None:
     """As `check_contents`, of one view.
 
     Raises:
-        SkewlessError: something about it is wrong.
+        DefinitionError: something about it is wrong.
     """
     if problems := list(view_problems(view)):
-        raise SkewlessError(" ".join(problems))
+        raise DefinitionError(" ".join(problems))
 
 
 def view_problems(view: Any) -> Iterator[str]:
@@ -166,7 +166,7 @@ def check_sources(conn: psycopg.Connection, computations: Iterable[Any]) -> None
     """Refuse history sources whose tags name columns that their tables do not have.
 
     Raises:
-        SkewlessError: a column is missing, and what there is.
+        DefinitionError: a column is missing, and what there is.
     """
     for source in {source for one in computations for source in one.reads}:
         columns = [
@@ -178,7 +178,7 @@ def check_sources(conn: psycopg.Connection, computations: Iterable[Any]) -> None
             ).fetchall()
         ]
         if not columns:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The table {source.table} of a history source is not there: write a migration "
                 "that makes it, or correct the source's table."
             )
@@ -188,7 +188,7 @@ def check_sources(conn: psycopg.Connection, computations: Iterable[Any]) -> None
             ("created_timestamp_column", source.arrival),
         ]:
             if name not in columns:
-                raise SkewlessError(
+                raise DefinitionError(
                     f"The {what} of the source of table {source.table} names {name}, which is no "
                     f"column of it (there are {', '.join(columns)})."
                     f"{did_you_mean(name, columns)}"

@@ -1,4 +1,4 @@
-"""Running a computation inside PostgreSQL: values back as Arrow, or straight into the log."""
+"""The engine: runs a computation in PostgreSQL, to Arrow or appended to its feature log."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from extensions.asof.computation import Computation
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.database.identifier_limits import BACKFILLED
+from extensions.errors import DefinitionError
 
 
 def answers(computation: Computation, spine: Spine) -> sql.Composed:
@@ -27,7 +27,7 @@ def answers(computation: Computation, spine: Spine) -> sql.Composed:
 
 
 def compute(conn: dbapi.Connection, computation: Computation, spine: Spine) -> pa.Table:
-    """Answer every question of the spine; returns ``computation.columns`` in no stated order.
+    """Compute the values of a spine; returns ``computation.columns``, rows in no fixed order.
 
     ``conn`` is an ADBC connection (`extensions.database.connect_arrow`): values travel as
     PostgreSQL's binary COPY and never become Python objects.
@@ -46,15 +46,15 @@ def append(
     *,
     as_it_happened: bool = False,
 ) -> int:
-    """Answer the spine and append the answers to the view's log; returns rows appended.
+    """Compute the values of a spine and append them to the view's log; returns rows appended.
 
     ``created_timestamp`` is the database's clock, or with ``as_it_happened`` (a backfill) the
-    moment asked about: a computation sees only what had arrived by then, so the row could have
-    been published then. A row that the log holds already is left alone.
+    row's ``as_of``: a computation sees only what had arrived by then, so the row could have been
+    published then. A row that the log already holds is not changed.
 
     Raises:
-        SkewlessError: the computation did not answer each question exactly once; nothing
-            of this transaction must be committed then.
+        DefinitionError: the computation did not return exactly one row per spine row;
+            the caller must roll the transaction back.
     """
     created = sql.SQL("as_of" if as_it_happened else "clock_timestamp()")
     backfilled = sql.SQL("TRUE" if as_it_happened else "FALSE")
@@ -77,7 +77,7 @@ def append(
     )
     asked, answered, appended = _one_row(conn.execute(statement))
     if asked != answered:
-        raise SkewlessError(
+        raise DefinitionError(
             f"Computation {computation.name} returned {answered} rows for {asked} questions: "
             "it must return exactly one row for each row of the spine."
         )

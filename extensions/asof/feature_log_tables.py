@@ -1,4 +1,4 @@
-"""The logs: one append-only table per view version, made from the view's schema."""
+"""Feature log tables: one append-only table per view version, created from its schema."""
 
 from collections.abc import Iterable
 
@@ -7,12 +7,9 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import identifiers, table_exists
-from extensions.database.identifier_limits import bounded_name
-from extensions.errors import SkewlessError
-
-# The column of each log that says whether a backfill wrote the row. Times do not say it: a row
-# that was pushed may have been created at its event's own time.
-BACKFILLED = "skewless_backfilled"
+from extensions.database.identifier_limits import BACKFILLED, bounded_name
+from extensions.errors import DefinitionError
+from extensions.feature_types import pg_name
 
 
 def missing_log_tables(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
@@ -61,8 +58,8 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
             sql.Identifier(table), columns, sql.Identifier(BACKFILLED)
         )
     )
-    # The latest row of an entity at a moment is the first one in this index; that it is
-    # unique makes a row that comes twice harmless.
+    # An entity's latest row as of a time is the first in this index. It is unique, so
+    # appending a row twice has no effect.
     conn.execute(
         sql.SQL(
             "CREATE UNIQUE INDEX {} ON {} ({}, event_timestamp DESC, created_timestamp DESC)"
@@ -72,8 +69,8 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
             identifiers(computation.join_keys),
         )
     )
-    # Rows are appended as time goes by, so a block range index finds a tick's rows at no cost
-    # worth naming on the write.
+    # Rows are appended in time order, so a block range index finds a tick's rows at almost
+    # no cost to writes.
     conn.execute(
         sql.SQL("CREATE INDEX {} ON {} USING brin (event_timestamp, created_timestamp)").format(
             sql.Identifier(bounded_name(f"{table}_by_time")), sql.Identifier(table)
@@ -82,7 +79,7 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
 
 
 def _ensure_mark(conn: psycopg.Connection, computation: Computation) -> None:
-    """Give a log that was made before backfilled rows were marked the column, and the marks.
+    """Add the column that marks backfilled rows to a log of an older release, and fill it.
 
     Until then a row of a backfilled range with equal times counted as a backfill's.
     """
@@ -110,7 +107,7 @@ def _check_columns(conn: psycopg.Connection, computation: Computation) -> None:
     }
     declared = dict(_declared(computation))
     if present != declared:
-        raise SkewlessError(
+        raise DefinitionError(
             f"The log {computation.log_table} does not have the columns that view "
             f"{computation.view} declares: a changed schema is a new version, so make "
             f"v{computation.version + 1}."
@@ -123,8 +120,4 @@ def _columns(conn: psycopg.Connection, computation: Computation) -> dict[str, st
         "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
         [computation.log_table],
     ).fetchall()
-    return {name: _short(pg_type) for name, pg_type in rows}
-
-
-def _short(pg_type: str) -> str:
-    return pg_type.replace("timestamp with time zone", "timestamptz")
+    return {name: pg_name(pg_type) for name, pg_type in rows}

@@ -1,10 +1,10 @@
-"""Changes of history that a search by arrival does not find, and whose values they may change.
+"""Changes of history behind the watermarks, and the entities whose values they may change.
 
-A row that is loaded, copied or inserted may claim to have arrived long ago, and rows may be
-updated or deleted: nothing newer than the watermark says so. Every declared history table
-therefore leaves a note in the transaction that changes it so, whoever writes (`follow_sources`
-makes the triggers; migration 0009 has them). A note is written under the ingest lock, so whoever
-computes as of a safe time sees all notes up to then, and their rows.
+Rows that are loaded or inserted may carry an old arrival time, and rows may be updated or
+deleted; an incremental search by arrival finds none of these. Triggers on every declared history
+table (`follow_sources` creates them; migration 0009 defines them) therefore record such a change
+in the transaction that makes it. A record is written under the ingest lock, so a computation as
+of a safe time sees all records up to then, and their rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,19 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import Computation
-from extensions.asof.spine import Spine, everyone, touched
+from extensions.asof.spine import Spine, everyone
+from extensions.asof.spine_changes import touched
 
 # Of a source that cannot be followed: what it is, and what to do.
 NOT_FOLLOWED = "is no table, so rows that change behind the watermarks are not seen"
 FOLLOW = (
     "Declare the table behind it as the source, or run `skewless refresh --full` after changes."
 )
-# Beyond this, searching by arrival costs more than asking about everyone.
+# Beyond this, a search by arrival costs more than computing every entity.
 _FAR_BACK = timedelta(days=30)
 _MICROSECOND = timedelta(microseconds=1)
+# Audits ask what changed since a request was served; the serving log is not kept for longer.
+KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,9 @@ class HistoryChange:
 
 
 def follow_sources(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
-    """Make the tables that the computations read leave notes; idempotent.
+    """Create the change triggers on all tables that the computations read; idempotent.
 
-    Returns the names that cannot: views and foreign tables, whose changes are not seen.
+    Returns the names of sources that cannot have them: views and foreign tables.
     """
     sources = {(s.table, s.arrival): None for c in computations for s in c.reads}
     missed = []
@@ -60,7 +63,7 @@ def follow_sources(conn: psycopg.Connection, computations: Iterable[Computation]
 
 
 def not_followed(conn: psycopg.Connection, computations: Iterable[Computation]) -> list[str]:
-    """The sources that `follow_sources` cannot follow, without doing so."""
+    """The sources on which `follow_sources` cannot create triggers; creates none."""
     tables = sorted({source.table for one in computations for source in one.reads})
     kinds = conn.execute(
         "SELECT t.name, c.relkind::text FROM unnest(%s::text[]) AS t (name) "
@@ -90,16 +93,35 @@ def changes_of(
     return history_changes(conn, [s.table for s in computation.reads], after, through)
 
 
+def prune_history_changes(conn: psycopg.Connection) -> int:
+    """Delete notes that every view has passed and that a later note implies; returns how many.
+
+    Beyond `KEPT`, notes serve only to tell which backfills are stale: for that a note is implied
+    by a later one of the same table that claims as early an arrival. What remains of any number
+    of updates is one note.
+    """
+    pruned = conn.execute(
+        "WITH passed AS (SELECT * FROM history_changes WHERE changed_at < least("
+        "clock_timestamp() - %s, (SELECT min(processed_through) FROM watermarks))) "
+        "DELETE FROM history_changes AS h USING passed AS later "
+        "WHERE h.source_table = later.source_table "
+        "AND (h.changed_at, h.id) < (later.changed_at, later.id) "
+        "AND (later.claimed_from IS NULL OR later.claimed_from <= h.claimed_from)",
+        [KEPT],
+    )
+    return pruned.rowcount
+
+
 def affected(
     computation: Computation,
     changes: Sequence[HistoryChange],
     after: datetime,
     through: datetime,
 ) -> Spine:
-    """Whoever may have another value at ``through`` than logged, by ``changes`` or since ``after``.
+    """Entities whose value at ``through`` may differ from the log, by changes or since ``after``.
 
-    Inserts into the primary source are found by the arrivals that they claim. What refers to a
-    row of another source, or to one that is gone, is not known: that may be everyone.
+    Inserts into the primary source are found by their claimed arrival times. Which entities refer
+    to a row of another source, or to a deleted one, is not known: all are computed.
     """
     primary = computation.reads[0].table
     claims = [

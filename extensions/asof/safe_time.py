@@ -1,26 +1,27 @@
-"""The database's clock, and the moment that no open ingest transaction can still precede."""
+"""Safe time: the latest time that no open ingest transaction can still write before."""
 
 from datetime import datetime
 
 import psycopg
 
 from extensions.database.event_ingest import INGEST_LOCK
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 
 def settled_now(conn: psycopg.Connection) -> datetime:
-    """A moment as late as possible of which every arrival is already visible.
+    """The current safe time: every row that arrived before it is visible.
 
     An ingest transaction takes a shared lock before it stamps its rows. The clock is read
-    first, then the lock's holders: who takes the lock later stamps later than the clock that
-    was read; who holds it stamped no earlier than its transaction began. That order is a matter
-    of data, not of the plan: the subquery over the holders takes the clock as its parameter.
+    first, then the lock's holders: a transaction that takes the lock later stamps later than the
+    clock that was read; one that holds it stamps no earlier than its own start. A data
+    dependency enforces that order whatever the plan: the subquery over the holders takes the
+    clock as its parameter.
 
     ``conn`` must be in autocommit, or at the start of a READ COMMITTED transaction, so that its
     next statement sees what was committed by then.
 
     Raises:
-        SkewlessError: another role stores events, and this one may not see since when.
+        ConfigurationError: another role stores events, and this one may not see since when.
     """
     row = conn.execute(
         "WITH now AS MATERIALIZED (SELECT clock_timestamp() AS at) "
@@ -38,7 +39,7 @@ def settled_now(conn: psycopg.Connection) -> datetime:
     assert row is not None  # a scalar select always returns a row
     at, hidden = row
     if hidden:
-        raise SkewlessError(
+        raise ConfigurationError(
             "Events are being stored by another database role, whose transactions this one "
             "cannot see: GRANT pg_read_all_stats TO this role."
         )

@@ -1,4 +1,4 @@
-"""The tick: brings a view's log up to a moment, at the cost of what changed since the last."""
+"""The tick: an incremental refresh of a view's log, computing only what changed since the last."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,8 @@ from extensions.asof.computation import Computation
 from extensions.asof.engine import append
 from extensions.asof.history_changes import affected, changes_of
 from extensions.asof.safe_time import settled_now
-from extensions.asof.spine import everyone, touched
+from extensions.asof.spine import everyone
+from extensions.asof.spine_changes import touched
 from extensions.asof.unpublished_ranges import note_unpublished
 from extensions.asof.watermarks import (
     PATIENCE_SECONDS,
@@ -17,12 +18,12 @@ from extensions.asof.watermarks import (
     alone_on,
     read_watermark,
 )
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 
 
 @dataclass(frozen=True)
 class Tick:
-    """What one tick did: rows appended for the moment ``at``; ``since`` None: for everyone."""
+    """The result of a tick: rows appended as of ``at``; ``since`` is None if all were computed."""
 
     view: str
     version: int
@@ -41,21 +42,21 @@ def tick(
 ) -> Tick:
     """Compute what changed since the watermark, as of ``at``, and append it to the log.
 
-    One transaction holds rows and watermark: interrupted, it never was; asked twice for one
-    moment, the second finds nothing to do. ``full`` computes every active entity and every one
-    that the log knows, as the first tick does: whatever was missed before, the log is right
-    afterwards. Without ``advance`` the watermark stays where it is: whether all that was produced
-    has arrived, only the stream knows. ``conn`` must be in autocommit.
+    Rows and watermark are committed in one transaction, so an interrupted tick leaves nothing
+    behind, and repeating a tick for the same ``at`` does nothing. ``full`` computes every active
+    entity and every entity in the log, as the first tick does, and so repairs whatever was missed
+    before. Without ``advance`` the watermark is left as it is, for views whose progress the
+    stream decides. ``conn`` must be in autocommit.
 
     Raises:
-        SkewlessError: ``at`` lies ahead of what has arrived for certain, another worker is on
-            this view, or the computation broke its contract.
+        ConflictError: ``at`` is later than the safe time, another worker holds this view, or
+            the computation broke its contract.
     """
     with alone_on(conn, computation, patience=PATIENCE_SECONDS):
         settled = settled_now(conn)
         at = at or settled
         if at > settled:
-            raise SkewlessError(
+            raise ConflictError(
                 f"Cannot refresh as of {at.isoformat()}: events may still arrive until then; "
                 f"ask for {settled.isoformat()} or earlier."
             )

@@ -1,4 +1,4 @@
-"""When a view is due: ticks lie on whole periods since the Unix epoch, the same for everyone."""
+"""The tick schedule: ticks lie on whole periods since the Unix epoch, the same for all views."""
 
 from datetime import UTC, datetime
 
@@ -20,10 +20,10 @@ def last_tick(computation: Computation, at: datetime) -> datetime | None:
 def due_tick(
     conn: psycopg.Connection, computation: Computation, settled: datetime
 ) -> datetime | None:
-    """The tick that should have run by ``settled`` and has not; None when nothing is due.
+    """The tick that was due by the safe time ``settled`` and has not run; None if there is none.
 
-    A view that was never computed is due at once, and so is one whose history was changed behind
-    its watermark: what is served is wrong until then. A realtime view is the stream's otherwise.
+    A view that was never computed is due at once, and so is one whose history changed behind its
+    watermark, since it serves wrong values until then. Otherwise the stream updates realtime views.
     """
     mark = read_watermark(conn, computation)
     tick = last_tick(computation, settled)

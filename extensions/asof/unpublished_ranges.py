@@ -1,8 +1,8 @@
-"""Unpublished rows: what was logged behind the published watermark and is not online yet.
+"""Unpublished ranges: rows logged behind the published watermark that are not online yet.
 
-A backfill may append rows older than the watermark up to which the log is online; nothing that
-looks ahead of the watermark would ever publish them. So it notes their range in its own
-transaction, and whoever publishes the view deletes the notes that it has read.
+A backfill may append rows older than the published watermark, which a publisher that looks only
+ahead of the watermark would never see. So it records their range in its own transaction, and the
+next publish of the view writes those rows and deletes the records.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class UnpublishedRange:
 def note_unpublished(
     conn: psycopg.Connection, computation: Computation, start: datetime, end: datetime
 ) -> None:
-    """Note, in the caller's transaction, that it has logged rows of ``[start, end]``."""
+    """Record, in the caller's transaction, that it logged rows of ``[start, end]``."""
     conn.execute(
         "INSERT INTO unpublished_rows (view_name, version, range_start, range_end) "
         "VALUES (%s, %s, %s, %s)",
@@ -35,7 +35,7 @@ def note_unpublished(
 
 
 def unpublished(conn: psycopg.Connection, computation: Computation) -> list[UnpublishedRange]:
-    """The ranges that are noted and not published yet."""
+    """The recorded ranges that are not published yet."""
     rows = conn.execute(
         "SELECT id, range_start, range_end FROM unpublished_rows "
         "WHERE view_name = %s AND version = %s",
@@ -45,5 +45,5 @@ def unpublished(conn: psycopg.Connection, computation: Computation) -> list[Unpu
 
 
 def forget_unpublished(conn: psycopg.Connection, ranges: Sequence[UnpublishedRange]) -> None:
-    """Delete these notes: their rows are online. Notes that came since stay."""
+    """Delete the records of published ranges; those recorded since are kept."""
     conn.execute("DELETE FROM unpublished_rows WHERE id = ANY(%s)", [[r.id for r in ranges]])

@@ -1,22 +1,22 @@
-"""How far each view version has come, and the lock that keeps two workers off one view."""
+"""Watermarks of view versions, and the lock that allows one worker per view at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from time import monotonic, sleep
 
 import psycopg
 
 from extensions.asof.computation import Computation
-from extensions.errors import SkewlessError
+from extensions.database.advisory_locks import session_lock
+from extensions.errors import ConflictError
 
 
 @dataclass(frozen=True)
 class Watermark:
     """``processed_through``: the log is complete up to here; ``published_through``: Redis too.
 
-    ``live_from``: the first moment that was computed as it came; None after backfills alone.
+    ``live_from``: the first time that was computed live; None if there were only backfills.
     """
 
     live_from: datetime | None
@@ -49,7 +49,7 @@ def advance_processed(
     )
 
 
-# What a tick or a backfill waits for another one to let go of a view.
+# How long a tick or a backfill waits for the lock of its view.
 PATIENCE_SECONDS = 10.0
 
 
@@ -66,29 +66,18 @@ def advance_published(conn: psycopg.Connection, computation: Computation, to: da
 def alone_on(
     conn: psycopg.Connection, computation: Computation, *, patience: float = 0.0
 ) -> Iterator[None]:
-    """Hold the view version for this session; never two at once.
+    """Hold the lock of a view version (a session-level advisory lock) in a ``with`` block.
 
-    ``patience``: seconds to wait for who holds it now; a sweep takes it for moments.
+    ``patience``: seconds to wait for the current holder; a sweep holds it only briefly.
 
     Raises:
-        SkewlessError: another session holds it.
+        ConflictError: another session holds it.
     """
-    key = f"skewless refresh {computation.name}"
-    deadline = monotonic() + patience
-    while not _try_lock(conn, key):
-        if monotonic() < deadline:
-            sleep(0.05)
-            continue
-        raise SkewlessError(
+
+    def refusal() -> ConflictError:
+        return ConflictError(
             f"Another refresh or backfill of {computation.name} is running: wait for it, or end it."
         )
-    try:
+
+    with session_lock(conn, f"skewless refresh {computation.name}", refusal, patience=patience):
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
-
-
-def _try_lock(conn: psycopg.Connection, key: str) -> bool:
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    return bool(row and row[0])

@@ -4,15 +4,23 @@ import sys
 import warnings
 from collections.abc import Callable
 
-import psycopg
-
 from extensions.cli.app import app
 from extensions.cli.console import server_failure
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, NothingToCheckError, SkewlessError
+from extensions.exit_codes import BROKEN, FAILED, NOT_CHECKED, USAGE
+from extensions.thread_supervision import ThreadEndedError
+
+# By class of error; FAILED for all others.
+EXIT_CODES = {InputError: USAGE, NothingToCheckError: NOT_CHECKED, ThreadEndedError: BROKEN}
+# PostgreSQL's SQLSTATE for a table that does not exist.
+_UNDEFINED_TABLE = "42P01"
 
 
 def main(command: Callable[[], object] = app) -> None:
-    """Run the command line; a person's mistake is one sentence, never a traceback."""
+    """Run the command line; a person's mistake is one sentence, never a traceback.
+
+    Exit codes are those of `extensions.exit_codes`.
+    """
     if not sys.warnoptions:
         # Feast switches warnings about its dependencies on when it is imported; they are for
         # its developers, and would stand between a person and the answer.
@@ -20,14 +28,19 @@ def main(command: Callable[[], object] = app) -> None:
     try:
         command()
     except SkewlessError as error:
-        _fail(error.format_message(), error.exit_code)
-    except psycopg.errors.UndefinedTable as error:
-        table = str(error).partition('"')[2].partition('"')[0]
-        _fail(f"The table {table} is not there: run `skewless migrate` first.", 1)
+        _fail(error.message, exit_code_of(error))
     except Exception as error:
+        if getattr(error, "sqlstate", None) == _UNDEFINED_TABLE:
+            table = str(error).partition('"')[2].partition('"')[0]
+            _fail(f"The table {table} is not there: run `skewless migrate` first.", FAILED)
         if (sentence := server_failure(error)) is None:
             raise
-        _fail(sentence, 1)
+        _fail(sentence, FAILED)
+
+
+def exit_code_of(error: SkewlessError) -> int:
+    """What a command exits with when the error ends it."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), FAILED)
 
 
 def _fail(sentence: str, code: int) -> None:

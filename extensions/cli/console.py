@@ -1,71 +1,165 @@
 """What people and programs read: tables and bars for the one, JSON for the other."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
+import psycopg
 import typer
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server
+from extensions.text_format import value_text
+from extensions.timestamps import NotATimestampError, parse_timestamp
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
-out = Console(width=None if sys.stdout.isatty() else 140)
+out = Console()
 err = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-Report = Callable[[int, int | None], None]
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Report]:
-    """A bar on standard error; the report is called with (done, total or None)."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    ) as bars:
-        task = bars.add_task(title, total=None)
-
-        def report(done: int, total: int | None = None) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield report
+# Integers that are counts; others may be identifiers, which nobody wants with separators.
+_COUNTS = frozenset(
+    {
+        "backfilled", "compared", "dead_letters", "duplicates", "entities", "equal", "events",
+        "features", "lag_records", "log_rows", "published", "read", "records", "rejected",
+        "removed", "replayed", "requests", "retries", "rows", "steps", "stored", "written",
+    }
+)  # fmt: skip
+_MOST_LINES_IN_A_CELL = 3
+_NUMBER = re.compile(r"[-\d.,]+|–")
 
 
 def emit(rows: list[Any], as_json: bool) -> None:
-    """Print frozen values or mappings, all of one shape: a table, or a JSON array."""
+    """Print frozen values or mappings, all of one shape: as a table or records, or as JSON.
+
+    A table that does not fit the terminal without breaking words, hashes or paths is printed as
+    records: a block of lines for each row.
+    """
     records = [_record(row) for row in rows]
     if as_json:
-        print(json.dumps(records, default=_plain))  # noqa: T201
-        return
-    if not records:
-        return
-    table = Table()
-    for column in records[0]:
-        table.add_column(column.replace("_", " "))
-    for record in records:
-        # Values may hold anything, square brackets as well.
-        table.add_row(*(escape(_cell(value)) for value in record.values()))
-    out.print(table)
+        print_json(records)
+    elif records:
+        print_rows([{k: _cell(k, value) for k, value in each.items()} for each in records])
+
+
+def print_json(content: Any) -> None:
+    """Print JSON: times as ISO 8601, what JSON does not know as text."""
+    print(json.dumps(content, default=_plain))  # noqa: T201
+
+
+def print_rows(rows: list[dict[str, str]]) -> None:
+    """Print rows of texts as a table, or as records where a table does not fit."""
+    for shown in (rows, [{k: _broken(v) for k, v in row.items()} for row in rows]):
+        if (widths := _widths(shown)) is not None:
+            table = Table(
+                box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+            )
+            for column, width in widths.items():
+                numeric = all(_NUMBER.fullmatch(row[column]) for row in shown)
+                table.add_column(
+                    _title(column), width=width, justify="right" if numeric else "left"
+                )
+            for row in shown:
+                # Values may hold anything, square brackets as well.
+                table.add_row(*(escape(row[column]) for column in widths))
+            out.print(table, highlight=False)
+            return
+    for i, row in enumerate(rows):
+        if i:
+            line("")
+        print_record(row)
+
+
+def print_record(values: Mapping[str, str], indent: str = "") -> None:
+    """Print one value a line after its name; a long text is wrapped, a long word is not broken."""
+    label = max((len(_title(name)) for name in values), default=0) + 2
+    for name, value in values.items():
+        head = f"{indent}{_title(name):<{label}}"
+        for text in value.splitlines() or [""]:
+            room = out.width - len(head)
+            first = text.split(" ", 1)[0]
+            if len(first) > room and len(head) > len(indent) + 2:
+                line(head.rstrip())
+                head = f"{indent}  "
+            wrapped(text, head)
+            head = " " * len(head)
+
+
+def wrapped(
+    text: str, head: str = "", *, hanging: str | None = None, console: Console = out
+) -> None:
+    """Print a text within the terminal's width, its later lines under its beginning."""
+    lines = textwrap.wrap(
+        text, max(console.width, len(head) + 20), initial_indent=head,
+        subsequent_indent=" " * len(head) if hanging is None else hanging,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    for each in lines or [head]:
+        line(each, console=console)
+
+
+def print_checks(findings: Iterable[Any]) -> None:
+    """Print what was examined, with a mark; under it, what to do where it is not well."""
+    for each in findings:
+        wrapped(f"{value_text(each.ok)} {each.what}: {each.found}", "", hanging="  ")
+        if each.advice and not each.ok:
+            wrapped(each.advice, "  → ")
+
+
+def line(text: str, *, style: str | None = None, console: Console = out) -> None:
+    """Print one line as it is: no markup, no wrapping."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _widths(rows: list[dict[str, str]]) -> dict[str, int] | None:
+    """A width for each column such that no word is broken; None where the table is too wide."""
+    natural, least = {}, {}
+    for column in rows[0]:
+        cells = [_title(column), *(row[column] for row in rows)]
+        natural[column] = max(cell_len(each) for cell in cells for each in cell.split("\n"))
+        least[column] = max(cell_len(word) for cell in cells for word in cell.split() or [""])
+    room = out.width - 2 * (len(natural) - 1)
+    if sum(least.values()) > room:
+        return None
+    while sum(natural.values()) > room:
+        widest = max((c for c in natural if natural[c] > least[c]), key=lambda c: natural[c])
+        natural[widest] -= 1
+    tallest = max(
+        sum(len(textwrap.wrap(each, natural[column])) for each in row[column].split("\n"))
+        for row in rows
+        for column in natural
+    )
+    return natural if tallest <= _MOST_LINES_IN_A_CELL else None
+
+
+def _broken(text: str) -> str:
+    """``view:feature`` on two lines."""
+    view, colon, feature = text.partition(":")
+    plain = colon and view.isidentifier() and feature.isidentifier()
+    return f"{view}:\n{feature}" if plain else text
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def server_failure(error: BaseException) -> str | None:
     """What a person is told of a server's failure; None where the error is no server's."""
     if not of_a_server(error):
         return None
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        table = str(error).partition('"')[2].partition('"')[0]
+        return f"The table {table} is not there: run `skewless migrate` first."
     if isinstance(error, MemoryError):
         return "The memory is used up: ask for less at a time, or allow this program more."
     return f"A server failed ({first_line(error)}): run `skewless doctor`, then try again."
@@ -84,29 +178,22 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, int) and not isinstance(value, bool):
+def _cell(name: str, value: Any) -> str:
+    """Counts have thousands separators; identifiers, offsets and versions do not."""
+    if isinstance(value, int) and not isinstance(value, bool) and name in _COUNTS:
         return f"{value:,}"
-    return str(value)
+    return value_text(value)
 
 
 def moment(text: str | None, option: str) -> datetime | None:
-    """An ISO time; without a zone it is UTC.
+    """The time that an option gives, in UTC; None where it is not given.
 
     Raises:
-        SkewlessError: it is not an ISO time.
+        InputError: it is no time.
     """
     if text is None:
         return None
     try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise SkewlessError(
-            f"{option} must be an ISO time such as 2026-01-31T08:00:00Z, not {text!r}.",
-            exit_code=2,
-        ) from error
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return parse_timestamp(text)
+    except NotATimestampError as error:
+        raise InputError(f"{option} must be {error}.") from error

@@ -1,20 +1,19 @@
 """Commands that watch: drift baseline, check, calibrate, watch, report; audit."""
 
 import os
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, server_failure
+from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, wrapped
 from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
-from extensions.cli.servers import answering_postgres
-from extensions.errors import SkewlessError
+from extensions.cli.preflight import answering_postgres
+from extensions.cli.progress import progress
+from extensions.cli.time_options import length_of
+from extensions.errors import InputError, NothingToCheckError, SkewlessError
 
 if TYPE_CHECKING:
     from monitoring.checks.drift_schedule import Response
@@ -43,7 +42,6 @@ MetricsFile = Annotated[
 Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
 Window = Annotated[str, typer.Option("--window", help="Length, as in 30m, 1h, 1d.")]
 Least = Annotated[int, typer.Option("--least-rows", help="Fewer rows say nothing.")]
-EXIT_ERROR = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +54,7 @@ def register(app: typer.Typer) -> None:
     drift.command(
         "check",
         help="Compare the last whole window with the baseline. Exit code 0 ok (or too few rows), "
-        "1 warning, 2 critical, 3 error.",
+        "3 warning, 4 critical, 5 could not be checked.",
         epilog="Examples: `skewless drift check` · `skewless drift check ranking --window 1h` · "
         "`skewless drift check ranking --from 2026-01-01T00:00Z --to 2026-01-01T06:00Z`",
     )(check)
@@ -79,9 +77,9 @@ def register(app: typer.Typer) -> None:
     app.command(
         "audit",
         help="Compare served values, and a sample of all entities, with the training join and "
-        "with a recomputation. Exit code 0: all agree; 1: something is behind by more than its "
-        "freshness budget; 2: history, log, Redis or what was served say different things; "
-        "4: not all could be seen.",
+        "with a recomputation. Exit code 0: all agree; 3: something is behind by more than its "
+        "freshness budget; 4: history, log, Redis or what was served say different things; "
+        "5: not all could be seen.",
         epilog="Examples: `skewless audit` · `skewless audit --since 1d --sample 1000`",
     )(audit)
 
@@ -102,7 +100,7 @@ def baseline(
     from monitoring.baseline import take_baseline
     from monitoring.checks.drift_store import bind
 
-    with err.status("Reading the training set"):
+    with progress("Reading the training set"):
         found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
     with connect(url, autocommit=True) as conn:
         identity = bind(conn, found)
@@ -110,7 +108,7 @@ def baseline(
         [
             {
                 "service": service,
-                "baseline": identity[:12],
+                "baseline": identity,
                 "rows": found.rows,
                 "features": len(found.features),
                 "versions": ", ".join(f"{k} v{v}" for k, v in found.versions.items()),
@@ -137,15 +135,14 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """A window is compared once; asked again, the recorded verdict is shown."""
-    with _errors_are(EXIT_ERROR):
-        url = answering_postgres()
+    url = answering_postgres()
     from monitoring.checks.drift_check import check as look
     from monitoring.checks.drift_schedule import check_and_react
     from monitoring.prometheus_exporter import write_file
 
     response = _response(least_rows, rollback, after, rollback_command)
     runs = []
-    with _errors_are(EXIT_ERROR), err.status("Checking"):
+    with progress("Checking"):
         for one in _windows(url, services, window, start, end):
             if again:
                 runs.append(look(url, one, least_rows=least_rows, again=True))
@@ -174,7 +171,7 @@ def calibrate(
     from monitoring.checks.calibration import calibrate as run
     from monitoring.checks.drift_store import set_floors
 
-    with err.status("Replaying"):
+    with progress("Replaying"):
         found = run(url, service, length, now - span, now, least_rows=least_rows)
     show_calibration(found, as_json=as_json)
     if write:
@@ -228,7 +225,7 @@ def watch(
             with connect(url, autocommit=True) as conn:
                 if not bound_services(conn) and not told:
                     told = True
-                    err.print(f"drift watch: {NOTHING_WATCHED}", markup=False)
+                    wrapped(f"drift watch: {NOTHING_WATCHED}", console=err)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
                 show([reaction.run], as_json=False)
@@ -240,7 +237,7 @@ def watch(
         except Exception as error:
             if not goes_on_after(error):
                 raise
-            err.print(f"drift watch: {error}; trying again in {every:g} s", markup=False)
+            wrapped(f"drift watch: {error}; trying again in {every:g} s", console=err)
         time.sleep(every)
 
 
@@ -267,9 +264,9 @@ def report(
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
         out.write_text(page(conn, named))
-    err.print(f"Written: {out}", markup=False)
+    wrapped(f"Written: {out}", console=err)
     if not set(named) & set(bound):
-        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
+        raise NothingToCheckError(NOTHING_WATCHED)
 
 
 def audit(
@@ -299,7 +296,7 @@ def audit(
     from monitoring.audit.skew_audit import record
     from monitoring.prometheus_exporter import write_file
 
-    with err.status("Auditing"), connect(url, autocommit=True) as conn:
+    with progress("Auditing"), connect(url, autocommit=True) as conn:
         computations = live_computations(conn, load_computations(REPO_ROOT))
         found = run(
             FeatureStore(str(REPO_ROOT)), computations, begin, until, sample=sample,
@@ -322,57 +319,16 @@ def exit_with(runs: "list[Run]") -> None:
         raise typer.Exit(code)
 
 
-def length_of(text: str) -> timedelta:
-    """``30m``, ``1h``, ``2d``.
-
-    Raises:
-        SkewlessError: it is none.
-    """
-    match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
-    if not match or int(match.group(1)) == 0:
-        raise SkewlessError(
-            f"A length of time reads like 30m, 1h or 2d, not {text!r}.", exit_code=EXIT_ERROR
-        )
-    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match.group(2)]
-    return timedelta(**{unit: int(match.group(1))})
-
-
-@contextmanager
-def _errors_are(code: int) -> Iterator[None]:
-    """A failure to check must not look like a warning to who reads the exit code."""
-    try:
-        yield
-    except SkewlessError as error:
-        raise SkewlessError(error.message, exit_code=code) from error
-    except Exception as error:
-        if (sentence := server_failure(error)) is None:
-            raise
-        raise SkewlessError(sentence, exit_code=code) from error
-
-
 def _response(
     least_rows: int, views: list[str] | None, after: int, program: str | None
 ) -> "Response":
-    from monitoring.alerts.automatic_rollback import Policy, command
+    from extensions.addresses import REPO_ROOT
+    from monitoring.alerts.automatic_rollback import Policy, command, in_repository
     from monitoring.alerts.notifiers import channels
     from monitoring.checks.drift_schedule import Response
 
-    roll_back = command(program) if program else _roll_back
+    roll_back = command(program) if program else in_repository(REPO_ROOT)
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
-
-
-def _roll_back(view: str, reason: str, evidence: Any) -> str:
-    """`skewless rollback VIEW`, in this process and once for each reason."""
-    from feast import FeatureStore
-
-    from extensions.addresses import REPO_ROOT
-    from extensions.database import connect
-    from extensions.stores.offline.connection_settings import url_of
-    from monitoring.alerts.automatic_rollback import move_back
-
-    store = FeatureStore(str(REPO_ROOT))
-    with connect(url_of(store.config), autocommit=True) as conn:
-        return move_back(conn, store.project, view, reason, evidence)
 
 
 def _windows(
@@ -386,13 +342,13 @@ def _windows(
     with connect(url) as conn:
         named = services or bound_services(conn)
     if not named:
-        raise SkewlessError(NOTHING_WATCHED, exit_code=EXIT_ERROR)
+        raise NothingToCheckError(NOTHING_WATCHED)
     first, last = moment(start, "--from"), moment(end, "--to")
     if (first is None) != (last is None):
-        raise SkewlessError("Give both --from and --to, or neither.", exit_code=EXIT_ERROR)
+        raise InputError("Give both --from and --to, or neither.")
     if first is not None and last is not None:
         if first >= last:
-            raise SkewlessError("--from must be earlier than --to.", exit_code=EXIT_ERROR)
+            raise InputError("--from must be earlier than --to.")
         return [Span(service, first, last) for service in named]
     now = datetime.now(UTC)
     return [

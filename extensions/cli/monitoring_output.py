@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from extensions.cli.console import emit, err
-from extensions.cli.console import out as console
+from extensions.cli.console import emit, err, line, print_record, print_rows, wrapped
+from extensions.text_format import evidence_text, number_text
 
 if TYPE_CHECKING:
     from monitoring.audit.skew_audit import AuditReport
@@ -33,7 +33,7 @@ def show(runs: "list[Run]", *, as_json: bool) -> None:
     )
     for run in runs:
         if run.error:
-            err.print(f"{run.service}: {run.error}", markup=False)
+            wrapped(f"{run.service}: {run.error}", console=err)
         emit(
             [
                 {
@@ -50,22 +50,22 @@ def show(runs: "list[Run]", *, as_json: bool) -> None:
             as_json=False,
         )
         for one in [*_of(run, "symptom"), *_of(run, "unwatched")]:
-            err.print(f"{one.feature} {one.because}", markup=False)
+            wrapped(f"{one.feature} {one.because}", console=err)
 
 
 def say(reaction: "Reaction | Unfinished") -> None:
     """What followed from a verdict, and what failed."""
     for one in reaction.deliveries:
         if one.error:
-            err.print(f"The {one.channel} channel failed: {one.error}.", markup=False)
+            wrapped(f"The {one.channel} channel failed: {one.error}.", console=err)
     for done in reaction.rolled_back:
         what = done.outcome or f"failed: {done.error}"
-        err.print(f"Rollback of {done.view} by verdict: {what}", markup=False)
+        wrapped(f"Rollback of {done.view} by verdict: {what}", console=err)
 
 
 def _range(one: Any) -> dict[str, Any]:
     def between(pair: tuple[float, float] | None) -> str | None:
-        return None if pair is None else f"{pair[0]:.4g} to {pair[1]:.4g}"
+        return None if pair is None else f"{number_text(pair[0])} to {number_text(pair[1])}"
 
     return {
         "feature": one.feature,
@@ -82,38 +82,41 @@ def show_audit(found: "AuditReport", *, as_json: bool) -> None:
     if as_json:
         emit([found], as_json=True)
         return
-    emit(
-        [
-            {
-                "feature": one.feature,
-                "compared": one.compared,
-                "equal": one.equal,
-                "lag": one.lag,
-                "late": one.late,
-                "overdue": one.overdue,
-                "version": one.version,
-                "bug": one.bug,
-            }
-            for one in found.features
-        ],
-        as_json=False,
-    )
+    # Classes that nothing fell into would only take room.
+    classes = [
+        name
+        for name in ("lag", "late", "overdue", "version", "bug")
+        if name == "bug" or any(getattr(one, name) for one in found.features)
+    ]
+    if found.features:
+        print_rows(
+            [
+                {
+                    "feature": one.feature,
+                    **{name: f"{getattr(one, name):,}" for name in ("compared", "equal", *classes)},
+                }
+                for one in found.features
+            ]
+        )
     for one in found.features:
         for case in one.worst:
             if case["class"] in ("bug", "overdue"):
-                console.print(f"{one.feature}: {case}", markup=False, soft_wrap=True)
+                line("")
+                line(f"{one.feature}:")
+                print_record({k: evidence_text(v) for k, v in case.items()}, indent="  ")
     for view in found.views:
         for difference in view.worst:
-            console.print(difference.sentence(), markup=False, soft_wrap=True)
-            console.print(f"  {difference.advice}", markup=False, soft_wrap=True)
+            line("")
+            wrapped(difference.sentence(), hanging="  ")
+            wrapped(difference.advice, "  → ")
     for sentence in found.left_out:
-        err.print(f"Not seen: {sentence}", markup=False, soft_wrap=True)
-    err.print(
+        wrapped(f"Not seen: {sentence}", hanging="  ", console=err)
+    wrapped(
         f"{found.requests:,} requests, {found.compared:,} values compared, "
         f"{found.equal:,} equal, {found.bugs:,} unexplained.",
-        markup=False,
+        console=err,
     )
-    err.print(promise(found), markup=False, soft_wrap=True)
+    wrapped(promise(found), console=err)
 
 
 def promise(found: "AuditReport") -> str:

@@ -4,23 +4,26 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from extensions.cli.console import AsJson, emit, err, moment, out, progress
-from extensions.errors import SkewlessError
+from extensions.cli.console import AsJson, emit, err, moment, wrapped
+from extensions.cli.progress import progress
+from extensions.errors import InputError
+from extensions.exit_codes import ATTENTION, FAILED
 
 if TYPE_CHECKING:
     import psycopg
     from feast import FeatureStore, Field
 
-ViewName = Annotated[str, typer.Argument(metavar="VIEW")]
-VersionName = Annotated[str, typer.Argument(metavar="vN")]
+ViewName = Annotated[str, typer.Argument(metavar="VIEW", help="The view.")]
+VersionName = Annotated[str, typer.Argument(metavar="vN", help="Its version, as in v2.")]
 Why = Annotated[str | None, typer.Option("--why", help="The reason, for the record.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Although its values are not complete and fresh.")
 ]
+Style = Literal["text", "markdown"]
 Since = Annotated[
     str | None,
     typer.Option("--from", help="ISO time where backfills begin; else where the default's log is."),
@@ -31,7 +34,8 @@ def register(app: typer.Typer) -> None:
     """Add this family to the command line."""
     app.command(
         help="Show what the files would change, how severe it is, and what it costs.",
-        epilog="Example: `skewless plan --json`",
+        epilog="Examples: `skewless plan` · `skewless plan --exit-code` (in CI) · "
+        "`skewless plan --format markdown`",
     )(plan)
     app.command(
         name="apply",
@@ -60,27 +64,40 @@ def register(app: typer.Typer) -> None:
     )(retire)
 
 
-def plan(since: Since = None, as_json: AsJson = False) -> None:
+def plan(
+    since: Since = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 3 when there is something to apply.")
+    ] = False,
+    style: Annotated[
+        Style, typer.Option("--format", help="markdown: for a comment on a pull request.")
+    ] = "text",
+    as_json: AsJson = False,
+) -> None:
     """Changes nothing. Exit code 1 when something is refused."""
     from extensions.addresses import REPO_ROOT
 
     start = moment(since, "--from")
-    with _store() as (store, conn), err.status("Planning"):
+    with _store() as (store, conn), progress("Planning"):
+        from extensions.cli.versions_output import change_json, markdown, show_plan
         from extensions.versions.plan import make_plan
+        from monitoring.checks.drift_store import trained_on
 
         made = make_plan(conn, store.project, REPO_ROOT, since=start)
-    rows = [_change(change) for change in made.changes]
+        trained = {change.name: trained_on(conn, change.name) for change in made.changes}
     if as_json:
-        emit([{"changes": rows, "notes": made.notes}], as_json=True)
-    elif rows:
-        emit([{**row, "services": _words(row["services"]), "consumers": _words(row["consumers"])}
-              for row in rows], as_json=False)  # fmt: skip
-        for note in made.notes:
-            err.print(note, markup=False)
+        changes = [change_json(change, trained[change.name]) for change in made.changes]
+        emit([{"changes": changes, "notes": made.notes}], as_json=True)
+    elif style == "markdown":
+        print(markdown(made, trained))  # noqa: T201
+    elif made.changes:
+        show_plan(made, trained)
     else:
-        out.print(" ".join(("No changes.", *made.notes)), markup=False, soft_wrap=True)
+        wrapped(" ".join(("No changes.", *made.notes)))
     if made.refused:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
+    if exit_code and made.changes:
+        raise typer.Exit(ATTENTION)
 
 
 def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
@@ -88,29 +105,35 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
     from extensions.addresses import REPO_ROOT
 
     start = moment(since, "--from")
-    with _store() as (_, conn), progress("Applying") as report:
+    kept = "What is published or filled by now is kept; `skewless apply` goes on."
+    with _store() as (_, conn), progress("Applying", unit="days", kept=kept) as report:
+        from extensions.cli.versions_output import change_json, title
         from extensions.versions.apply import apply
 
         done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
     if as_json:
         emit(
-            [{"changes": [_change(c) for c in done.plan.changes], "notes": done.plan.notes,
+            [{"changes": [change_json(c, []) for c in done.plan.changes], "notes": done.plan.notes,
               "filled": [f.__dict__ for f in done.filled], "removed": done.removed}],
             as_json=True,
         )  # fmt: skip
         return
     if not (done.plan.changes or done.filled or done.removed):
-        out.print(" ".join(("No changes.", *done.plan.notes)), markup=False, soft_wrap=True)
+        wrapped(" ".join(("No changes.", *done.plan.notes)))
         return
     for change in done.plan.changes:
-        out.print(f"{_title(change)}: {change.what}", markup=False, soft_wrap=True)
+        wrapped(f"{title(change)}: {change.what}")
     emit(list(done.filled), as_json=False)
     for filled in done.filled:
         if filled.state == "live":
-            err.print(f"`skewless diff {filled.view} vM v{filled.version}`, then "
-                      f"`skewless promote {filled.view} v{filled.version}`.")  # fmt: skip
+            name = f"{filled.view} v{filled.version}"
+            wrapped(
+                f"Next: `skewless diff {filled.view} vM v{filled.version}`, then "
+                f"`skewless promote {name}`.",
+                console=err,
+            )
     for what in done.removed:
-        err.print(f"Removed {what}.", markup=False)
+        wrapped(f"Removed {what}.", console=err)
 
 
 def promote(
@@ -143,7 +166,9 @@ def rollback(
 
 
 def versions(
-    view: Annotated[str | None, typer.Argument(metavar="[VIEW]")] = None,
+    view: Annotated[
+        str | None, typer.Argument(metavar="[VIEW]", help="One view; all if left.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retired ones, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -155,7 +180,9 @@ def versions(
     if as_json:
         emit(list(found), as_json=True)
         return
-    emit([{**one.__dict__, "services": _words(one.services)} for one in found], as_json=False)
+    from extensions.cli.versions_output import show_versions
+
+    show_versions(found)
 
 
 def diff(
@@ -172,7 +199,7 @@ def diff(
     from extensions.addresses import postgres_url
 
     numbers = _number(first), _number(second)
-    with _store() as (store, conn), err.status("Comparing"):
+    with _store() as (store, conn), progress("Comparing"):
         from extensions.versions.diff import compare
 
         fields = _fields(store, view)
@@ -205,7 +232,7 @@ def retire(
     from extensions.addresses import REPO_ROOT
 
     number = _number(version)
-    with _store() as (store, conn), err.status("Retiring"):
+    with _store() as (store, conn), progress("Retiring"):
         from extensions.versions.declared_definitions import read_declared
         from extensions.versions.retirement import retire as take_out
 
@@ -265,27 +292,8 @@ def _store() -> "Iterator[tuple[FeatureStore, psycopg.Connection]]":
 def _number(text: str) -> int:
     match = re.fullmatch(r"v?(\d+)", text)
     if match is None:
-        raise SkewlessError(f"A version reads like v2, not {text!r}.", exit_code=2)
+        raise InputError(f"A version reads like v2, not {text!r}.")
     return int(match.group(1))
-
-
-def _title(change: Any) -> str:
-    return change.name if change.version is None else f"{change.name} v{change.version}"
-
-
-def _change(change: Any) -> dict[str, Any]:
-    fill = change.backfill
-    return {
-        "view": change.name,
-        "version": change.version,
-        "severity": change.severity.name.lower(),
-        "what": change.what,
-        "backfill_from": fill and fill.start,
-        "rows": fill and fill.rows,
-        "seconds": fill and fill.seconds,
-        "services": change.services,
-        "consumers": change.consumers,
-    }
 
 
 def _moved(done: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bitwise equality of columns: 0.1 and the next float are different, NaN equals itself."""
+"""Bitwise equality of columns: adjacent floats differ, NaN equals itself."""
 
 from typing import Any
 

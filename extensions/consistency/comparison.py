@@ -19,7 +19,7 @@ from feast import FeatureStore
 from redis.exceptions import RedisError
 
 from extensions.asof.computation import Computation
-from extensions.consistency.comparison_context import Context, Found, Marks, clock, microseconds
+from extensions.consistency.comparison_context import Context, Found, Marks, microseconds
 from extensions.consistency.consistency_report import CAUSES, ViewComparison
 from extensions.consistency.entity_sample import (
     EntitySample,
@@ -34,6 +34,7 @@ from extensions.consistency.online_comparison import compare_online
 from extensions.consistency.online_rows import OnlineReader
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
+from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line
 from extensions.stores.offline.connection_settings import url_of

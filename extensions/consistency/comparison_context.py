@@ -99,14 +99,6 @@ class Found:
         return Found(self.differences + other.differences, self.lag + other.lag)
 
 
-def clock(conn: psycopg.Connection) -> datetime:
-    """The database's clock."""
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
-    at: datetime = row[0]
-    return at
-
-
 def instant(micros: int) -> datetime:
     """A time in microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=int(micros))

@@ -1,12 +1,15 @@
-"""What a comparison reports: each difference with view, entity, side and cause, and its coverage.
+"""The report of a comparison: each difference with view, entity, side and cause, and coverage.
 
-Every cause but `LAG` is a finding: something wants mending, and `advice` says how.
+Every cause but `LAG` is a finding to be repaired; `advice` says how.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from extensions.text_format import evidence_text, time_text
+from extensions.version_names import version_name
 
 LAG = "lag"
 NOT_COMPUTED = "not computed"
@@ -30,7 +33,7 @@ class Cause:
     advice: str
 
 
-# In order of gravity, the gravest last. ``{view}`` and ``{name}`` (view.vN) are filled in.
+# In order of severity, the worst last. ``{view}`` and ``{name}`` (view.vN) are filled in.
 CAUSES: Mapping[str, Cause] = {
     NOT_COMPUTED: Cause(
         "log",
@@ -111,7 +114,7 @@ class Difference:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def entity(self) -> str:
@@ -120,21 +123,21 @@ class Difference:
 
     @property
     def advice(self) -> str:
-        """What mends it."""
+        """How to repair it."""
         return CAUSES[self.cause].advice.format(view=self.view, name=self.name)
 
     def sentence(self) -> str:
         """One line: view, entity, cause, the values and what to do."""
         told = []
         if self.recomputed is not None:
-            at = f" as of {self.as_of:%Y-%m-%d %H:%M:%S}" if self.as_of else ""
+            at = f" as of {time_text(self.as_of)}" if self.as_of else ""
             told.append(f"recomputed{at} {_short(self.recomputed)}")
-        since = f" of {self.logged_as_of:%Y-%m-%d %H:%M:%S}" if self.logged_as_of else ""
+        since = f" of {time_text(self.logged_as_of)}" if self.logged_as_of else ""
         told.append(f"log{since} {_short(self.logged)}")
         if self.label is None:
-            since = f" of {self.online_as_of:%Y-%m-%d %H:%M:%S}" if self.online_as_of else ""
+            since = f" of {time_text(self.online_as_of)}" if self.online_as_of else ""
             told.append(f"online{since} {_short(self.online)}")
-        where = f" (label {self.label:%Y-%m-%d %H:%M:%S})" if self.label else ""
+        where = f" (label {time_text(self.label)})" if self.label else ""
         return f"{self.name} {self.entity}: {self.cause}{where}: {self.why}; {', '.join(told)}"
 
 
@@ -161,24 +164,20 @@ class ViewComparison:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
     @property
     def findings(self) -> int:
-        """Differences that nothing excuses."""
+        """Differences that are not excused as lag."""
         return sum(self.counts.values())
 
     @property
     def bugs(self) -> int:
-        """Those that nothing explains."""
+        """Differences without a known cause."""
         return self.counts.get(BUG, 0)
 
 
 def _short(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "has no row"
-    told = []
-    for name, value in values.items():
-        text = repr(value)
-        told.append(f"{name}={text if len(text) <= 40 else text[:37] + '…'}")
-    return "{" + ", ".join(told) + "}"
+    return "{" + ", ".join(f"{name}={evidence_text(value)}" for name, value in values.items()) + "}"

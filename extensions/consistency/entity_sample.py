@@ -1,8 +1,8 @@
-"""The random sample of entities: from the history, from the log, and from the online store.
+"""Random samples of entities: from the history, from the log and from the online store.
 
-Neither the served log nor an index is needed: random blocks of a table find any entity, its last
-blocks those whose rows came last, whatever arrival the rows claim. Entities with rows in the
-future are always in the sample.
+Neither the serving log nor an index is needed: random blocks of a table find any entity, its last
+blocks those whose rows were stored last, whatever arrival time they claim. Entities with rows in
+the future are always in the sample.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,12 +41,12 @@ class EntitySample:
         return found
 
     def force(self, keys: Iterable[Key], origin: str) -> None:
-        """Take suspects, beyond the size if need be."""
+        """Add suspects, beyond the size if necessary."""
         for key in keys:
             self.keys.setdefault(key, origin)
 
     def fill(self, origins: Sequence[tuple[str, Sequence[Key]]]) -> None:
-        """Take turns among the origins until there are ``size`` entities or no more."""
+        """Take entities from the origins in turn until there are ``size`` of them or no more."""
         rest = [(origin, iter(keys)) for origin, keys in origins]
         while rest and len(self.keys) < self.size:
             for turn in list(rest):
@@ -69,7 +69,7 @@ def log_entities(conn: psycopg.Connection, computation: Computation, size: int) 
 
 
 def future_entities(conn: psycopg.Connection, computation: Computation) -> list[Key]:
-    """Entities with a row in the log whose event time lies ahead of the database's clock."""
+    """Entities with a log row whose event time is later than the database's clock."""
     if not table_exists(conn, computation.log_table):
         return []
     return conn.execute(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from extensions.asof.log_coverage import Coverage, Span, coverage
 from extensions.consistency.comparison_context import Context, Found, Marks, instant, values_of
 from extensions.consistency.consistency_report import LOG_GAP
 from extensions.consistency.entity_sample import Key
@@ -33,15 +34,17 @@ def compare_past(context: Context, keys: Sequence[Key], marks: Marks) -> Found:
     first = [int(at) for at in times.oldest.tolist() if at != NEVER]
     if not first or until - (since := instant(min(first)) + marks.budget) <= marks.budget * 0:
         return Found()
-    gaps = uncovered(context, marks, until)
+    gaps = _uncovered(context, marks, until)
     rng = np.random.default_rng()
     asked = []
     for key in chosen:
         label = since + (until - since) * float(rng.random())
         asked.append(Question(key, label - marks.budget, label, label))
-        for start, end in gaps:
-            if end - marks.budget > max(start, since - marks.budget):
-                asked.append(Question(key, end - marks.budget, end, end))
+        asked += [
+            Question(key, gap.end - marks.budget, gap.end, gap.end)
+            for gap in gaps
+            if gap.end - marks.budget > max(gap.start, since - marks.budget)
+        ]
     answers = ask(context.arrow, context.computation, asked)
     wrong = is_wrong(context, answers)
     found: dict[Key, Any] = {}
@@ -63,27 +66,18 @@ def compare_past(context: Context, keys: Sequence[Key], marks: Marks) -> Found:
     return Found(list(found.values()))
 
 
-def uncovered(context: Context, marks: Marks, until: datetime) -> list[tuple[datetime, datetime]]:
+def _uncovered(context: Context, marks: Marks, until: datetime) -> list[Span]:
     """Ranges before ``until`` that lie between backfills, or behind the last one."""
-    rows = context.conn.execute(
-        "SELECT range_start, done_through FROM backfills WHERE view_name = %s AND version = %s "
-        "ORDER BY range_start",
-        [context.computation.view, context.computation.version],
-    ).fetchall()
-    found: list[tuple[datetime, datetime]] = []
-    through: datetime | None = None
-    for start, end in [*rows, (until, until)]:
-        if through is not None and min(start, until) - through > marks.budget:
-            found.append((through, min(start, until)))
-        through = end if through is None else max(through, end)
-    return found[-GAPS:]
+    covered = coverage(context.conn, context.computation).spans
+    gaps = Coverage.of([*covered, Span(until, until)], marks.budget).gaps
+    return [gap for gap in gaps if gap.end <= until][-GAPS:]
 
 
-def _range(gaps: Sequence[tuple[datetime, datetime]], label: datetime) -> str:
-    for start, end in gaps:
-        if start < label <= end:
+def _range(gaps: Sequence[Span], label: datetime) -> str:
+    for gap in gaps:
+        if gap.start < label <= gap.end:
             return (
-                f"no backfill and no live value covers labels of {start:%Y-%m-%d %H:%M:%S} to "
-                f"{end:%Y-%m-%d %H:%M:%S}"
+                f"no backfill and no live value covers labels of {gap.start:%Y-%m-%d %H:%M:%S} to "
+                f"{gap.end:%Y-%m-%d %H:%M:%S}"
             )
     return "no row of the log covers this label: training gets an older value"

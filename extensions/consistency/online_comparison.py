@@ -12,7 +12,6 @@ from extensions.consistency.comparison_context import (
     Context,
     Found,
     Marks,
-    clock,
     instant,
     key_table,
     microseconds,
@@ -29,6 +28,7 @@ from extensions.consistency.entity_sample import Key
 from extensions.consistency.log_comparison import differing
 from extensions.consistency.online_rows import OnlineRows
 from extensions.consistency.recomputation import NEVER, LogTimes, log_times, training_answers
+from extensions.database.scalars import clock
 
 # A row this much ahead of the clock is one of the future.
 AHEAD = timedelta(seconds=1)

@@ -14,17 +14,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from extensions.asof.computation import Computation
 from extensions.consistency.entity_sample import SUSPECTS, Key
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
+from extensions.feature_types import BITS
 from extensions.serving.features.request_plan import View, compile_plan
 from extensions.stores.online.redis_io import scan
-from extensions.stores.online_codec.row_decoder import fields
+from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.row_encoder import ids
-from extensions.stores.online_codec.row_format import AnotherLayoutError, Layout
+from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import fields
 from extensions.stores.publish_log import online_store
 from extensions.versions.online_sample import fetch
 
 _NEVER = np.iinfo(np.int64).min
-_NUMBERS = (ValueType.INT64, ValueType.INT32)
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class OnlineReader:
         """The plan of one version's rows, as the server compiles it.
 
         Raises:
-            SkewlessError: the version is not in the registry.
+            ConfigurationError: the version is not in the registry.
         """
         name, version = computation.view, computation.version
         refs = [f"{name}@v{version}:{one.name}" for one in computation.features]
         try:
             plan = compile_plan(self.store, refs)
         except Exception as error:
-            raise SkewlessError(f"{computation.name} is not served: {error}") from error
+            raise ConfigurationError(f"{computation.name} is not served: {error}") from error
         [view] = plan.views
         return view
 
@@ -216,7 +217,7 @@ def _key(
     held: dict[str, Any] = {}
     for name, raw in zip(names, parts, strict=True):
         try:
-            if types[name] in _NUMBERS:
+            if types[name] in BITS:
                 held[name] = int(raw)
             elif types[name] == ValueType.STRING and raw[:1] == b"=":
                 held[name] = raw[1:].decode()

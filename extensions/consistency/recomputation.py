@@ -17,7 +17,7 @@ from extensions.asof.engine import answers
 from extensions.asof.spine import Spine
 from extensions.consistency.entity_sample import Key
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, DefinitionError
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 
 # The least moment that there is stands for a row that is not there.
@@ -59,7 +59,7 @@ def ask(conn: dbapi.Connection, computation: Computation, asked: Sequence[Questi
     """Recompute each question from history, and look up the log's row beside it.
 
     Raises:
-        SkewlessError: the computation did not answer each question exactly once.
+        DefinitionError: the computation did not answer each question exactly once.
     """
     rows = _rows(computation, asked)
     keys = identifiers(computation.join_keys)
@@ -82,7 +82,7 @@ def ask(conn: dbapi.Connection, computation: Computation, asked: Sequence[Questi
     )
     table = _fetched(conn, query)
     if table.num_rows != len(asked):
-        raise SkewlessError(
+        raise DefinitionError(
             f"{computation.name} returned {table.num_rows} rows for {len(asked)} entities: its "
             "computation must return exactly one row for each row of the spine."
         )
@@ -168,7 +168,7 @@ def training_answers(
     refs = [f"{name}:{feature.name}" for feature in computation.features]
     job = store.get_historical_features(entity_df=labels.as_string(None), features=refs)
     if not isinstance(job, SkewlessRetrievalJob):
-        raise SkewlessError("This comparison needs the project's own offline store.")
+        raise ConfigurationError("This comparison needs the project's own offline store.")
     table = pa.concat_tables(list(job.in_full().to_batches())).sort_by(_ROW)
     there: NDArray[np.bool_] = table[f"{computation.view}__found"].to_numpy()
     return table.select([feature.name for feature in computation.features]), there

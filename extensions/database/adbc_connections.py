@@ -1,9 +1,8 @@
-"""ADBC connections that share what the driver has read of a database's types.
+"""ADBC connections that share the driver's cache of a database's types.
 
 The driver reads all of pg_type before a first connection, which takes ten times as long as the
-connection itself. So a process keeps what was read, by URL, and each further connection asks
-first whether the types are still those: of a type that it has not read, the driver would give
-the bytes as they come.
+connection itself. So a process keeps that cache, by URL, and each further connection first checks
+that the types have not changed: values of a type that is not cached would come as raw bytes.
 """
 
 import threading
@@ -36,7 +35,7 @@ _KEPT = 4
 
 @dataclass(frozen=True)
 class _Known:
-    """A database as the driver knows it; it holds no connection, so forks may share it."""
+    """A cached ADBC database; it holds no connection, so forked processes may share it."""
 
     database: _SharedDatabase
     types: int
@@ -51,7 +50,7 @@ _lock = threading.Lock()
 
 
 def arrow_connection(url: str) -> dbapi.Connection:
-    """A new connection, which knows the types that are there now.
+    """A new connection with a current type cache.
 
     Raises:
         adbc_driver_manager.Error: the server cannot be reached or refuses.
@@ -76,7 +75,7 @@ def arrow_connection(url: str) -> dbapi.Connection:
 
 @contextmanager
 def _held(url: str) -> Iterator[_Known | None]:
-    """What is known, which no other thread closes meanwhile."""
+    """The cached database, protected from being closed by another thread."""
     with _lock:
         known = _known.get(url)
         if known is not None:
@@ -97,7 +96,7 @@ def _types(conn: dbapi.Connection) -> int:
 
 
 def _keep(url: str, known: _Known) -> None:
-    """Instead of what was known; a database is closed with the last connection to it."""
+    """Replace the cached database; a database is closed with the last connection to it."""
     with _lock:
         gone = [_known.pop(url)] if url in _known else []
         _known[url] = known

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, in UTC, with errors that say what to do."""
+"""Connections to PostgreSQL with UTC sessions and errors that say what to do."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from extensions.errors import SkewlessError
+from extensions.addresses import project_name
+from extensions.errors import SkewlessError, UnavailableError
 
 if TYPE_CHECKING:
     from adbc_driver_postgresql import dbapi
@@ -17,19 +18,26 @@ CONNECT_TIMEOUT = 5
 
 
 def connect(url: str, *, autocommit: bool = False, name: str = "skewless") -> psycopg.Connection:
-    """Open a connection whose session speaks UTC; ``name`` is what pg_stat_activity shows.
+    """Open a connection with a UTC session; ``name`` is its application_name.
+
+    The session says the repository's project, which `extensions.database.project_claim` compares
+    with the database's claim.
 
     Raises:
-        SkewlessError: the server cannot be reached or refuses; the sentence names host and
+        SkewlessError: the server cannot be reached or refuses; the message names host and
             database, never the password.
     """
     try:
         told = conninfo_to_dict(url)
+        project = project_name()
+        options = [str(told.get("options") or ""), "-c timezone=UTC"]
+        if project:
+            options.append(f"-c skewless.project={_escaped(project)}")
         return psycopg.connect(
             url,
             autocommit=autocommit,
             application_name=told.get("application_name", name),
-            options=f"{told.get('options', '')} -c timezone=UTC".strip(),
+            options=" ".join(options).strip(),
             connect_timeout=told.get("connect_timeout", CONNECT_TIMEOUT),
         )
     except psycopg.OperationalError as error:
@@ -42,7 +50,7 @@ def connect_arrow(url: str) -> "dbapi.Connection":
     Raises:
         SkewlessError: as `connect`.
     """
-    # Brings pandas along, which takes a second that most connections need not wait for.
+    # Imports pandas, which takes a second that most connections need not wait for.
     from adbc_driver_manager import Error as AdbcError  # noqa: PLC0415
 
     from extensions.database.adbc_connections import arrow_connection  # noqa: PLC0415
@@ -53,12 +61,17 @@ def connect_arrow(url: str) -> "dbapi.Connection":
         raise _unreachable(url, error) from error
 
 
+def _escaped(option: str) -> str:
+    """A value in libpq's ``options``, where spaces separate and a backslash escapes."""
+    return option.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
 def _unreachable(url: str, error: Exception) -> SkewlessError:
     where = conninfo_to_dict(url)
     reason = str(error).strip().splitlines()[0].rpartition("failed: ")[2]
     if where.get("password"):
         reason = reason.replace(str(where["password"]), "…")
-    return SkewlessError(
+    return UnavailableError(
         f"PostgreSQL at {where.get('host')}:{where.get('port', 5432)}/{where.get('dbname')} "
         f"does not answer ({reason}): start it with `make up`, or check SKEWLESS_POSTGRES_URL."
     )

@@ -1,9 +1,9 @@
-"""How watch events get in: one statement, unique by event id, first arrival wins."""
+"""Event ingest: one insert statement, unique by event id, first arrival wins."""
 
 import psycopg
 
-# Every transaction that stores events takes this lock, shared, before it reads the clock. Who
-# wants a moment that no open transaction can still precede looks at its holders.
+# Every transaction that stores events takes this lock, shared, before it reads the clock. The
+# safe time (extensions.asof.safe_time) is computed from its holders.
 INGEST_LOCK = 7_305_808_071_010_213
 
 # `batch` holds the columns of watch_events and `arrival`, a row's place in the order of arrival;

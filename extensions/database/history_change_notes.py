@@ -1,6 +1,7 @@
-"""Notes of changed history, as those who load it write them; migration 0009 has the table.
+"""Records of changed history, written by bulk loaders; migration 0009 has the table.
 
-Apart from `extensions.asof.history_changes`, which reads them: a loader need not import Feast.
+Separate from `extensions.asof.history_changes`, which reads them, so a loader need not import
+Feast.
 """
 
 from datetime import datetime
@@ -9,7 +10,7 @@ import psycopg
 
 
 def note_insert(conn: psycopg.Connection, table: str, claimed_from: datetime) -> None:
-    """Note rows that the caller's transaction inserted past the triggers.
+    """Record rows that the caller's transaction inserted with the triggers off.
 
     The caller holds the ingest lock and has said ``SET LOCAL skewless.noted = 'on'``.
     """
@@ -21,6 +22,6 @@ def note_insert(conn: psycopg.Connection, table: str, claimed_from: datetime) ->
 
 
 def live_since(conn: psycopg.Connection) -> datetime | None:
-    """Since when this store has computed and served values as they came; None: not yet."""
+    """Since when this store has computed and served live values; None: not yet."""
     row = conn.execute("SELECT min(live_from) FROM watermarks").fetchone()
     return row[0] if row else None

@@ -13,9 +13,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(url: str) -> list[str]:
-    """Apply what is pending to the database at ``url``; returns the names applied, in order.
+    """Apply pending migrations to the database at ``url``; returns their names, in order.
 
-    Each file is one transaction; two callers at once wait for each other.
+    Each file is one transaction; concurrent callers wait for each other.
     """
     connect(url).close()  # says what to do when nobody answers
     with _backend(url) as backend, backend.lock():

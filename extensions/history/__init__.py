@@ -1,25 +1,19 @@
-"""Watch history to start from: simulated, or a person's own files."""
+"""Loading history: from a user's own files, or from the repository's simulator."""
 
 from extensions.history.bulk_load import LoadResult, load_events, load_items
 from extensions.history.column_mapping import parse_mapping
 from extensions.history.file_import import ImportResult, import_events, import_items
-from extensions.history.simulate import SimulationResult, history, simulate
-from extensions.history.simulated_live_events import WatchEvent, live_events
-from extensions.history.simulated_platform import Simulation, World
+from extensions.history.simulate import SimulationResult, new_simulation, simulate
 
 __all__ = [
     "ImportResult",
     "LoadResult",
-    "Simulation",
     "SimulationResult",
-    "WatchEvent",
-    "World",
-    "history",
     "import_events",
     "import_items",
-    "live_events",
     "load_events",
     "load_items",
+    "new_simulation",
     "parse_mapping",
     "simulate",
 ]

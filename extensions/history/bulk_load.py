@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from extensions.database import connect
 from extensions.database.event_ingest import take_ingest_lock
 from extensions.database.history_change_notes import note_insert
-from extensions.errors import SkewlessError
+from extensions.database.scalars import clock
+from extensions.errors import ConfigurationError
 from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA, MOMENT
 from extensions.history.monthly_partitions import Months
 from extensions.history.postgres_binary_copy import copy_batch
@@ -119,9 +120,7 @@ class _Arrivals:
         """A transaction has begun, and holds the ingest lock."""
         # The note is written here, once, and not by the tables' triggers.
         self._conn.execute("SET LOCAL skewless.noted = 'on'")
-        row = self._conn.execute("SELECT clock_timestamp()").fetchone()
-        assert row is not None  # a scalar select always returns a row
-        self.now, self._claimed = row[0], None
+        self.now, self._claimed = clock(self._conn), None
 
     def filled(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The rows, each with its arrival."""
@@ -348,6 +347,6 @@ class _missing_tables_explained:  # noqa: N801 - reads as what it does in a with
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
-            raise SkewlessError(
+            raise ConfigurationError(
                 "The database has no Skewless tables yet: run `skewless migrate` first."
             ) from error

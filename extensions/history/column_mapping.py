@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.history.csv_records import IsRow
 from extensions.history.value_conversion import is_integer, is_time
 
@@ -62,19 +62,18 @@ def parse_mapping(pairs: Iterable[str]) -> dict[str, str]:
     """``["watched_at=timestamp"]`` as ``{"watched_at": "timestamp"}``.
 
     Raises:
-        SkewlessError: exit code 2, for a pair without ``=`` or a name given twice.
+        InputError: exit code 2, for a pair without ``=`` or a name given twice.
     """
     mapping: dict[str, str] = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
         ours, theirs = ours.strip(), theirs.strip()
         if not (equals and ours and theirs):
-            raise SkewlessError(
+            raise InputError(
                 f"--map takes OURS=THEIRS, such as watched_at=timestamp, not {pair!r}.",
-                exit_code=2,
             )
         if ours in mapping:
-            raise SkewlessError(f"--map names {ours} twice: keep one.", exit_code=2)
+            raise InputError(f"--map names {ours} twice: keep one.")
         mapping[ours] = theirs
     return mapping
 
@@ -92,15 +91,13 @@ def resolve(
     ``first_row``: of a file without a header, whose ``present`` columns are numbers.
 
     Raises:
-        SkewlessError: exit code 2, when a required column is missing, or a mapped one is
+        InputError: exit code 2, when a required column is missing, or a mapped one is
             unknown, missing or ambiguous, or the names are values, so that the header is
             missing; it lists the columns that there are.
     """
     known = wanted.required + wanted.optional
     if unknown := sorted(set(mapping) - set(known)):
-        raise SkewlessError(
-            f"--map does not know {', '.join(unknown)}: it takes {', '.join(known)}.", exit_code=2
-        )
+        raise InputError(f"--map does not know {', '.join(unknown)}: it takes {', '.join(known)}.")
     there = _there(present, first_row)
     sources = {name: name for name in known if name in present}
     for published, ours in _PUBLISHED.items():
@@ -112,22 +109,19 @@ def resolve(
 
     for ours, theirs in sources.items():
         if theirs not in present:
-            raise SkewlessError(
+            raise InputError(
                 f"{path} has no column {theirs}, which --map names for {ours}: {there}.",
-                exit_code=2,
             )
         if present.count(theirs) > 1:
-            raise SkewlessError(
+            raise InputError(
                 f"{path} has {present.count(theirs)} columns called {theirs}: rename all but one.",
-                exit_code=2,
             )
     _check_required(path, present, sources, wanted, first_row)
     durations = [name for name in sources if name.startswith("duration_")]
     if len(durations) > 1:
-        raise SkewlessError(
+        raise InputError(
             f"{path} has more than one duration ({', '.join(durations)}): name the one to take "
             f"with --map {durations[0]}=COLUMN.",
-            exit_code=2,
         )
     return {ours: present.index(theirs) for ours, theirs in sources.items()}
 
@@ -141,18 +135,16 @@ def _check_required(
 ) -> None:
     """Is each required column there, by a name that is no value?"""
     if missing := [name for name in wanted.required if name not in sources]:
-        raise SkewlessError(
+        raise InputError(
             f"{path} has no column for {', '.join(missing)}: name it with "
             f"--map {missing[0]}={'COLUMN' if first_row is None else 'NUMBER'}; "
             f"{_there(present, first_row)}.",
-            exit_code=2,
         )
     if first_row is None and _are_values(sources, wanted):
-        raise SkewlessError(
+        raise InputError(
             f"The first row of {path} is no header but a row ({', '.join(present[:6])}): import "
             f"it with --no-header and name columns by their numbers, such as "
             f"--map {wanted.required[0]}={present.index(sources[wanted.required[0]]) + 1}.",
-            exit_code=2,
         )
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 _BLOCK_BYTES = 1 << 20
 # A value may span lines, and a line may go on, for this long.
@@ -115,10 +115,9 @@ class RecordReader:
         grammar, data = self._grammar, self._buffer
         end = grammar.line_end(data, 0)
         if end is None and not self._ended:
-            raise SkewlessError(
+            raise InputError(
                 f"The first line of {self._what} is longer than {LONGEST_VALUE >> 20} MB: it is "
                 "no CSV with a header.",
-                exit_code=2,
             )
         stop, after = end or (len(data), len(data))
         whole = grammar.record(data, 0, ended=self._ended)
@@ -201,9 +200,7 @@ class RecordReader:
         if len(delimiter) > 1:
             used = next((one for one in _STAND_INS if one not in data), b"")
             if not used:
-                raise SkewlessError(
-                    f"{self._what} is no text: it holds every control character.", exit_code=2
-                )
+                raise InputError(f"{self._what} is no text: it holds every control character.")
             data = data.replace(delimiter, used)
         return Block(
             data,
@@ -227,10 +224,9 @@ class RecordReader:
                 # Not between CR and LF.
                 return end + (data[end - 1 : end + 1] == b"\r\n")
             if len(data) > _LONGEST_LINE:
-                raise SkewlessError(
+                raise InputError(
                     f"{self._what} has a line longer than {_LONGEST_LINE >> 20} MB: cut it, or "
                     "convert the file to Parquet.",
-                    exit_code=2,
                 )
             self._fill(len(data) + self._block_bytes)
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.history.csv_records import Block, IsRow, RecordReader
 
 _BLOCK_BYTES = 1 << 20
@@ -343,4 +343,4 @@ class _Explained:
 
 
 def _unusable(sentence: str) -> SkewlessError:
-    return SkewlessError(sentence, exit_code=2)
+    return InputError(sentence)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 _SAMPLES = 3
 # Beyond so many different values that are not known, only their rows are counted.
@@ -129,13 +129,13 @@ def spellings(url: str, table: str) -> dict[str, Spelling]:
     """By column, how the references of ``table`` spell their values.
 
     Raises:
-        SkewlessError: the database does not answer, or has no tables yet.
+        ConfigurationError: the database does not answer, or has no tables yet.
     """
     with connect(url, name="skewless import") as conn:
         try:
             found = references(conn, table)
         except psycopg.errors.UndefinedTable as error:
-            raise SkewlessError(
+            raise ConfigurationError(
                 "The database has no Skewless tables yet: run `skewless migrate` first."
             ) from error
         return {

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.history.file_readers import Rows
 from extensions.output_files import output_path
 
@@ -26,9 +26,8 @@ class Rejects:
         self.path = path or source.with_name(source.name + ".rejected.csv")
         self._target = output_path(self.path)
         if self._target == source.resolve():
-            raise SkewlessError(
+            raise InputError(
                 f"The rejected rows cannot go to the input itself, {source}: name another file.",
-                exit_code=2,
             )
         self.reasons: Counter[str] = Counter()
         # Columns that an earlier import added are written anew.
@@ -42,10 +41,9 @@ class Rejects:
         try:
             self._writer = pa.csv.CSVWriter(self._part, self._schema)
         except OSError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"{self._part.parent} cannot be written to: name a file for the rejected rows "
                 "with --rejected.",
-                exit_code=2,
             ) from error
 
     @property

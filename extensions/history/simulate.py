@@ -1,224 +1,91 @@
-"""`skewless simulate`: a seeded history of such a platform, in the order in which it arrived."""
+"""`skewless simulate`: loads the history that the repository's own simulator generates."""
 
+import importlib
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from extensions.history.arrow_schemas import EVENT_SCHEMA
-from extensions.history.bulk_load import (
-    LoadResult,
-    Progress,
-    load_events,
-    load_items,
-)
-from extensions.history.simulated_platform import (
-    DAY,
-    HOUR,
-    MILLI,
-    SECOND,
-    WEEKDAY_WEIGHTS,
-    Ints,
-    Simulation,
-    World,
-)
+from extensions.errors import ConfigurationError, InputError
+from extensions.history.bulk_load import LoadResult, Progress, load_events, load_items
 
-ROWS_PER_BATCH = 65_536
+SIMULATOR = "feature_repo.simulator"
 
-_EVENT = np.dtype(
-    [
-        ("event_id", "u1", 36),
-        ("user_id", "i8"),
-        ("item_id", "i8"),
-        ("watched_at", "i8"),
-        ("ingested_at", "i8"),
-        ("duration_ms", "i4"),
-        ("progress", "f4"),
-        ("copy", "u1"),
-    ]
-)
-Events = npt.NDArray[np.void]
+
+class Simulation(Protocol):
+    """What a repository's simulator must offer; equal simulations generate equal histories."""
+
+    @property
+    def deliveries(self) -> int:
+        """Number of event rows, duplicates included."""
+
+    def item_batches(self) -> Iterator[pa.RecordBatch]:
+        """The items' history, in order of arrival."""
+
+    def event_batches(self) -> Iterator[pa.RecordBatch]:
+        """The events, in order of arrival, in batches of bounded size."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The simulation's parameters as JSON types."""
 
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What was simulated, and what of it was new: genres, rows of the items' history, events."""
+    """A simulation, and how many of its rows were new."""
 
     simulation: Simulation
     items: LoadResult
     events: LoadResult
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as JSON's own types."""
-        simulation = self.simulation
+        """The fields as JSON types."""
         return {
-            "simulation": {
-                **asdict(simulation),
-                "until": simulation.until.isoformat(),
-                "genres": list(simulation.genres),
-            },
+            "simulation": self.simulation.to_json(),
             "items": self.items.to_json(),
             "events": self.events.to_json(),
         }
 
 
-_HEX = np.array([list(b"%02x" % byte) for byte in range(256)], dtype=np.uint8)
-# Where the 32 hexadecimal digits of a UUID go; the four places between hold dashes.
-_DIGITS = np.array([i for i in range(36) if i not in (8, 13, 18, 23)])
+def new_simulation(repo_root: Path, **parameters: Any) -> Simulation:
+    """A simulation of the repository's simulator (module ``feature_repo.simulator``).
 
-
-def history(
-    simulation: Simulation, *, world: World | None = None, rows: int = ROWS_PER_BATCH
-) -> Iterator[pa.RecordBatch]:
-    """Yield the watch events (`EVENT_SCHEMA`) in order of arrival, ``rows`` to a batch.
-
-    The concatenation does not depend on ``rows``. Memory holds one day, and the events of
-    earlier days that are still on their way.
+    Raises:
+        ConfigurationError: the repository has no simulator.
+        InputError: the simulator refuses the parameters.
     """
-    world = world or World(simulation)
-    waiting = np.empty(0, _EVENT)
-    ready = np.empty(0, _EVENT)
-    for day, (watches, copies) in enumerate(_per_day(simulation)):
-        waiting = np.concatenate([waiting, _day(world, day, watches, copies)])
-        waiting = waiting[np.lexsort((waiting["copy"], waiting["ingested_at"]))]
-        # Nothing of a later day can arrive before this day ends.
-        end = simulation.start_us + (day + 1) * DAY
-        last = day == simulation.days - 1
-        arrived = len(waiting) if last else np.searchsorted(waiting["ingested_at"], end)
-        ready = np.concatenate([ready, waiting[:arrived]])
-        waiting = waiting[arrived:]
-        while len(ready) >= rows:
-            yield _to_arrow(ready[:rows])
-            ready = ready[rows:]
-    if len(ready):
-        yield _to_arrow(ready)
+    if str(repo_root) not in sys.path:
+        sys.path.append(str(repo_root))
+    try:
+        module = importlib.import_module(SIMULATOR)
+    except ModuleNotFoundError as error:
+        if error.name is None or not SIMULATOR.startswith(error.name):
+            raise
+        raise ConfigurationError(
+            "This repository has no simulator (feature_repo/simulator): "
+            "import files with `skewless import` instead."
+        ) from error
+    try:
+        simulation: Simulation = module.Simulation(**parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+    return simulation
 
 
 def simulate(
-    url: str,
-    simulation: Simulation,
-    *,
-    progress: Progress | None = None,
+    url: str, simulation: Simulation, *, progress: Progress | None = None
 ) -> SimulationResult:
-    """Load a simulated platform: its catalogue and its watch events.
+    """Load the items and events of a simulation; loading an equal one again adds nothing.
 
-    ``progress`` counts events. Again with an equal simulation, nothing is added.
+    ``progress(done, total)`` counts events.
 
     Raises:
         SkewlessError: the database does not answer, or has no tables yet.
     """
-    world = World(simulation)
-    items = load_items(url, [world.item_history()])
+    items = load_items(url, simulation.item_batches())
     events = load_events(
-        url, history(simulation, world=world), total=simulation.deliveries, progress=progress
+        url, simulation.event_batches(), total=simulation.deliveries, progress=progress
     )
     return SimulationResult(simulation, items, events)
-
-
-def uuid7(rng: np.random.Generator, moments: Ints) -> npt.NDArray[np.uint8]:
-    """Version 7 UUIDs as text, an ``(n, 36)`` array of ASCII, for moments in microseconds.
-
-    They begin with the time, as modern clients make them, so that neighbours in time are
-    neighbours in an index.
-    """
-    count = len(moments)
-    millis = (moments // MILLI).astype(np.uint64)
-    high = (millis << np.uint64(16)) | np.uint64(0x7000)
-    high |= rng.integers(0, 1 << 12, count, dtype=np.uint64)
-    low = np.uint64(1 << 63) | rng.integers(0, 1 << 62, count, dtype=np.uint64)
-    octets = np.stack([high, low], axis=1).astype(">u8").view(np.uint8).reshape(count, 16)
-    text = np.full((count, 36), ord("-"), dtype=np.uint8)
-    text[:, _DIGITS] = _HEX[octets].reshape(count, 32)
-    return text
-
-
-def _per_day(simulation: Simulation) -> Iterator[tuple[int, int]]:
-    """Watches and duplicates of each day: weekends are busier, the totals exact."""
-    days = np.arange(simulation.days)
-    starts = simulation.start_us + days * DAY
-    # A day of the history begins at the hour of `until` and reaches into two calendar days.
-    into = (starts % DAY) / DAY
-    weight = WEEKDAY_WEIGHTS[_weekday(starts)] * (1 - into)
-    weight += WEEKDAY_WEIGHTS[_weekday(starts + DAY)] * into
-    watches = simulation.generator(3).multinomial(simulation.events, weight / weight.sum())
-    total = simulation.deliveries - simulation.events
-    due = np.cumsum(watches) * total // max(1, simulation.events)
-    return zip(watches.tolist(), np.diff(due, prepend=0).tolist(), strict=True)
-
-
-def _weekday(moments: Ints) -> Ints:
-    """0 for Monday to 6 for Sunday, in UTC (1 January 1970 was a Thursday)."""
-    return (moments // DAY + 3) % 7
-
-
-def _day(world: World, day: int, watches: int, copies: int) -> Events:
-    """One day's deliveries in no particular order: ``watches`` events and ``copies`` of them."""
-    simulation = world.simulation
-    rng = simulation.generator(4, day)
-    users, moments = _who_and_when(world, rng, day, watches)
-    items = world.draw_items(rng, day, users)
-    duration, progress = world.draw_watches(rng, items)
-
-    events = np.zeros(watches, _EVENT)
-    events["event_id"] = uuid7(rng, moments)
-    events["user_id"] = users + 1
-    events["item_id"] = world.item_ids[items]
-    events["watched_at"] = moments
-    events["ingested_at"] = moments + _lag(simulation, rng, moments)
-    events["duration_ms"] = duration
-    events["progress"] = progress
-
-    again = events[rng.choice(watches, copies, replace=False)] if copies else events[:0].copy()
-    gap = (rng.lognormal(np.log(30), 1.5, copies) * SECOND).astype(np.int64)
-    remaining = simulation.until_us - again["ingested_at"]
-    somewhere = (rng.random(copies) * remaining).astype(np.int64)
-    again["ingested_at"] += np.where(gap > remaining, somewhere, gap)
-    again["copy"] = 1
-    return np.concatenate([events, again])
-
-
-def _who_and_when(
-    world: World, rng: np.random.Generator, day: int, count: int
-) -> tuple[Ints, Ints]:
-    """User indexes and moments (microseconds, whole milliseconds) of a day's watches."""
-    start = world.simulation.start_us + day * DAY
-    busiest = WEEKDAY_WEIGHTS[_weekday(np.array([start, start + DAY - 1]))].max()
-    users = np.empty(0, np.int64)
-    moments = np.empty(0, np.int64)
-    while len(users) < count:
-        drawn = world.draw_users(rng, day, int((count - len(users)) * 1.3) + 16)
-        hour = (world.draw_hours(rng, drawn) * HOUR).astype(np.int64)
-        moment = start + (hour - start) % DAY // MILLI * MILLI
-        keep = rng.random(len(drawn)) < WEEKDAY_WEIGHTS[_weekday(moment)] / busiest
-        users = np.concatenate([users, drawn[keep]])
-        moments = np.concatenate([moments, moment[keep]])
-    return users[:count], moments[:count]
-
-
-def _lag(simulation: Simulation, rng: np.random.Generator, moments: Ints) -> Ints:
-    """Microseconds from watching to arrival: seconds, or hours to a week for the late ones."""
-    count = len(moments)
-    ordinary = (rng.lognormal(np.log(2), 0.8, count) * SECOND).astype(np.int64)
-    offline = (rng.lognormal(np.log(6), 1.2, count) * HOUR).astype(np.int64)
-    late = rng.random(count) < simulation.late_share
-    lag = np.where(late, np.clip(offline, HOUR // 4, 7 * DAY), ordinary)
-    # What would come after the end came in time, or else at any moment before it.
-    remaining = simulation.until_us - moments
-    lag = np.where(lag > remaining, ordinary, lag)
-    return np.where(lag > remaining, (rng.random(count) * remaining).astype(np.int64), lag)
-
-
-def _to_arrow(events: Events) -> pa.RecordBatch:
-    offsets = np.arange(len(events) + 1, dtype=np.int32) * 36
-    ids = pa.StringArray.from_buffers(
-        len(events),
-        pa.py_buffer(offsets),
-        pa.py_buffer(np.ascontiguousarray(events["event_id"])),
-    )
-    rest = [
-        pa.array(np.ascontiguousarray(events[f.name])).cast(f.type) for f in list(EVENT_SCHEMA)[1:]
-    ]
-    return pa.record_batch([ids, *rest], schema=EVENT_SCHEMA)

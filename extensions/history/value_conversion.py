@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
+from extensions.timestamps import coerce_timestamps
 
 Mask = npt.NDArray[np.bool_]
 EpochUnit = Literal["s", "ms", "us", "ns"]
@@ -226,13 +226,11 @@ class Times:
         column = pc.replace_substring_regex(column, r"\s*(UTC|GMT)$", "Z")
         dated = _matches(column, _DATE)
         column = pc.if_else(dated, column, "")
-        moments = pd.to_datetime(
-            column.to_pandas(), format="ISO8601", utc=True, errors="coerce"
-        ).dt.as_unit("us")
-        good = moments.notna().to_numpy() & dated.to_numpy(zero_copy_only=False)
         zoned = _matches(column, _ZONE).to_numpy(zero_copy_only=False)
+        times = coerce_timestamps(column.to_pandas(), zoned).astype("datetime64[us]")
+        good = ~np.isnat(times) & dated.to_numpy(zero_copy_only=False)
         self._naive += int((good & ~zoned).sum())
-        return np.where(good, moments.astype("int64").to_numpy(), 0), good
+        return np.where(good, times.astype(np.int64), 0), good
 
     def _from_usual(self, column: pa.Array) -> npt.NDArray[np.int64] | None:
         """Micros where every text is written in the usual way, all in UTC or all without a zone.
@@ -295,7 +293,6 @@ def _problems(empty: Mask, good: Mask, name: str, what: str) -> list[tuple[Mask,
 
 
 def _wrong_type(name: str, column: pa.Array, wanted: str) -> SkewlessError:
-    return SkewlessError(
+    return InputError(
         f"The column for {name} holds {column.type}, not {wanted}: map another column.",
-        exit_code=2,
     )

@@ -14,7 +14,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.local.child_process import hold_folder, run, spawn
 from extensions.local.ports import LOOPBACK, free_port
 from extensions.local.readiness_probes import kafka_answers
@@ -64,7 +64,7 @@ def start(data_dir: Path, port: int | None = None) -> Server:
 def launch(data_dir: Path, port: int) -> Server:
     """Format ``data_dir`` if new and spawn the broker without waiting until it answers."""
     if (reason := available()) is not None:
-        raise SkewlessError(f"{reason} Use `--kafka tansu`, or set SKEWLESS_KAFKA_BOOTSTRAP.")
+        raise ConfigurationError(f"{reason} Use `--kafka tansu`, or set SKEWLESS_KAFKA_BOOTSTRAP.")
     jars = _fetch()
     controller = free_port(taken=frozenset({port}))
     lock = hold_folder(data_dir, NAME)
@@ -125,7 +125,7 @@ def _cluster_id(logs: Path) -> str:
     except OSError:
         found = None
     if found is None:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{logs} is not a data folder of Apache Kafka: move it away to start empty."
         )
     return found.group(1)

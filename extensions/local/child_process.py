@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, ConflictError, SkewlessError, UnavailableError
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -89,6 +90,22 @@ class Child:
         said = [line for line in said if line and not line.startswith(("at ", "... "))]
         return " | ".join(said[-lines:])[-1_000:]
 
+    def rotate_log(self, limit: int = _LOG_LIMIT_BYTES) -> None:
+        """Move a log larger than ``limit`` bytes to ``NAME.old.log``, replacing the one before.
+
+        The program keeps its file: it is copied and emptied (as logrotate's ``copytruncate``
+        does), and the program, which appends, goes on at its beginning. Lines that are printed
+        between the two steps are lost.
+        """
+        try:
+            if self.log_path.stat().st_size <= limit:
+                return
+            shutil.copyfile(self.log_path, _old(self.log_path))
+            os.truncate(self.log_path, 0)
+        except FileNotFoundError:  # somebody moved it away
+            return
+        self._log_start = 0
+
     def _signal(self, number: signal.Signals, *, group: bool = False) -> None:
         # Between poll() and the signal the child can only become a zombie, whose pid is still
         # ours: nobody but this object reaps it.
@@ -115,7 +132,7 @@ def spawn(
     ``stop_signals`` are tried one after the other before SIGKILL; the first one is also what the
     child gets when we die without stopping it.
 
-    Raises SkewlessError when the program cannot be started, RuntimeError when called from a
+    Raises ConfigurationError when the program cannot be started, RuntimeError when called from a
     thread other than the main one.
     """
     # Linux sends the parent-death signal when the *thread* that forked ends, not the process.
@@ -148,7 +165,9 @@ def spawn(
                 preexec_fn=_end_with(os.getpid(), stop_signals[0]),
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise SkewlessError(f"{name} cannot be started with {argv[0]}: {error}.") from error
+            raise ConfigurationError(
+                f"{name} cannot be started with {argv[0]}: {error}."
+            ) from error
     if stdin is not None and process.stdin is not None:
         # One that died before it read says why by its exit code and its log.
         with contextlib.suppress(BrokenPipeError), process.stdin:
@@ -174,7 +193,7 @@ def run(
     finally:
         child.stop(timeout=1.0)
     if code is None:
-        raise SkewlessError(f"{name} did not finish within {timeout:.0f} s; see {log_path}.")
+        raise UnavailableError(f"{name} did not finish within {timeout:.0f} s; see {log_path}.")
     if code != 0:
         raise SkewlessError(f"{name} failed: {child.last_words() or f'exit code {code}'}.")
 
@@ -211,7 +230,7 @@ def hold_folder(folder: Path, name: str, timeout: float = 20.0) -> int:
 
     Pass it to :func:`spawn` and close it: the lock then belongs to the child and to everything
     that the child forks, so a successor waits until the last of them is really gone, also when
-    both our parents were killed. Raises SkewlessError after ``timeout`` seconds.
+    both our parents were killed. Raises ConflictError after ``timeout`` seconds.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -225,7 +244,7 @@ def hold_folder(folder: Path, name: str, timeout: float = 20.0) -> int:
                 time.sleep(_POLL_SECONDS)
                 continue
             os.close(descriptor)
-            raise SkewlessError(
+            raise ConflictError(
                 f"Another {name} is using {folder}: stop it, or choose another folder."
             ) from None
         except BaseException:
@@ -248,9 +267,13 @@ def _end_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
     return arrange
 
 
+def _old(log_path: Path) -> Path:
+    return log_path.with_suffix(".old" + log_path.suffix)
+
+
 def _open_log(path: Path) -> IO[bytes]:
     if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
-        path.replace(path.with_suffix(".old" + path.suffix))
+        path.replace(_old(path))
     log = path.open("ab")
     log.seek(0, os.SEEK_END)
     return log

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 
 _POLL_SECONDS = 0.05
 _TRIES = 6
@@ -35,7 +35,7 @@ class HomeLock:
             time.sleep(_POLL_SECONDS)  # somebody may only be looking
         else:
             os.close(descriptor)
-            raise SkewlessError(
+            raise ConflictError(
                 f"A stack is running in {self._home} already (process {self.holder() or '?'}): "
                 "stop it with `make down`, or set SKEWLESS_HOME to another folder."
             )

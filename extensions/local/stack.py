@@ -11,11 +11,11 @@ from types import FrameType, TracebackType
 from typing import Literal, NamedTuple, Self
 
 from extensions import addresses
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, InputError, SkewlessError
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.child_process import Child, spawn, stop_all, wait_any
 from extensions.local.lockfile import HomeLock, read_json, write_json
-from extensions.local.ports import free_port
+from extensions.local.ports import free_port, holder_of
 from extensions.local.server_process import Server, ready_or_again
 
 KafkaChoice = Literal["tansu", "apache"]
@@ -60,6 +60,8 @@ class Stack:
     ) -> None:
         self.home = addresses.home() if home is None else home.resolve()
         self.servers: dict[str, Server] = {}
+        # Sentences about servers that are not on the port that they had the last time.
+        self.moved: list[str] = []
         self._durable = durable
         self.kafka = kafka
         self._children: list[Child] = []
@@ -128,8 +130,13 @@ class Stack:
             }
         return dead
 
+    def rotate_logs(self) -> None:
+        """Begin new log files where programs and servers have filled theirs."""
+        for child in (*self._children, *(server.child for server in self.servers.values())):
+            child.rotate_log()
+
     def publish(self, **more: str) -> None:
-        """Write stack.json, with further addresses (``http="http://127.0.0.1:6566"``)."""
+        """Write stack.json, with further addresses (``http="http://127.0.0.1:8566"``)."""
         self._published |= more
         state = {
             "pid": os.getpid(),
@@ -155,6 +162,11 @@ class Stack:
             self.servers[part.key] = launches[part.key](chosen)
         for key, server in list(self.servers.items()):
             self.servers[key] = ready_or_again(server, launches[key])
+            if (before := remembered.get(key)) not in (None, self.servers[key].port):
+                self.moved.append(
+                    f"{server.name} listens on port {self.servers[key].port}: {before}, its port "
+                    f"of the last time, is in use by {holder_of(before)}."
+                )
         ports = {key: server.port for key, server in self.servers.items()}
         write_json(ports_file, remembered | ports)
         found = {
@@ -171,7 +183,7 @@ class Stack:
             "apache": Part("kafka", addresses.KAFKA_VARIABLE, "kafka", apache_kafka.launch),
         }.get(self.kafka)
         if broker is None:
-            raise SkewlessError(f"There is no broker {self.kafka!r}: say `tansu` or `apache`.")
+            raise InputError(f"There is no broker {self.kafka!r}: say `tansu` or `apache`.")
         return (
             broker,
             Part(
@@ -219,7 +231,7 @@ def stop_running(home: Path | None = None, timeout: float = 45.0) -> int | None:
         except ProcessLookupError:
             pass
         except PermissionError:
-            raise SkewlessError(
+            raise ConflictError(
                 f"The stack in {folder} is process {pid} of another user: stop it as that user."
             ) from None
         if lock.wait_free(patience):

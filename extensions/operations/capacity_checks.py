@@ -1,4 +1,4 @@
-"""What fills up or is lost without an error: Redis's memory and copies, PostgreSQL's tables."""
+"""Capacity checks: Redis memory, eviction and snapshots; PostgreSQL table growth and vacuum."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ ORDER BY bytes DESC
 
 
 class Noticed(NamedTuple):
-    """Whether it is well, what was found, and, where it is not, what to do."""
+    """The result of a capacity check: ok or not, what was found, what to do."""
 
     ok: bool
     found: str

@@ -1,4 +1,4 @@
-"""Preparing a database: migrations, the logs of the declared views, the genres."""
+"""Database setup: migrations, the feature logs of the declared views, the genres."""
 
 import json
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import psycopg
 
-from extensions.addresses import REPO_ROOT
+from extensions.addresses import REPO_ROOT, project_name
 from extensions.asof import load_computations
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.database import connect, migrate
 from extensions.database.event_ingest import take_ingest_lock
+from extensions.database.project_claim import claim_project
 from extensions.versions.maintained_versions import live_computations
 
 
@@ -31,9 +32,15 @@ class Prepared:
 
 
 def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
-    """Bring the database at ``url`` up to what the repository's files declare; idempotent."""
+    """Bring the database at ``url`` up to what the repository's files declare; idempotent.
+
+    Raises:
+        ConflictError: the database belongs to another project; nothing but migrations is done.
+    """
     migrations = migrate(url)
     with connect(url, name="skewless migrate") as conn:
+        if project := project_name(repo_root):
+            claim_project(conn, project)
         declared = load_computations(repo_root)
         check_sources(conn, declared.values())
         computations = {**declared, **live_computations(conn, declared)}.values()
@@ -46,8 +53,8 @@ def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
 def _record_genres(conn: psycopg.Connection, path: Path) -> int:
     """Append the embeddings that are new or changed; returns how many.
 
-    A genre's first embedding counts since ever, so that history from before this store can be
-    answered; a changed one counts from now on, so that the past keeps its answers.
+    A genre's first embedding is valid since ever, so that values can be computed from history older
+    than this store; a changed one is valid from now on, so that past values stay the same.
     """
     take_ingest_lock(conn)
     declared = json.loads(path.read_text()) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""The doctor: looks at every part the store stands on, and says what to mend."""
+"""The doctor: checks every server and part of the store, and says what to repair."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from extensions.asof.feature_log_tables import missing_log_tables
 from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED, not_followed
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
+from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line
 from extensions.operations import capacity_checks
@@ -33,7 +34,7 @@ MOST_CLOCK_SKEW = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing examined; ``advice`` says what to do where it is not ``ok``."""
+    """The result of one check; ``advice`` says what to do if it is not ``ok``."""
 
     what: str
     ok: bool
@@ -42,7 +43,7 @@ class Finding:
 
 
 def examine(entities: int = SAMPLED) -> list[Finding]:
-    """Examine everything; what cannot be reached is a finding and ends only its own checks.
+    """Run all checks; a server that cannot be reached is a finding and skips only its checks.
 
     ``entities``: how many of each view are compared in history, log and Redis; 0: none.
     """
@@ -64,7 +65,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     try:
         yield from check()
     except SkewlessError as error:
-        yield Finding(name, False, "no answer", error.format_message())
+        yield Finding(name, False, "no answer", error.message)
     except redis.RedisError as error:
         yield Finding(name, False, first_line(error), "Start Redis, or check SKEWLESS_REDIS_URL.")
 
@@ -147,10 +148,9 @@ def _postgres(entities: int) -> Iterator[Finding]:
 
 def _clock(conn: psycopg.Connection) -> Finding:
     before = datetime.now(UTC)
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
+    there = clock(conn)
     after = datetime.now(UTC)
-    skew = max(before - row[0], row[0] - after, timedelta(0))
+    skew = max(before - there, there - after, timedelta(0))
     return Finding(
         "clock",
         skew <= MOST_CLOCK_SKEW,

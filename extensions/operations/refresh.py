@@ -1,4 +1,4 @@
-"""A refresh from end to end: tick the log, then publish to Redis what the log gained."""
+"""A refresh: tick the feature log, then publish the new rows to Redis."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +9,15 @@ from time import perf_counter
 import psycopg
 from feast import FeatureStore
 
-from extensions.addresses import REPO_ROOT, postgres_url
+from extensions.addresses import REPO_ROOT, postgres_url, project_name
 from extensions.asof import Computation, Freshness, load_computations
+from extensions.asof.history_changes import prune_history_changes
 from extensions.asof.safe_time import settled_now
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.database.project_claim import check_project
+from extensions.errors import InputError, SkewlessError
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
 from extensions.versions.maintained_versions import live_computations
@@ -51,6 +53,7 @@ class Refresher:
         """Connect to what the addresses name; ``online`` False leaves Redis alone."""
         conn = connect(postgres_url(), autocommit=True, name="skewless refresh")
         try:
+            check_project(conn, project_name() or "")
             computations = load_computations(REPO_ROOT)
             store = FeatureStore(str(REPO_ROOT)) if online else None
             yield cls(conn, computations, store)
@@ -64,7 +67,7 @@ class Refresher:
         named, or ``everything`` is asked for.
 
         Raises:
-            SkewlessError: there is no such view.
+            InputError: there is no such view.
         """
         live = live_computations(self.conn, self.computations)
         chosen = [c for c in live.values() if view in (None, c.view, c.name)]
@@ -73,7 +76,7 @@ class Refresher:
             chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
         if not chosen:
             known = ", ".join(sorted({c.view for c in live.values()}))
-            raise SkewlessError(f"There is no view {view}: known are {known}.", exit_code=2)
+            raise InputError(f"There is no view {view}: known are {known}.")
         return chosen
 
     def refresh(
@@ -102,12 +105,13 @@ class Refresher:
                 if refreshed is not None:
                     done.append(refreshed)
             except SkewlessError as error:
-                failed.append(f"{computation.name}: {error.format_message()}")
+                failed.append(f"{computation.name}: {error.message}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
-                # The view's own SQL failed on its data; the other views are none the worse.
+                # The view's own SQL failed on its data; the other views go on.
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")
             if progress:
                 progress(number + 1, len(computations))
+        prune_history_changes(self.conn)
         if failed:
             raise SkewlessError(" ".join(failed))
         return done

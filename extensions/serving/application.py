@@ -20,17 +20,18 @@ from extensions.serving.features.redis_connection import UnavailableError, link_
 from extensions.serving.features.request_plan import Plan, Plans
 from extensions.serving.http import openapi, responses
 from extensions.serving.http.bounded_http_protocol import Sweep
+from extensions.serving.http.content_encoding import accepts_gzip, compress
 from extensions.serving.http.request_admission import (
-    ABOUT,
     DOCUMENTS,
     OTHER,
+    STATUS,
     Bodies,
     DisconnectedError,
     check_amounts,
     replay,
     route_of,
 )
-from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCopies
 from extensions.serving.near_cache.invalidation import Follower, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
@@ -39,6 +40,7 @@ from extensions.serving.observability.watermark_watcher import Watcher
 from extensions.serving.routes import get_online_features
 from extensions.serving.routes.feast_app import FAILED, Receive, Scope, Send, feast_app
 from extensions.serving.routes.feature_routes import ANY, RANK, USER, Answer, Hot, refusal, refused
+from extensions.serving.routes.pages import PAGES, Pages
 from extensions.serving.settings import Settings
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online.prefix_claims import PROJECT, see_owner
@@ -56,7 +58,8 @@ FIGURES_SECONDS = 1.0
 # Routes answered here, all others under /v1/features among them.
 OURS = frozenset((USER, RANK, ANY, "/v1"))
 # Routes that metrics know by name; what strangers make up is one label.
-LABELS = OURS | {*ABOUT, *DOCUMENTS, get_online_features.ROUTE}
+OPEN = STATUS | DOCUMENTS | PAGES
+LABELS = OURS | OPEN | {get_online_features.ROUTE}
 # Seconds that the first load of near copies may keep the server from being ready.
 NEAR_PATIENCE = 5.0
 
@@ -82,12 +85,21 @@ class Application:
         self.guard = Guard(store, settings)
         self.unguarded = self.guard.open_to_all
         self.hot = Hot(
-            settings, self.watcher, self.near, self.reader, self.metrics, self.log, self.guard
+            settings,
+            self.watcher,
+            self.near,
+            self.reader,
+            self.metrics,
+            self.log,
+            self.guard,
+            RequestParser(settings.max_items),
         )
         self.feast = feast_app(store, self.guard, settings)
         self.bodies = Bodies(settings)
-        self._own = responses.dumps(openapi.document(settings))
-        self._whole: bytes | None = None
+        self._pages = Pages()
+        # The OpenAPI documents by path, and the number of the plans that they describe.
+        self._documents: dict[str, bytes] = {}
+        self._documented = -1
         self._waiting = 0
         # All that must live as long as this worker, once it has begun.
         self.threads: list[Living] = []
@@ -103,24 +115,24 @@ class Application:
         try:
             route = route_of(scope)
             label = route if route in LABELS else OTHER
-            if route in ABOUT:
-                answer = self._about(route)
+            if route in OPEN:
+                answer = self._open(scope, route)
             else:
                 headers = dict(scope["headers"])
                 self.bodies.check(headers)
-                ours, open_to_all = route in OURS, route in DOCUMENTS
-                if not (self.unguarded or open_to_all):
+                ours = route in OURS
+                if not self.unguarded:
                     await self.guard.admit(scope, by_key=ours)
                 with self.bodies.room() as room:
                     body = b""
-                    if scope["method"] in WITH_BODY and not open_to_all:
+                    if scope["method"] in WITH_BODY:
                         body = await room.read(receive)
                     if ours:
                         answer = await self._answer(scope, headers, route, body, started)
                     else:
                         found = await self._of_feast(scope, route, body)
                         if found is None:
-                            if scope["method"] in WITH_BODY and not open_to_all:
+                            if scope["method"] in WITH_BODY:
                                 receive = replay(body, receive)
                             await self.feast(scope, receive, send)
                             return
@@ -129,9 +141,25 @@ class Application:
             answer = refused(error)
         except DisconnectedError:
             return
-        await self._send(send, label, answer, started)
+        await self._send(scope, send, label, answer, started)
 
-    async def _send(self, send: Send, route: str, answer: Answer, started: float) -> None:
+    def _compressed(self, scope: Scope, answer: Answer) -> Answer:
+        """The reply as gzip, where it is large and the client accepts it.
+
+        The event loop waits meanwhile: a thread would let replies pile up without a bound.
+        """
+        if any(name == b"vary" for name, _ in answer.headers):  # it was compressed before
+            return answer
+        body, headers = answer.body, (*answer.headers, (b"vary", b"Accept-Encoding"))
+        if len(body) >= self.settings.gzip_bytes and accepts_gzip(dict(scope["headers"])):
+            body, headers = compress(body), (*headers, (b"content-encoding", b"gzip"))
+        return answer._replace(body=body, headers=headers)
+
+    async def _send(
+        self, scope: Scope, send: Send, route: str, answer: Answer, started: float
+    ) -> None:
+        if self.settings.gzip_bytes:
+            answer = self._compressed(scope, answer)
         took = time.perf_counter() - started
         await send(
             {
@@ -146,7 +174,7 @@ class Application:
             }
         )
         await send({"type": "http.response.body", "body": answer.body})
-        if route not in ABOUT and route not in DOCUMENTS:
+        if route not in OPEN:
             self.metrics.answer(route, answer.status, took)
         if answer.note is not None:
             answer.note()
@@ -185,8 +213,6 @@ class Application:
         Raises:
             RefusedError: the request asks for too much.
         """
-        if route == "/openapi.json" and scope["method"] == "GET":
-            return self._document()
         asked = check_amounts(route, body, self.settings) if body else None
         if (
             route == get_online_features.ROUTE
@@ -223,22 +249,50 @@ class Application:
             logger.exception("A plan could not answer %s.", get_online_features.ROUTE)
             return None
 
-    def _document(self) -> Answer:
-        """The whole OpenAPI document, written once."""
-        if self._whole is None:
-            self._whole = responses.dumps(self.feast.document())
-        return Answer(200, responses.JSON, self._whole)
+    def _open(self, scope: Scope, route: str) -> Answer:
+        """A route that is open to everybody.
 
-    def _about(self, route: str) -> Answer:
+        Raises:
+            RefusedError: 405 for another method than GET or HEAD; 404 where it is turned off.
+        """
+        if route not in STATUS and not self.settings.docs:
+            raise RefusedError(404, "There is no such route.")
+        if scope["method"] not in ("GET", "HEAD"):
+            raise RefusedError(405, "This route takes GET.", allow="GET, HEAD")
+        if route in STATUS:
+            return self._status(route)
+        if route in DOCUMENTS:
+            return Answer(200, responses.JSON, self._document(route))
+        plans = self.watcher.plans.by_service
+        kind, body, headers = self._pages.page(route, dict(scope["headers"]), plans)
+        return Answer(200, kind, body, headers)
+
+    def _document(self, route: str) -> bytes:
+        """An OpenAPI document, written again when the feature services have changed."""
+        plans = self.watcher.plans
+        if self._documented != plans.number:
+            self._documented = plans.number
+            self._documents.clear()
+        if route not in self._documents:
+            subject = openapi.Subject(
+                self.settings,
+                plans.by_service,
+                self.guard.security(by_key=True),
+                self.guard.security(by_key=False),
+            )
+            whole = route == "/openapi.json"
+            found = self.feast.document(subject) if whole else openapi.document(subject)
+            self._documents[route] = responses.dumps(found)
+        return self._documents[route]
+
+    def _status(self, route: str) -> Answer:
         if route == "/health":
-            dead = [one.name for one in self.threads if not one.is_alive()]
+            dead = [thread.name for thread in self.threads if not thread.is_alive()]
             status = f"ended: {', '.join(dead)}" if dead else "ok"
             return Answer(503 if dead else 200, responses.JSON, responses.dumps({"status": status}))
         if route == "/metrics":
             self._figures()
             return Answer(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
-        if route == "/v1/openapi.json":
-            return Answer(200, responses.JSON, self._own)
         states = {
             "redis": self.link.connected,
             "plan": isinstance(self._found(self.settings.user_service), Plan),

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 import uvloop
 from feast import FeatureStore
+from starlette.middleware.cors import CORSMiddleware
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, SkewlessError
 from extensions.serving.http.bounded_http_protocol import ConnectionLimits, Sweep, bounded_protocol
 from extensions.serving.observability.multiprocess_metric_files import metric_files
 from extensions.serving.settings import Settings
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 _MOST_FILES, _OTHER_FILES = 65_536, 256
 # Seconds for TLS to be agreed on: until then a connection is nobody's to count.
 _HANDSHAKE_SECONDS = 5.0
+# What pages of other origins may send and read. Tokens and keys are headers: no cookies.
+_CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_CORS_HEADERS = ("Accept", "Authorization", "Content-Type", "X-Api-Key")
+_CORS_EXPOSED = ("Allow", "Retry-After", "X-Feature-Latency-Ms")
 
 
 def run(settings: Settings) -> None:
@@ -78,7 +83,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listening.bind((settings.host, settings.port))
     except OSError as error:
-        raise SkewlessError(
+        raise ConflictError(
             f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose "
             "another --port, or stop what runs there."
         ) from error
@@ -109,8 +114,17 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         body_seconds=settings.body_seconds,
         keep_alive=settings.keep_alive,
     )
+    app: Any = application
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            application,
+            allow_origins=settings.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
     config = uvicorn.Config(
-        application,
+        app,
         loop=f"{__name__}:Loop",
         http=bounded_protocol(limits),
         ws="none",

@@ -1,10 +1,18 @@
 """What can be set about the server; every limit has a default that is safe."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
+
+# Feast's own server has 6566, which the Fetch standard blocks (it is SANE's), so that no browser
+# opens a URL with it. 8566 is Feast's number among the other ports for HTTP, is assigned to no
+# service by IANA, and lies below the range of outgoing connections.
+DEFAULT_PORT = 8566
+
+_ORIGIN = re.compile(r"https?://[^/\s?#@]+")
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,15 @@ class Settings:
     line, read again while the server serves; see docs/security.md.
     ``log_rate``: the share of requests that go to the served log; ``log_rates`` by service.
     ``near_megabytes``: how much a worker may hold of one entity's near views; 0: none.
+    ``docs``: whether ``/``, ``/docs`` and the OpenAPI documents are served (to everybody).
+    ``cors_origins``: web pages of these origins may call the server from a browser; ``*``: all.
+    ``gzip_bytes``: replies of at least so many bytes are compressed for clients that accept it;
+    0: none (compressing takes longer than all else about a large reply).
     """
 
     repo: Path
     host: str = "127.0.0.1"
-    port: int = 6566
+    port: int = DEFAULT_PORT
     workers: int = 1
     user_service: str = "home_page"
     rank_service: str = "ranking"
@@ -55,24 +67,47 @@ class Settings:
     log_rate: float = 0.01
     log_rates: Mapping[str, float] = field(default_factory=dict)
     near_megabytes: int = 64
+    docs: bool = True
+    cors_origins: tuple[str, ...] = ()
+    gzip_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise SkewlessError("A server needs at least one worker: say --workers 1 or more.")
-        if not 0 <= self.port <= 65_535:
-            raise SkewlessError(f"There is no port {self.port}: say --port 6566, for instance.")
-        if self.redis_deadline_ms < 1:
-            raise SkewlessError("Redis needs a deadline: say --redis-deadline-ms 1 or more.")
-        if self.max_items < 1:
-            raise SkewlessError("A ranking has items: say --max-items 1 or more.")
-        if self.max_body < 1 or self.max_connections < 1:
-            raise SkewlessError(
-                "Requests need room: say --max-body and --max-connections 1 or more."
-            )
-        if self.api_key == "":
-            raise SkewlessError("The key is empty: give --api-key a text, or leave it out.")
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise SkewlessError("TLS needs both: give --tls-certificate and --tls-key.")
+        for is_wrong, message in self._checks():
+            if is_wrong:
+                raise ConfigurationError(message)
+
+    def _checks(self) -> Iterator[tuple[bool, str]]:
+        """Each rule: whether it is broken, and what to say of it."""
+        yield self.workers < 1, "A server needs at least one worker: say --workers 1 or more."
+        yield (
+            not 0 <= self.port <= 65_535,
+            f"There is no port {self.port}: say --port {DEFAULT_PORT}, for instance.",
+        )
+        yield (
+            self.redis_deadline_ms < 1,
+            "Redis needs a deadline: say --redis-deadline-ms 1 or more.",
+        )
+        yield self.max_items < 1, "A ranking has items: say --max-items 1 or more."
+        yield (
+            self.max_body < 1 or self.max_connections < 1,
+            "Requests need room: say --max-body and --max-connections 1 or more.",
+        )
+        yield self.api_key == "", "The key is empty: give --api-key a text, or leave it out."
+        yield (
+            (self.tls_certificate is None) != (self.tls_key is None),
+            "TLS needs both: give --tls-certificate and --tls-key.",
+        )
         for file in (self.tls_certificate, self.tls_key):
-            if file is not None and not file.is_file():
-                raise SkewlessError(f"There is no file {file}: --tls-… name PEM files.")
+            yield (
+                file is not None and not file.is_file(),
+                f"There is no file {file}: --tls-… name PEM files.",
+            )
+        for origin in self.cors_origins:
+            yield (
+                origin != "*" and not _ORIGIN.fullmatch(origin),
+                (
+                    f"{origin!r} is no origin: say --cors-origin https://app.example.com (scheme, "
+                    "host and port, no path), or '*' for all."
+                ),
+            )
+        yield self.gzip_bytes < 0, "A size is not negative: say --gzip-bytes 0 for no compression."

@@ -16,7 +16,7 @@ from extensions.asof.unpublished_ranges import UnpublishedRange, forget_unpublis
 from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.join.latest_rows import sorted_rows
 from extensions.stores.offline.join.row_order import RowOrder
@@ -83,7 +83,7 @@ def registered(store: FeatureStore, computation: Computation) -> FeatureView:
     """The view of the computation's version, whichever version is active.
 
     Raises:
-        SkewlessError: it has not been applied.
+        ConfigurationError: it has not been applied.
     """
     try:
         view: FeatureView = store.registry.get_feature_view(computation.view, store.project)
@@ -94,7 +94,7 @@ def registered(store: FeatureStore, computation: Computation) -> FeatureView:
             view = versioned
             view.projection.version_tag = computation.version
     except (FeatureViewNotFoundException, FeatureViewVersionNotFound):
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{computation.name} is not in the registry: run `feast apply` first."
         ) from None
     return view
@@ -142,11 +142,11 @@ def online_store(store: FeatureStore) -> SkewlessRedisOnlineStore:
     """The online store that the repository names.
 
     Raises:
-        SkewlessError: it is another one than ours.
+        ConfigurationError: it is another one than ours.
     """
     found = store._get_provider().online_store  # noqa: SLF001
     if not isinstance(found, SkewlessRedisOnlineStore):
-        raise SkewlessError(
+        raise ConfigurationError(
             "The online_store of feature_store.yaml must be "
             "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )

@@ -25,11 +25,13 @@ from psycopg import sql
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from extensions.asof.computation import Computation, load_computations
+from extensions.asof.computation import Computation
+from extensions.asof.computation_loading import load_computations
 from extensions.asof.watermarks import PATIENCE_SECONDS, advance_published, alone_on, read_watermark
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.database.scalars import clock
+from extensions.errors import InputError
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online_codec.redis_keys import aside
 from extensions.stores.publish_log import latest, online_store, registered, write_query
@@ -43,13 +45,14 @@ from extensions.stores.restore_detection import (
     note_restart,
 )
 from extensions.stores.stray_rows import drop_strays
+from extensions.timestamps import EPOCH
+from extensions.version_names import log_table, version_name
 
 # Entities between two notes of how far it has come: what an interruption costs at most.
 ENTITIES_PER_STEP = 50_000
 # How long a step of the stream may take between its log and Redis.
 IN_FLIGHT = timedelta(minutes=10)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 Progress = Callable[[str, int], None]
@@ -86,7 +89,7 @@ def rebuild_online(
     of a view wait.
 
     Raises:
-        SkewlessError: there is no such view, or Redis was restarted meanwhile.
+        InputError: there is no such view, or Redis was restarted meanwhile.
     """
     if computations is None:
         computations = load_computations(Path(store.repo_path)).values()
@@ -96,7 +99,7 @@ def rebuild_online(
     mine = [v for v in own if view in (None, *_names(v))]
     if view is not None and not chosen and not mine:
         names = ", ".join(sorted({c.view for c in known} | {v.name for v in own}))
-        raise SkewlessError(f"There is no view {view!r}: choose among {names}.")
+        raise InputError(f"There is no view {view!r}: choose among {names}.")
     done = []
     for computation in chosen:
         with closing(connect(url_of(store.config), autocommit=True)) as conn:
@@ -126,7 +129,7 @@ def reconcile(
         if verdict.state is not State.RESTARTED or isinstance(client_of(store), RedisCluster):
             return verdict, _rebuild(store, conn, computation, None)
         # The marks are in order, and so is all that was written before them.
-        since = (verdict.confirmed_at or _EPOCH) - IN_FLIGHT
+        since = (verdict.confirmed_at or EPOCH) - IN_FLIGHT
         written = _publish_since(store, computation, since)
         note_restart(conn, store, computation, verdict)
     return verdict, Rebuilt(computation.view, computation.version, written, written, resumed=False)
@@ -155,13 +158,13 @@ def _rebuild(
     # 1. From here on, whoever looks knows that Redis is not to be relied on.
     repair = begin_repair(conn, computation).hex
     mark = read_watermark(conn, computation)
-    began = _clock(conn)
+    began = clock(conn)
 
     # 2. The log's newest rows replace what was stored before.
     note = _Note(client, aside(store.config, f"rebuild:{computation.log_table}"),
                  f"{repair} {verdict.run}")  # fmt: skip
     after, entities, resumed = note.read()
-    written, before = 0, (began - _EPOCH) // _MICROSECOND
+    written, before = 0, (began - EPOCH) // _MICROSECOND
     with connect_arrow(url_of(store.config)) as arrow:
         while True:
             step = _step(arrow, store, computation, after)
@@ -264,20 +267,13 @@ def _own_views(store: FeatureStore, known: Iterable[Computation]) -> list[Featur
 
 def _names(view: FeatureView) -> tuple[str, ...]:
     number = view.current_version_number or 0
-    return view.name, f"{view.name}_v{number}", f"{view.name}.v{number}"
+    return view.name, log_table(view.name, number), version_name(view.name, number)
 
 
 def _materialize(store: FeatureStore, view: FeatureView, progress: Progress | None) -> Rebuilt:
     """Feast's materialization of all that the view's source has, without its chatter."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        store.materialize(_EPOCH, datetime.now(UTC), feature_views=[view.name])
+        store.materialize(EPOCH, datetime.now(UTC), feature_views=[view.name])
     if progress:
         progress(view.name, 0)
     return Rebuilt(view.name, view.current_version_number or 0, 0, 0, resumed=False)
-
-
-def _clock(conn: psycopg.Connection) -> datetime:
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
-    at: datetime = row[0]
-    return at

@@ -26,7 +26,8 @@ from feast import FeatureStore
 
 from extensions.asof.computation import Computation
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.database.scalars import one_row, scalar
+from extensions.errors import ConfigurationError, ConflictError
 from extensions.stores.online.publish_marks import (
     Mark,
     advance_mark,
@@ -35,6 +36,7 @@ from extensions.stores.online.publish_marks import (
     run_of,
 )
 from extensions.stores.online.store import SkewlessRedisOnlineStore
+from extensions.version_names import version_name
 
 
 class State(Enum):
@@ -74,7 +76,7 @@ class Verdict:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view}.v{self.version}"
+        return version_name(self.view, self.version)
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,12 @@ def publishing(
     ``verdict``: what `check` said just now. ``conn`` must be in autocommit.
 
     Raises:
-        SkewlessError: the sides disagree, or Redis was restarted or restored meanwhile; the
+        ConflictError: the sides disagree, or Redis was restarted or restored meanwhile; the
             marks stay where they were.
     """
     verdict = verdict or check(conn, store, computation)
     if not verdict.agrees:
-        raise SkewlessError(
+        raise ConflictError(
             f"{verdict.why} Run `skewless rebuild-online --view {computation.name}`."
         )
     yield
@@ -139,14 +141,13 @@ def note_restart(
 
 def begin_repair(conn: psycopg.Connection, computation: Computation) -> UUID:
     """Note that a repair of the view version is under way; the one that was cut short goes on."""
-    row = conn.execute(
+    repair: UUID = scalar(
+        conn,
         "INSERT INTO online_epochs AS e (view_name, version, repair) "
         "VALUES (%s, %s, gen_random_uuid()) ON CONFLICT (view_name, version) DO UPDATE "
         "SET repair = coalesce(e.repair, excluded.repair) RETURNING repair",
         [computation.view, computation.version],
-    ).fetchone()
-    assert row is not None  # RETURNING of an upsert
-    repair: UUID = row[0]
+    )
     return repair
 
 
@@ -175,11 +176,11 @@ def client_of(store: FeatureStore) -> Any:
     """The online store's connection to Redis.
 
     Raises:
-        SkewlessError: the repository names another online store than ours.
+        ConfigurationError: the repository names another online store than ours.
     """
     online = store._get_provider().online_store  # noqa: SLF001
     if not isinstance(online, SkewlessRedisOnlineStore):
-        raise SkewlessError(
+        raise ConfigurationError(
             "The online_store of feature_store.yaml must be "
             "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )
@@ -231,7 +232,7 @@ def _state(  # noqa: PLR0911 - one sentence for each state
 
 def _noted(conn: psycopg.Connection, computation: Computation) -> _Noted | None:
     if not table_exists(conn, "online_epochs"):
-        raise SkewlessError("The database has no table online_epochs: run `skewless migrate`.")
+        raise ConfigurationError("The database has no table online_epochs: run `skewless migrate`.")
     row = conn.execute(
         "SELECT epoch, intended, confirmed, confirmed_at, run_id, repair FROM online_epochs "
         "WHERE view_name = %s AND version = %s",
@@ -267,7 +268,7 @@ def _advance(
 
 def _same_run(client: Any, computation: Computation, running: str) -> None:
     if run_of(client) != running:
-        raise SkewlessError(
+        raise ConflictError(
             f"Redis was restarted while {computation.name} was written; the next round, or "
             f"`skewless rebuild-online --view {computation.name}`, makes up for it."
         )
@@ -276,13 +277,13 @@ def _same_run(client: Any, computation: Computation, running: str) -> None:
 def _count(
     conn: psycopg.Connection, computation: Computation, change: str, **values: Any
 ) -> tuple[UUID, int, datetime]:
-    row = conn.execute(
+    row = one_row(
+        conn,
         "INSERT INTO online_epochs AS e (view_name, version, intended) "
         "VALUES (%(view)s, %(version)s, 1) ON CONFLICT (view_name, version) DO UPDATE "
         f"SET {change} RETURNING epoch, intended, clock_timestamp()",
         {"view": computation.view, "version": computation.version, **values},
-    ).fetchone()
-    assert row is not None  # RETURNING of an upsert
+    )
     return row[0], row[1], row[2]
 
 

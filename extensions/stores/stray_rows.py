@@ -10,13 +10,13 @@ from google.protobuf.message import DecodeError
 from psycopg import sql
 
 from extensions.asof.computation import Computation
+from extensions.feature_types import INTEGER_BITS
 from extensions.stores.online.redis_io import drop, drop_fields, scan
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.redis_keys import Place, ids_of_field, place_of
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import not_future
 
-_INTEGERS = {"integer": 1 << 31, "bigint": 1 << 63}
 _ENTITIES_PER_QUERY = 5_000
 
 # A row's key, field (None: a section of a string), and the entity's ids.
@@ -113,9 +113,9 @@ def _values(raw: Sequence[bytes], kinds: Sequence[str]) -> tuple[Any, ...]:
 
 def _value(raw: bytes, kind: str) -> Any:
     try:
-        if kind in _INTEGERS:
-            number = int(raw)
-            return number if -_INTEGERS[kind] <= number < _INTEGERS[kind] else None
+        if kind in INTEGER_BITS:
+            number, bound = int(raw), 1 << INTEGER_BITS[kind]
+            return number if -bound <= number < bound else None
         if raw[:1] == b"=":
             text = raw[1:].decode()
             return None if "\0" in text else text

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from feast.on_demand_feature_view import OnDemandFeatureView
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def _source(given: Any, one: Input, view: OnDemandFeatureView) -> str | None:
     """The column among ``given`` that holds an input; None where there is none.
 
     Raises:
-        SkewlessError: there is a column of its short name, which is another's too.
+        InputError: there is a column of its short name, which is another's too.
     """
     if one.long in given:
         return one.long
     if one.feature not in given:
         return None
     if one.short is None and one.feature not in view.get_request_data_schema():
-        raise SkewlessError(
+        raise InputError(
             f"The transform {view.name} reads {one.feature} of several views, and a result with "
             "short names has only one column of that name: ask with full_feature_names=True."
         )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.history.csv_records import RecordReader
 
 
@@ -31,14 +31,14 @@ def read_labels(source: Path | str) -> Labels:
     """Labels from a ``.csv``, ``.parquet`` or ``.sql`` file, or from a SELECT itself.
 
     Raises:
-        SkewlessError: the file is missing, of another kind, or cannot be read.
+        InputError: the file is missing, of another kind, or cannot be read.
     """
     if isinstance(source, str) and source.lstrip().lower().startswith(("select", "with", "table ")):
         return Labels(source, None, _sha256(source.encode()))
     path = Path(source)
     readers = {".csv": _read_csv, ".parquet": pq.read_table, ".sql": None}
     if path.suffix.lower() not in readers:
-        raise SkewlessError(
+        raise InputError(
             f"Labels come from a .csv, .parquet or .sql file, or from a SELECT; {source} is none."
         )
     try:
@@ -46,9 +46,9 @@ def read_labels(source: Path | str) -> Labels:
         read = readers[path.suffix.lower()]
         rows = read(pa.BufferReader(content)) if read else content.decode()
     except FileNotFoundError as error:
-        raise SkewlessError(f"There is no file {path}: give the labels' file.") from error
+        raise InputError(f"There is no file {path}: give the labels' file.") from error
     except (OSError, ValueError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"The labels in {path} cannot be read ({str(error).splitlines()[0]}): write them "
             f"again as {path.suffix.lower()}."
         ) from error

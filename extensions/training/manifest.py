@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.timestamps import parse_timestamp
 from extensions.training.manifest_html import manifest_html
 
 FORMAT = 1
@@ -90,7 +91,7 @@ class Manifest:
     @property
     def known(self) -> datetime:
         """`known_at` as a moment."""
-        return datetime.fromisoformat(self.known_at)
+        return parse_timestamp(self.known_at)
 
 
 def manifest_path(training_set: Path) -> Path:
@@ -102,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest; the path of the training set itself will do.
 
     Raises:
-        SkewlessError: the file is missing or is no manifest of this format.
+        InputError: the file is missing or is no manifest of this format.
     """
     if path.suffix == ".parquet":
         path = manifest_path(path)
@@ -120,6 +121,6 @@ def read_manifest(path: Path) -> Manifest:
             }
         )
     except FileNotFoundError as error:
-        raise SkewlessError(f"There is no manifest {path}.") from error
+        raise InputError(f"There is no manifest {path}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise SkewlessError(f"{path} is not a training set's manifest ({error}).") from error
+        raise InputError(f"{path} is not a training set's manifest ({error}).") from error

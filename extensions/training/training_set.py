@@ -16,14 +16,15 @@ from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
 from extensions.asof.log_coverage import NOT_KNOWN, Coverage
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, ConflictError, InputError
 from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.join.label_coverage import read_coverages
 from extensions.stores.offline.join.point_in_time import HIDDEN
 from extensions.stores.offline.join.versioned_transforms import ServedTransform
 from extensions.stores.offline.materialization import SETTLED
-from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import (
@@ -34,6 +35,7 @@ from extensions.training.manifest import (
 )
 from extensions.training.manifest_html import manifest_html
 from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
+from extensions.version_names import log_table_sql
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
 Progress = Callable[[int, int | None], None]
@@ -81,7 +83,7 @@ def take_again(
     """Take the manifest's training set once more; the result is identical or nothing is written.
 
     Raises:
-        SkewlessError: labels or versions are not the manifest's, or rows dated back have been
+        ConflictError: labels or versions are not the manifest's, or rows dated back have been
             appended to a log since (a backfill).
     """
     made = read_manifest(manifest)
@@ -90,7 +92,7 @@ def take_again(
     else:
         labels = read_labels(manifest.parent / str(made.labels.path))
     if labels.sha256 != made.labels.sha256:
-        raise SkewlessError(
+        raise ConflictError(
             f"The labels in {made.labels.path} have changed since the manifest was written: "
             "bring back the old file, or take a new training set."
         )
@@ -121,14 +123,14 @@ def _take(
         features = store.get_feature_service(service)
     except FeatureServiceNotFoundException as error:
         names = ", ".join(sorted(s.name for s in store.list_feature_services()))
-        raise SkewlessError(f"There is no feature service {service}: there are {names}.") from error
+        raise InputError(f"There is no feature service {service}: there are {names}.") from error
     output_path(out)
     output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
     if not isinstance(job, SkewlessRetrievalJob) or not isinstance(
         job.question, PointInTimeQuestion
     ):
-        raise SkewlessError(
+        raise ConfigurationError(
             "Training sets need this project's offline store: set offline_store.type in "
             "feature_store.yaml to extensions.stores.offline.store.SkewlessPostgresOfflineStore."
         )
@@ -151,7 +153,7 @@ def _take(
         _write(job, tally, partial, progress, total)
         manifest = _manifest(store, service, labels, out, tally, question)
         if expected is not None and manifest.sha256 != expected.sha256:
-            raise SkewlessError(
+            raise ConflictError(
                 "The training set is not the same any more: rows dated back were appended to a "
                 f"log since {expected.known_at} (a backfill or a push of old values), or a "
                 "transform was edited; take a new one."
@@ -227,7 +229,7 @@ def _check_versions(service: str, expected: Manifest, there: list[WatchedVersion
     ]
     if lost:
         were = ", ".join(f"{one.view} v{one.version}" for one in lost)
-        raise SkewlessError(
+        raise ConflictError(
             f"The service {service} does not use the manifest's versions any more, or their logs "
             f"are gone ({were}): let the service follow the pointer, or take a new training set."
         )
@@ -286,7 +288,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
     with arrow_session(store.config, "reading watermarks") as session:
         if session.has("watermarks"):
             marks = session.table(
-                "SELECT view_name || '_v' || version AS log, processed_through FROM watermarks"
+                f"SELECT {log_table_sql('w')} AS log, processed_through FROM watermarks AS w"
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
         covered = read_coverages(session)

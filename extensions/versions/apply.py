@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from time import monotonic, sleep
 
 import psycopg
 from feast import FeatureStore
@@ -19,11 +18,13 @@ from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_operations import apply_total
 
 from extensions.asof.backfill import backfill
-from extensions.asof.computation import read_repository
+from extensions.asof.computation_loading import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.tick import tick
-from extensions.errors import SkewlessError
+from extensions.database.advisory_locks import holder, session_lock
+from extensions.database.scalars import scalar
+from extensions.errors import ConflictError, DefinitionError
 from extensions.failpoints import point
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
@@ -37,6 +38,7 @@ from extensions.versions.retirement import finish_retired
 
 # How long an apply waits for another one to end: one that was killed ends by itself.
 PATIENCE_SECONDS = 3.0
+LOCK = "skewless apply"
 
 Progress = Callable[[str, int, int], None]
 
@@ -74,13 +76,13 @@ def apply(
     be in autocommit. ``progress(version's name, done, total)`` counts days of backfill.
 
     Raises:
-        SkewlessError: the plan is refused, somebody else is applying, or Feast refused.
+        ConflictError: the plan is refused, somebody else is applying, or Feast refused.
     """
     with _alone(conn):
         config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
         plan = make_plan(conn, config.project, repo_root, since=since, estimates=False)
         if plan.refused:
-            raise SkewlessError(" ".join(_sentence(c.name, c.what) for c in plan.refused))
+            raise ConflictError(" ".join(_sentence(c.name, c.what) for c in plan.refused))
         point(Fault.APPLY_PLANNED)
 
         # 1. The logs, which Feast looks for before it registers their views.
@@ -173,16 +175,16 @@ def _fill(
 
     with conn.transaction():
         hold_pointer(conn, one.view_name, wait=True)
-        row = conn.execute(
+        state: str = scalar(
+            conn,
             "UPDATE view_versions SET filled_at = coalesce(filled_at, clock_timestamp()), "
             "state = CASE state WHEN 'staged' THEN 'live' ELSE state END, "
             "state_since = CASE state WHEN 'staged' THEN clock_timestamp() ELSE state_since END "
             "WHERE view_name = %s AND version = %s RETURNING state",
             [one.view_name, one.version],
-        ).fetchone()
-        assert row is not None  # nobody deletes what is published
+        )
     point(Fault.APPLY_COMPLETED)
-    return Filled(one.view_name, one.version, row[0], rows, online)
+    return Filled(one.view_name, one.version, state, rows, online)
 
 
 def _report(progress: Progress, name: str) -> Callable[[int, int], None]:
@@ -211,43 +213,27 @@ def _feast_apply(repo_root: Path, *, first: bool) -> None:
                 )
             apply_total(config, repo_root, skip_source_validation=False)
     except FeastError as error:
-        raise SkewlessError(f"Feast refused the definitions: {error}") from error
-
-
-def _try_lock(conn: psycopg.Connection, key: str) -> bool:
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    return bool(row and row[0])
+        raise DefinitionError(f"Feast refused the definitions: {error}") from error
 
 
 @contextlib.contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:
     """One apply at a time; a promote or a rollback need not wait for it."""
-    key = "skewless apply"
-    deadline = monotonic() + PATIENCE_SECONDS
-    while not _try_lock(conn, key):
-        # One that was killed is still at work until PostgreSQL notices.
-        if monotonic() < deadline:
-            sleep(0.1)
-            continue
-        other = conn.execute(
-            "SELECT a.application_name, a.backend_start FROM pg_locks AS l "
-            "INNER JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' "
-            "AND l.granted AND l.objid::bigint = hashtextextended(%s, 0) & 4294967295 LIMIT 1",
-            [key],
-        ).fetchone()
-        whose = f" ({other[0]}, since {other[1]:%H:%M:%S} UTC)" if other else ""
-        raise SkewlessError(
+
+    def refusal() -> ConflictError:
+        other = holder(conn, LOCK)
+        whose = f" ({other[0]}, since {other[1]:%H:%M:%S}Z)" if other else ""
+        return ConflictError(
             f"Another `skewless apply` is at work{whose}: wait for it, or end it and run this "
             "again, which goes on where it was."
         )
-    try:
+
+    # One that was killed is still at work until PostgreSQL notices.
+    with session_lock(conn, LOCK, refusal, patience=PATIENCE_SECONDS):
         conn.execute(
             "SELECT set_config('application_name', %s, FALSE)", [f"skewless apply by {operator()}"]
         )
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
 
 
 def _sentence(name: str, what: str) -> str:

@@ -186,7 +186,7 @@ def _files(repo_root: Path, known: dict[str, list[Published]]) -> Iterator[Disag
     try:
         declared = read_declared(repo_root).definitions
     except SkewlessError as error:
-        yield Disagreement("files", error.format_message(), "Mend the file.")
+        yield Disagreement("files", error.message, "Mend the file.")
         return
     for view, definition in declared.items():
         same = [one for one in known.get(view, []) if one.version == definition.version]

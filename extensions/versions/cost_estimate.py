@@ -10,29 +10,36 @@ from psycopg import sql
 from extensions.asof import Computation, Spine, active, changes
 from extensions.asof.engine import answers
 from extensions.database.connection import table_exists
+from extensions.database.scalars import scalar
 
 DAY = timedelta(days=1)
 SAMPLED_QUESTIONS = 300
 # Counting a day of a large history must not be a job of its own.
-PATIENCE = "15s"
+PATIENCE = "15 s"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``rows`` and ``seconds`` of a backfill of ``(start, end]``; None: too large to count here."""
+    """``rows`` and ``seconds`` of a backfill of ``(start, end]``.
+
+    Both are None where they were not counted, for the reason ``not_counted``.
+    """
 
     start: datetime
     end: datetime
     rows: int | None
     seconds: float | None
+    not_counted: str | None = None
 
 
 def estimate(
     conn: psycopg.Connection, computation: Computation, start: datetime, end: datetime
 ) -> Estimate:
     """Count the questions of the range's last day, and time some of them. Nothing is written."""
-    if not all(table_exists(conn, source.table) for source in computation.reads):
-        return Estimate(start, end, None, None)
+    absent = [source.table for source in computation.reads if not table_exists(conn, source.table)]
+    if absent:
+        why = f"there is no table {', '.join(absent)}"
+        return Estimate(start, end, None, None, why)
     try:
         with conn.transaction(force_rollback=True):
             conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(PATIENCE)))
@@ -45,13 +52,11 @@ def estimate(
                 start, end, rows, round(rows * _seconds_each(conn, computation, end), 1)
             )
     except psycopg.errors.QueryCanceled:
-        return Estimate(start, end, None, None)
+        return Estimate(start, end, None, None, f"counting took longer than {PATIENCE}")
 
 
 def _count(conn: psycopg.Connection, spine: Spine) -> int:
-    row = conn.execute(sql.SQL("SELECT count(*) FROM ({}) AS s").format(spine.query)).fetchone()
-    assert row is not None  # an aggregate always returns a row
-    return int(row[0])
+    return int(scalar(conn, sql.SQL("SELECT count(*) FROM ({}) AS s").format(spine.query)))
 
 
 def _seconds_each(conn: psycopg.Connection, computation: Computation, at: datetime) -> float:

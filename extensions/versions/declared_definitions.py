@@ -8,9 +8,10 @@ from typing import Any
 
 from feast import FeatureService, OnDemandFeatureView
 
-from extensions.asof.computation import DEFINITIONS, computations_in, read_repository
+from extensions.asof.computation_loading import computations_in, read_repository
 from extensions.asof.definition_fingerprint import Definition
-from extensions.stores.registry.store import is_versioned, number_of
+from extensions.stores.registry.publication import is_versioned, number_of
+from extensions.version_names import DEFINITIONS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from extensions.asof.computation import FeatureColumn
 from extensions.asof.safe_time import settled_now
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.reports.numbers import MISSING, number, share
 from extensions.statistics.floors import DISTRIBUTION_FLOORS
 from extensions.statistics.ranking import RankChange, rank_change
@@ -173,11 +173,11 @@ def compare(
     """Compute both versions for the same ``size`` pairs of an active entity and a daily instant.
 
     Raises:
-        SkewlessError: a version is unknown or a transform, or no entity was active.
+        InputError: a version is unknown or a transform, or no entity was active.
     """
     published = [find(conn, view, version) for version in (first, second)]
     if "transform" in (version.kind for version in published):
-        raise SkewlessError(
+        raise InputError(
             f"{view} is a transform, which has no values of its own: compare what services serve "
             "with it."
         )
@@ -188,7 +188,7 @@ def compare(
         results = [_computed(arrow, computation, spine) for computation in (left, right)]
     (values, took), (other_values, other_took) = results
     if not values.num_rows:
-        raise SkewlessError(f"No entity of {view} was active in the last week: nothing to compare.")
+        raise InputError(f"No entity of {view} was active in the last week: nothing to compare.")
     columns = {column.name: column for column in right.features}
     shared = [column for column in left.features if column.name in columns]
     pairs = _Pairs([values[key].to_pylist() for key in left.join_keys], values["as_of"].to_pylist())

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import identifiers, table_exists
+from extensions.database.scalars import clock, one_row
 from extensions.errors import SkewlessError
 from extensions.stores.registry.version_store import Published, promotions, published
 from extensions.versions.online_sample import sample
@@ -79,21 +80,21 @@ def _cost(
     try:
         with conn.transaction(force_rollback=True):
             conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(PATIENCE)))
-            row = conn.execute(
+            row = one_row(
+                conn,
                 sql.SQL(
                     "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {log}) "
                     "AS e) FROM {log}"
-                ).format(keys=identifiers(computation.join_keys), log=sql.Identifier(one.log_table))
-            ).fetchone()
+                ).format(
+                    keys=identifiers(computation.join_keys), log=sql.Identifier(one.log_table)
+                ),
+            )
     except psycopg.errors.QueryCanceled:
         row = (None, None)
-    assert row is not None  # an aggregate always returns a row
     mark = read_watermark(conn, computation)
     if mark is None or mark.published_through is None:
         return row[0], row[1], None, None
-    now = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert now is not None  # a scalar select always returns a row
-    behind = (now[0] - mark.processed_through).total_seconds()
+    behind = (clock(conn) - mark.processed_through).total_seconds()
     return (
         row[0],
         row[1],

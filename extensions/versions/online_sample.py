@@ -13,10 +13,11 @@ from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online.redis_io import scan
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.view_settings import layout_of
+from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.redis_keys import Place, place_of
 from extensions.stores.online_codec.row_encoder import ids
-from extensions.stores.online_codec.row_format import AnotherLayoutError, Layout
+from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.publish_log import latest, online_store
 from extensions.stores.registry.version_store import Published
 from extensions.versions.retirement import feast_view

@@ -1,5 +1,6 @@
 """The plan: what the files would change, how severe it is, and what it costs. Changes nothing."""
 
+import difflib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -13,9 +14,10 @@ from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.database.scalars import clock, scalar
+from extensions.errors import ConfigurationError, SkewlessError
 from extensions.stores.registry import feast_registry_rows
-from extensions.stores.registry.store import check_unchanged, is_versioned, number_of
+from extensions.stores.registry.publication import check_unchanged, is_versioned, number_of
 from extensions.stores.registry.version_store import (
     Published,
     active,
@@ -23,6 +25,7 @@ from extensions.stores.registry.version_store import (
     promotions,
     published,
 )
+from extensions.text_format import time_text
 from extensions.versions.cost_estimate import Estimate, estimate
 from extensions.versions.declared_definitions import Declared, read_declared
 from extensions.versions.retirement import readers_of
@@ -41,7 +44,16 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """One view or service. ``backfill``: what must be computed; ``consumers``: transforms."""
+    """A change of one view or service.
+
+    Args:
+        backfill: What must be computed.
+        services: The services that read the view.
+        consumers: The transforms that read it.
+        through: The services that read it through one of these transforms only.
+        pinned: References by number, which stay with that version, as in ``ranker_1 (v1)``.
+        diff: Unified, of the SQL or of a transform's source; None without another version.
+    """
 
     name: str
     version: int | None
@@ -50,6 +62,9 @@ class Change:
     backfill: Estimate | None
     services: tuple[str, ...]
     consumers: tuple[str, ...]
+    through: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    diff: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +93,10 @@ def make_plan(
     ``since``: where backfills begin; else where the log of the default version does.
 
     Raises:
-        SkewlessError: the files cannot be read, or the database was not migrated.
+        ConfigurationError: the files cannot be read, or the database was not migrated.
     """
     if not has_versions(conn):
-        raise SkewlessError("The database does not keep versions yet: run `skewless migrate`.")
+        raise ConfigurationError("The database does not keep versions yet: run `skewless migrate`.")
     declared = read_declared(repo_root)
     computed = [d for d in declared.definitions.values() if d.kind == "computation"]
     check_sources(conn, [definition.computation() for definition in computed])
@@ -137,11 +152,11 @@ class _Planner:
                 return self._change(definition, Severity.NEW_VIEW, "new view", fill=True)
             changed = ", ".join(definition.changed(default.definition)) or "nothing but the number"
             what = f"new version beside v{default.version} (differs in {changed})"
-            return self._change(definition, Severity.NEW_VERSION, what, fill=True)
+            return self._change(definition, Severity.NEW_VERSION, what, default, fill=True)
         try:
             check_unchanged(definition, same, known)
         except SkewlessError as error:
-            return self._change(definition, Severity.REFUSED, error.format_message())
+            return self._change(definition, Severity.REFUSED, error.message, same)
         if not complete(self._conn, same):
             return self._unfinished(same)
         if self._described_otherwise(definition.view, same):
@@ -158,7 +173,7 @@ class _Planner:
         if not any(one.version == number and one.filled_at for one in known):
             return None
         last = promotions(self._conn, name)[-1]
-        how = f"{last.kind} by {last.moved_by}, {last.moved_at:%Y-%m-%d %H:%M}"
+        how = f"{last.kind} by {last.moved_by}, {time_text(last.moved_at)}"
         return f"The files name {name} v{number}; v{default.version} is the default ({how})."
 
     def _described_otherwise(self, name: str, same: Published) -> bool:
@@ -217,28 +232,59 @@ class _Planner:
         return Change(name, None, severity, what, None, (name,), ())
 
     def _change(
-        self, definition: Definition, severity: Severity, what: str, *, fill: bool = False
+        self,
+        definition: Definition,
+        severity: Severity,
+        what: str,
+        before: Published | None = None,
+        *,
+        fill: bool = False,
     ) -> Change:
+        """``before``: the published version to show the difference to."""
         view = definition.view
         backfill = None
         if fill and self._estimates and definition.kind == "computation":
             start, end = fill_range(self._conn, definition, self._known.get(view, []), self._since)
             backfill = estimate(self._conn, definition.computation(), start, end)
+        consumers = readers_of(self._conn, self._project, view) if self._applied else []
+        services = self._readers({view})
         return Change(
             name=view,
             version=definition.version,
             severity=severity,
             what=what,
             backfill=backfill,
-            services=tuple(
+            services=services,
+            consumers=tuple(consumers),
+            through=tuple(s for s in self._readers(set(consumers)) if s not in services),
+            pinned=tuple(
                 sorted(
-                    service.spec.name
+                    f"{service.spec.name} (v{projection.version_tag})"
                     for service in self._services
-                    if any(p.feature_view_name == view for p in service.spec.features)
+                    for projection in service.spec.features
+                    if projection.feature_view_name == view and projection.HasField("version_tag")
                 )
             ),
-            consumers=tuple(readers_of(self._conn, self._project, view)) if self._applied else (),
+            diff=text_difference(before.definition, definition) if before else None,
         )
+
+    def _readers(self, views: set[str]) -> tuple[str, ...]:
+        """The services that name one of the views."""
+        return tuple(
+            sorted(
+                service.spec.name
+                for service in self._services
+                if any(p.feature_view_name in views for p in service.spec.features)
+            )
+        )
+
+
+def text_difference(before: Definition, after: Definition) -> str | None:
+    """The unified diff of two versions' SQL or source; None where their texts are the same."""
+    key = "sql" if after.kind == "computation" else "source"
+    old, new = (str(each.content.get(key, "")).splitlines() for each in (before, after))
+    names = f"{before.name} (published)", f"{after.name} (file)"
+    return "\n".join(difflib.unified_diff(old, new, *names, lineterm="")) or None
 
 
 def complete(conn: psycopg.Connection, one: Published) -> bool:
@@ -258,17 +304,13 @@ def fill_range(
     since: datetime | None,
 ) -> tuple[datetime, datetime]:
     """The range to backfill: as begun, as asked for, or as long as the default's log is."""
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
-    now: datetime = row[0]
+    now = clock(conn)
     begun = [one.fill_from for one in known if one.version == definition.version and one.fill_from]
     default = active(known)
     start = since or (begun[0] if begun else None)
     if start is None and default is not None and table_exists(conn, default.log_table):
-        oldest = conn.execute(
-            sql.SQL("SELECT min(event_timestamp) FROM {}").format(sql.Identifier(default.log_table))
-        ).fetchone()
-        start = oldest[0] if oldest else None
+        log = sql.Identifier(default.log_table)
+        start = scalar(conn, sql.SQL("SELECT min(event_timestamp) FROM {}").format(log))
     return min(start or now, now), now
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import psycopg
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, InputError
 from extensions.failpoints import point
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.service_references import followers
@@ -74,18 +74,57 @@ def rollback(
     """Take a promotion back; ``to`` names another version than the one before.
 
     Raises:
-        SkewlessError: as `promote`, or there is nothing to go back to.
+        InputError: as `promote`, or there is nothing to go back to.
     """
     known = published(conn, view)
     current = active(known)
     if to is None:
         to = before(promotions(conn, view), current.version if current else None)
         if to is None or not any(one.version == to and one.kept for one in known):
-            raise SkewlessError(
+            raise InputError(
                 f"There is no version of {view} to go back to: say which, with --to vN "
                 "(`skewless versions` lists them)."
             )
     return _move(conn, project, view, to, "rollback", reason, by, force=force, current=current)
+
+
+def rollback_once(
+    conn: psycopg.Connection,
+    project: str,
+    view: str,
+    reason: str,
+    *,
+    by: str,
+    against: int | None = None,
+) -> str:
+    """`rollback` for programs that may ask twice: once for each reason.
+
+    Args:
+        conn: A connection in autocommit.
+        project: Feast's project.
+        view: The view.
+        reason: Names the request; a rollback that was made for it before is what is returned.
+        by: Who asks, for the record of moves.
+        against: The version to go back from; another default is left alone, since somebody has
+            moved it meanwhile.
+
+    Returns:
+        What was done, as in ``v2 -> v1``.
+
+    Raises:
+        SkewlessError: as `rollback`.
+    """
+    with conn.transaction():
+        hold_pointer(conn, view, wait=False)
+        for move in reversed(promotions(conn, view)):
+            if move.kind == "rollback" and move.reason == reason:
+                return f"v{move.from_version} -> v{move.to_version}"
+        default = active(published(conn, view))
+        if against is not None and (default is None or default.version != against):
+            now = "no version" if default is None else f"v{default.version}"
+            return f"left alone: {now} is the default, and no more v{against}"
+        moved = rollback(conn, project, view, reason=reason, by=by)
+    return f"v{moved.from_version} -> v{moved.to_version}"
 
 
 def before(moves: list[Promotion], current: int | None) -> int | None:
@@ -135,7 +174,7 @@ def _move(
         known = published(conn, view)
         target, old = find(conn, view, version), active(known)
         if (old and old.version) != (seen and seen.version):
-            raise SkewlessError(
+            raise ConflictError(
                 f"Another operator has just made v{old.version if old else '–'} the default of "
                 f"{view}: look at `skewless versions`, then decide again."
             )
@@ -165,13 +204,13 @@ def _move(
 
 def _check(conn: psycopg.Connection, target: Published, *, force: bool) -> None:
     if target.state == "active":
-        raise SkewlessError(
+        raise ConflictError(
             f"v{target.version} is the default of {target.view_name} already: nothing was changed."
         )
     if target.state == "retired":
-        raise SkewlessError(
+        raise ConflictError(
             f"{target.name} was retired and its values are gone: publish its definition again "
             "under the next number."
         )
     if not force and (why := unready(conn, target)):
-        raise SkewlessError(f"{why}; --force takes it as it is, and is recorded.")
+        raise ConflictError(f"{why}; --force takes it as it is, and is recorded.")

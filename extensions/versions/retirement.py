@@ -15,7 +15,8 @@ from feast import FeatureStore, FeatureView
 from psycopg import sql
 
 from extensions.asof.watermarks import PATIENCE_SECONDS, alone_on
-from extensions.errors import SkewlessError
+from extensions.database.scalars import clock
+from extensions.errors import ConflictError
 from extensions.failpoints import point
 from extensions.stores.publish_log import online_store
 from extensions.stores.registry import feast_registry_rows
@@ -102,8 +103,7 @@ def finish_retired(store: FeatureStore, conn: psycopg.Connection) -> list[str]:
 
 def unfinished(conn: psycopg.Connection) -> list[Published]:
     """Retired versions of which something is left that is due."""
-    rows = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert rows is not None  # a scalar select always returns a row
+    now = clock(conn)
     return [
         one
         for one in published(conn)
@@ -111,7 +111,7 @@ def unfinished(conn: psycopg.Connection) -> list[Published]:
         and one.kind == "computation"
         and (
             one.online_removed_at is None
-            or (one.log_dropped_at is None and one.drop_log_at and one.drop_log_at <= rows[0])
+            or (one.log_dropped_at is None and one.drop_log_at and one.drop_log_at <= now)
         )
     ]
 
@@ -164,7 +164,7 @@ def _check(
     declared: int | None,
 ) -> None:
     if users := users_of(conn, project, one):
-        raise SkewlessError(
+        raise ConflictError(
             f"{one.name} is used by {', '.join(users)}: point "
             f"{'it' if len(users) == 1 else 'them'} at another version first."
         )
@@ -172,12 +172,12 @@ def _check(
         return
     others = [other for other in known if other.kept and other.version != one.version]
     if others or declared is not None:
-        raise SkewlessError(
+        raise ConflictError(
             f"{one.name} is the default of its view: promote another version first, or, to end "
             "the view, take it out of the files and retire its other versions."
         )
     if readers := readers_of(conn, project, one.view_name):
-        raise SkewlessError(
+        raise ConflictError(
             f"{one.view_name} is read by the transform {readers[0]}: change that first, and "
             "retire the versions of it that read the view."
         )
@@ -201,11 +201,8 @@ def _forget_progress(conn: psycopg.Connection, one: Published) -> None:
 
 
 def _remove_online(store: FeatureStore, conn: psycopg.Connection, one: Published) -> None:
-    row = conn.execute(
-        "SELECT extract(EPOCH FROM clock_timestamp() - %s)::double precision", [one.state_since]
-    ).fetchone()
-    assert row is not None  # a scalar select always returns a row
-    time.sleep(max(0.0, NOTICED_AFTER_SECONDS - row[0]))
+    since = (clock(conn) - one.state_since).total_seconds()
+    time.sleep(max(0.0, NOTICED_AFTER_SECONDS - since))
     online_store(store).delete_table(store.config, feast_view(one))
     point(Fault.RETIRE_ONLINE_REMOVED)
     conn.execute(

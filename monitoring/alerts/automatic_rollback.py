@@ -14,15 +14,19 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
+from feast.repo_config import load_repo_config
 from psycopg.types.json import Jsonb
 
-from extensions.errors import SkewlessError
+from extensions.database import connect
+from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.failpoints import point
-from extensions.stores.registry.version_store import active, hold_pointer, promotions, published
-from extensions.versions.promotion import rollback
+from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.registry.version_store import active, published
+from extensions.versions.promotion import rollback_once
 from monitoring.checks import drift_store
 from monitoring.checks.drift_store import Run
 from monitoring.failpoints import Fault
@@ -31,6 +35,8 @@ from monitoring.verdicts import CRITICAL
 Evidence = Mapping[str, Any]
 RollBack = Callable[[str, str, Evidence], str]
 COMMAND_SECONDS = 60
+# Who moved the pointer, in the record of moves.
+BY = "skewless drift"
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.after < 1:
-            raise SkewlessError("--after must be at least 1 window.", exit_code=3)
+            raise InputError("--after must be at least 1 window.")
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def carry_out(
         try:
             outcome = roll_back(view, reason, evidence)
         except SkewlessError as refused:
-            error = refused.format_message()
+            error = refused.message
         except Exception as broken:  # noqa: BLE001 - whatever happens is recorded
             error = f"{type(broken).__name__}: {broken}"
         point(Fault.ROLLBACK_DONE)
@@ -115,28 +121,20 @@ def carry_out(
     return done
 
 
-def move_back(
-    conn: psycopg.Connection, project: str, view: str, reason: str, evidence: Evidence
-) -> str:
-    """`skewless rollback VIEW`, once for each reason; ``conn`` must be in autocommit.
+def in_repository(repo_root: Path) -> RollBack:
+    """As `skewless rollback VIEW` in the repository, once for each reason.
 
-    A move that was made before with this reason is what is returned. A default other than the one
-    that the evidence speaks against is left alone: somebody has moved it since.
-
-    Raises:
-        SkewlessError: as `extensions.versions.promotion.rollback`.
+    A default other than the version that the evidence speaks against is left alone.
     """
-    with conn.transaction():
-        hold_pointer(conn, view, wait=False)
-        for move in reversed(promotions(conn, view)):
-            if move.kind == "rollback" and move.reason == reason:
-                return f"v{move.from_version} -> v{move.to_version}"
-        default, against = active(published(conn, view)), evidence.get("version")
-        if against is not None and (default is None or default.version != against):
-            now = "no version" if default is None else f"v{default.version}"
-            return f"left alone: {now} is the default, and no more v{against}"
-        moved = rollback(conn, project, view, reason=reason, by="skewless drift")
-    return f"v{moved.from_version} -> v{moved.to_version}"
+
+    def roll_back(view: str, reason: str, evidence: Evidence) -> str:
+        config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
+        with connect(url_of(config), autocommit=True) as conn:
+            return rollback_once(
+                conn, config.project, view, reason, by=BY, against=evidence.get("version")
+            )
+
+    return roll_back
 
 
 def command(text: str) -> RollBack:
@@ -149,7 +147,7 @@ def command(text: str) -> RollBack:
     """
     parts = shlex.split(text)
     if not parts:
-        raise SkewlessError("--rollback-command must name a program.", exit_code=3)
+        raise InputError("--rollback-command must name a program.")
 
     def roll_back(view: str, reason: str, evidence: Evidence) -> str:
         try:
@@ -163,7 +161,9 @@ def command(text: str) -> RollBack:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise SkewlessError(f"{parts[0]} could not be run ({type(error).__name__}).") from error
+            raise ConfigurationError(
+                f"{parts[0]} could not be run ({type(error).__name__})."
+            ) from error
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
             raise SkewlessError(f"{parts[0]} ended with {done.returncode}: {said}")

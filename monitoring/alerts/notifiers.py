@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 SLACK, WEBHOOK, EMAIL = (
     "SKEWLESS_ALERT_SLACK", "SKEWLESS_ALERT_WEBHOOK", "SKEWLESS_ALERT_EMAIL",
@@ -164,14 +164,14 @@ def channels(environment: Mapping[str, str] | None = None) -> Sequence[Channel]:
     """The channels that the environment sets.
 
     Raises:
-        SkewlessError: one of them cannot be read.
+        ConfigurationError: one of them cannot be read.
     """
     held = os.environ if environment is None else environment
     result: list[Channel] = []
     for variable, name in ((SLACK, "slack"), (WEBHOOK, "webhook")):
         if url := held.get(variable):
             if urlsplit(url).scheme not in ("http", "https"):
-                raise SkewlessError(f"{variable} must be an http or https URL.", exit_code=3)
+                raise ConfigurationError(f"{variable} must be an http or https URL.")
             result.append(Webhook(name, url, slack=name == "slack"))
     if url := held.get(EMAIL):
         result.append(_email(url))
@@ -183,15 +183,14 @@ def _email(url: str) -> Email:
     query = parse_qs(parts.query)
     to = tuple(one for each in query.get("to", []) for one in each.split(","))
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not to:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"{EMAIL} must read like smtp://host:25?from=store@example.org&to=team@example.org.",
-            exit_code=3,
         )
     if parts.password and not parts.username:
-        raise SkewlessError(f"{EMAIL} must name the user whose password it has.", exit_code=3)
+        raise ConfigurationError(f"{EMAIL} must name the user whose password it has.")
     ca = query.get("ca", [None])[0]
     if ca is not None and not Path(ca).is_file():
-        raise SkewlessError(f"{EMAIL} must name a file of certificates: {ca} is none.", exit_code=3)
+        raise ConfigurationError(f"{EMAIL} must name a file of certificates: {ca} is none.")
     tls = parts.scheme == "smtps"
     return Email(
         "email",

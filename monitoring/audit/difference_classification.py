@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from extensions.asof import Computation
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.asof.history_changes import HistoryChange, changes_of
 from extensions.asof.watermarks import read_watermark
 from extensions.consistency.bitwise_equality import same
 from extensions.consistency.recomputation import evidence as history_evidence
 from extensions.database.connection import identifiers
+from extensions.database.identifier_limits import BACKFILLED
 from monitoring.audit.reference_values import ROW, SERVED, Evidence, evidence
 from monitoring.baseline import Feature
 

@@ -16,7 +16,7 @@ from extensions.asof import Computation
 from extensions.asof.engine import answers
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers, table_exists
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.writes.serving_log_table import TABLE, column_name
 from monitoring.baseline import Feature
@@ -81,7 +81,9 @@ def joined(
     labels = part.rows(_label_columns(part))
     job = store.get_historical_features(entity_df=labels.as_string(None), features=refs)
     if not isinstance(job, SkewlessRetrievalJob):
-        raise SkewlessError("The audit needs this project's offline store in feature_store.yaml.")
+        raise ConfigurationError(
+            "The audit needs this project's offline store in feature_store.yaml."
+        )
     return pa.concat_tables(list(job.in_full().to_batches()), promote_options="permissive")
 
 

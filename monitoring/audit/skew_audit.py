@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from extensions import exit_codes
 from extensions.asof import Computation
 from extensions.consistency import ViewComparison, compare_views, consistency_report
 from extensions.database import connect, connect_arrow
@@ -36,6 +37,7 @@ from extensions.database.connection import table_exists
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import TABLE, column_name
+from extensions.version_names import version_name
 from monitoring.audit import reference_values
 from monitoring.audit.difference_classification import (
     BUG,
@@ -112,7 +114,7 @@ class AuditReport:
 
     @property
     def bugs(self) -> int:
-        """Those that nothing explains."""
+        """Differences without a known cause."""
         return sum(feature.bug for feature in self.features)
 
     @property
@@ -140,12 +142,12 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """2: served = trained = recomputed is broken; 1: overdue; 4: not all was seen; 0: fine."""
+        """Of `extensions.exit_codes`: WRONG, else ATTENTION (overdue), else NOT_CHECKED (blind)."""
         if self.bugs or self.apart:
-            return 2
+            return exit_codes.WRONG
         if self.overdue:
-            return 1
-        return 4 if self.blind else 0
+            return exit_codes.ATTENTION
+        return exit_codes.NOT_CHECKED if self.blind else exit_codes.OK
 
 
 def audit(
@@ -238,7 +240,7 @@ class _Work:
         by_view: dict[str, NDArray[np.int8]] = {}
         for view, version in part.versions.items():
             own = [feature for feature in part.features if feature.view == view]
-            computation = self.computations.get(f"{view}.v{version}")
+            computation = self.computations.get(version_name(view, version))
             again = None
             if computation is None:
                 left_out[f"{view} v{version} has no computation: it was not recomputed."] = None

@@ -7,9 +7,11 @@ from typing import Any
 from feast import ValueType
 from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
+from extensions.feature_types import FEATURE_TYPES
+
 NUMERIC, CATEGORICAL, EMBEDDING = "numeric", "categorical", "embedding"
 
-_NUMBERS = {"INT32", "INT64", "FLOAT32", "FLOAT64"}
+_NUMBERS = {each.name for each in FEATURE_TYPES.values() if each.numeric}
 _TEXTS = {"STRING", "BOOL"}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from monitoring.baseline import CATEGORICAL, NUMERIC, Baseline
 from monitoring.checks import drift_store
 from monitoring.checks.drift_check import measure, read_results
@@ -114,7 +114,7 @@ def calibrate(
                     lives[feature].append(live)
         floors = drift_store.floors_of(conn, service)
     if count < LEAST_WINDOWS:
-        raise SkewlessError(
+        raise InputError(
             f"Only {count} windows of {service} have {least_rows} requests: replay a longer span "
             "(--since), or longer windows."
         )

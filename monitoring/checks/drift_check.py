@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.failpoints import point
 from monitoring.baseline import Baseline, FeatureBaseline
 from monitoring.baselines.stratified_baselines import conditioned
@@ -270,8 +270,7 @@ def _finite(value: Any) -> Any:
 def _check_ended(conn: psycopg.Connection, window: Window) -> None:
     row = conn.execute("SELECT clock_timestamp() >= %s", [window.end]).fetchone()
     if not row or not row[0]:
-        raise SkewlessError(
+        raise InputError(
             f"The window ends at {window.end.isoformat()}, which has not come yet: what is "
             "checked once is not checked again.",
-            exit_code=3,
         )

@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from extensions.errors import SkewlessError
+from extensions.database.advisory_locks import session_lock
+from extensions.errors import NothingToCheckError, SkewlessError
 from monitoring.baseline import Baseline
 from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
@@ -68,6 +69,24 @@ def bound_services(conn: psycopg.Connection) -> list[str]:
     return [service for (service,) in rows]
 
 
+def trained_on(conn: psycopg.Connection, view: str) -> list[str]:
+    """The models whose training set has the view, by the baselines that services are bound to.
+
+    One text each: service, the view's version, and on a line of its own the training set's hash.
+    """
+    rows = conn.execute(
+        "SELECT service, versions -> %(view)s, training_set FROM ("
+        "SELECT DISTINCT ON (d.service) d.service, b.versions, b.training_set "
+        "FROM drift_bindings AS d INNER JOIN drift_baselines AS b USING (baseline_id) "
+        "ORDER BY d.service, d.bound_at DESC) AS bound WHERE versions ? %(view)s ORDER BY service",
+        {"view": view},
+    ).fetchall()
+    return [
+        f"{service} was trained on v{version}, training set\n{training_set}"
+        for service, version, training_set in rows
+    ]
+
+
 def unwatched_services(conn: psycopg.Connection) -> list[str]:
     """The services in the served log that have no baseline."""
     # By hops over the index: the log may hold many millions of rows of each.
@@ -85,7 +104,7 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
     """The baseline that a service is compared with.
 
     Raises:
-        SkewlessError: it has none.
+        NothingToCheckError: it has none.
     """
     row = conn.execute(
         "SELECT b.baseline_id, b.content FROM drift_bindings AS d "
@@ -94,10 +113,9 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
         [service],
     ).fetchone()
     if row is None:
-        raise SkewlessError(
+        raise NothingToCheckError(
             f"The service {service} has no baseline: run `skewless drift baseline {service} "
             "--training-set …manifest.json` with the set its model was trained on.",
-            exit_code=3,
         )
     return row[0], Baseline.from_json(row[1])
 
@@ -215,17 +233,14 @@ def alone(conn: psycopg.Connection, service: str) -> Iterator[None]:
     Raises:
         CheckedElsewhereError: another check is running.
     """
-    key = f"skewless drift {service}"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-    if not row or not row[0]:
-        raise CheckedElsewhereError(
-            f"Another drift check of {service} is running: wait for it, or end it.", exit_code=3
+
+    def refusal() -> CheckedElsewhereError:
+        return CheckedElsewhereError(
+            f"Another drift check of {service} is running: wait for it, or end it."
         )
-    try:
+
+    with session_lock(conn, f"skewless drift {service}", refusal):
         yield
-    finally:
-        if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
 
 
 def _runs(

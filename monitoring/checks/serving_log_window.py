@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import sql
 
-from extensions.asof.computation import pg_type
 from extensions.database.connection import identifiers, table_exists
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import pg_type
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
+from extensions.version_names import log_table
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
 from monitoring.baselines.stratified_baselines import HOUR, REQUEST, WEEKDAY
 from monitoring.statistics.repeated_entities import live_counts
@@ -61,7 +62,7 @@ def whole_windows(
     With ``after`` None only the last one.
     """
     if length <= timedelta(0):
-        raise SkewlessError("A window must be longer than nothing, as in --window 1h.", exit_code=3)
+        raise InputError("A window must be longer than nothing, as in --window 1h.")
     last = EPOCH + (now - EPOCH) // length * length
     first = last - length if after is None else EPOCH + -(-(after - EPOCH) // length) * length
     windows = []
@@ -250,7 +251,7 @@ def _anchors(
             sql.Identifier(version), sql.Identifier(serving_log_table.TABLE), _where(window)
         )
     ).fetchone()
-    log = f"{feature.view}_v{row[0]}" if row and row[0] is not None else ""
+    log = log_table(feature.view, row[0]) if row and row[0] is not None else ""
     if not log or not table_exists(conn, log):
         return None
     keys = feature.keys

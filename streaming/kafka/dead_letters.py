@@ -18,7 +18,7 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import InvalidTimestampError, MessageSizeTooLargeError
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, InputError
 from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message, RejectedError
 from streaming.kafka.record_batches import (
     MAX_HEADER_BYTES,
@@ -185,14 +185,13 @@ def show(settings: Settings, position: str) -> DeadLetter:
     """The letter whose original was at ``position`` (``topic/partition/offset``).
 
     Raises:
-        SkewlessError: there is no such letter.
+        InputError: there is no such letter.
     """
     for letter in _letters(settings):
         if letter.position == position:
             return letter
-    raise SkewlessError(
+    raise InputError(
         f"There is no dead letter {position}: `skewless dead-letters list` shows their positions.",
-        exit_code=2,
     )
 
 
@@ -211,12 +210,11 @@ def replay(settings: Settings, *, reason: str | None = None, position: str | Non
     if position:
         letter = show(settings, position)
         if letter.truncated:
-            raise SkewlessError(f"The dead letter {position} was too large to be kept whole.")
+            raise ConflictError(f"The dead letter {position} was too large to be kept whole.")
         if letter.foreign:
-            raise SkewlessError(
+            raise InputError(
                 f"The dead letter {position} was written by another program, which does not say "
                 "where it belongs: send it with that program.",
-                exit_code=2,
             )
         letters = iter([letter])
     else:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from extensions.timestamps import NotATimestampError, TimezoneMissingError, parse_timestamp
+
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LONGEST_MINUTES = 24 * 60
@@ -198,13 +200,11 @@ def _moment(value: Any) -> datetime:
         if type(value) is int:
             return EPOCH + timedelta(milliseconds=value)
         if type(value) is str:
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is not None:
-                return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
+            return parse_timestamp(value, zone_required=True)
+    except TimezoneMissingError:
+        raise RejectedError(Reason.BAD_TIME, "watchedAt has no time zone") from None
+    except (NotATimestampError, OverflowError):
         raise RejectedError(Reason.BAD_TIME, "watchedAt is not a time") from None
-    if type(value) is str:
-        raise RejectedError(Reason.BAD_TIME, "watchedAt has no time zone")
     raise RejectedError(
         Reason.WRONG_TYPE, f"watchedAt is {_kind(value)}, neither text nor milliseconds"
     )

@@ -11,7 +11,7 @@ import orjson
 from kafka import KafkaProducer
 
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
 
@@ -82,7 +82,7 @@ def _recorded(path: Path) -> Iterator[_Outgoing]:
     try:
         lines = path.open("rb")
     except OSError as error:
-        raise SkewlessError(f"Cannot read {path}: {error.strerror}.", exit_code=2) from error
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     with lines:
         for line in lines:
             if value := line.rstrip(b"\r\n"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from streaming.kafka.record_batches import UnreadableBatchError
 from streaming.settings import Settings
 
@@ -50,17 +50,16 @@ def skip(settings: Settings, position: str, why: str) -> Skipped:
     The worker that has the partition goes on within about a second. ``why`` is kept with it.
 
     Raises:
-        SkewlessError: exit code 2, when no partition is stopped there, or ``why`` is empty.
+        InputError: exit code 2, when no partition is stopped there, or ``why`` is empty.
     """
     parts = re.fullmatch(r"(.+)/([0-9]{1,9})/([0-9]{1,18})", position)
     if parts is None:
-        raise SkewlessError(
+        raise InputError(
             f"Give the stop as TOPIC/PARTITION/OFFSET, as `skewless status` shows it, not "
             f"{position!r}.",
-            exit_code=2,
         )
     if not why.strip():
-        raise SkewlessError("Say with --why what is known of the records left out.", exit_code=2)
+        raise InputError("Say with --why what is known of the records left out.")
     topic, partition, offset = parts.group(1), int(parts.group(2)), int(parts.group(3))
     with connect(settings.postgres_url, name="skewless stream skip") as conn:
         row = conn.execute(
@@ -77,9 +76,8 @@ def skip(settings: Settings, position: str, why: str) -> Skipped:
         )
         if not row or not moved or moved.rowcount != 1:
             # Leaving the block by an error undoes what was noted.
-            raise SkewlessError(
+            raise InputError(
                 f"The group {settings.group} is not stopped at {position}: `skewless status` "
                 "shows where partitions stand still.",
-                exit_code=2,
             )
     return Skipped(topic, partition, offset, row[0], row[1], why)

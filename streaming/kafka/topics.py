@@ -6,7 +6,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from extensions.errors import SkewlessError
+from extensions.errors import UnavailableError
 from streaming.settings import Settings
 
 _UNKNOWN_TOPIC = 3
@@ -24,7 +24,7 @@ def open_admin(settings: Settings) -> KafkaAdminClient:
     """A client for the broker's administration.
 
     Raises:
-        SkewlessError: no broker answers.
+        UnavailableError: no broker answers.
     """
     try:
         return KafkaAdminClient(
@@ -33,7 +33,7 @@ def open_admin(settings: Settings) -> KafkaAdminClient:
             bootstrap_timeout_ms=10_000,
         )
     except KafkaError as error:
-        raise SkewlessError(
+        raise UnavailableError(
             f"Kafka at {settings.kafka_bootstrap} does not answer: start it with `make up`, "
             "or check SKEWLESS_KAFKA_BOOTSTRAP."
         ) from error

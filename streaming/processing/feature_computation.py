@@ -1,6 +1,6 @@
 """Computing values as of now: into the log, and back for Redis in the same statement."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 
@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.types.numeric import Int8BinaryLoader
 
-from extensions.asof import Computation, Spine, changes
+from extensions.asof import Computation, Spine
 from extensions.asof.engine import answers
 from extensions.asof.safe_time import settled_now
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
-from extensions.failure_classification import WaitError
+from extensions.errors import DefinitionError, UnavailableError
+from extensions.feature_types import UTC_MICROSECONDS, arrow_of_postgres
 
 TICK = timedelta(microseconds=1)
 _PAUSE = 0.002
@@ -23,19 +23,8 @@ _TIMES = ("event_timestamp", "created_timestamp")
 # PostgreSQL sends moments as microseconds since this one; as numbers they cost a tenth.
 _POSTGRES_EPOCH_US = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 
-_ARROW = {
-    "integer": pa.int32(),
-    "bigint": pa.int64(),
-    "real": pa.float32(),
-    "double precision": pa.float64(),
-    "text": pa.string(),
-    "boolean": pa.bool_(),
-    "bytea": pa.binary(),
-    "timestamptz": pa.timestamp("us", tz="UTC"),
-}
 
-
-class SettlingError(WaitError):
+class SettlingError(UnavailableError):
     """Somebody else's transaction has been storing events for too long to wait for."""
 
 
@@ -55,7 +44,7 @@ def moment_after(conn: psycopg.Connection, committed: datetime, patience: float)
         if moment > committed:
             return moment
         if monotonic() > deadline:
-            raise SettlingError("other transactions that store events stay open")
+            raise SettlingError("Other transactions that store events stay open.")
         sleep(_PAUSE)
 
 
@@ -65,7 +54,7 @@ def log_values(conn: psycopg.Connection, computation: Computation, spine: Spine)
     Columns: join keys, ``event_timestamp``, ``created_timestamp``, features.
 
     Raises:
-        SkewlessError: the computation did not answer each question exactly once; nothing was
+        DefinitionError: the computation did not answer each question exactly once; nothing was
             appended.
     """
     names = _columns(computation)
@@ -90,7 +79,7 @@ def log_values(conn: psycopg.Connection, computation: Computation, spine: Spine)
         rows = cursor.execute(statement).fetchall()
     asked, answered = rows[0][:2]
     if asked != answered:
-        raise SkewlessError(
+        raise DefinitionError(
             f"Computation {computation.name} returned {answered} rows for {asked} questions: "
             "it must return exactly one row for each row of the spine."
         )
@@ -114,67 +103,8 @@ def logged_values(
             yield _table(computation, rows)
 
 
-def entities(computation: Computation, keys: Collection[tuple[int, ...]], at: datetime) -> Spine:
-    """The entities themselves, as of ``at``; in key order, so that neighbours share pages."""
-    columns = zip(zip(*sorted(keys), strict=True), computation.key_types, strict=True)
-    return Spine(
-        sql.SQL(
-            "SELECT u.*, {at}::timestamptz AS as_of FROM unnest({columns}) AS u ({keys})"
-        ).format(
-            at=sql.Literal(at),
-            columns=sql.SQL(", ").join(_array(column, pg_type) for column, pg_type in columns),
-            keys=identifiers(computation.join_keys),
-        )
-    )
-
-
-def arrivals(computation: Computation, after: datetime, through: datetime, at: datetime) -> Spine:
-    """The entities with a row of the primary source that arrived in ``(after, through]``."""
-    primary = computation.reads[0]
-    return Spine(
-        sql.SQL(
-            "SELECT DISTINCT {keys}, {at}::timestamptz AS as_of FROM {table} "
-            "WHERE {arrival} > {after} AND {arrival} <= {through}"
-        ).format(
-            keys=identifiers(computation.join_keys),
-            at=sql.Literal(at),
-            table=sql.Identifier(primary.table),
-            arrival=sql.Identifier(primary.arrival),
-            after=sql.Literal(after),
-            through=sql.Literal(through),
-        )
-    )
-
-
-def unanswered(computation: Computation, after: datetime, through: datetime) -> Spine:
-    """The entities that changed in ``(after, through]`` and have no row in the log since.
-
-    What the steps have seen to is in the log already. What remains changed by time alone (rows
-    that left a window, or whose own time came), or by another hand than the stream's.
-    """
-    return Spine(
-        sql.SQL(
-            "SELECT DISTINCT {keys}, {through}::timestamptz AS as_of FROM ({changes}) AS c "
-            "WHERE NOT EXISTS (SELECT FROM {log} AS l WHERE ({logged}) = ({keys}) "
-            "AND l.event_timestamp >= c.as_of)"
-        ).format(
-            keys=identifiers(computation.join_keys, "c"),
-            through=sql.Literal(through),
-            changes=changes(computation, after, through).query,
-            log=sql.Identifier(computation.log_table),
-            logged=identifiers(computation.join_keys, "l"),
-        )
-    )
-
-
 def _columns(computation: Computation) -> list[str]:
     return [*computation.join_keys, *_TIMES, *(f.name for f in computation.features)]
-
-
-def _array(column: tuple[int, ...], pg_type: str) -> sql.Composable:
-    # psycopg quotes the elements of a list one by one; whole numbers need none of that.
-    elements = sql.Literal("{" + ",".join(map(str, column)) + "}")
-    return sql.SQL("{}::{}[]").format(elements, sql.SQL(pg_type))
 
 
 def _numbers_for_times(cursor: psycopg.Cursor[tuple[object, ...]]) -> None:
@@ -199,15 +129,9 @@ def _table(computation: Computation, rows: list[tuple[object, ...]]) -> pa.Table
 def _column(column: tuple[object, ...], pg_type: str) -> pa.Array:
     """A column as the cursor returned it, times as PostgreSQL's numbers."""
     if pg_type == "timestamptz":
-        return pc.add(pa.array(column, pa.int64()), _POSTGRES_EPOCH_US).cast(_ARROW[pg_type])
+        return pc.add(pa.array(column, pa.int64()), _POSTGRES_EPOCH_US).cast(UTC_MICROSECONDS)
     if pg_type == "timestamptz[]":
         lists = pa.array(column, pa.list_(pa.int64()))
-        times = pc.add(lists.values, _POSTGRES_EPOCH_US).cast(_ARROW["timestamptz"])
+        times = pc.add(lists.values, _POSTGRES_EPOCH_US).cast(UTC_MICROSECONDS)
         return pa.ListArray.from_arrays(lists.offsets, times, mask=lists.is_null())
-    return pa.array(column, _arrow(pg_type))
-
-
-def _arrow(pg_type: str) -> pa.DataType:
-    if pg_type.endswith("[]"):
-        return pa.list_(_arrow(pg_type.removesuffix("[]")))
-    return _ARROW[pg_type]
+    return pa.array(column, arrow_of_postgres(pg_type))

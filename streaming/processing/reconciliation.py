@@ -19,6 +19,7 @@ import pyarrow as pa
 from extensions.asof import Computation, append, everyone
 from extensions.asof.history_changes import affected, changes_of
 from extensions.asof.safe_time import settled_now
+from extensions.asof.spine_changes import unanswered
 from extensions.asof.unpublished_ranges import unpublished
 from extensions.asof.watermarks import (
     advance_processed,
@@ -35,7 +36,7 @@ from extensions.stores.rebuild import reconcile
 from extensions.stores.restore_detection import check, publishing
 from extensions.thread_supervision import Vital
 from streaming.failpoints import Fault
-from streaming.processing.feature_computation import log_values, logged_values, unanswered
+from streaming.processing.feature_computation import log_values, logged_values
 from streaming.processing.offsets import stream_watermark, under_way_since
 from streaming.processing.online_write_retries import publish_refused
 from streaming.processing.online_writer import Publisher

@@ -17,7 +17,9 @@ import psycopg
 import pyarrow as pa
 
 from extensions.asof import Spine
+from extensions.asof.spine import arrivals, entities
 from extensions.database import connect
+from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
 from extensions.failure_classification import first_line, outage
@@ -26,7 +28,7 @@ from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import Decoder, Message, Reason, RejectedError, WatchEvent
 from streaming.kafka.subscription import Batch
 from streaming.processing.event_transaction import ensure_months, months_of, store
-from streaming.processing.feature_computation import arrivals, entities, log_values, moment_after
+from streaming.processing.feature_computation import log_values, moment_after
 from streaming.processing.offsets import Position, Progress, mark_processed
 from streaming.processing.online_write_retries import note_refused
 from streaming.processing.online_writer import Publisher
@@ -94,7 +96,7 @@ class Stepper:
         point(Fault.EVENTS_COMMITTED)
 
         # 4. The moment asked about: after the commit, and with no open transaction before it.
-        moment = moment_after(conn, _clock(conn), _SETTLING_PATIENCE)
+        moment = moment_after(conn, clock(conn), _SETTLING_PATIENCE)
         point(Fault.MOMENT_TAKEN)
 
         # 5. and 6. Per view: values into the log, then into Redis, where the newest wins.
@@ -122,7 +124,7 @@ class Stepper:
         if position.pending is None:
             return
         after, through = position.pending
-        moment = moment_after(conn, _clock(conn), _SETTLING_PATIENCE)
+        moment = moment_after(conn, clock(conn), _SETTLING_PATIENCE)
         self._compute(
             conn, moment, lambda view, at: [arrivals(view.computation, after, through, at)]
         )
@@ -293,10 +295,3 @@ def _processed(batch: Batch, moment: datetime) -> list[Progress]:
         )
         for number, messages in batch.messages.items()
     ]
-
-
-def _clock(conn: psycopg.Connection) -> datetime:
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # a scalar select always returns a row
-    at: datetime = row[0]
-    return at

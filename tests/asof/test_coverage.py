@@ -4,13 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pyarrow as pa
+import pytest
 
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
-from extensions.asof.feature_log_tables import BACKFILLED, ensure_log_tables
-from extensions.asof.log_coverage import Coverage, Span, coverage, gap_behind
+from extensions.asof.feature_log_tables import ensure_log_tables
+from extensions.asof.history_changes import follow_sources
+from extensions.asof.log_coverage import Coverage, Span, coverage, gap_behind, gap_sentence
 from extensions.asof.tick import tick
 from extensions.asof.unpublished_ranges import unpublished
+from extensions.database.identifier_limits import BACKFILLED
 from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)
@@ -120,3 +123,84 @@ def test_a_backfill_notes_what_is_not_online(conn: psycopg.Connection, counts: C
     backfill(conn, counts, now - 5 * DAY, now - DAY)
     [noted] = unpublished(conn, counts)
     assert noted.start <= now - 3 * DAY <= noted.end
+
+
+def watch_long_ago(conn: psycopg.Connection, counts: Computation, name: str, at: datetime) -> None:
+    """An event that claims to have arrived as it happened, as an import stores it."""
+    follow_sources(conn, [counts])
+    watch(conn, name, 1, at)
+
+
+def test_history_that_changed_after_a_backfill_makes_it_stale(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    now = datetime.now(UTC)
+    begin, end = now - 20 * DAY, now - 2 * DAY
+    watch_long_ago(conn, counts, "a", now - 15 * DAY)
+    backfill(conn, counts, begin, end)
+    assert coverage(conn, counts).gaps == ()
+    watch_long_ago(conn, counts, "imported", now - 10 * DAY)
+    known = coverage(conn, counts)
+    [gap] = known.gaps
+    # A claim is rounded down to its day.
+    assert now - 11 * DAY < gap.start <= now - 10 * DAY
+    assert gap.end == end
+    assert known.is_stale(gap)
+    labels = pa.chunked_array([[now - 12 * DAY, now - 9 * DAY, end]], pa.timestamp("us", "UTC"))
+    assert known.in_gap(labels).to_pylist() == [False, True, True]
+    said = gap_sentence("user_watch_stats", 2, 3, known)
+    assert "history changed after user_watch_stats was backfilled" in said
+    # The plain command replaces what is stale, and nothing else; then it is done.
+    redone = backfill(conn, counts, begin, end)
+    assert redone.resumed_from == gap.start
+    assert logged(conn) == [(now - 15 * DAY, 1), (now - 10 * DAY, 2), (now - 8 * DAY, 1),
+                            (now - 3 * DAY, 0)]  # fmt: skip
+    assert coverage(conn, counts).gaps == ()
+    assert backfill(conn, counts, begin, end).rows == 0
+
+
+def test_an_update_of_history_makes_all_of_a_backfill_stale(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    now = datetime.now(UTC)
+    begin, end = now - 20 * DAY, now - 2 * DAY
+    watch_long_ago(conn, counts, "a", now - 15 * DAY)
+    watch(conn, "b", 1, now - 14 * DAY)
+    backfill(conn, counts, begin, end)
+    conn.execute("DELETE FROM watch_events WHERE event_id = 'a'")
+    assert [gap.end for gap in coverage(conn, counts).gaps] == [end]
+    backfill(conn, counts, begin, end)
+    assert logged(conn) == [(now - 14 * DAY, 1), (now - 7 * DAY, 0)]
+    assert coverage(conn, counts).gaps == ()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_replacement_that_was_interrupted_goes_on_replacing(
+    conn: psycopg.Connection, counts: Computation, *, again: bool
+) -> None:
+    now = datetime.now(UTC)
+    begin, end = now - 20 * DAY, now - 2 * DAY
+    watch_long_ago(conn, counts, "a", now - 15 * DAY)
+    backfill(conn, counts, begin, end)
+    watch_long_ago(conn, counts, "imported", now - 14 * DAY)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total - 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backfill(conn, counts, begin, end, again=again, progress=interrupt)
+    [gap] = coverage(conn, counts).gaps
+    assert gap.end == end
+    assert gap.start > now - 14 * DAY
+    backfill(conn, counts, begin, end)
+    assert logged(conn) == [(now - 15 * DAY, 1), (now - 14 * DAY, 2), (now - 8 * DAY, 1),
+                            (now - 7 * DAY, 0)]  # fmt: skip
+    assert coverage(conn, counts).gaps == ()
+
+
+def logged(conn: psycopg.Connection) -> list[tuple[datetime, int]]:
+    return conn.execute(
+        "SELECT event_timestamp, user_watch_count_7d FROM user_watch_stats_v1 "
+        "WHERE user_id = 1 ORDER BY event_timestamp"
+    ).fetchall()

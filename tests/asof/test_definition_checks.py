@@ -28,10 +28,10 @@ from feast.types import (
 )
 
 from extensions.asof import Computation
-from extensions.asof.computation import computations_in
+from extensions.asof.computation_loading import computations_in
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.feature_log_tables import ensure_log_tables
-from extensions.database.identifier_limits import LONGEST_NAME, bounded_name
+from extensions.database.identifier_limits import BACKFILLED, LONGEST_NAME, bounded_name
 from extensions.errors import SkewlessError
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -152,7 +152,9 @@ def test_names_that_cannot_be_a_tables(root: Path, name: str) -> None:
         read(root, name=name)
 
 
-@pytest.mark.parametrize("name", ["sp ent", "sp%ent", "sp'ent", "sp-ent", "as_of", "x" * 64])
+@pytest.mark.parametrize(
+    "name", ["sp ent", "sp%ent", "sp'ent", "sp-ent", "as_of", BACKFILLED, "x" * 64]
+)
 def test_names_that_cannot_be_a_columns(root: Path, name: str) -> None:
     with pytest.raises(SkewlessError, match=f"spending:{name}"):
         read(root, field=Field(name=name, dtype=Int64, tags={"default": "0"}))

@@ -13,6 +13,7 @@ from extensions.asof.history_changes import (
     follow_sources,
     history_changes,
     not_followed,
+    prune_history_changes,
 )
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick, last_tick
@@ -215,3 +216,52 @@ def test_a_transaction_of_anyone_that_stores_history_holds_the_safe_time_back(
         other.commit()
     assert tick(conn, counts).rows == 1
     assert latest(conn, counts) == {1: 1}
+
+
+def test_notes_that_a_later_one_implies_are_pruned_once_every_view_has_passed_them(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    now = datetime.now(UTC)
+    notes = [
+        ("watch_events", now - 50 * DAY, now - 90 * DAY),
+        ("watch_events", now - 49 * DAY, now - 95 * DAY),
+        ("watch_events", now - 48 * DAY, now - 60 * DAY),
+        ("watch_events", now - 5 * DAY, None),
+        ("items", now - 50 * DAY, None),
+        ("items", now - 49 * DAY, now - 60 * DAY),
+        ("items", now - 48 * DAY, None),
+        ("genres", now - 40 * DAY, now - 41 * DAY),
+        ("genres", now - 39 * DAY, now - 41 * DAY),
+    ]
+    for table, changed_at, claim in notes:
+        conn.execute(
+            "INSERT INTO history_changes (source_table, operation, changed_at, claimed_from) "
+            "VALUES (%s, 'insert', %s, %s)",
+            [table, changed_at, claim],
+        )
+    tick(conn, counts)
+    assert prune_history_changes(conn) == 4
+    assert prune_history_changes(conn) == 0
+    kept = {
+        (table, change.changed_at)
+        for table in ("watch_events", "items", "genres")
+        for change in noted(conn, table)
+        if change.changed_at < now - DAY
+    }
+    assert kept == {notes[i][:2] for i in (1, 2, 3, 6, 8)}
+
+
+def test_a_view_that_lags_keeps_the_notes_it_has_not_passed(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    now = datetime.now(UTC)
+    tick(conn, counts)
+    conn.execute("UPDATE watermarks SET processed_through = %s", [now - 60 * DAY])
+    conn.execute(
+        "INSERT INTO history_changes (source_table, operation, changed_at) "
+        "SELECT 'items', 'update', %s + n * interval '1 day' FROM generate_series(1, 3) AS n",
+        [now - 60 * DAY],
+    )
+    assert prune_history_changes(conn) == 0
+    conn.execute("UPDATE watermarks SET processed_through = %s", [now])
+    assert prune_history_changes(conn) == 2

@@ -192,13 +192,15 @@ def test_backfills_of_the_past_join_up_and_leave_the_view_unborn(
     assert mark.live_from == now
 
 
-def test_again_replaces_what_a_backfill_wrote_before_an_import(
+def test_a_backfill_replaces_what_one_wrote_before_an_import(
     conn: psycopg.Connection, counts: Computation
 ) -> None:
     now = datetime.now(UTC)
     watch(conn, "a", 1, now - 2 * DAY)
     backfill(conn, counts, now - 3 * DAY, now)
     watch(conn, "imported later", 1, now - 2 * DAY - HOUR)
+    assert backfill(conn, counts, now - 3 * DAY, now).rows == 2
+    assert logged(conn) == [(1, 1), (1, 2)]
     assert backfill(conn, counts, now - 3 * DAY, now).rows == 0
     assert backfill(conn, counts, now - 3 * DAY, now, again=True).rows == 2
     assert logged(conn) == [(1, 1), (1, 2)]

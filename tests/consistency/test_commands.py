@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from extensions import addresses
 from extensions.cli.app import app
+from extensions.exit_codes import ATTENTION, NOT_CHECKED, WRONG
 from tests.consistency.conftest import World
 from tests.consistency.test_comparison import insert
 
@@ -36,12 +37,12 @@ def test_a_healthy_store(world: World) -> None:
 def test_history_that_nobody_computed_is_named_by_both(world: World) -> None:
     insert(world.conn, "of a new user", 900, datetime.now(UTC) - timedelta(days=1))
     audit = run("audit", "--since", "10m", "--entities", "5000")
-    assert audit.exit_code == 2
+    assert audit.exit_code == WRONG
     assert "user_watch_stats.v1 user_id=900: not computed" in audit.output
     assert "skewless refresh --full --view user_watch_stats.v1" in audit.output
     assert "served = trained = recomputed: BROKEN" in audit.output
     doctor = run("doctor", "--json", "--sample", "5000")
-    assert doctor.exit_code == 1
+    assert doctor.exit_code == ATTENTION
     told = [one for one in values(doctor) if "user_id=900: not computed" in one["found"]]
     assert "values of user_watch_stats.v1" in {one["what"] for one in told}
 
@@ -52,21 +53,21 @@ def test_what_lags_beyond_its_budget_has_an_exit_code_of_its_own(world: World) -
         "live_from = live_from - interval '10 minutes' WHERE view_name = 'user_watch_stats'"
     )
     audit = run("audit", "--since", "10m")
-    assert audit.exit_code == 1, audit.output
+    assert audit.exit_code == ATTENTION, audit.output
     assert "user_watch_stats.v1" in audit.output
     assert "overdue" in audit.output
 
 
 def test_nothing_seen_is_not_all_well(world: World) -> None:
     audit = run("audit", "--since", "10m", "--entities", "0")
-    assert audit.exit_code == 4
+    assert audit.exit_code == NOT_CHECKED
     assert "No entities were sampled." in audit.output
 
 
 def test_an_emptied_redis_is_named_by_both(world: World) -> None:
     world.redis.flushdb()
     audit = run("audit", "--since", "10m")
-    assert audit.exit_code == 2
+    assert audit.exit_code == WRONG
     assert "online behind the log" in audit.output
     doctor = run("doctor", "--json")
     epochs = [one for one in values(doctor) if one["what"].startswith("epoch of")]
@@ -79,7 +80,7 @@ def test_a_redis_that_is_away_is_a_finding_and_ends_nothing_else(
 ) -> None:
     monkeypatch.setenv(addresses.REDIS_VARIABLE, "redis://127.0.0.1:1/0")
     doctor = run("doctor", "--json")
-    assert doctor.exit_code == 1
+    assert doctor.exit_code == ATTENTION
     told = {one["what"]: one["ok"] for one in json.loads(doctor.stdout)}
     assert told["redis"] is False
     assert told["migrations"] is True

@@ -87,3 +87,27 @@ def test_what_is_no_such_value_is_refused(pushed: FeatureStore, column: str, val
     with pytest.raises(SkewlessError, match=f"column {column}"):
         pushed.write_to_online_store("pushed", frame([{**ROW, column: value}]))
     assert read(pushed, 1)["word"] == [None]
+
+
+def test_times_as_texts_are_read_by_the_one_rule(pushed: FeatureStore) -> None:
+    """Zones mixed, none is UTC: of two rows for a user, the later instant stays."""
+    texts = ["2026-01-01T12:00:00+05:00", "2026-01-01T08:00:00"]
+    rows = frame([{**ROW, "small": number} for number in range(2)])
+    rows = rows.assign(user_id=1, event_timestamp=texts, created_timestamp=texts)
+    pushed.write_to_online_store("pushed", rows)
+    assert read(pushed, 1)["small"] == [1]
+    pushed.write_to_online_store("pushed", rows.iloc[::-1])
+    assert read(pushed, 1)["small"] == [1]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT], ids=str)
+def test_a_missing_id_is_refused_by_reads_and_writes(pushed: FeatureStore, missing: Any) -> None:
+    """Feast answered None with an AttributeError's words, and NaN as a cast that failed."""
+    for ids in ([missing], [1, missing]):
+        with pytest.raises(SkewlessError, match=r"id .*is null: give every row its id"):
+            pushed.get_online_features(["pushed:small"], [{"user_id": one} for one in ids])
+        with pytest.raises(SkewlessError, match=r"id .*is null: give every row its id"):
+            pushed.get_online_features(["pushed:small"], {"user_id": ids})
+    rows = frame([ROW]).assign(user_id=pd.Series([missing], dtype=object))
+    with pytest.raises(SkewlessError, match=r"id is null: give every row its id"):
+        pushed.write_to_online_store("pushed", rows)

@@ -12,8 +12,9 @@ import pytest
 
 from extensions.database.event_ingest import INGEST_LOCK
 from extensions.errors import SkewlessError
-from extensions.history import Simulation, history, load_events, load_items
+from extensions.history import load_events, load_items
 from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA
+from feature_repo.simulator import Simulation, history
 from tests.history.tables import count, empty, fetch
 
 UNTIL = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)

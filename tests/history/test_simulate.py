@@ -2,17 +2,21 @@
 
 import itertools
 import re
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from extensions.errors import SkewlessError
-from extensions.history import Simulation, World, history, live_events, simulate
+from extensions.addresses import REPO_ROOT
+from extensions.errors import ConfigurationError, InputError
+from extensions.history import new_simulation, simulate
 from extensions.history.arrow_schemas import EVENT_SCHEMA
+from feature_repo.simulator import Platform, Simulation, history, live_events
 from tests.history.tables import count, empty, fetch
 
 UNTIL = datetime(2026, 3, 2, 9, 30, 0, 123_456, tzinfo=UTC)
@@ -80,7 +84,7 @@ def test_popularity_and_activity_have_heavy_tails(watches: pd.DataFrame) -> None
 
 
 def test_each_user_keeps_to_an_hour_and_to_few_genres(watches: pd.DataFrame) -> None:
-    world = World(LARGE)
+    world = Platform(LARGE)
     genre = pd.Series(world.item_genre, index=world.item_ids)
     busy = watches[watches.user_id.map(watches.user_id.value_counts()) >= 100]
     angle = 2 * np.pi * (busy.watched_at.dt.hour + busy.watched_at.dt.minute / 60) / 24
@@ -109,7 +113,7 @@ def test_some_events_are_late_by_hours_or_days(watches: pd.DataFrame) -> None:
 
 
 def test_durations_and_progress_agree_with_the_items_length(watches: pd.DataFrame) -> None:
-    world = World(LARGE)
+    world = Platform(LARGE)
     length = watches.item_id.map(pd.Series(world.item_length_ms, index=world.item_ids))
     assert (watches.duration_ms <= length).all()
     expected = (watches.duration_ms / length).astype("float32")
@@ -120,7 +124,7 @@ def test_durations_and_progress_agree_with_the_items_length(watches: pd.DataFram
 def test_items_are_watched_after_their_release_and_some_change_genre(
     watches: pd.DataFrame,
 ) -> None:
-    items = World(LARGE).item_history().to_pandas()
+    items = Platform(LARGE).item_history().to_pandas()
     released = items.groupby("item_id").valid_from.min()
     assert len(released) == LARGE.items
     assert (watches.watched_at > watches.item_id.map(released)).all()
@@ -150,7 +154,7 @@ def test_small_platforms_work(changes: dict) -> None:
     assert events.num_rows == simulation.deliveries
     assert set(events.column("item_id").to_pylist()) <= set(range(1, simulation.items + 1))
     assert events.num_rows == 0 or events.to_pandas().ingested_at.max() <= UNTIL
-    assert World(simulation).item_history().num_rows >= simulation.items
+    assert Platform(simulation).item_history().num_rows >= simulation.items
 
 
 @pytest.mark.parametrize(
@@ -158,9 +162,19 @@ def test_small_platforms_work(changes: dict) -> None:
     [{"users": 0}, {"events": -1}, {"until": datetime(2026, 1, 1)}, {"late_share": 2.0}],  # noqa: DTZ001
 )
 def test_impossible_simulations_are_refused(wrong: dict) -> None:
-    with pytest.raises(SkewlessError) as refusal:
+    with pytest.raises(ValueError):  # noqa: PT011 - its message is the simulator's own
         replace(SMALL, **wrong)
-    assert refusal.value.exit_code == 2
+    with pytest.raises(InputError):
+        new_simulation(REPO_ROOT, **wrong)
+
+
+def test_a_repository_without_a_simulator_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["extensions.history.simulate"]
+    monkeypatch.setattr(module, "SIMULATOR", "feature_repo.no_simulator")
+    with pytest.raises(ConfigurationError, match="has no simulator"):
+        new_simulation(tmp_path)
 
 
 def test_live_events_have_the_published_shape() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START
+from extensions import addresses
 from extensions.database import connect
 from extensions.failpoints import VARIABLE
-from monitoring.alerts.automatic_rollback import Policy, move_back
+from monitoring.alerts.automatic_rollback import Policy, in_repository
 from monitoring.alerts.notifiers import WEBHOOK, channels
 from monitoring.checks import drift_store
 from monitoring.checks.drift_schedule import Response, check_and_react, resume
@@ -162,10 +163,10 @@ def test_nothing_is_resumed_of_an_incident_that_is_over(
     assert len(receiver.bodies) == 1  # it had begun, and that is still said
 
 
-def _move(url: str, project: str, root: str, evidence: dict[str, Any], fault: str) -> None:
+def _move(url: str, root: str, evidence: dict[str, Any], fault: str) -> None:
     os.environ[VARIABLE] = fault
-    with connect(url, autocommit=True) as conn:
-        move_back(conn, project, "item_profile", "incident 7", evidence)
+    os.environ[addresses.POSTGRES_VARIABLE] = url
+    in_repository(Path(root))("item_profile", "incident 7", evidence)
 
 
 @pytest.mark.parametrize("fault", ["move-checked", "move-noted", "none"])
@@ -182,15 +183,15 @@ def test_a_view_goes_back_once(world: World, fault: str) -> None:
         world.refresh()
         promote(world.conn, world.store().project, "item_profile", number)
     evidence = {"version": 3, "windows": []}
-    project = world.store().project
-    killed = crash(_move, world.database, project, str(world.root), evidence, fault)
+    killed = crash(_move, world.database, str(world.root), evidence, fault)
     assert killed == (fault != "none")
     wait_until_gone(world.conn)
+    roll_back = in_repository(world.root)
     for _ in range(2):
-        assert move_back(world.conn, project, "item_profile", "incident 7", evidence) == "v3 -> v2"
+        assert roll_back("item_profile", "incident 7", evidence) == "v3 -> v2"
     moves = world.conn.execute("SELECT from_version, to_version FROM promotions "
                                "WHERE kind = 'rollback'").fetchall()  # fmt: skip
     assert moves == [(3, 2)]
     # Another incident's decision against v3 is out of date.
-    said = move_back(world.conn, project, "item_profile", "incident 8", evidence)
+    said = roll_back("item_profile", "incident 8", evidence)
     assert said == "left alone: v2 is the default, and no more v3"

@@ -18,9 +18,10 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, GENRES, HOUR, SERVICE, START, STATIONARY
 from extensions import addresses
 from extensions.cli.app import app
-from extensions.cli.monitoring import length_of
+from extensions.cli.time_options import length_of
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.exit_codes import USAGE
 from extensions.stores.offline.writes.serving_log_table import prune
 from extensions.training import read_labels, take
 from monitoring.alerts import incidents
@@ -206,7 +207,8 @@ def test_from_training_set_to_verdict_by_the_command_line(
     assert results["service"] == "ranking"
     assert results["results"]
     wrong = CliRunner().invoke(app, ["drift", "check", "--window", "soon"])
-    assert isinstance(wrong.exception, SkewlessError) or wrong.exit_code == 3
+    assert isinstance(wrong.exception, SkewlessError)
+    assert wrong.exception.exit_code == USAGE
     with connect(database, autocommit=True) as conn:
         prune(conn, START)
 

@@ -12,8 +12,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extensions.stores.online_codec.row_decoder import Decoder, fields, sections
+from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import fields, sections
 from tests.online.test_store import PAIR, read, write
 from tests.online.views import T0, key, view
 

@@ -16,6 +16,7 @@ from feast.repo_operations import apply_total
 
 from extensions import addresses
 from extensions.asof import Computation
+from extensions.asof.spine import entities
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.local import valkey
@@ -24,7 +25,7 @@ from extensions.stores import restore_detection
 from extensions.stores.publish_log import registered
 from extensions.stores.rebuild import rebuild_online, reconcile
 from extensions.stores.restore_detection import State, check, publishing
-from streaming.processing.feature_computation import entities, log_values
+from streaming.processing.feature_computation import log_values
 from streaming.processing.online_writer import Publisher
 from streaming.processing.realtime_views import LiveView, live_views
 from streaming.processing.reconciliation import sweep

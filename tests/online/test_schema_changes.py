@@ -8,9 +8,10 @@ from feast import FeatureStore
 from feast.types import Array, Float32, Float64, Int64, String
 
 from extensions.errors import SkewlessError
-from extensions.stores.online.store import layout_of
+from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.redis_keys import place_of
-from extensions.stores.online_codec.row_decoder import Decoder, fields, sections
+from extensions.stores.online_codec.row_decoder import Decoder
+from extensions.stores.online_codec.section_index import fields, sections
 from extensions.stores.rebuild import rebuild_online
 from tests.online.own_store import (
     TIMES,

@@ -18,8 +18,9 @@ from feast.utils import _convert_arrow_to_proto
 from extensions.errors import SkewlessError
 from extensions.stores.online.store import SkewlessRedisOnlineStore
 from extensions.stores.online_codec import row_format as rows
-from extensions.stores.online_codec.row_decoder import Decoder, sections
+from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import sections
 from tests.online.conftest import config_of
 from tests.online.views import T0, key, view
 

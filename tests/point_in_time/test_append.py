@@ -94,3 +94,27 @@ def test_nothing_to_append(ours: FeatureStore, conn: psycopg.Connection) -> None
     append(ours, rows(0))
     ours.write_to_offline_store("names", pd.DataFrame(rows(0).to_pandas()))
     assert count(conn) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "column"),
+    [
+        ("ADD CONSTRAINT light CHECK (weight > 1)", "DROP CONSTRAINT light", "weight"),
+        ("ALTER rank TYPE below_zero", "ALTER rank TYPE bigint", "rank"),
+        ("ALTER flag SET NOT NULL", "ALTER flag DROP NOT NULL", "flag"),
+    ],
+    ids=["check", "domain", "not null"],
+)
+def test_what_a_constraint_refuses_is_named_by_its_column(
+    ours: FeatureStore, conn: psycopg.Connection, change: str, back: str, column: str
+) -> None:
+    """PostgreSQL says no more than the constraint's name, of a domain not even the table."""
+    conn.execute("DROP DOMAIN IF EXISTS below_zero CASCADE")
+    conn.execute("CREATE DOMAIN below_zero AS bigint CHECK (VALUE < 0)")
+    conn.execute(f"ALTER TABLE names_log {change}")
+    try:
+        with pytest.raises(SkewlessError, match=rf"\b{column}\b"):
+            append(ours, rows(1))
+    finally:
+        conn.execute(f"ALTER TABLE names_log {back}")
+    assert count(conn) == 0

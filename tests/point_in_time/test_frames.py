@@ -185,7 +185,10 @@ class TestFrames:
         (labels().drop(columns="item_id"), "has no column item_id"),
         (labels().drop(columns="event_timestamp"), "event_timestamp"),
         (labels(event_timestamp=pd.to_datetime([None], utc=True)), "Row 0 .* no event_timestamp"),
-        (labels(event_timestamp=["yesterday"]), "does not hold times"),
+        (
+            labels(event_timestamp=["yesterday"]),
+            "The column event_timestamp must hold a time such as .* not 'yesterday'",
+        ),
         (labels(user_id=["1"]), "The key user_id must be"),
         (labels(user_id=[1.5]), "The key user_id must be"),
         (labels(user_id=np.array([2**63], dtype=np.uint64)), "The key user_id must be"),

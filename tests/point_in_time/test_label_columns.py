@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.training import read_labels, take
 from extensions.training.content_hash import ContentDigest, as_stored
 from monitoring.baseline import _as_taken
@@ -29,7 +29,7 @@ def test_a_label_called_like_a_feature_is_named(store: FeatureStore, tmp_path: P
     path = labels(tmp_path / "l.csv", "user_id,item_id,event_timestamp,seen", f"1,1,{AT},mine")
     with pytest.raises(SkewlessError, match=r"called like what halved adds to them \(seen\)") as no:
         take(store, "halved", with_bonus(path), tmp_path / "t.parquet")
-    assert no.value.exit_code == 2
+    assert isinstance(no.value, InputError)
     query = f"SELECT 1 AS user_id, 1 AS item_id, 1 AS bonus, timestamptz '{AT}' AS event_timestamp"
     for name in ("halved", "pairs__found"):
         with pytest.raises(SkewlessError, match=rf"\({name}\)"):
@@ -67,7 +67,7 @@ def test_a_request_field_of_another_type_is_named(
     path = labels(tmp_path / "l.csv", "user_id,item_id,event_timestamp,bonus", f"1,1,{AT},{bonus}")
     with pytest.raises(SkewlessError, match="The column bonus of the labels must hold Int64") as no:
         take(store, "halved", read_labels(path), tmp_path / "t.parquet")
-    assert no.value.exit_code == 2
+    assert isinstance(no.value, InputError)
     assert bonus not in no.value.message
     frame = read_labels(path).rows
     with pytest.raises(SkewlessError, match="must hold Int64"):
@@ -141,7 +141,7 @@ def test_outputs_never_take_the_place_of_a_pipe(store: FeatureStore, tmp_path: P
     os.mkfifo(pipe)
     with pytest.raises(SkewlessError, match="a pipe or a device") as no:
         take(store, "halved", with_bonus(path), pipe)
-    assert no.value.exit_code == 2
+    assert isinstance(no.value, InputError)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     real = tmp_path / "real.parquet"
     link = tmp_path / "link.parquet"

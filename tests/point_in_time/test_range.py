@@ -160,3 +160,17 @@ def test_views_of_other_keys_are_refused(ours: FeatureStore) -> None:
     ours.apply([thing])
     with pytest.raises(SkewlessError, match="have other keys"):
         rows(ours, [spent(one), other], [f"{one}:spent", f"{two}:word"])
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_names_that_postgresql_would_cut(ours: FeatureStore, full: bool) -> None:
+    """Cut to 63 bytes, two views were one, and so were their features."""
+    start = "ranged_" + "x" * 60
+    one, two = (f"{start}_{next(NUMBER)}" for _ in range(2))
+    views = [spent(one), words(two)]
+    found = rows(ours, views, [f"{one}:spent", f"{two}:word"], full_feature_names=full)
+    names = (f"{one}__spent", f"{two}__word") if full else ("spent", "word")
+    assert set(found[0]) == {"event_timestamp", "user_id", *names}
+    assert [tuple(row[name] for name in names) for row in found] == [
+        (5, None), (5, "b"), (5, "c"), (6, None),
+    ]  # fmt: skip

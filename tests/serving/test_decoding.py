@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.stores.online_codec import row_format as rows
-from extensions.stores.online_codec.row_decoder import Block, Decoder, fields, sections
-from extensions.stores.online_codec.row_format import AnotherLayoutError, Column, Layout
+from extensions.stores.online_codec.column_format import AnotherLayoutError, Column
+from extensions.stores.online_codec.row_decoder import Block, Decoder
+from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import fields, sections
 from tests.online.views import TYPES, value_of, view
 
 MOMENTS = st.integers(-(2**57), 2**57) | st.integers(0, 2**51)

@@ -8,9 +8,10 @@ import pytest
 from extensions.asof import Computation
 from extensions.asof.computation import FeatureColumn
 from extensions.asof.feature_log_tables import ensure_log_tables
+from extensions.asof.spine import entities
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from streaming.processing.feature_computation import entities, log_values, logged_values
+from streaming.processing.feature_computation import log_values, logged_values
 from streaming.settings import Settings
 from streaming.worker import _next_limit
 

@@ -14,8 +14,8 @@ from kafka import KafkaProducer
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.history.simulate import simulate
-from extensions.history.simulated_platform import Simulation
 from extensions.stores.rebuild import rebuild_online
+from feature_repo.simulator import Simulation
 from streaming.kafka import dead_letters
 from streaming.kafka.replay import replay
 from streaming.settings import Settings

@@ -25,7 +25,7 @@ def at_once(*actions: Callable[[], object]) -> list[str | None]:
             action()
             said[i] = None
         except SkewlessError as error:
-            said[i] = error.format_message()
+            said[i] = error.message
 
     threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]
     for thread in threads:

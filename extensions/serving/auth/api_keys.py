@@ -6,7 +6,7 @@ import stat
 import threading
 from pathlib import Path
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, SkewlessError
 from extensions.thread_supervision import Lasting
 
 logger = logging.getLogger(__name__)
@@ -74,15 +74,19 @@ class ApiKeys:
 def _read(file: Path) -> tuple[bytes, ...]:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise SkewlessError(f"{file} is no regular file: --api-key-file names a text file.")
+            raise ConfigurationError(
+                f"{file} is no regular file: --api-key-file names a text file."
+            )
         with file.open("rb") as opened:
             text = opened.read(MOST_BYTES + 1)
     except OSError as error:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"The keys in {file} cannot be read ({error.strerror}): see --api-key-file."
         ) from error
     lines = (line.strip() for line in text.splitlines())
     keys = tuple(line for line in lines if line and not line.startswith(b"#"))
     if not keys or len(text) > MOST_BYTES:
-        raise SkewlessError(f"{file} holds no keys: write one a line, {MOST_BYTES} bytes at most.")
+        raise ConfigurationError(
+            f"{file} holds no keys: write one a line, {MOST_BYTES} bytes at most."
+        )
     return keys

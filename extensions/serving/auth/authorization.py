@@ -153,6 +153,20 @@ class Guard:
         """Whether nobody is asked anything: neither tokens nor keys are configured."""
         return self._permissions is None and not self._keys.demanded
 
+    def security(self, *, by_key: bool) -> list[dict[str, list[str]]]:
+        """OpenAPI's security requirements, each an alternative; none where everybody may ask.
+
+        Args:
+            by_key: whether the key is enough where tokens are configured, as on ``/v1``.
+        """
+        tokens = self._permissions is not None
+        found: list[dict[str, list[str]]] = []
+        if self._keys.demanded and (by_key or not tokens):
+            found.append({"key": []})
+        if tokens:
+            found.append({"token": []})
+        return found
+
     async def admit(self, scope: MutableMapping[str, Any], *, by_key: bool = True) -> None:
         """Find out who asks. ``by_key``: whether the key is enough where `auth` is configured.
 

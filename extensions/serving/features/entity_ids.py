@@ -38,7 +38,7 @@ class Ids(Sequence[bytes]):
     @cached_property
     def raw(self) -> list[bytes]:
         """As they stand in keys."""
-        return [b"%d" % one for one in self.values]
+        return [b"%d" % value for value in self.values]
 
     @property
     def octets(self) -> bytes:

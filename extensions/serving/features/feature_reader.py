@@ -14,7 +14,8 @@ from extensions.serving.features.redis_connection import Command, Link
 from extensions.serving.features.request_plan import Plan, View
 from extensions.serving.near_cache.cached_views import Copy, NearCopies
 from extensions.stores.online_codec.column_encoding import Integers, Values, counting, taken
-from extensions.stores.online_codec.row_decoder import Block, fields, sections
+from extensions.stores.online_codec.row_decoder import Block
+from extensions.stores.online_codec.section_index import fields, sections
 
 # A small hash is searched linearly for each field; asked for more than this, it is read whole.
 FEW_FIELDS = 24
@@ -114,7 +115,11 @@ class Reader:
                 early = early if self.link.hurry() else {}
             replies = await coming
         rows = [rows for taker in takers for rows in early.get(taker) or taker(replies)]
-        return rows if plan.in_order else sorted(rows, key=lambda one: plan.place[id(one.view)])
+        return (
+            rows
+            if plan.in_order
+            else sorted(rows, key=lambda view_rows: plan.place[id(view_rows.view)])
+        )
 
     def _pairs(self, view: View, axes: Axes, commands: list[Command], now: int) -> Taker:
         parts = [axes[name] for name in view.join_keys]
@@ -133,7 +138,7 @@ class Reader:
             if whole:
                 # redis-py has made a mapping of it, our own link has not.
                 if isinstance(reply, dict):
-                    reply = [one for pair in reply.items() for one in pair]
+                    reply = [part for pair in reply.items() for part in pair]
                 return [self._of_hash(view, key, ids, reply, now)]
             return [_found(view, reply, now)]
 
@@ -195,8 +200,8 @@ def _strings(views: Sequence[View], ids: Ids, keys: list[bytes], now: int) -> Ta
 
         return take_one
     unique: dict[bytes, int] = {}
-    inverse = [unique.setdefault(one, len(unique)) for one in ids.raw]
-    keys += [prefix + one for one in unique]
+    inverse = [unique.setdefault(entity_id, len(unique)) for entity_id in ids.raw]
+    keys += [prefix + entity_id for entity_id in unique]
     again = np.array(inverse, np.int64) if len(unique) < len(ids) else None
 
     def take(replies: list[Any]) -> list[Rows]:

@@ -11,21 +11,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from feast import ValueType
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
+from extensions.feature_types import NUMPY_COLUMNS
 from extensions.serving.features import transform_frames
 from extensions.serving.features.transform_frames import array
 from extensions.stores.online_codec.column_encoding import Values
-
-_DTYPES = {
-    "FLOAT": np.float32,
-    "DOUBLE": np.float64,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class Transform:
         """Compile.
 
         Raises:
-            SkewlessError: the view aggregates, or is of a mode that only Feast's route runs.
+            DefinitionError: the view aggregates, or is of a mode that only Feast's route runs.
         """
         if (
             view.mode not in ("pandas", "python")
@@ -53,7 +47,7 @@ class Transform:
             or getattr(view, "singleton", False)
             or view.write_to_online_store
         ):
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The transform {view.name} is of a kind that /v1 does not serve: ask "
                 "/get-online-features, or write it in mode pandas or python."
             )
@@ -64,8 +58,8 @@ class Transform:
                 long = f"{projection.name}__{feature.name}"
                 inputs.append((feature.name, long if "__" in text else None))
         for source in view.source_request_sources.values():
-            inputs += [(one.name, None) for one in source.schema]
-        types = {one.name: one.dtype.to_value_type().name for one in view.features}
+            inputs += [(request_field.name, None) for request_field in source.schema]
+        types = {feature.name: feature.dtype.to_value_type().name for feature in view.features}
         return cls(view.name, view, tuple(inputs), features, tuple(types[f] for f in features))
 
     @cached_property
@@ -108,16 +102,19 @@ class Transform:
 def _plain(column: Values, n: int) -> list[Any]:
     """Python's own values, so that a float32 becomes a double, as with Feast."""
     held = column.tolist() if isinstance(column, np.ndarray) else list(column)
-    plain = [one.tolist() if isinstance(one, (np.ndarray, np.generic)) else one for one in held]
+    plain = [
+        value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value for value in held
+    ]
     return plain * n if len(plain) == 1 else plain
 
 
 def _typed(values: Any, kind: str) -> Values:
     """A transform's column in its declared type; nulls keep it a list."""
     plain = values.to_numpy() if hasattr(values, "to_numpy") else values
-    if kind in _DTYPES:
+    wanted = NUMPY_COLUMNS.get(ValueType[kind])
+    if wanted is not None:
         made: NDArray[Any] = np.asarray(plain)
         if made.dtype != object:
-            return made.astype(_DTYPES[kind])
-        return [None if one is None else _DTYPES[kind](one) for one in made]
+            return made.astype(wanted)
+        return [None if value is None else wanted.type(value) for value in made]
     return list(plain)

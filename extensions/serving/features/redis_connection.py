@@ -25,7 +25,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from extensions.addresses import redis_parts
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.stores.online.redis_io import is_foreign, unless_foreign
 from extensions.thread_supervision import LastingTask
 
@@ -198,7 +198,7 @@ class PipelinedLink(asyncio.Protocol):
         self._waiting.append(waiting)
         self._outstanding += len(commands)
         self.round_trips += 1
-        packed = [hiredis.pack_command(tuple(one)) for one in commands]  # type: ignore[arg-type]
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
         self._transport.write(b"".join(packed))
         return waiting
 
@@ -361,7 +361,7 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     """As redis-py reads its options; None: over TCP.
 
     Raises:
-        SkewlessError: a file is not there, or not what it should be.
+        ConfigurationError: a file is not there, or not what it should be.
     """
     if not options.get("ssl"):
         return None
@@ -370,7 +370,7 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
         if certificate := options.get("ssl_certfile"):
             context.load_cert_chain(certificate, options.get("ssl_keyfile"))
     except OSError as error:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"Redis's TLS files cannot be read ({error.strerror or error}): see ssl_ca_certs, "
             "ssl_certfile and ssl_keyfile in its connection string."
         ) from error

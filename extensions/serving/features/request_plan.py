@@ -2,29 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from feast import FeatureService, FeatureStore, FeatureView, ValueType
+from feast import FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.utils import _get_feature_views_to_use
 
-from extensions.asof.computation import COMPUTATIONS, Freshness, view_version
-from extensions.errors import SkewlessError
+from extensions.asof.computation import Freshness
+from extensions.asof.computation_loading import view_version
+from extensions.errors import DefinitionError
+from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
-from extensions.stores.online.store import layout_of, lifetime_of, trust_of
+from extensions.serving.features.request_fields import RequestField, request_fields
+from extensions.stores.online.view_settings import layout_of, lifetime_of, trust_of
+from extensions.stores.online_codec.payload_decoder import default_of
 from extensions.stores.online_codec.redis_keys import Place, place_of
-from extensions.stores.online_codec.row_decoder import Decoder, default_of
+from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.values.default_values import default_values
+from extensions.version_names import sql_file
 
-_PLAIN = {
-    ValueType.BOOL, ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE,
-    ValueType.STRING, ValueType.FLOAT_LIST, ValueType.DOUBLE_LIST, ValueType.INT32_LIST,
-    ValueType.INT64_LIST,
-}  # fmt: skip
+_PLAIN = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class View:
     """One feature view version as a service reads it. ``features``: those it returns, in order.
 
     ``fingerprint``: of the computation's text, so that a reply says which definition made it.
-    ``near``: whether workers hold a copy of it (the view's tag).
+    ``near``: whether workers hold a copy of it (the view's tag). ``fields``: Feast's fields of
+    its features by name, which say their types and descriptions.
     """
 
     name: str
@@ -44,6 +46,7 @@ class View:
     budget: timedelta | None
     fingerprint: str | None
     near: bool = False
+    fields: Mapping[str, Field] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def late_after(self) -> float:
@@ -86,7 +89,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """One service: its views, its transforms, and the request's own fields with their types.
+    """One service: its views, its transforms, and the request's own fields.
 
     ``number``: of the state of the registry that it was compiled from. ``resource``: what a
     caller must be permitted to read; None where only references were given. ``plain``: whether
@@ -96,7 +99,7 @@ class Plan:
     service: str
     views: tuple[View, ...]
     transforms: tuple[Transform, ...]
-    request: Mapping[str, ValueType]
+    request: Mapping[str, RequestField]
     key_types: Mapping[str, ValueType]
     resource: FeatureService | None
     number: int = 0
@@ -108,14 +111,21 @@ class Plan:
         return tuple(self.key_types)
 
     @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features that a reply has, by the names that it gives them."""
+        return (
+            *(name for view in self.views for name in view.names),
+            *(name for transform in self.transforms for name in transform.features),
+        )
+
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The views by entity, in order of first use."""
         groups: dict[tuple[str, ...], list[View]] = {}
         for view in self.views:
             groups.setdefault(view.join_keys, []).append(view)
-        whole = (ValueType.INT64, ValueType.INT32)
         return tuple(
-            Group(keys, tuple(views), self.key_types.get(keys[0]) in whole)
+            Group(keys, tuple(views), self.key_types.get(keys[0]) in BITS)
             for keys, views in groups.items()
         )
 
@@ -127,7 +137,7 @@ class Plan:
     @cached_property
     def read(self) -> Mapping[int, tuple[str, ...]]:
         """The features of each view, by its identity, that some transform reads."""
-        inputs = {name for one in self.transforms for name, _ in one.inputs}
+        inputs = {name for transform in self.transforms for name, _ in transform.inputs}
         return {
             id(view): tuple(c.name for c in view.decoder.layout.columns if c.name in inputs)
             for view in self.views
@@ -194,16 +204,11 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
     transforms = tuple(
         Transform.of(view, wanted.get(_name(view.projection), ())) for view in on_demand
     )
-    request = {
-        field.name: field.dtype.to_value_type()
-        for view in on_demand
-        for source in view.source_request_sources.values()
-        for field in source.schema
-    }
+    request = request_fields(on_demand)
     key_types: dict[str, ValueType] = {}
     for table in tables:
-        for field in table.entity_columns:
-            key_types.setdefault(field.name, field.dtype.to_value_type())
+        for column in table.entity_columns:
+            key_types.setdefault(column.name, column.dtype.to_value_type())
     plan = Plan(
         service.name if isinstance(service, FeatureService) else "",
         tuple(views.values()),
@@ -213,7 +218,7 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         service if isinstance(service, FeatureService) else None,
         number,
     )
-    projections = [one.projection for one in (*tables, *on_demand)]
+    projections = [view.projection for view in (*tables, *on_demand)]
     return replace(plan, plain=not clashing and _is_plain(plan, projections))
 
 
@@ -221,7 +226,7 @@ def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> N
     """What reads one view under several names, or by other keys, is Feast's to answer.
 
     Raises:
-        SkewlessError: the service does; the sentence says where it is served.
+        DefinitionError: the service does; the sentence says where it is served.
     """
     names = Counter((table.name, table.projection.version_tag) for table in tables)
     aliases = {
@@ -231,7 +236,7 @@ def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> N
         or (table.projection.name_alias and names[table.name, table.projection.version_tag] > 1)
     }
     if aliases:
-        raise SkewlessError(
+        raise DefinitionError(
             f"{service.name} reads {', '.join(sorted(aliases))} by other join keys, or under "
             "several names: /get-online-features serves it."
         )
@@ -245,15 +250,15 @@ def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
             for projection in service.feature_view_projections
         }
     found: dict[str, list[str]] = {}
-    for one in service:
-        view, _, feature = one.partition(":")
+    for reference in service:
+        view, _, feature = reference.partition(":")
         found.setdefault(view, []).append(feature)
     return {view: tuple(features) for view, features in found.items()}
 
 
 def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
     """No other names, none of the types that Feast's JSON treats specially, defaults or none."""
-    if any(one.name_alias or one.join_key_map for one in projections):
+    if any(projection.name_alias or projection.join_key_map for projection in projections):
         return False
     for view in plan.views:
         declared = [default is not None for default in view.decoder.defaults.values()]
@@ -265,7 +270,7 @@ def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
             return False
         if not set(view.features) <= set(view.decoder.layout.names):
             return False
-    return set(plan.key_types.values()) <= {ValueType.INT64, ValueType.INT32, ValueType.STRING}
+    return set(plan.key_types.values()) <= {*BITS, ValueType.STRING}
 
 
 def _view(
@@ -293,11 +298,12 @@ def _view(
         budget=Freshness(freshness).budget if freshness else None,
         fingerprint=_definition(Path(store.repo_path), table.name, version),
         near=table.tags.get("near") == "true",
+        fields={field.name: field for field in table.features},
     )
 
 
 def _definition(repo: Path, view: str, version: int) -> str | None:
-    path = repo / COMPUTATIONS / f"{view}.v{version}.sql"
+    path = repo / sql_file(view, version)
     return blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
 
 

@@ -146,9 +146,9 @@ def thrifty(function: Callable[..., Any]) -> Callable[..., Any]:
 def _names(code: CodeType) -> set[str]:
     """What a function and those within it may look up outside."""
     found = set(code.co_names)
-    for one in code.co_consts:
-        if isinstance(one, CodeType):
-            found |= _names(one)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _names(constant)
     return found
 
 
@@ -183,16 +183,16 @@ def array(values: Any, n: int) -> NDArray[Any]:  # noqa: PLR0911 - one for each 
     held = values if isinstance(values, list) else list(values)
     if isinstance(values, Coded):
         return np.array(held, object)
-    first = next((one for one in held if one is not None), None)
+    first = next((value for value in held if value is not None), None)
     if isinstance(first, _BOOL):
         return np.array(held, object if None in held else np.bool_)
     if isinstance(first, _REAL) or (isinstance(first, _WHOLE) and None in held):
-        return np.array([np.nan if one is None else one for one in held], np.float64)
+        return np.array([np.nan if value is None else value for value in held], np.float64)
     if isinstance(first, _WHOLE):
         return np.array(held, np.int64)
     column = np.empty(n, object)
-    for i, one in enumerate(held):
-        column[i] = _object(one)
+    for i, value in enumerate(held):
+        column[i] = _object(value)
     return column
 
 

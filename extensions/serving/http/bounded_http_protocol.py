@@ -278,8 +278,8 @@ class Sweep:
 
     def _end_unread(self) -> None:
         """Keep the memory of replies that nobody reads within its bound."""
-        slow = [one for one in self._left if not one.keeps_up]
-        held = sorted(((*one.unread, i) for i, one in enumerate(slow)), reverse=True)
+        slow = [connection for connection in self._left if not connection.keeps_up]
+        held = sorted(((*connection.unread, i) for i, connection in enumerate(slow)), reverse=True)
         total = sum(size for _, size, _ in held)
         while held and total > MOST_UNREAD:
             _, size, i = held.pop()

@@ -1,243 +1,37 @@
-"""The OpenAPI document of our own routes; `routes.feast_app` merges Feast's into it, for /docs."""
+"""The OpenAPI 3.1 document of our own routes, typed by the feature services as they are now.
 
+`openapi_services` has the schemas of services; `openapi_feast` adds Feast's own routes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from extensions.serving.features.request_plan import Plan
+from extensions.serving.http.openapi_services import (
+    Schema,
+    ServiceSchemas,
+    closed,
+    columns_object,
+    id_schema,
+    rows_object,
+    schema_name,
+)
 from extensions.serving.settings import Settings
 
-MOST = 2**63
 ARROW, MSGPACK = "application/vnd.apache.arrow.stream", "application/msgpack"
-# Feast's own descriptions of routes that this server answers itself.
-HIDDEN = ("/health",)
-
-_TEXT = {"type": "string"}
-_ID = {
-    "oneOf": [
-        {"type": "integer", "minimum": -MOST, "maximum": MOST - 1},
-        {"type": "string", "maxLength": 10_240},
-    ]
-}
-_FEATURES = {"type": "object", "additionalProperties": True}
-_COLUMN = {"type": "array", "items": {}}
-_COLUMNS = {"type": "object", "additionalProperties": _COLUMN}
+TEXT: Schema = {"type": "string"}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _MILLISECONDS = {"type": "number", "minimum": 0}
-_LAYOUT = {"type": "string", "enum": ["rows", "columns"], "default": "rows"}
 _INCLUDE = {
     "name": "include", "in": "query", "required": False,
     "description": "meta: per view its version, as-of time, status and definition.",
     "schema": {"type": "string", "enum": ["meta"]},
 }  # fmt: skip
 _STATUS = {"type": "string", "enum": ["fresh", "stale", "default"]}
-_MOMENT = {"type": ["string", "null"], "format": "date-time"}
+_AS_OF = {"type": ["string", "null"], "format": "date-time"}
 
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": required, "properties": properties}
-
-
-def _either(one: dict[str, Any]) -> dict[str, Any]:
-    return {"oneOf": [one, {"type": "array", "items": one}]}
-
-
-_META = {"type": "object", "additionalProperties": _ref("ViewMeta")}
-_CONTEXT = {
-    "type": "object",
-    "description": "What transforms read of the request itself; requestHour is now, if left out.",
-    "additionalProperties": True,
-    "examples": [{"requestHour": 21}],
-}
-
-
-def document(settings: Settings) -> dict[str, Any]:
-    """OpenAPI 3.1 of ``/v1``, ``/health``, ``/ready`` and ``/metrics``."""
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Skewless",
-            "version": "1",
-            "description": "Features online: ours under /v1, and all of Feast's own routes.",
-        },
-        "tags": [
-            {"name": "features", "description": "What models and pages ask for."},
-            {"name": "operations", "description": "What operators ask."},
-            {"name": "feast", "description": "Feast's own routes, for Feast's own clients."},
-        ],
-        "paths": {**_features(settings), **_operations()},
-        "components": {
-            "schemas": _schemas(settings),
-            "securitySchemes": {
-                "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
-                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-            },
-        },
-    }
-
-
-def complete(path: str, operation: dict[str, Any]) -> None:
-    """Add to one of Feast's operations what it answers here when it does not answer 200."""
-    operation["tags"] = ["feast"]
-    found = operation.setdefault("responses", {})
-    said = [*_ERRORS, (202, "Accepted")] if operation.get("requestBody") else [*_ERRORS]
-    for status, what in said:
-        # Feast's errors have one shape for validation and another for what is not found.
-        found[str(status)] = {"description": what, "content": {"application/json": {"schema": {}}}}
-    for response in found.values():
-        # Some of its routes answer 200 with no body, and the chat with a page.
-        if path in ("/push", "/chat") and "content" in response:
-            response["content"] = {**response["content"], "text/html": {"schema": _TEXT}}
-
-
-def _features(settings: Settings) -> dict[str, Any]:
-    user = {
-        "name": "user_id", "in": "path", "required": True, "schema": _ID, "example": 1,
-        "description": "As the entity declares it: a whole number, or a text.",
-    }  # fmt: skip
-    return {
-        "/v1/features/user/{user_id}": {
-            "get": {
-                **_about("features", f"A user's own features (service {settings.user_service})"),
-                "operationId": "user_features",
-                "parameters": [user, _INCLUDE],
-                "responses": _responses("UserFeatures", body=False),
-            }
-        },
-        "/v1/features/rank": {
-            "post": {
-                **_about(
-                    "features",
-                    f"Features to rank items for a user, in the order asked "
-                    f"(service {settings.rank_service})",
-                ),
-                "operationId": "rank_features",
-                "parameters": [_INCLUDE],
-                "requestBody": _body("RankRequest"),
-                "responses": _responses("RankReply", "RankColumns"),
-            }
-        },
-        "/v1/features": {
-            "post": {
-                **_about("features", "Features of any feature service for entity rows"),
-                "operationId": "features",
-                "parameters": [_INCLUDE],
-                "requestBody": _body("FeaturesRequest"),
-                "responses": _responses("FeaturesReply", "FeaturesColumns"),
-            }
-        },
-    }
-
-
-def _operations() -> dict[str, Any]:
-    ready = {"application/json": {"schema": _ref("Readiness")}}
-    alive = {"application/json": {"schema": _object(["status"], status=_TEXT)}}
-    return {
-        "/health": {
-            "get": {
-                **_about("operations", "Alive"),
-                "operationId": "health",
-                "responses": {
-                    "200": {"description": "Alive", "content": alive},
-                    "503": {"description": "A thread of the worker has ended", "content": alive},
-                },
-            }
-        },
-        "/ready": {
-            "get": {
-                **_about("operations", "Redis reachable, plan compiled, warmed up"),
-                "operationId": "ready",
-                "responses": {
-                    "200": {"description": "Ready", "content": ready},
-                    "503": {"description": "Not ready", "content": ready},
-                },
-            }
-        },
-        "/metrics": {
-            "get": {
-                **_about("operations", "Figures for Prometheus"),
-                "operationId": "metrics",
-                "responses": {
-                    "200": {"description": "Text", "content": {"text/plain": {"schema": _TEXT}}}
-                },
-            }
-        },
-    }
-
-
-def _schemas(settings: Settings) -> dict[str, Any]:
-    pair = _object(
-        ["itemId", "itemFeatures", "interactionFeatures"],
-        itemId=_ID, itemFeatures=_FEATURES, interactionFeatures=_FEATURES,
-    )  # fmt: skip
-    row = _object(["entity", "features"], entity=_FEATURES, features=_FEATURES)
-    common = {"latencyMs": _MILLISECONDS, "meta": _META, "plan": {"type": "integer"}}
-    return {
-        "RankRequest": {
-            **_object(
-                ["userId", "itemIds"],
-                userId=_ID,
-                itemIds={"type": "array", "items": _ID, "maxItems": settings.max_items},
-                context=_CONTEXT,
-                layout=_LAYOUT,
-            ),
-            "additionalProperties": False,
-            "examples": [{"userId": 1, "itemIds": [1, 2, 3], "context": {"requestHour": 21}}],
-        },
-        "FeaturesRequest": {
-            **_object(
-                ["service", "entities"],
-                service=_TEXT,
-                entities={"type": "array", "items": _FEATURES, "maxItems": settings.max_items},
-                context=_CONTEXT,
-                layout=_LAYOUT,
-            ),
-            "additionalProperties": False,
-            "examples": [
-                {"service": settings.user_service, "entities": [{"user_id": 1}, {"user_id": 2}]}
-            ],
-        },
-        "UserFeatures": _object(
-            ["userId", "features", "latencyMs"], userId=_ID, features=_FEATURES, **common
-        ),
-        "RankReply": _object(
-            ["userId", "userFeatures", "items", "latencyMs"],
-            userId=_ID, userFeatures=_FEATURES, items={"type": "array", "items": pair}, **common,
-        ),
-        "RankColumns": _object(
-            ["userId", "userFeatures", "itemIds", "itemFeatures", "interactionFeatures",
-             "latencyMs"],
-            userId=_ID, userFeatures=_FEATURES, itemIds={"type": "array", "items": _ID},
-            itemFeatures=_COLUMNS, interactionFeatures=_COLUMNS, **common,
-        ),
-        "FeaturesReply": _object(
-            ["service", "results", "latencyMs"],
-            service=_TEXT, results={"type": "array", "items": row}, **common,
-        ),
-        "FeaturesColumns": _object(
-            ["service", "entities", "features", "latencyMs"],
-            service=_TEXT, entities=_COLUMNS, features=_COLUMNS, **common,
-        ),
-        "ViewMeta": _object(
-            ["version", "asOf", "status", "fingerprint"],
-            version={"type": "integer"},
-            asOf=_either(_MOMENT),
-            status=_either(_STATUS),
-            fingerprint={"type": ["string", "null"]},
-            near={"type": "object"},
-        ),
-        "Readiness": _object(
-            ["ready", "redis", "plan", "registry", "warm", "registryLagSeconds"],
-            **{n: {"type": "boolean"} for n in ("ready", "redis", "plan", "registry", "warm")},
-            registryLagSeconds={"type": "number"},
-        ),
-        "Refusal": _object(
-            ["error"], error=_object(["message"], field=_TEXT, message=_TEXT)
-        ),
-    }  # fmt: skip
-
-
-_ERRORS = (
+ERRORS = (
     (400, "Not JSON, or not HTTP"),
     (401, "No valid token or key"),
     (403, "Not permitted"),
@@ -253,31 +47,352 @@ _ERRORS = (
 )
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What the document describes.
+
+    ``plans``: the plans of feature services by name; a text where there is none, and why.
+    ``own_security``, ``feast_security``: OpenAPI's security requirements of ``/v1`` and of
+    Feast's routes, each an alternative; empty where everybody may ask.
+    """
+
+    settings: Settings
+    plans: Mapping[str, Plan | str]
+    own_security: Sequence[dict[str, list[str]]] = ()
+    feast_security: Sequence[dict[str, list[str]]] = ()
+
+    def services(self) -> list[ServiceSchemas]:
+        """The services that ``/v1`` serves, each with a name of its own for its schemas."""
+        found: dict[str, ServiceSchemas] = {}
+        for service, plan in sorted(self.plans.items()):
+            if isinstance(plan, Plan):
+                name = unique = schema_name(service)
+                number = 2
+                while unique in found:
+                    unique, number = f"{name}{number}", number + 1
+                found[unique] = ServiceSchemas(plan, unique, self.settings.max_items)
+        return list(found.values())
+
+
+def ref(name: str) -> dict[str, str]:
+    """A reference to a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def document(subject: Subject) -> dict[str, Any]:
+    """OpenAPI 3.1 of ``/v1``, ``/health``, ``/ready`` and ``/metrics``."""
+    services = subject.services()
+    by_name = {service.plan.service: service for service in services}
+    user = by_name.get(subject.settings.user_service)
+    rank = by_name.get(subject.settings.rank_service)
+    if user and len(user.plan.join_keys) != 1:
+        user = None
+    if rank and not rank.ranks():
+        rank = None
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Skewless",
+            "version": "1",
+            "description": "Features online: ours under /v1, and all of Feast's own routes.",
+        },
+        "servers": [{"url": "/", "description": "This server"}],
+        "tags": [
+            {"name": "features", "description": "What models and pages ask for."},
+            {"name": "operations", "description": "What operators ask."},
+            {"name": "feast", "description": "Feast's own routes, for Feast's own clients."},
+        ],
+        "paths": {**_features(subject, services, user, rank), **_operations()},
+        "components": {
+            "schemas": {
+                **_common(),
+                **_user(user),
+                **_rank(rank),
+                **_any(services, rank),
+            },
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+    }
+
+
+def _features(
+    subject: Subject,
+    services: Sequence[ServiceSchemas],
+    user: ServiceSchemas | None,
+    rank: ServiceSchemas | None,
+) -> dict[str, Any]:
+    example = next(iter(user.example_row().values())) if user else 1
+    user_id = {
+        "name": "user_id", "in": "path", "required": True, "example": example,
+        "schema": user.id(user.join_keys[0]) if user else id_schema(None),
+        "description": "As the entity declares it: a whole number, or a text.",
+    }  # fmt: skip
+    security = {"security": list(subject.own_security)}
+    settings = subject.settings
+    return {
+        "/v1/features/user/{user_id}": {
+            "get": {
+                **_about("features", f"A user's own features (service {settings.user_service})"),
+                "operationId": "user_features",
+                "parameters": [user_id, _INCLUDE],
+                "responses": _responses(ref("UserFeatures"), body=False),
+                **security,
+            }
+        },
+        "/v1/features/rank": {
+            "post": {
+                **_about(
+                    "features",
+                    f"Features to rank items for a user, in the order asked "
+                    f"(service {settings.rank_service})",
+                ),
+                "operationId": "rank_features",
+                "parameters": [_INCLUDE],
+                "requestBody": _body(ref("RankRequest"), _rank_examples(rank)),
+                "responses": _responses(ref("RankReply"), ref("RankColumns")),
+                **security,
+            }
+        },
+        "/v1/features": {
+            "post": {
+                **_about("features", "Features of any feature service for entity rows"),
+                "operationId": "features",
+                "parameters": [_INCLUDE],
+                "requestBody": _body(
+                    ref("FeaturesRequest"),
+                    {service.plan.service: _any_example(service) for service in services},
+                ),
+                "responses": _responses(ref("FeaturesReply"), ref("FeaturesColumns")),
+                **security,
+            }
+        },
+    }
+
+
+def _operations() -> dict[str, Any]:
+    ready = {"application/json": {"schema": ref("Readiness")}}
+    alive = {"application/json": {"schema": ref("Health")}}
+
+    def route(summary: str, name: str, responses: Mapping[int, tuple[str, Any]]) -> Any:
+        return {
+            "get": {
+                **_about("operations", summary),
+                "operationId": name,
+                "responses": {
+                    str(status): {"description": what, "content": content}
+                    for status, (what, content) in responses.items()
+                },
+                "security": [],
+            }
+        }
+
+    return {
+        "/health": route(
+            "Alive",
+            "health",
+            {200: ("Alive", alive), 503: ("A thread of the worker has ended", alive)},
+        ),
+        "/ready": route(
+            "Redis reachable, plan compiled, warmed up",
+            "ready",
+            {200: ("Ready", ready), 503: ("Not ready", ready)},
+        ),
+        "/metrics": route(
+            "Figures for Prometheus", "metrics", {200: ("Text", {"text/plain": {"schema": TEXT}})}
+        ),
+    }
+
+
+def _common() -> dict[str, Schema]:
+    booleans = ("ready", "redis", "plan", "registry", "warm")
+    return {
+        "Error": closed(
+            {
+                "error": closed(
+                    {
+                        "message": {**TEXT, "description": "What is wrong, for a person."},
+                        "field": {**TEXT, "description": "The field or header at fault."},
+                    },
+                    required=["message"],
+                )
+            }
+        ),
+        "ViewMeta": {
+            "type": "object",
+            "properties": {
+                "version": {"type": "integer"},
+                "asOf": _one_or_many(_AS_OF),
+                "status": _one_or_many(_STATUS),
+                "fingerprint": {"type": ["string", "null"]},
+                "near": {"type": "object"},
+            },
+            "required": ["version", "asOf", "status", "fingerprint"],
+        },
+        "Health": closed({"status": TEXT}),
+        "Readiness": closed(
+            {
+                **{name: {"type": "boolean"} for name in booleans},
+                "registryLagSeconds": {"type": "number"},
+            }
+        ),
+    }
+
+
+def _user(service: ServiceSchemas | None) -> dict[str, Schema]:
+    features: Schema = {"type": "object", "additionalProperties": True}
+    user_id = id_schema(None)
+    if service:
+        features, user_id = ref(f"{service.name}Features"), service.id(service.join_keys[0])
+    return {"UserFeatures": _reply({"userId": user_id, "features": features})}
+
+
+def _rank(service: ServiceSchemas | None) -> dict[str, Schema]:
+    names = ("RankUserFeatures", "RankItemFeatures", "RankInteractionFeatures")
+    user_id = item_id = id_schema(None)
+    if service:
+        user_key, item_key = service.ranking_keys()
+        user_id, item_id = service.id(user_key), service.id(item_key)
+        parts = service.ranking_parts()
+        rows = {name: rows_object(part) for name, part in zip(names, parts, strict=True)}
+        columns = {"RankItemColumns": columns_object(parts[1])}
+        columns["RankInteractionColumns"] = columns_object(parts[2])
+    else:
+        anything: Schema = {"type": "object", "additionalProperties": True}
+        rows = dict.fromkeys(names, anything)
+        columns = dict.fromkeys(("RankItemColumns", "RankInteractionColumns"), anything)
+    head = {"userId": user_id, "userFeatures": ref("RankUserFeatures")}
+    return {
+        **rows,
+        **columns,
+        "RankRequest": {"type": "object"},  # of a service that there is not
+        "RankItem": closed(
+            {
+                "itemId": item_id,
+                "itemFeatures": ref("RankItemFeatures"),
+                "interactionFeatures": ref("RankInteractionFeatures"),
+            }
+        ),
+        "RankReply": _reply({**head, "items": {"type": "array", "items": ref("RankItem")}}),
+        "RankColumns": _reply(
+            {
+                **head,
+                "itemIds": {"type": "array", "items": item_id},
+                "itemFeatures": ref("RankItemColumns"),
+                "interactionFeatures": ref("RankInteractionColumns"),
+            }
+        ),
+    }
+
+
+def _any(services: Sequence[ServiceSchemas], rank: ServiceSchemas | None) -> dict[str, Schema]:
+    """The route of any service: a schema for each, told apart by the service's name."""
+    schemas: dict[str, Schema] = {}
+    for service in services:
+        name, features = service.name, service.features() + service.transformed()
+        which = {**TEXT, "const": service.plan.service}
+        row = closed({"entity": ref(f"{name}Entity"), "features": ref(f"{name}Features")})
+        schemas |= {
+            **service.requests(ranking=service is rank),
+            f"{name}Features": rows_object(features),
+            f"{name}FeatureColumns": columns_object(features),
+            f"{name}Row": row,
+            f"{name}Reply": _reply(
+                {"service": which, "results": {"type": "array", "items": ref(f"{name}Row")}}
+            ),
+            f"{name}Columns": _reply(
+                {
+                    "service": which,
+                    "entities": service.entity_columns(),
+                    "features": ref(f"{name}FeatureColumns"),
+                }
+            ),
+        }
+    for union, part in (
+        ("FeaturesRequest", "Request"), ("FeaturesReply", "Reply"), ("FeaturesColumns", "Columns"),
+    ):  # fmt: skip
+        schemas[union] = _by_service(services, part)
+    return schemas
+
+
+def _by_service(services: Sequence[ServiceSchemas], part: str) -> Schema:
+    if not services:
+        return {"type": "object"}
+    return {
+        "oneOf": [ref(f"{service.name}{part}") for service in services],
+        "discriminator": {
+            "propertyName": "service",
+            "mapping": {
+                service.plan.service: f"#/components/schemas/{service.name}{part}"
+                for service in services
+            },
+        },
+    }
+
+
+def _rank_examples(service: ServiceSchemas | None) -> dict[str, Any]:
+    if service is None:
+        return {}
+    user_key, item_key = service.ranking_keys()
+    rows = [service.example_row(n) for n in (1, 2, 3)]
+    example = {"userId": rows[0][user_key], "itemIds": [row[item_key] for row in rows]}
+    return {"three_items": {**example, **service.example_context()}}
+
+
+def _any_example(service: ServiceSchemas) -> dict[str, Any]:
+    entities = [service.example_row(1), service.example_row(2)]
+    return {
+        "service": service.plan.service, "entities": entities, **service.example_context(),
+    }  # fmt: skip
+
+
+def _reply(properties: Mapping[str, Any]) -> Schema:
+    """A reply's object: these properties, and what every reply has."""
+    return closed(
+        {
+            **properties,
+            "latencyMs": _MILLISECONDS,
+            "meta": {"type": "object", "additionalProperties": ref("ViewMeta")},
+            "plan": {"type": "integer", "description": "The number of the plan that made it."},
+        },
+        [*properties, "latencyMs"],
+    )
+
+
+def _one_or_many(schema: Schema) -> Schema:
+    return {"oneOf": [schema, {"type": "array", "items": schema}]}
+
+
 def _about(tag: str, summary: str) -> dict[str, Any]:
     return {"tags": [tag], "summary": summary}
 
 
-def _body(schema: str) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": _ref(schema)}}}
+def _body(schema: Schema, examples: Mapping[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": schema}
+    if examples:
+        content["examples"] = {name: {"value": value} for name, value in examples.items()}
+    return {"required": True, "content": {"application/json": content}}
 
 
-def _responses(*schemas: str, body: bool = True) -> dict[str, Any]:
-    reply = _ref(schemas[0]) if len(schemas) == 1 else {"anyOf": [_ref(one) for one in schemas]}
+def error_response(description: str) -> dict[str, Any]:
+    """A response of the one shape that all errors have."""
+    return {"description": description, "content": {"application/json": {"schema": ref("Error")}}}
+
+
+def _responses(*schemas: Schema, body: bool = True) -> dict[str, Any]:
+    reply = schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
     latency = {"X-Feature-Latency-Ms": {"schema": _MILLISECONDS, "description": "On every answer"}}
-    columns = {ARROW: {"schema": {"type": "string", "format": "binary"}},
-               MSGPACK: {"schema": {"type": "string", "format": "binary"}}}  # fmt: skip
     found: dict[str, Any] = {
         "200": {
             "description": "Found",
             "headers": latency,
-            "content": {"application/json": {"schema": reply}, **columns},
+            "content": {"application/json": {"schema": reply}, ARROW: _BINARY, MSGPACK: _BINARY},
         }
     }
-    for status, what in _ERRORS:
+    for status, what in ERRORS:
         if body or status not in (413, 415):
-            found[str(status)] = {
-                "description": what,
-                "content": {"application/json": {"schema": _ref("Refusal")}},
-            }
+            found[str(status)] = error_response(what)
     found["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
     return found

@@ -16,9 +16,10 @@ from extensions.serving.routes.feast_app import Receive, Scope
 from extensions.serving.routes.feature_routes import ANY, RANK, USER
 from extensions.serving.settings import Settings
 
-ABOUT = ("/health", "/ready", "/metrics", "/v1/openapi.json")
-# Open to everybody, besides: the documentation, which shows no value of any feature.
-DOCUMENTS = ("/docs", "/openapi.json")
+# Open to everybody: what operators and monitoring read.
+STATUS = frozenset(("/health", "/ready", "/metrics"))
+# Open to everybody, unless turned off: the OpenAPI documents, which show no feature's value.
+DOCUMENTS = frozenset(("/openapi.json", "/v1/openapi.json"))
 # The label of routes that there are not.
 OTHER = "other"
 READS = ("/get-online-features", "/search", "/retrieve-online-documents")
@@ -94,7 +95,7 @@ class Bodies:
         body.size += more
         self.held += more
         while self.held > self._most_held:
-            largest = max(self.reading, key=lambda one: one.size, default=body)
+            largest = max(self.reading, key=lambda reading: reading.size, default=body)
             if largest is body:
                 raise RefusedError(503, "The server is busy.")
             largest.give_way()
@@ -227,7 +228,7 @@ def _longest(columns: Any) -> int:
     """The length of the longest column."""
     if not isinstance(columns, dict):
         return 0
-    lengths = (len(one) for one in columns.values() if isinstance(one, (list, dict)))
+    lengths = (len(column) for column in columns.values() if isinstance(column, (list, dict)))
     return max(lengths, default=0)
 
 

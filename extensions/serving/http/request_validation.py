@@ -2,31 +2,40 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import numpy as np
 import orjson
 from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
+from extensions.feature_types import BITS
 from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
+from extensions.serving.http.request_types import (
+    LONGEST_ID,
+    RequestTypes,
+    ServiceName,
+    user_and_item,
+)
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
-_BITS = {ValueType.INT64: 63, ValueType.INT32: 31}
-_KINDS: dict[ValueType, tuple[type, ...]] = {
-    ValueType.INT64: (int,),
-    ValueType.INT32: (int,),
-    ValueType.FLOAT: (int, float),
-    ValueType.DOUBLE: (int, float),
-    ValueType.STRING: (str,),
-    ValueType.BOOL: (bool,),
-}
-LONGEST_ID = 10_240
+_NAMES = {
+    "int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false",
+    "array": "a list", "object": "an object", "null": "null",
+}  # fmt: skip
+_GIVEN = _NAMES | {"float": "a fraction", "bool": "a truth value"}
+_COMPARED = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
+# What msgspec says is wrong.
+_EXPECTED = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
+_LENGTH = re.compile(r"Expected `array` of length <= (\d+)")
+_LIMIT = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+)")
+_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 
 
 class RefusedError(Exception):
@@ -65,38 +74,205 @@ class Batch:
     rows: int
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object."""
+class RequestParser:
+    """Decodes and checks the bodies of ``/v1``. Request types are kept for the plans in use."""
+
+    def __init__(self, max_items: int) -> None:
+        self._max_items = max_items
+        # By the plan's identity; the plan is held, so that no other can have it.
+        self._types: dict[int, tuple[Plan, RequestTypes]] = {}
+
+    def ranking(self, body: bytes, plan: Plan) -> Ranking:
+        """Check a ranking request.
+
+        Raises:
+            RefusedError: 400, not JSON; 422, a field is wrong; 404, the service does not rank.
+        """
+        user_key, item_key = ranking_keys(plan)
+        types = self._of(plan)
+        read = _decoded(types.decode_rank, body)
+        user, items = read.field_0, read.field_1
+        kind = plan.key_types[item_key]
+        if kind == ValueType.INT64:
+            ids = Ids(items, np.array(items, np.int64))
+        else:
+            raw = [entity_id(item, kind, f"itemIds[{i}]")[1] for i, item in enumerate(items)]
+            ids = Ids(items, None, raw)
+        user_id = entity_id(user, plan.key_types[user_key], "userId")[1]
+        axes = {user_key: Ids([user], None, [user_id]), item_key: ids}
+        return Ranking(user, items, axes, self._context(read, plan), read.layout == "columns")
+
+    def batch(self, body: bytes, plan_of: Callable[[str], Plan]) -> tuple[Batch, Plan]:
+        """Check a request for any service.
+
+        Args:
+            body: the request's body.
+            plan_of: finds the plan by the service's name, or refuses it.
+
+        Raises:
+            RefusedError: 400, not JSON; 422, a field is wrong; what ``plan_of`` raises.
+        """
+        plan = plan_of(_decoded(_SERVICE_NAME, body).service)
+        types = self._of(plan)
+        read = _decoded(types.decode_features, body)
+        rows = read.field_1
+        entities: dict[str, list[Any]] = {}
+        ids: dict[str, Ids] = {}
+        for place, key in enumerate(types.keys):
+            kind, name = plan.key_types[key], f"field_{place}"
+            entities[key] = column = [getattr(row, name) for row in rows]
+            raw = [
+                entity_id(value, kind, f"entities[{i}].{key}")[1] for i, value in enumerate(column)
+            ]
+            ids[key] = Ids(column, None, raw)
+        if DUMMY_ENTITY_ID in plan.key_types:
+            # Feast's name for the one entity of a view without entities.
+            ids[DUMMY_ENTITY_ID] = Ids(
+                [DUMMY_ENTITY_VAL] * len(rows), None, [b"=" + DUMMY_ENTITY_VAL.encode()] * len(rows)
+            )
+        columns = read.layout == "columns"
+        request = self._context(read, plan)
+        return Batch(plan.service, entities, ids, request, columns, len(rows)), plan
+
+    def without_context(self, plan: Plan) -> dict[str, Any]:
+        """The request fields of a route that takes none: their defaults.
+
+        Raises:
+            RefusedError: 422, one has no default.
+        """
+        return _request_values({}, plan)
+
+    def _of(self, plan: Plan) -> RequestTypes:
+        held = self._types.get(id(plan))
+        if held is None:
+            # Those of plans that were swapped out are dropped.
+            self._types = {
+                key: kept for key, kept in self._types.items() if kept[0].number == plan.number
+            }
+            held = self._types[id(plan)] = plan, RequestTypes(plan, self._max_items)
+        return held[1]
+
+    def _context(self, read: Any, plan: Plan) -> dict[str, Any]:
+        """The request fields by name, from the body's context and from their defaults."""
+        types = self._of(plan)
+        given: dict[str, Any] = {}
+        spelled: dict[str, str] = {}
+        for asked, value in (read.context or {}).items():
+            name = types.spellings.get(asked)
+            if name is None:
+                raise RefusedError(422, f"{plan.service} takes no {asked}.", f"context.{asked}")
+            if name in given:
+                raise RefusedError(422, f"The context gives {name} twice.", f"context.{asked}")
+            given[name], spelled[name] = value, asked
+        if given:
+            by_camel = {types.camel[name]: value for name, value in given.items()}
+            try:
+                msgspec.convert(by_camel, types.context_type)
+            except msgspec.ValidationError as error:
+                message, path = _sentence(error)
+                name = types.spellings.get(path, "")
+                asked = spelled.get(name, name)
+                message = message.replace(path, asked, 1)
+                raise RefusedError(422, message, f"context.{asked}") from None
+        return _request_values(given, plan)
+
+
+_SERVICE_NAME = msgspec.json.Decoder(ServiceName).decode
+
+
+def _request_values(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    found = {}
+    for name, field in plan.request.items():
+        if name in given:
+            found[name] = given[name]
+        elif field.default is not None:
+            found[name] = field.default()
+        else:
+            raise RefusedError(422, f"The context must give {name}.", f"context.{name}")
+    return found
+
+
+def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
+    """The body as its type.
+
+    Raises:
+        RefusedError: 400, not JSON; 422, not of the type: the sentence and the field at fault.
+    """
     try:
-        read = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        with contextlib.suppress(orjson.JSONDecodeError):  # msgspec stops at the first mistake
+            orjson.loads(body)
+            message, path = _sentence(error)
+            raise RefusedError(422, message, path or None) from None
+        raise RefusedError(400, "The body is not JSON.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError(400, f"The body is not JSON: {error}.") from None
-    if not isinstance(read, dict):
-        raise RefusedError(422, "The body must be a JSON object.")
-    return read
+
+
+def _sentence(  # noqa: PLR0911 - one for each kind of mistake
+    error: msgspec.ValidationError,
+) -> tuple[str, str]:
+    """What msgspec finds wrong, as a sentence, and the path of the field at fault."""
+    text, _, path = str(error).partition(" - at `$")
+    path = path.removesuffix("`").removeprefix(".")
+    where = path or "The body"
+    if not path and text.startswith("Expected `object`"):
+        return "The body must be a JSON object.", ""
+    if field := _FIELD.match(text):
+        problem, name = field.groups()
+        path = f"{path}.{name}" if path else name
+        if problem == "missing required":
+            return f"{where} must have {name}.", path
+        return f"There is no field {name}.", path
+    if expected := _EXPECTED.match(text):
+        wanted, got = expected.groups()
+        kinds = " or ".join(_NAMES.get(kind, kind) for kind in wanted.split(" | "))
+        return f"{where} must be {kinds}, not {_GIVEN.get(got, got)}.", path
+    if length := _LENGTH.match(text):
+        return f"{where} may have at most {length.group(1)} entries.", path
+    if limit := _LIMIT.match(text):
+        return f"{where} must be {_COMPARED[limit.group(1)]} {limit.group(2)}.", path
+    if text.startswith("Invalid enum value"):
+        return f"{where} is not one of the allowed values: {text.partition('value ')[2]}.", path
+    return f"{where}: {text}.", path
 
 
 def user_in_path(text: str, kind: ValueType) -> tuple[Any, bytes]:
-    """The id that the path ends with, percent-decoded."""
+    """The id that the path ends with, percent-decoded.
+
+    Returns:
+        As `entity_id`.
+
+    Raises:
+        RefusedError: 422, it is no id of this type.
+    """
     try:
         text = unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise RefusedError(422, "The user id is not UTF-8.", "user_id") from None
-    if kind in _BITS:
+    if kind in BITS:
         if not _WHOLE.fullmatch(text):
             raise RefusedError(422, "The user id must be a whole number.", "user_id")
-        return one_id(int(text), kind, "user_id")
-    return one_id(text, kind, "user_id")
+        return entity_id(int(text), kind, "user_id")
+    return entity_id(text, kind, "user_id")
 
 
-def one_id(value: Any, kind: ValueType, field: str) -> tuple[Any, bytes]:
-    """An id as it came, and as it stands in keys."""
-    if kind in _BITS:
+def entity_id(value: Any, kind: ValueType, field: str) -> tuple[Any, bytes]:
+    """Check an entity's id.
+
+    Returns:
+        The id as it came, and as it stands in Redis keys.
+
+    Raises:
+        RefusedError: 422, it is no id of this type, or of a type that ``/v1`` does not serve.
+    """
+    if kind in BITS:
         if isinstance(value, bool) or not isinstance(value, int):
             raise RefusedError(422, "An id must be a whole number.", field)
-        bound = 1 << _BITS[kind]
+        bound = 1 << BITS[kind]
         if not -bound <= value < bound:
-            raise RefusedError(422, f"An id must fit {_BITS[kind] + 1} bits.", field)
+            raise RefusedError(422, f"An id must fit {BITS[kind] + 1} bits.", field)
         return value, b"%d" % value
     if kind != ValueType.STRING:
         raise RefusedError(
@@ -113,136 +289,26 @@ def one_id(value: Any, kind: ValueType, field: str) -> tuple[Any, bytes]:
     return value, b"=" + raw
 
 
-def ranking(body: bytes, plan: Plan, most: int) -> Ranking:
-    """Check a ranking request."""
-    read = parse(body)
-    _known(read, {"userId", "itemIds", "context", "layout"})
-    user_key, item_key = user_and_item(plan)
-    user, user_id = one_id(_given(read, "userId"), plan.key_types[user_key], "userId")
-    items = _list(_given(read, "itemIds"), "itemIds", most)
-    kind = plan.key_types[item_key]
-    ids = None
-    if kind == ValueType.INT64 and set(map(type, items)) == {int}:
-        with contextlib.suppress(OverflowError):  # one does not fit: find out which
-            ids = Ids(items, np.array(items, np.int64))
-    if ids is None:
-        raw = [one_id(one, kind, f"itemIds[{i}]")[1] for i, one in enumerate(items)]
-        ids = Ids(items, None, raw)
-    axes = {user_key: Ids([user], None, [user_id]), item_key: ids}
-    return _ranking(read, plan, user, items, axes)
+def check_range(field: RequestField, values: list[Any]) -> None:
+    """Check a column of a request field against its declared bounds.
 
-
-def batch(body: bytes, plan_of: Any, most: int) -> tuple[Batch, Plan]:
-    """Check a request for any service; ``plan_of`` finds the plan by the service's name."""
-    read = parse(body)
-    _known(read, {"service", "entities", "context", "layout"})
-    service = _given(read, "service")
-    if not isinstance(service, str):
-        raise RefusedError(422, "The service must be given by name.", "service")
-    plan: Plan = plan_of(service)
-    rows = _list(_given(read, "entities"), "entities", most)
-    given = [name for name in plan.join_keys if name != DUMMY_ENTITY_ID]
-    entities: dict[str, list[Any]] = {name: [] for name in given}
-    axes: dict[str, list[bytes]] = {name: [] for name in given}
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise RefusedError(422, "An entity row must be an object.", f"entities[{i}]")
-        if more := sorted(set(row) - set(entities)):
-            raise RefusedError(
-                422, f"{service} has no join key {more[0]}.", f"entities[{i}].{more[0]}"
-            )
-        for name in given:
-            kind = plan.key_types[name]
-            if name not in row:
-                raise RefusedError(422, f"The row must name its {name}.", f"entities[{i}].{name}")
-            value, raw = one_id(row[name], kind, f"entities[{i}].{name}")
-            entities[name].append(value)
-            axes[name].append(raw)
-    request, columns = _context(read, plan), _layout(read)
-    ids = {name: Ids(entities[name], None, axes[name]) for name in axes}
-    if DUMMY_ENTITY_ID in plan.key_types:
-        # Feast's name for the one entity of a view without entities.
-        ids[DUMMY_ENTITY_ID] = Ids(
-            [DUMMY_ENTITY_VAL] * len(rows), None, [b"=" + DUMMY_ENTITY_VAL.encode()] * len(rows)
+    Raises:
+        RefusedError: 422, a value lies outside.
+    """
+    if not field.in_range(values):
+        raise RefusedError(
+            422, f"{field.name} must be {field.range_text}.", f"entities.{field.name}"
         )
-    return Batch(service, entities, ids, request, columns, len(rows)), plan
 
 
-def user_and_item(plan: Plan) -> tuple[str, str]:
-    """The two join keys of a ranking service: whose list it is, and what is in it."""
+def ranking_keys(plan: Plan) -> tuple[str, str]:
+    """The two join keys of a ranking service: whose list it is, and what is in it.
+
+    Raises:
+        RefusedError: 404, the service does not rank.
+    """
     if len(plan.join_keys) != 2:
         raise RefusedError(
             404, f"The service {plan.service} does not rank: it must have two join keys."
         )
-    first, second = plan.join_keys
-    return (second, first) if second == "user_id" else (first, second)
-
-
-def _ranking(
-    read: dict[str, Any], plan: Plan, user: Any, items: list[Any], axes: dict[str, Ids]
-) -> Ranking:
-    return Ranking(user, items, axes, _context(read, plan), _layout(read))
-
-
-def _context(read: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    given = read.get("context") or {}
-    if not isinstance(given, dict):
-        raise RefusedError(422, "The context must be an object.", "context")
-    named: dict[str, tuple[str, Any]] = {}
-    for asked, value in given.items():
-        # The field's own name, or its usual form in JSON: requestHour for request_hour.
-        name = asked if asked in plan.request else _snake(asked)
-        if name in named:
-            raise RefusedError(422, f"The context gives {name} twice.", f"context.{asked}")
-        named[name] = (asked, value)
-    if more := sorted(set(named) - set(plan.request)):
-        raise RefusedError(
-            422, f"{plan.service} takes no {named[more[0]][0]}.", f"context.{named[more[0]][0]}"
-        )
-    found = {}
-    for name, kind in plan.request.items():
-        if name not in named:
-            if name != "request_hour":
-                raise RefusedError(422, f"The context must give {name}.", f"context.{name}")
-            found[name] = datetime.now(UTC).hour
-            continue
-        asked, value = named[name]
-        wanted = _KINDS.get(kind)
-        if wanted and (
-            not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
-        ):
-            raise RefusedError(422, f"{asked} must be {kind.name.lower()}.", f"context.{asked}")
-        if kind in _BITS and not -(1 << _BITS[kind]) <= value < 1 << _BITS[kind]:
-            raise RefusedError(422, f"{asked} must fit {_BITS[kind] + 1} bits.", f"context.{asked}")
-        found[name] = value
-    return found
-
-
-def _layout(read: dict[str, Any]) -> bool:
-    layout = read.get("layout", "rows")
-    if layout not in ("rows", "columns"):
-        raise RefusedError(422, "The layout is rows or columns.", "layout")
-    return bool(layout == "columns")
-
-
-def _given(read: dict[str, Any], field: str) -> Any:
-    if field not in read:
-        raise RefusedError(422, f"The body must have {field}.", field)
-    return read[field]
-
-
-def _known(read: dict[str, Any], fields: set[str]) -> None:
-    if more := sorted(set(read) - fields):
-        raise RefusedError(422, f"There is no field {more[0]}.", more[0])
-
-
-def _list(value: Any, field: str, most: int) -> list[Any]:
-    if not isinstance(value, list):
-        raise RefusedError(422, f"{field} must be a list.", field)
-    if len(value) > most:
-        raise RefusedError(422, f"{field} may have at most {most} entries.", field)
-    return value
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"([A-Z])", lambda match: "_" + match.group(1).lower(), name)
+    return user_and_item(plan.join_keys)

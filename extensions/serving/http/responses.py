@@ -87,13 +87,17 @@ class Served:
 def serve(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Served:
     """Run the plan's transforms over the rows, once for those that are alike."""
     if not n:
-        return Served(plan, rows, {name: [] for one in plan.transforms for name in one.features})
+        return Served(
+            plan, rows, {name: [] for transform in plan.transforms for name in transform.features}
+        )
     groups = _groups(plan, rows, request, n) if n > FEW else None
     each: dict[str, Values] = {}
     if plan.transforms:
         inputs = dict(_request(request, groups))
-        for one in rows:
-            inputs.update(one.columns if groups is None else _of_groups(plan, one, groups))
+        for view_rows in rows:
+            inputs.update(
+                view_rows.columns if groups is None else _of_groups(plan, view_rows, groups)
+            )
         count = n if groups is None else len(groups.first)
         for transform in plan.transforms:
             try:
@@ -121,13 +125,13 @@ def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int
             if part is None:
                 return None
             parts.append(part)
-    for one in rows:
-        if one.inverse is not None and one.view.place.composite:
-            parts.append((one.inverse, len(one.there)))
+    for view_rows in rows:
+        if view_rows.inverse is not None and view_rows.view.place.composite:
+            parts.append((view_rows.inverse, len(view_rows.there)))
             continue
-        names = plan.read.get(id(one.view), ())
-        for name in {*names, *one.view.features} if one.view.place.composite else names:
-            column = one.columns[name]
+        names = plan.read.get(id(view_rows.view), ())
+        for name in {*names, *view_rows.view.features} if view_rows.view.place.composite else names:
+            column = view_rows.columns[name]
             if len(column) == 1:
                 continue
             part = codes(column)
@@ -238,9 +242,9 @@ def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
 def _written(served: Served, ids: Ids, item: tuple[str, ...], n: int) -> list[bytes]:
     columns = served.columns(item)
     column: Values = ids.numbers if ids.numbers is not None else ids.values
-    names = b",".join(_quoted(one) + b":%b" for one in columns)
+    names = b",".join(_quoted(name) + b":%b" for name in columns)
     text = b'{"itemId":%%b,"itemFeatures":{%b},"interactionFeatures":' % names
-    places = [tokens(column, n), *[tokens(one, n) for one in columns.values()]]
+    places = [tokens(column, n), *[tokens(feature, n) for feature in columns.values()]]
     return [text % row for row in zip(*places, strict=True)]
 
 

@@ -20,7 +20,8 @@ from extensions.serving.features.entity_ids import Ids, is_whole_number
 from extensions.serving.features.request_plan import Group, Plan, Plans
 from extensions.serving.near_cache.entity_index import Slots
 from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
-from extensions.stores.online_codec.row_decoder import Block, Decoder, sections
+from extensions.stores.online_codec.row_decoder import Block, Decoder
+from extensions.stores.online_codec.section_index import sections
 
 # A copy that may lag further behind Redis than this is not read from.
 MOST_LAG = 1.0
@@ -102,10 +103,10 @@ class Copy:
         raw = [key[skip:] for key in keys]
         ids = Ids(raw, None, raw)
         if self.wanted.numbers:
-            ids = Ids([int(one) for one in raw], None, raw)
+            ids = Ids([int(part) for part in raw], None, raw)
             ids.numbers = np.array(ids.values, np.int64)
         decoders = list(self.wanted.decoders.values())
-        buffer, places = sections(values, [one.layout for one in decoders])
+        buffer, places = sections(values, [decoder.layout for decoder in decoders])
         return ids, [
             decoder.block(buffer, at, size, 0)
             for decoder, (at, size) in zip(decoders, places, strict=True)
@@ -129,7 +130,7 @@ class Copy:
     def slots(self, ids: Ids) -> Integers:
         """Where the ids' rows are; 0 where there is none."""
         if not self.wanted.numbers:
-            return np.array([self._named.get(one, 0) for one in ids.raw], np.int64)
+            return np.array([self._named.get(entity_id, 0) for entity_id in ids.raw], np.int64)
         numbers = ids.numbers
         return self._numbers.find(np.array(ids.values, np.int64) if numbers is None else numbers)
 
@@ -198,7 +199,7 @@ class _View:
     @property
     def size(self) -> int:
         arrays = [self._present, self._events, *self._columns.values()]
-        return sum(one.nbytes for one in arrays) + self._bytes
+        return sum(array.nbytes for array in arrays) + self._bytes
 
     def grow(self, room: int) -> None:
         more = room - len(self._present)
@@ -280,11 +281,11 @@ class NearCopies:
         """Hold what these plans want, and let go of what none does."""
         found = [plan for plan in plans.by_service.values() if isinstance(plan, Plan)]
         wanted = Wanted.of(found) if self.most else {}
-        for prefix, one in self.wanted.items():
-            if prefix in wanted and wanted[prefix].signatures == one.signatures:
-                wanted[prefix] = one
+        for prefix, held in self.wanted.items():
+            if prefix in wanted and wanted[prefix].signatures == held.signatures:
+                wanted[prefix] = held
         self.wanted = wanted
-        for prefix in [one for one in self.copies if one not in wanted]:
+        for prefix in [prefix for prefix in self.copies if prefix not in wanted]:
             del self.copies[prefix]
         for prefix in wanted:
             if prefix not in self.copies:
@@ -334,5 +335,5 @@ class NearCopies:
             await asyncio.wait_for(self._ready.wait(), patience)
 
     def _look(self) -> None:
-        if all(one in self.copies or self.remote[one] != "loading" for one in self.wanted):
+        if all(prefix in self.copies or self.remote[prefix] != "loading" for prefix in self.wanted):
             self._ready.set()

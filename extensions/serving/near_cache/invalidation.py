@@ -85,7 +85,7 @@ class Node:
 
     def try_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The replies to several commands, errors among them, in one round trip."""
-        self._socket.sendall(b"".join(hiredis.pack_command(tuple(one)) for one in commands))
+        self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
         until = time.monotonic() + DEAD_AFTER
         while len(self._replies) < len(commands):
             if time.monotonic() > until:
@@ -169,8 +169,8 @@ class Follower:
                 continue
             try:
                 made, self._cluster = self._connect()
-                for one in made:
-                    self._nodes.append(Node(one))
+                for connection in made:
+                    self._nodes.append(Node(connection))
                 self._follow()
             except (LostError, RedisError, OSError, hiredis.HiredisError) as error:
                 if str(error) != said and not self._stop.is_set():

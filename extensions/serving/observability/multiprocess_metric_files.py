@@ -57,7 +57,7 @@ def metric_files(*, several: bool) -> Iterator[MetricFiles]:
     Args:
         several: Whether there is more than one worker.
     """
-    given = next((os.environ[one] for one in VARIABLES if os.environ.get(one)), None)
+    given = next((os.environ[variable] for variable in VARIABLES if os.environ.get(variable)), None)
     # Feast makes a folder when it is imported: its own, or inherited from who started us.
     feasts = Path(given) if given and Path(given).name.startswith(FEASTS) else None
     if given is not None and feasts is None:

@@ -104,21 +104,21 @@ class Metrics:
 
     def count(self, rows: Iterable[Rows], freshnesses: Freshnesses, now: int) -> None:
         """Count the rows that are not simply fresh."""
-        for one in rows:
-            view = one.view
-            here = len(one.there) if one.inverse is None else len(one.inverse)
+        for view_rows in rows:
+            view = view_rows.view
+            here = len(view_rows.there) if view_rows.inverse is None else len(view_rows.inverse)
             if here == 1:
-                if not one.there[0]:
+                if not view_rows.there[0]:
                     self._served(view.name, "default", 1)
-                elif not freshnesses.fresh(view, int(one.at[0]), now):
+                elif not freshnesses.fresh(view, int(view_rows.at[0]), now):
                     self._served(view.name, "stale", 1)
                 continue
-            if missing := here - int(np.count_nonzero(one.present)):
+            if missing := here - int(np.count_nonzero(view_rows.present)):
                 self._served(view.name, "default", missing)
             if missing < here and not freshnesses.all_fresh(view, now):
-                late = freshnesses.stale(view, one.at, now) & one.there
+                late = freshnesses.stale(view, view_rows.at, now) & view_rows.there
                 if late.any():
-                    rows = late if one.inverse is None else late[one.inverse]
+                    rows = late if view_rows.inverse is None else late[view_rows.inverse]
                     self._served(view.name, "stale", int(np.count_nonzero(rows)))
 
     def _served(self, view: str, status: str, times: int) -> None:

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as Metric
 
 from extensions.database import connect, connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server, outage
 from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.request_plan import Plan
@@ -70,8 +70,8 @@ class ServedLog:
         rate: float = DEFAULT_RATE,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        if any(not 0 <= one <= 1 for one in (rate, *(rates or {}).values())):
-            raise SkewlessError("A share of requests to log lies between 0 and 1.")
+        if any(not 0 <= share <= 1 for share in (rate, *(rates or {}).values())):
+            raise InputError("A share of requests to log lies between 0 and 1.")
         self.outcomes: Counter[str] = Counter()
         self._counted: Metric | None = None
         if registry is not None:
@@ -240,7 +240,7 @@ def log_shares(options: Sequence[str]) -> dict[str, Any]:
     """``["0.05", "ranking=1"]`` as the settings ``log_rate`` and ``log_rates``.
 
     Raises:
-        SkewlessError: a share is not a number between 0 and 1.
+        InputError: a share is not a number between 0 and 1.
     """
     shares: dict[str, float] = {}
     for option in options:
@@ -250,17 +250,17 @@ def log_shares(options: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             shares[service] = -1.0
         if not 0 <= shares[service] <= 1:
-            raise SkewlessError(
-                f"--log {option}: a share lies between 0 and 1, as in ranking=0.05.", exit_code=2
-            )
+            raise InputError(f"--log {option}: a share lies between 0 and 1, as in ranking=0.05.")
     return {"log_rate": shares.pop("", DEFAULT_RATE), "log_rates": shares}
 
 
 def request_hash(service: str, ids: Iterable[Sequence[bytes]], served_at: int) -> int:
     """64 bits of BLAKE2b over service, ids and time: which requests are in a sample."""
     text = blake2b(service.encode(), digest_size=8)
-    for one in ids:
-        text.update(b"\0" + (one.octets if isinstance(one, Ids) else b",".join(one)))
+    for entity_ids in ids:
+        text.update(
+            b"\0" + (entity_ids.octets if isinstance(entity_ids, Ids) else b",".join(entity_ids))
+        )
     text.update(b"\0%d" % served_at)
     return int.from_bytes(text.digest(), "big")
 
@@ -288,27 +288,27 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
     for name, kind in plan.key_types.items():
         types[name] = from_value_type(kind)
         columns[name] = [
-            one
+            value
             for entry in batch
-            for one in spread([_id(raw, kind) for raw in entry.ids[name]], entry.rows)
+            for value in spread([_id(raw, kind) for raw in entry.ids[name]], entry.rows)
         ]
-    for name, kind in plan.request.items():
+    for name, field in plan.request.items():
         column = column_name("request", name)
-        types[column] = from_value_type(kind)
+        types[column] = from_value_type(field.value_type)
         columns[column] = [
-            one for entry in batch for one in _given(entry.request.get(name), entry.rows)
+            value for entry in batch for value in _given(entry.request.get(name), entry.rows)
         ]
     for place, view in enumerate(plan.views):
         parts = [entry.served.rows[place] for entry in batch]
         if not view.features:
             continue
-        where = _places([len(one.present) for one in parts], starts, total)
-        present = np.concatenate([one.present for one in parts])
-        events = np.concatenate([one.events for one in parts])
+        where = _places([len(part.present) for part in parts], starts, total)
+        present = np.concatenate([part.present for part in parts])
+        events = np.concatenate([part.events for part in parts])
         through = np.concatenate(
             [
-                np.full(len(one.present), entry.through.get((view.name, view.version), 0))
-                for one, entry in zip(parts, batch, strict=True)
+                np.full(len(part.present), entry.through.get((view.name, view.version), 0))
+                for part, entry in zip(parts, batch, strict=True)
             ]
         )
         now = np.concatenate(
@@ -328,7 +328,7 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
             column = column_name(view.name, feature)
             types[column] = dtype = from_value_type(held[feature])
             columns[column] = _placed(
-                _joined([one.columns[feature] for one in parts]), dtype, where
+                _joined([part.columns[feature] for part in parts]), dtype, where
             )
     for transform in plan.transforms:
         for feature, named in zip(transform.features, transform.types, strict=True):
@@ -336,7 +336,7 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
             made = [entry.served.made[feature] for entry in batch]
             types[column] = dtype = from_value_type(ValueType[named])
             columns[column] = _placed(
-                _joined(made), dtype, _places([len(one) for one in made], starts, total)
+                _joined(made), dtype, _places([len(column) for column in made], starts, total)
             )
         # The interpreter is handed back between columns: a request waits for one, not for all.
         time.sleep(0)
@@ -369,14 +369,14 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     if pa.types.is_timestamp(kind):
         return pa.array(values, pa.int64()).cast(kind)
     if isinstance(values, list):
-        values = [list(one) if isinstance(one, set) else one for one in values]
+        values = [list(value) if isinstance(value, set) else value for value in values]
     return pa.array(values, kind)
 
 
 def _joined(parts: Sequence[Values]) -> Any:
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
-    return [one for part in parts for one in part]
+    return [value for part in parts for value in part]
 
 
 def _given(value: Any, n: int) -> Values:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from extensions.database import connect
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 from extensions.serving.features.request_plan import Plans, View, compile_plans
 from extensions.stores.offline.connection_settings import url_of
 from extensions.thread_supervision import Lasting, Living
@@ -171,7 +171,7 @@ class Watcher:
     def _registry(self) -> None:
         engine = getattr(self.store.registry, "read_engine", None)
         if engine is None or engine.dialect.name != "postgresql":
-            raise SkewlessError(
+            raise ConfigurationError(
                 "The registry must be in PostgreSQL for its changes to be followed."
             )
         state = _state_of(engine)

@@ -9,7 +9,6 @@ import pandas as pd
 import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from feast import FeatureStore
 from feast.errors import FeastError
@@ -17,16 +16,21 @@ from feast.feature_server import get_app
 from feast.feature_view_utils import get_feature_view_from_feature_store
 from feast.online_response import OnlineResponse
 from feast.permissions.server.rest import inject_user_details
+from feast.utils import _get_feature_views_to_use
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
 from extensions.serving.auth.authorization import Guard
-from extensions.serving.http import openapi
+from extensions.serving.features.request_fields import request_fields
+from extensions.serving.http.openapi import Subject
+from extensions.serving.http.openapi_feast import whole_document
+from extensions.serving.http.request_validation import RefusedError, check_range
 from extensions.serving.settings import Settings
 from extensions.stores.publish_log import online_store
 from extensions.stores.values.join_keys import of_json
@@ -46,9 +50,9 @@ LONG = ("/materialize", "/materialize-incremental")
 SLOWER = 8
 # Computations at a time: each takes one of Feast's threads for as long as it takes.
 MOST_LONG = 4
-# What Feast's application brings and this server does not: a second page of documentation, and
-# where its first would log in. Web sockets are not spoken at all.
-NOT_SERVED = ("/redoc", "/docs/oauth2-redirect")
+# What Feast's application brings and this server does not: its pages of documentation, which load
+# their scripts from other hosts (ours are in `routes.pages`). Web sockets are not spoken at all.
+NOT_SERVED = ("/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json")
 # Seconds that a write waits for Redis, twice at most; reads have the server's own deadline.
 WRITE_DEADLINE, CONNECT_DEADLINE = 1.0, 0.5
 
@@ -64,9 +68,9 @@ class Behind:
         self.app, self._store, self._most = app, store, most
         self.working = self._long = 0
 
-    def document(self) -> dict[str, Any]:
+    def document(self, subject: Subject) -> dict[str, Any]:
         """The OpenAPI document of these routes and ours."""
-        return self.app.openapi()
+        return whole_document(self.app, self._store, subject)
 
     @contextlib.asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
@@ -129,14 +133,34 @@ class StoreOverHttp:
         return getattr(self._store, name)
 
     def get_online_features(self, **asked: Any) -> OnlineResponse:
-        """As Feast's."""
+        """As Feast's, with request fields within their declared bounds."""
+        self._check_ranges(asked["features"], asked["entity_rows"])
         with of_json():
             return self._store.get_online_features(**asked)
 
     async def get_online_features_async(self, **asked: Any) -> OnlineResponse:
-        """As Feast's."""
+        """As Feast's, with request fields within their declared bounds."""
+        self._check_ranges(asked["features"], asked["entity_rows"])
         with of_json():
             return await self._store.get_online_features_async(**asked)
+
+    def _check_ranges(self, features: Any, columns: Any) -> None:
+        """Check request fields against their declared bounds.
+
+        Raises:
+            RefusedError: 422, a value lies outside.
+        """
+        try:
+            _, on_demand = _get_feature_views_to_use(
+                self._store.registry, self._store.project, features, allow_cache=True
+            )
+            fields = request_fields(on_demand)
+        except Exception:  # noqa: BLE001 - Feast reports it in its own words
+            return
+        for name, field in fields.items():
+            values = columns.get(name) if isinstance(columns, dict) else None
+            if isinstance(values, list):
+                check_range(field, values)
 
     def push(self, **pushed: Any) -> None:
         """As Feast's."""
@@ -181,15 +205,17 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
         app.add_exception_handler(mistake, _client_error)
     for away in (RedisError, RedisClusterException, OSError):
         app.add_exception_handler(away, _redis_error)
-    for one in (psycopg.Error, DBAPIError):
-        app.add_exception_handler(one, _database_error)
+    for failure in (psycopg.Error, DBAPIError):
+        app.add_exception_handler(failure, _database_error)
+    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(FeastError, _feast_error)
     app.add_exception_handler(SkewlessError, _client_error)
     app.add_exception_handler(NotImplementedError, _client_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _body_error)
     app.add_exception_handler(Exception, _other_error)
-    app.openapi = lambda: _merged(app, settings)  # type: ignore[method-assign]
+    if settings.gzip_bytes:
+        app.add_middleware(GZipMiddleware, minimum_size=settings.gzip_bytes, compresslevel=1)
     online_store(store).read_deadline = settings.redis_deadline_ms / 1000
     return Behind(app, store, max(1, settings.max_waiting // SLOWER))
 
@@ -204,28 +230,6 @@ def _bound(client: Any) -> None:
     limits["socket_connect_timeout"] = limits.get("socket_connect_timeout") or CONNECT_DEADLINE
 
 
-def _merged(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """One document of Feast's routes and ours, for /openapi.json and the page at /docs."""
-    if app.openapi_schema is None:
-        theirs = get_openapi(title="Skewless", version="1", routes=app.routes)
-        for path in openapi.HIDDEN:
-            theirs["paths"].pop(path, None)
-        ours = openapi.document(settings)
-        theirs["openapi"], theirs["info"] = ours["openapi"], ours["info"]
-        theirs["paths"] = {**ours["paths"], **theirs["paths"]}
-        schemas = theirs.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(ours["components"]["schemas"])
-        for name, schemes in ours["components"].items():
-            theirs["components"].setdefault(name, schemes)
-        theirs["tags"] = ours["tags"]
-        for path, operations in theirs["paths"].items():
-            for operation in operations.values():
-                if path not in ours["paths"]:
-                    openapi.complete(path, operation)
-        app.openapi_schema = theirs
-    return app.openapi_schema
-
-
 def _refusal(status: int, message: str, field: str | None = None) -> JSONResponse:
     headers = {"Retry-After": "1"} if status == 503 else None
     said = {"message": message, **({"field": field} if field else {})}
@@ -234,6 +238,11 @@ def _refusal(status: int, message: str, field: str | None = None) -> JSONRespons
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
     await _refusal(503, "The server is busy.")(scope, receive, send)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedError)
+    return _refusal(error.status, str(error), error.field)
 
 
 async def _client_error(request: Request, error: Exception) -> JSONResponse:

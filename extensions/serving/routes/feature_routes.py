@@ -12,7 +12,7 @@ from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.feature_reader import Reader
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http import request_validation, responses
-from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCopies
 from extensions.serving.observability.prometheus_metrics import Metrics
 from extensions.serving.observability.serving_log import ServedLog
@@ -47,11 +47,13 @@ class Hot:
     metrics: Metrics
     log: ServedLog
     guard: Guard
+    parser: RequestParser
 
     async def user(
         self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
     ) -> Answer:
         """One user's features."""
+        wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.user_service)
         if len(plan.join_keys) != 1:
             raise RefusedError(404, f"The service {plan.service} is not of one entity.")
@@ -62,12 +64,12 @@ class Hot:
         now = time.time_ns() // 1000
         axes = {name: Ids([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
-        request = asking_context(plan)
+        request = self.parser.without_context(plan)
         served = responses.serve(plan, rows, request, 1)
         note = self.note(USER, served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
-        if scope["query_string"]:
-            shape |= self._extra(scope, served, now)
+        if wants_meta:
+            shape |= self._extra(served, now)
         if headers.get(b"accept") == responses.ARROW:
             columns = {**served.columns((name,)), **served.made}
             aside = {k: v for k, v in shape.items() if k != "features"}
@@ -79,22 +81,23 @@ class Hot:
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
     ) -> Answer:
         """The items asked for, in their order, with the user's features of each."""
+        wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.rank_service)
-        asked = request_validation.ranking(body, plan, self.settings.max_items)
+        asked = self.parser.ranking(body, plan)
         self.guard.permit(scope, plan.resource)
-        user_key, item_key = request_validation.user_and_item(plan)
+        user_key, item_key = request_validation.ranking_keys(plan)
         n, now = len(asked.items), time.time_ns() // 1000
         rows = await self.reader.read(plan, asked.axes, now)
         served = responses.serve(plan, rows, asked.request, n)
         note = self.note(RANK, served, asked.axes, asked.request, n, now)
         both = {(user_key, item_key), (item_key, user_key)}
         head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
-        extra = self._extra(scope, served, now)
+        extra = self._extra(served, now) if wants_meta else {}
         accept = headers.get(b"accept")
         if asked.columns or accept in (responses.ARROW, responses.MSGPACK):
             items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
             mixed = [served.columns(keys) for keys in both]
-            pairs = {k: spread(v, n) for one in (*mixed, served.made) for k, v in one.items()}
+            pairs = {k: spread(v, n) for part in (*mixed, served.made) for k, v in part.items()}
             if accept == responses.ARROW:
                 columns = {"itemId": asked.items, **items, **pairs}
                 sent = responses.arrow(columns, n, {**head, **extra})
@@ -119,7 +122,8 @@ class Hot:
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
     ) -> Answer:
         """Any service, by entity rows."""
-        asked, plan = request_validation.batch(body, self.plan, self.settings.max_items)
+        wants_meta = _wants_meta(scope)
+        asked, plan = self.parser.batch(body, self.plan)
         self.guard.permit(scope, plan.resource)
         now, n = time.time_ns() // 1000, asked.rows
         note: Callable[[], None] = partial(self.metrics.asked, ANY, n)
@@ -129,18 +133,21 @@ class Hot:
             rows = await self.reader.read(plan, asked.axes, now)
             served = responses.serve(plan, rows, asked.request, n)
             note = self.note(ANY, served, asked.axes, asked.request, n, now)
-            for one in rows:
-                for name, feature in zip(one.view.names, one.view.features, strict=True):
-                    columns[name] = spread(one.columns[feature], n)
+            for view_rows in rows:
+                for name, feature in zip(
+                    view_rows.view.names, view_rows.view.features, strict=True
+                ):
+                    columns[name] = spread(view_rows.columns[feature], n)
             columns |= served.made
-            extra = self._extra(scope, served, now)
+            extra = self._extra(served, now) if wants_meta else {}
         if headers.get(b"accept") == responses.ARROW:
             aside = {"service": plan.service, **extra}
             sent = responses.arrow({**asked.entities, **columns}, n, aside)
             return Answer(200, responses.ARROW, sent, note=note)
         shape: dict[str, Any] = {"service": plan.service}
         if asked.columns:
-            shape |= {"entities": asked.entities, "features": columns}
+            features = columns or {name: [] for name in plan.feature_names}
+            shape |= {"entities": asked.entities, "features": features}
         else:
             names, held = list(columns), [list(column) for column in columns.values()]
             shape["results"] = [
@@ -187,14 +194,10 @@ class Hot:
 
         return after
 
-    def _extra(self, scope: Scope, served: responses.Served, now: int) -> dict[str, Any]:
+    def _extra(self, served: responses.Served, now: int) -> dict[str, Any]:
         """What `?include=meta` adds."""
-        if not scope["query_string"] or not _wants_meta(scope):
-            return {}
-        return {"meta": self._meta(served, now), "plan": served.plan.number}
-
-    def _meta(self, served: responses.Served, now: int) -> dict[str, Any]:
-        return responses.meta(served, self.watcher.freshnesses, now, self.near)
+        meta = responses.meta(served, self.watcher.freshnesses, now, self.near)
+        return {"meta": meta, "plan": served.plan.number}
 
 
 def _written(
@@ -206,17 +209,25 @@ def _written(
 
 
 def _wants_meta(scope: Scope) -> bool:
+    """Whether the query says ``include=meta``.
+
+    Raises:
+        RefusedError: 422, it includes something else.
+    """
     query = scope["query_string"]
-    return bool(query) and "meta" in parse_qs(query.decode("ascii", "replace")).get("include", [])
+    if not query:
+        return False
+    parameters = parse_qs(query.decode("ascii", "replace"), keep_blank_values=True)
+    included = parameters.get("include", [])
+    if unknown := sorted(set(included) - {"meta"}):
+        raise RefusedError(
+            422, f"There is no {unknown[0][:100]!r} to include: say include=meta.", "include"
+        )
+    return bool(included)
 
 
 def _milliseconds(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
-
-
-def asking_context(plan: Plan) -> dict[str, Any]:
-    """The request fields of a route that sends none."""
-    return request_validation._context({}, plan)  # noqa: SLF001
 
 
 def refused(error: RefusedError) -> Answer:

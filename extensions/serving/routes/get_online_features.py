@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore, ValueType
 
+from extensions.feature_types import JSON_TYPES, NUMPY_COLUMNS
 from extensions.serving.features.entity_ids import Ids
 from extensions.serving.features.feature_reader import Reader, Rows
 from extensions.serving.features.redis_connection import UnavailableError
+from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
 from extensions.serving.http import responses
-from extensions.serving.http.request_validation import RefusedError, one_id
+from extensions.serving.http.request_validation import RefusedError, check_range, entity_id
 from extensions.serving.http.responses import Served
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.stores.online_codec.column_encoding import Coded, Values
@@ -37,22 +39,6 @@ MOST_COMPILING = 16
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
-_REQUEST: dict[ValueType, tuple[type, ...]] = {
-    ValueType.INT64: (int,),
-    ValueType.INT32: (int,),
-    ValueType.DOUBLE: (float, int),
-    ValueType.FLOAT: (float, int),
-    ValueType.STRING: (str,),
-    ValueType.BOOL: (bool,),
-}
-
-_DTYPES = {
-    ValueType.INT64: np.int64,
-    ValueType.INT32: np.int32,
-    ValueType.DOUBLE: np.float64,
-    ValueType.FLOAT: np.float32,
-    ValueType.BOOL: np.bool_,
-}
 
 
 class UnusualError(Exception):
@@ -105,7 +91,7 @@ class FeastRoute:
 
         Raises:
             UnusualError: this request is for Feast's own code.
-            RefusedError: a transform failed.
+            RefusedError: a request field is out of its range, or a transform failed.
         """
         asked = _asked(plan, read)
         rows = await self._reader.read(plan, asked.axes, now)
@@ -120,7 +106,8 @@ class FeastRoute:
             self._plans.clear()
             self._unusual.clear()
         if not features or any(
-            not isinstance(one, str) or one.count(":") != 1 or "@" in one for one in features
+            not isinstance(reference, str) or reference.count(":") != 1 or "@" in reference
+            for reference in features
         ):
             raise UnusualError
         return tuple(features)
@@ -181,10 +168,10 @@ def _asked(plan: Plan, read: Mapping[str, Any]) -> Asked:
         raise UnusualError
     columns = list(entities.values())
     n = len(columns[0]) if columns and isinstance(columns[0], list) else 0
-    if not n or any(not isinstance(one, list) or len(one) != n for one in columns):
+    if not n or any(not isinstance(column, list) or len(column) != n for column in columns):
         raise UnusualError
     axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
-    request = {name: _given(entities[name], kind) for name, kind in plan.request.items()}
+    request = {name: _given(entities[name], field) for name, field in plan.request.items()}
     return Asked(
         {name: entities[name] for name in entities if name in axes}, axes, request, n, full
     )
@@ -219,23 +206,25 @@ def _ids(values: list[Any], kind: ValueType) -> Ids:
         raise UnusualError
     try:
         if values.count(values[0]) == len(values):
-            return Ids(values[:1], None, [one_id(values[0], kind, "")[1]])
+            return Ids(values[:1], None, [entity_id(values[0], kind, "")[1]])
         if kind == ValueType.INT64:
             return Ids(values, np.array(values, np.int64))
-        return Ids(values, None, [one_id(one, kind, "")[1] for one in values])
+        return Ids(values, None, [entity_id(value, kind, "")[1] for value in values])
     except (RefusedError, OverflowError):
         raise UnusualError from None
 
 
-def _given(values: list[Any], kind: ValueType) -> Values:
+def _given(values: list[Any], field: RequestField) -> Values:
     """A column of the request's own."""
-    wanted = _REQUEST.get(kind)
+    kind = field.value_type
+    wanted = JSON_TYPES.get(kind)
     if wanted is None or not set(map(type, values)) <= set(wanted):
         raise UnusualError
+    check_range(field, values)
     column: Values = values
     if kind != ValueType.STRING:
         try:
-            column = np.array(values, _DTYPES[kind])
+            column = np.array(values, NUMPY_COLUMNS[kind])
         except OverflowError:
             raise UnusualError from None
     return column[:1] if values.count(values[0]) == len(values) else column
@@ -269,7 +258,7 @@ def _values(column: Values, n: int) -> bytes:
         return responses.dumps(column)
     if isinstance(column, Coded):
         return b"[" + b",".join(responses.tokens(column, n)) + b"]"
-    texts = [responses.dumps(_plain(one)) for one in column]
+    texts = [responses.dumps(_plain(value)) for value in column]
     return b"[" + b",".join(texts * n if len(texts) == 1 else texts) + b"]"
 
 

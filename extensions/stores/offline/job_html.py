@@ -8,7 +8,7 @@ from extensions.reports.numbers import timestamp
 from extensions.stores.offline.join.entity_frame import EntityQuery
 
 if TYPE_CHECKING:
-    from extensions.stores.offline.retrieval_job import PointInTimeQuestion
+    from extensions.stores.offline.retrieval_requests import PointInTimeQuestion
 
 
 def point_in_time_html(question: "PointInTimeQuestion", transforms: list[Any]) -> str:

@@ -23,6 +23,7 @@ from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.join.latest_rows import latest_rows, sorted_rows
 from extensions.stores.offline.join.row_order import RowOrder
 from extensions.stores.values.future_rows import future, not_future
+from extensions.version_names import log_table_sql
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class RowsToPublish:
                 "WHERE a.log_table = {table} AND a.appended_at >= m.settled), "
                 # A backfill's rows say that they were published when they would have been.
                 "(SELECT min(b.range_start) FROM backfills AS b WHERE b.updated_at >= m.settled "
-                "AND b.view_name || '_v' || b.version = {table})) AS since "
+                f"AND {log_table_sql('b')} = {{table}})) AS since "
                 "FROM materializations AS m "
                 "WHERE m.project = {project} AND m.log_table = {table} AND m.range_end = {start}"
             ).format(

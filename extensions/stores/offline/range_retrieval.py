@@ -4,8 +4,9 @@ That query takes a view's names for its table's. Here it reads, instead of the t
 that has the view's names: join keys as the projection maps them, features, and times.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,11 +20,25 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.database.identifier_limits import LONGEST_NAME
+from extensions.errors import InputError
 from extensions.stores.offline.join.point_in_time import ViewJoin, view_join
 from extensions.stores.offline.join.row_order import RowOrder
 
 _EVENT, _CREATED = "event_timestamp", "created_timestamp"
+
+
+@dataclass(frozen=True)
+class RangeQuery:
+    """The statement with the Feast types of its columns, and whole names of those with short ones.
+
+    PostgreSQL cuts names after 63 bytes, so that ``view__feature`` of two features may become one.
+    Where a name is longer, the statement has names of its own.
+    """
+
+    query: str
+    types: Mapping[str, FeastType]
+    whole_names: Mapping[str, str]
 
 
 def range_query(
@@ -34,28 +49,35 @@ def range_query(
     span: tuple[datetime, datetime],
     *,
     full_feature_names: bool,
-) -> tuple[str, dict[str, FeastType]]:
+) -> RangeQuery:
     """The SQL that Feast's PostgreSQL store runs for ``start_date`` and ``end_date``.
-
-    With the declared types of its columns, which are read as in training.
 
     Raises:
         SkewlessError: several views, and not all have the same join keys.
     """
     views = {str(view.projection.name_to_use()): view for view in feature_views}  # type: ignore[no-untyped-call]
-    contexts = []
+    contexts, joins = [], []
     for context in get_feature_view_query_context(
         feature_refs, feature_views, registry, project, span
     ):
         mapping = context.field_mapping
         features = [mapping.get(column, column) for column in context.features]
-        join = view_join(views[context.name], features, full_feature_names=False)
-        contexts.append((asdict(context), join, features))
-    _check_keys([join for _, join, _ in contexts])
-    named = [_by_its_names(*one, alone=len(contexts) == 1) for one in contexts]
+        contexts.append(asdict(context))
+        joins.append(view_join(views[context.name], features, full_feature_names=False))
+    _check_keys(joins)
+    outputs = _outputs(joins, full=full_feature_names)
+    names = [*outputs, *(f"{join.name}__data" for join in joins)]  # as the statement has them
+    whole_names = {}
+    if any(len(name.encode()) > LONGEST_NAME for name in names):
+        joins = _with_short_names(joins)
+        full_feature_names = False
+        whole_names = dict(zip(_outputs(joins, full=False), outputs, strict=True))
     query = str(
         build_point_in_time_query(
-            named,
+            [
+                _by_its_names(context, join, alone=len(joins) == 1)
+                for context, join in zip(contexts, joins, strict=True)
+            ],
             left_table_query_string="",
             entity_df_event_timestamp_col=_EVENT,
             entity_df_columns={}.keys(),
@@ -65,15 +87,38 @@ def range_query(
             end_date=span[1],
         )
     ).strip()
-    return query, _declared([join for _, join, _ in contexts], full=full_feature_names)
+    return RangeQuery(query, _declared(joins, full=full_feature_names), whole_names)
+
+
+def _with_short_names(joins: Sequence[ViewJoin]) -> list[ViewJoin]:
+    numbers = itertools.count()
+    return [
+        replace(
+            join,
+            name=f"view_{place}",
+            features=tuple(
+                replace(feature, name=f"_skewless_{next(numbers)}") for feature in join.features
+            ),
+        )
+        for place, join in enumerate(joins)
+    ]
+
+
+def _outputs(joins: Sequence[ViewJoin], *, full: bool) -> list[str]:
+    """The features' columns in the statement's result, in order."""
+    return [
+        f"{join.name}__{feature.name}" if full else feature.name
+        for join in joins
+        for feature in join.features
+    ]
 
 
 def _declared(joins: Sequence[ViewJoin], *, full: bool) -> dict[str, FeastType]:
     keys = {key.label_column: key.dtype for join in joins for key in join.keys}
+    features = [feature for join in joins for feature in join.features]
     return keys | {
-        f"{join.name}__{feature.name}" if full else feature.name: feature.dtype
-        for join in joins
-        for feature in join.features
+        name: feature.dtype
+        for name, feature in zip(_outputs(joins, full=full), features, strict=True)
         if feature.dtype is not None
     }
 
@@ -83,7 +128,7 @@ def _check_keys(joins: Sequence[ViewJoin]) -> None:
     keys = [[key.label_column for key in join.keys] for join in joins]
     for join, own in zip(joins, keys, strict=True):
         if len(joins) > 1 and (own != keys[0] or not own):
-            raise SkewlessError(
+            raise InputError(
                 f"Without labels, the rows of several views are joined by their keys: "
                 f"{joins[0].name} and {join.name} have other keys "
                 f"({', '.join(keys[0]) or 'none'}; {', '.join(own) or 'none'}): ask for each "
@@ -91,9 +136,7 @@ def _check_keys(joins: Sequence[ViewJoin]) -> None:
             )
 
 
-def _by_its_names(
-    context: dict[str, Any], join: ViewJoin, features: Sequence[str], *, alone: bool
-) -> dict[str, Any]:
+def _by_its_names(context: dict[str, Any], join: ViewJoin, *, alone: bool) -> dict[str, Any]:
     """The context over a selection of the view's names.
 
     Alone, a view gives each of its rows. Beside others it gives what was known at each time: of
@@ -119,9 +162,10 @@ def _by_its_names(
     )
     return {
         **context,
+        "name": join.name,
         "table_subquery": selection.as_string(None),
         "entities": [key.label_column for key in join.keys],
-        "features": list(features),
+        "features": [feature.name for feature in join.features],
         "field_mapping": {},
         "timestamp_field": _EVENT,
         "created_timestamp_column": _CREATED if created else None,

@@ -1,9 +1,9 @@
 """What Feast gets back: a query that runs when somebody asks for its rows, as Arrow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,183 +15,24 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage, ValidationReference
 from feast.types import FeastType
-from psycopg import sql
 
-from extensions.errors import SkewlessError
-from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
+from extensions.errors import ConfigurationError, InputError
+from extensions.feature_types import arrow_type
+from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
-from extensions.stores.offline.arrow.query_rows import read_exactly
-from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.job_html import point_in_time_html, rows_html
-from extensions.stores.offline.join.chunking import joined_in_parts
-from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
+from extensions.stores.offline.join.entity_frame import EntityQuery
 from extensions.stores.offline.join.label_columns import check_names
 from extensions.stores.offline.join.label_coverage import read_coverages, warn_of_uncovered
-from extensions.stores.offline.join.output_columns import (
-    answer_columns,
-    answer_query,
-    digits_kept,
-    shortened,
-    whole_columns,
-)
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
-    ORDINAL,
-    JoinOptions,
-    ViewJoin,
-    join_keys,
-    join_query,
-    layouts,
 )
 from extensions.stores.offline.join.request_fields import check_request_fields
 from extensions.stores.offline.join.versioned_transforms import ServedTransform
 from extensions.stores.offline.materialization import RowsToPublish
+from extensions.stores.offline.retrieval_requests import PointInTimeQuestion, Question
 from extensions.stores.offline.writes.parquet_export import export
 from extensions.stores.offline.writes.saved_dataset_table import DatasetTable
-from extensions.stores.values.join_keys import arrow_type
-
-
-class Question(Protocol):
-    """Something that PostgreSQL answers with rows."""
-
-    @property
-    def doing(self) -> str:
-        """Completes "PostgreSQL … while …" in an error."""
-
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """The rows, at least one piece (perhaps empty), in order."""
-
-    def to_sql(self, session: ArrowSession) -> str:
-        """The statement."""
-
-
-@dataclass(frozen=True)
-class PlainQuery:
-    """A query that needs nothing uploaded; ``declared``: the Feast types of its columns."""
-
-    query: str
-    doing: str
-    declared: Mapping[str, FeastType] = field(default_factory=dict)
-
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """The rows, some megabytes at a time."""
-        yield from read_exactly(session, sql.SQL(self.query), self.declared)
-
-    def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
-        """The query itself."""
-        return self.query
-
-
-@dataclass(frozen=True)
-class PointInTimeQuestion:
-    """Labels and views; the answer has one row per label, in the labels' order.
-
-    ``beside``: further columns of the answer, for transforms, and their names. ``connections``:
-    over how many a large join is spread.
-    """
-
-    labels: EntityTable | EntityQuery
-    views: tuple[ViewJoin, ...]
-    options: JoinOptions
-    beside: tuple[sql.Composable, ...] = ()
-    beside_names: tuple[str, ...] = ()
-    connections: int = 1
-    doing: str = "joining features to labels"
-
-    def pieces(self, session: ArrowSession) -> Iterator[pa.Table]:
-        """The labels' columns as they came, then the features."""
-        done = 0
-        for answer in self._answers(session):
-            yield self._piece(answer, done)
-            done += answer.num_rows
-        if self.labels.count is not None and done != self.labels.count:
-            raise SkewlessError(
-                f"The join returned {done} rows for {self.labels.count} labels: a label was "
-                "lost or doubled, so nothing is returned; please report it."
-            )
-
-    def _answers(self, session: ArrowSession) -> Iterator[pa.Table]:
-        types = self._types(session)
-        keys = join_keys(self.views)
-        labels = self.labels
-        columns = answer_columns(
-            labels.types if isinstance(labels, EntityQuery) else {},
-            self.views,
-            types,
-            self.beside_names,
-            full=self.options.full,
-        )
-        relation = (
-            labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
-        )
-        joined = self._joined(session, relation, shortened(self.views), types, ordered=False)
-        statement = answer_query(joined, columns, ordered=isinstance(labels, EntityQuery))
-        exact = digits_kept(columns)
-        if isinstance(labels, EntityTable):
-            yield from joined_in_parts(
-                session,
-                labels,
-                keys,
-                statement,
-                exact,
-                self.connections,
-                lambda answer: whole_columns(answer, columns),
-            )
-        else:
-            for answer in session.pieces(statement, exact):
-                yield whole_columns(answer, columns)
-
-    def to_sql(self, session: ArrowSession) -> str:
-        """For a query's labels a statement to run as it is; else one over the uploaded labels."""
-        keys = join_keys(self.views)
-        relation = (
-            self.labels.relation
-            if isinstance(self.labels, EntityTable)
-            else sql.SQL("({})").format(self.labels.numbered(keys))
-        )
-        types = self._types(session)
-        return self._joined(session, relation, self.views, types, ordered=True).as_string(None)
-
-    def _joined(
-        self,
-        session: ArrowSession,
-        relation: sql.Composable,
-        views: Sequence[ViewJoin],
-        types: Sequence[Mapping[str, SourceType]],
-        *,
-        ordered: bool,
-    ) -> sql.Composed:
-        """The join itself, whose outputs have the names that ``views`` give them."""
-        return join_query(
-            relation,
-            self.labels.columns if isinstance(self.labels, EntityQuery) else [],
-            join_keys(views),
-            views,
-            layouts(session, self.views, types),
-            self.options,
-            beside=self.beside,
-            ordered=ordered,
-        )
-
-    def _types(self, session: ArrowSession) -> list[dict[str, SourceType]]:
-        """The types of the keys and features of each view's source."""
-        columns = [
-            [*(key.column for key in view.keys), *(feature.column for feature in view.features)]
-            for view in self.views
-        ]
-        names = [list(dict.fromkeys(one)) for one in columns]
-        tables = [view.table for view in self.views]
-        return column_types(session, list(zip(tables, names, strict=True)))
-
-    def _piece(self, answer: pa.Table, done: int) -> pa.Table:
-        features = answer.drop_columns([ORDINAL])
-        if isinstance(self.labels, EntityQuery):
-            return features
-        own = self.labels.rows.slice(done, answer.num_rows)
-        return pa.Table.from_arrays(
-            [*own.columns, *features.columns],
-            schema=pa.schema([*own.schema, *features.schema], metadata=own.schema.metadata),
-        )
 
 
 class SkewlessMetadata(RetrievalMetadata):
@@ -258,11 +99,6 @@ class SkewlessRetrievalJob(RetrievalJob):
         return self._on_demand_feature_views
 
     @property
-    def served_transforms(self) -> list[ServedTransform]:
-        """Those that are chosen by each label's moment."""
-        return [one for one in self._on_demand_feature_views if one.column is not None]
-
-    @property
     def metadata(self) -> RetrievalMetadata | None:
         """Features, keys and span of time; None for what materialization reads."""
         return self._metadata
@@ -284,7 +120,7 @@ class SkewlessRetrievalJob(RetrievalJob):
     def _other(self, **changed: Any) -> "SkewlessRetrievalJob":
         question = self.question
         if not isinstance(question, PointInTimeQuestion):
-            raise SkewlessError("Only a point-in-time join can be asked in full or as known at T.")
+            raise InputError("Only a point-in-time join can be asked in full or as known at T.")
         return SkewlessRetrievalJob(
             self.config,
             replace(question, options=replace(question.options, **changed)),
@@ -335,7 +171,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Refuse labels with a column that is called like what ``asked`` adds to them.
 
         Raises:
-            SkewlessError: exit code 2; it names the columns.
+            InputError: it names the columns.
         """
         question = self.question
         if not isinstance(question, PointInTimeQuestion):
@@ -360,11 +196,11 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Write the rows as Parquet files to ``staging_location``; returns their URIs, in order.
 
         Raises:
-            SkewlessError: no location is set, or it cannot be written to.
+            ConfigurationError: no location is set, or it cannot be written to.
         """
         location = self.config.offline_store.staging_location
         if not location:
-            raise SkewlessError(
+            raise ConfigurationError(
                 "Set staging_location of the offline store in feature_store.yaml to a folder or "
                 "a bucket's URI: the result is written there."
             )
@@ -379,10 +215,10 @@ class SkewlessRetrievalJob(RetrievalJob):
         """Write the rows to a new table, which appears whole or not at all.
 
         Raises:
-            SkewlessError: the table exists and ``allow_overwrite`` is not set.
+            InputError: the table exists and ``allow_overwrite`` is not set.
         """
         if not isinstance(storage, SavedDatasetPostgreSQLStorage):
-            raise SkewlessError(
+            raise InputError(
                 "A saved dataset of this store is a PostgreSQL table: use "
                 "SavedDatasetPostgreSQLStorage."
             )
@@ -390,7 +226,7 @@ class SkewlessRetrievalJob(RetrievalJob):
         with arrow_session(self.config, f"writing the dataset {reference}") as session:
             table = DatasetTable.of(reference, session)
             if table.exists and not allow_overwrite:
-                raise SkewlessError(
+                raise InputError(
                     f"The table {reference} exists: choose another name, or allow_overwrite=True."
                 )
             # Read first: the labels or the sources may be what is overwritten.

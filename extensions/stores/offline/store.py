@@ -22,10 +22,10 @@ from psycopg import sql
 from pydantic import Field, PositiveInt, model_validator
 
 from extensions.addresses import PostgresAddress, postgres_url
-from extensions.asof.feature_log_tables import BACKFILLED
 from extensions.database import connect
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.database.identifier_limits import BACKFILLED
+from extensions.errors import ConfigurationError, InputError
 from extensions.stores import transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.connection_settings import url_of, use_own_connections
@@ -35,12 +35,8 @@ from extensions.stores.offline.join.request_fields import check_request_fields
 from extensions.stores.offline.join.versioned_transforms import by_moment, by_names
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.range_retrieval import range_query
-from extensions.stores.offline.retrieval_job import (
-    PlainQuery,
-    PointInTimeQuestion,
-    SkewlessMetadata,
-    SkewlessRetrievalJob,
-)
+from extensions.stores.offline.retrieval_job import SkewlessMetadata, SkewlessRetrievalJob
+from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeQuestion
 from extensions.stores.offline.writes import push
 from extensions.stores.offline.writes.feature_logging import write_logged_features
 from extensions.stores.offline.writes.log_append import append
@@ -123,7 +119,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                 end_date=kwargs.get("end_date"),
             )
             served = by_names(transforms, full_feature_names=full_feature_names)
-            query, declared = range_query(
+            read = range_query(
                 feature_refs,
                 feature_views,
                 registry,
@@ -133,7 +129,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             )
             return SkewlessRetrievalJob(
                 config,
-                PlainQuery(query, "reading features of a range", declared),
+                PlainQuery(read.query, "reading features of a range", read.types, read.whole_names),
                 full_feature_names=full_feature_names,
                 on_demand_feature_views=served,
                 metadata=SkewlessMetadata(feature_refs, [], lambda: (start, end)),
@@ -271,7 +267,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         """Refuse a source whose table is not there, in one sentence.
 
         Raises:
-            SkewlessError: the table is missing.
+            ConfigurationError: the table is missing.
         """
         query = getattr(data_source, "get_table_query_string", lambda: "")()
         if query.startswith("("):
@@ -282,7 +278,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             if schema != "public":
                 conn.execute(sql.SQL("SET search_path = {}, public").format(sql.Identifier(schema)))
             if not table_exists(conn, table):
-                raise SkewlessError(
+                raise ConfigurationError(
                     f"The table {table} of source {data_source.name} is not there: "
                     "run `skewless migrate` first."
                 )
@@ -295,7 +291,7 @@ def _check_request_data(
     for transform in transforms:
         for name in transform.get_request_data_schema():
             if name not in labels.columns:
-                raise SkewlessError(
+                raise InputError(
                     f"The transform {transform.name} needs {name}, which a request brings: add "
                     f"the column {name} to the labels."
                 )

@@ -14,14 +14,16 @@ import pyarrow as pa
 from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.on_demand_feature_view import OnDemandFeatureView
-from feast.types import Array, FeastType, Float64, PrimitiveFeastType, Set
+from feast.types import FeastType, Float64
 from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field_mapping
 
-from extensions.errors import SkewlessError
-from extensions.stores.online_codec.row_encoder import proto_values
+from extensions.errors import DefinitionError, InputError
+from extensions.feature_types import FEATURE_TYPES, is_text, unwrapped
+from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
 from extensions.stores.values.exact_cast import exactly
 from extensions.stores.values.join_keys import as_key
 from extensions.stores.values.json_documents import documents_as_text
+from extensions.timestamps import parse_column
 
 
 def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
@@ -32,11 +34,11 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     """
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source that names its times.")
+        raise DefinitionError(f"View {view.name} has no batch source that names its times.")
     try:
         table = pa.Table.from_pandas(documents_as_text(view, frame), preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"The push to view {view.name} has a column of mixed types ({error}): one type each."
         ) from error
     table = _run_pyarrow_field_mapping(table, source.field_mapping or {})
@@ -45,7 +47,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
     wanted = [*(field.name for field in fields), source.timestamp_field]
     missing = sorted({*wanted} - {*table.column_names})
     if missing:
-        raise SkewlessError(f"The push to view {view.name} lacks {', '.join(missing)}.")
+        raise InputError(f"The push to view {view.name} lacks {', '.join(missing)}.")
     values = {
         field.name: proto_values(
             one_chunk(
@@ -73,27 +75,22 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
 
 
 def _declared(column: pa.ChunkedArray, dtype: FeastType, what: str) -> pa.Array:
-    depth, inner = 0, dtype
-    while isinstance(inner, Array | Set):
-        inner, depth = inner.base_type, depth + 1
-    if isinstance(inner, PrimitiveFeastType) and not _is_of_python(column.type, inner.name):
-        column = exactly(column, inner.name, depth, what, str(dtype))
+    name, depth = unwrapped(dtype)
+    if name in FEATURE_TYPES and not _is_of_python(column.type, name):
+        column = exactly(column, name, depth, what, str(dtype))
     return one_chunk(column)
-
-
-def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array."""
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def _is_of_python(held: pa.DataType, name: str) -> bool:
     """Texts that Feast reads by itself: times and documents as JSON brings them."""
-    text = pa.types.is_string(held) or pa.types.is_large_string(held)
-    return bool(text and name not in ("INT32", "INT64"))
+    return is_text(held) and name not in ("INT32", "INT64")
 
 
 def _times(table: pa.Table, name: str) -> list[Any]:
-    times = pd.to_datetime(table.column(name).to_numpy())
+    column = table.column(name)
+    if is_text(column.type):
+        column = parse_column(column.to_pandas(), name)
+    times = pd.to_datetime(column.to_numpy())
     return [_coerce_datetime(at) for at in times]  # type: ignore[no-untyped-call]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from feast import RepoConfig
 from redis.exceptions import ResponseError
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, SkewlessError
 from extensions.stores.online.redis_io import is_foreign
 from extensions.stores.online_codec.redis_keys import Place, aside, stem
 from extensions.stores.online_codec.row_format import Layout
@@ -122,10 +122,10 @@ def see_owner(config: RepoConfig, owner: bytes | None) -> None:
     """See what the note of the prefix' owner says; None: there is none.
 
     Raises:
-        SkewlessError: it is another project.
+        ConflictError: it is another project.
     """
     if owner is not None and owner != config.project.encode():
-        raise SkewlessError(
+        raise ConflictError(
             f"The keys that begin with {stem(config)!r} are the project "
             f"{owner.decode(errors='replace')}'s in this Redis, so that {config.project} may "
             "neither write nor delete there: choose another key_prefix in feature_store.yaml."
@@ -134,14 +134,14 @@ def see_owner(config: RepoConfig, owner: bytes | None) -> None:
 
 def _collision(mine: bytes, held: bytes) -> SkewlessError:
     one, other = (each.decode(errors="replace").rpartition("=")[2] for each in (mine, held))
-    return SkewlessError(
+    return ConflictError(
         f"The view versions {one} and {other} would have one name in Redis and take each other's "
         f"rows: give {one} another name or another version number."
     )
 
 
 def _foreign(config: RepoConfig, error: Exception) -> SkewlessError:
-    return SkewlessError(
+    return ConflictError(
         f"{aside(config, PROJECT)} or {aside(config, VIEWS)} in Redis is not what this store put "
         f"there ({error}): delete that key, or choose another key_prefix in feature_store.yaml."
     )

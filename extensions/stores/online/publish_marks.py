@@ -13,7 +13,7 @@ from feast import RepoConfig
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 from extensions.stores.online.redis_io import is_foreign, run
 from extensions.stores.online_codec import write_scripts
 from extensions.stores.online_codec.redis_keys import aside
@@ -48,10 +48,10 @@ def advance_mark(
     """Move a view version's mark on, within its epoch.
 
     Raises:
-        SkewlessError: Redis has another history's mark, or has lost it.
+        ConflictError: Redis has another history's mark, or has lost it.
     """
     if not _set(client, config, view, mark, "first" if first else ""):
-        raise SkewlessError(
+        raise ConflictError(
             f"Redis was restored or emptied while {view} was published: the next refresh, or "
             f"`skewless rebuild-online --view {view}`, mends it."
         )

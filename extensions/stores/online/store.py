@@ -1,33 +1,32 @@
 """The online store: packed rows in Redis, newest wins, declared defaults for who has none."""
 
 import asyncio
-import re
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import pandas as pd
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig, ValueType
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import (
-    _convert_arrow_to_proto,
     _get_entity_key_protos,
     _get_unique_entities,
-    _populate_response_from_feature_data,
-    make_tzaware,
 )
 from pydantic import Field, model_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extensions.addresses import connection_string_of, redis_parts, redis_url
-from extensions.errors import SkewlessError
 from extensions.stores.online.exact_push_conversion import use_exact_conversion
+from extensions.stores.online.feast_rows import (
+    Row,
+    WriteRow,
+    pack_feast_rows,
+    populate_response,
+    to_messages,
+    unpack_rows,
+)
 from extensions.stores.online.prefix_claims import (
     PROJECT,
     VIEWS,
@@ -36,33 +35,25 @@ from extensions.stores.online.prefix_claims import (
     claim_async,
     claim_of,
     distinct,
-    others,
     owned,
     owned_async,
-    release,
 )
-from extensions.stores.online.publish_marks import MARKS, forget_marks
-from extensions.stores.online.redis_io import Expiry, Reads, Trust, drop, scan, write, write_async
+from extensions.stores.online.publish_marks import MARKS
+from extensions.stores.online.redis_io import Expiry, Reads, write, write_async
 from extensions.stores.online.requested_ids import check_requested, requested
-from extensions.stores.online_codec.redis_keys import Place, aside, entity_prefix, place_of, stem
+from extensions.stores.online.row_deletion import delete_entity, delete_rows, version_names
+from extensions.stores.online.view_settings import (
+    layout_of,
+    lifetime_of,
+    trust_of,
+)
+from extensions.stores.online_codec.redis_keys import Place, aside, place_of, stem
 from extensions.stores.online_codec.row_encoder import columnar, ids, pack_rows
-from extensions.stores.online_codec.row_format import AnotherLayoutError, Layout
-from extensions.stores.values.default_values import default_values
+from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.future_rows import (
     ALLOWANCE,
-    allowance_of,
-    latest_time,
-    refuse_future,
     refuse_future_rows,
 )
-
-Row = tuple[datetime | None, dict[str, Value] | None]
-WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-NEVER = datetime.fromtimestamp(0, tz=UTC)
-MICROSECOND = timedelta(microseconds=1)
-# Versions of a view whose sections a delete takes out.
-VERSIONS = 256
-
 
 use_exact_conversion()
 
@@ -212,7 +203,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             self.write_arrow(config, table, rows)
             return
         for batch in rows.to_batches():
-            self.online_write_batch(config, table, _messages(table, batch), None)
+            self.online_write_batch(config, table, to_messages(table, batch), None)
 
     def check_table(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> None:
         """As `write_table`, but that nothing is written.
@@ -222,7 +213,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """
         if not self._columnar(config, table, rows):
             for batch in rows.to_batches():
-                self._packed(config, table, _messages(table, batch))
+                self._packed(config, table, to_messages(table, batch))
             return
         layout = layout_of(config, table)
         source = table.batch_source
@@ -248,7 +239,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
         self.see_owner(config)
         found = taken(reads.fetch(self._get_client(config.online_store)))
-        return _unpacked(config, layout, table, requested_features, found)
+        return unpack_rows(config, layout, table, requested_features, found)
 
     async def online_read_async(
         self,
@@ -262,7 +253,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         taken = reads.add(layout, self._place(config, table, entity_keys), entity_keys)
         await self._see_owner_async(config)
         found = taken(await reads.fetch_async(await self._get_client_async(config.online_store)))
-        return _unpacked(config, layout, table, requested_features, found)
+        return unpack_rows(config, layout, table, requested_features, found)
 
     def get_online_features(
         self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **more: Any
@@ -288,7 +279,9 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """All views of a request in one round trip."""
         reads, views = self._collect(config, *request)
         self.see_owner(config)
-        _answer(config, reads.fetch(self._get_client(config.online_store)), views, *request[3:])
+        populate_response(
+            config, reads.fetch(self._get_client(config.online_store)), views, *request[3:]
+        )
 
     async def _read_features_per_fv_async(self, config: RepoConfig, *request: Any) -> None:
         reads, views = self._collect(config, *request)
@@ -296,7 +289,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         async with asyncio.timeout(self.read_deadline):
             await self._see_owner_async(config)
             found = await reads.fetch_async(client)
-        _answer(config, found, views, *request[3:])
+        populate_response(config, found, views, *request[3:])
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Take out the rows of this version of the view; other views' rows stay.
@@ -315,12 +308,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         """
         client = self._get_client(config.online_store)
         owned(client, config)
-        # The leading key of a view stands first, so that the others' order is not known here.
-        prefixes = [entity_prefix(config, order) for order in permutations(join_keys)]
-        for prefix in prefixes:
-            for keys in scan(client, prefix):
-                for key in keys:
-                    client.unlink(key)
+        delete_entity(client, config, join_keys)
 
     def update(
         self,
@@ -349,7 +337,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             raise
         if config.online_store.full_scan_for_deletion:
             for table in tables_to_delete:
-                self._delete(config, table, _versions(table))
+                self._delete(config, table, version_names(table))
 
     def teardown(
         self,
@@ -365,7 +353,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         client = self._get_client(config.online_store)
         owned(client, config)
         for table in tables:
-            self._delete(config, table, _versions(table))
+            self._delete(config, table, version_names(table))
         if not client.hlen(aside(config, VIEWS)):
             client.delete(aside(config, PROJECT))
             client.delete(aside(config, MARKS))
@@ -401,49 +389,15 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         self._claimed.update((stem(config), one) for one in claims)
 
     def _delete(self, config: RepoConfig, table: FeatureView, views: list[str]) -> None:
-        client = self._get_client(config.online_store)
-        where = place_of(config, table, views[0])
-        mine = {view: claim_of(table.name, Layout(view, ()), where) for view in views}
-        # A name that another view version has claimed never stood for one of ours.
-        taken = others(client, config, mine.values())
-        names = [view for view, (field, _) in mine.items() if field not in taken]
-        if where.composite:
-            # The view's name is part of the key: what the pattern finds goes as a whole.
-            stem_ = where.prefix.removesuffix(views[0].encode() + b":")
-            own = re.compile(
-                re.escape(stem_) + b"(?:" + b"|".join(re.escape(n.encode()) for n in names) + b"):",
-                re.DOTALL,
-            )
-            pattern = where.prefix if len(views) == 1 else where.prefix.removesuffix(b":")
-            for keys in scan(client, pattern):
-                for key in filter(own.match, keys) if names else ():
-                    client.unlink(key)
-        else:
-            tags = [Layout(view, ()).tag for view in names]
-            for keys in scan(client, where.prefix):
-                drop(client, keys, tags)
-        release(client, config, mine.values())
-        forget_marks(client, config, views)
-        self._claimed.difference_update((stem(config), one) for one in mine.values())
+        released = delete_rows(self._get_client(config.online_store), config, table, views)
+        self._claimed.difference_update((stem(config), claim) for claim in released)
 
     def _packed(
         self, config: RepoConfig, table: FeatureView, data: list[WriteRow]
     ) -> tuple[Place, list[tuple[bytes, bytes | None]], list[bytes]]:
         layout = layout_of(config, table)
         where = self._place(config, table, [key for key, *_ in data[:1]])
-        events = [_micros(at) for _, _, at, _ in data]
-        if None in events:
-            raise SkewlessError(f"A row for {layout.view} has no event time: give each one.")
-        created = [_micros(at) for *_, at in data]
-        for what, times in (("event time", events), ("created time", created)):
-            latest = max((one for one in times if one is not None), default=0)
-            refuse_future(config, layout.view, what, _datetime(latest))
-        rows = [
-            layout.pack(values, event or 0, at)
-            for (_, values, *_), event, at in zip(data, events, created, strict=True)
-        ]
-        if not where.composite:
-            rows = [layout.header(len(row)) + row for row in rows]
+        rows = pack_feast_rows(config, layout, data, sections=not where.composite)
         return where, [where.address(key) for key, *_ in data], rows
 
     def _place(self, config: RepoConfig, table: FeatureView, entities: list[EntityKey]) -> Place:
@@ -473,96 +427,3 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             taken = reads.add(layout, self._place(config, table, entities), entities)
             views.append((layout, table, features, taken, indexes, length))
         return reads, views
-
-
-def _messages(table: FeatureView, batch: pa.RecordBatch) -> list[WriteRow]:
-    kinds = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
-    rows: list[WriteRow] = _convert_arrow_to_proto(batch, table, kinds)
-    return rows
-
-
-def layout_of(config: RepoConfig, table: Any) -> Layout:
-    """The layout of a view's rows under this configuration's versioning."""
-    return Layout.of(table, versioning=config.registry.enable_online_feature_view_versioning)
-
-
-def trust_of(config: RepoConfig, layout: Layout, before: int | None = None) -> Trust:
-    """What a writer of this layout respects of what is stored."""
-    return Trust(layout, allowance_of(config) // MICROSECOND, before)
-
-
-def lifetime_of(config: RepoConfig, table: Any) -> timedelta | None:
-    """How long after its event time a row of this view is served; None: for ever."""
-    return None if config.online_store.serve_expired else getattr(table, "ttl", None) or None
-
-
-def _oldest(config: RepoConfig, table: Any) -> int | None:
-    """Event times before this count as missing, in microseconds; None where age is no matter."""
-    ttl = lifetime_of(config, table)
-    return _micros(datetime.now(UTC) - ttl) if ttl else None
-
-
-def _answer(
-    config: RepoConfig,
-    found: Any,
-    views: Iterable[Any],
-    response: Any,
-    full_feature_names: bool,
-    include_versions: bool = False,
-) -> None:
-    for layout, table, features, taken, indexes, length in views:
-        read = _unpacked(config, layout, table, features, taken(found))
-        _populate_response_from_feature_data(
-            features, read, indexes, response, full_feature_names, table, length, include_versions
-        )
-
-
-def _unpacked(
-    config: RepoConfig,
-    layout: Layout,
-    table: FeatureView,
-    requested: list[str] | None,
-    found: list[bytes | None],
-) -> list[Row]:
-    wanted = requested or [field.name for field in table.features]
-    defaults = default_values(table)
-    # A feature without a default is null beside one that has its own, as training has it.
-    declared = any(name in defaults for name in wanted)
-    filled = {name: defaults.get(name, Value()) for name in wanted}
-    missing: Row = (NEVER, filled) if declared else (None, None)
-    too_old = _oldest(config, table)
-    latest = (latest_time(config) - NEVER) // MICROSECOND
-    rows = []
-    for packed in found:
-        row = missing
-        if packed is not None:
-            try:
-                event, _, _ = layout.times(packed)
-                if (too_old is None or event >= too_old) and event <= latest:
-                    values = layout.unpack(packed)
-                    # A feature that is newer than the row has its default, or none.
-                    row = (
-                        _datetime(event),
-                        {
-                            name: values[name] if name in values else defaults.get(name, Value())
-                            for name in wanted
-                        },
-                    )
-            except (AnotherLayoutError, OverflowError):
-                layout.refuse()
-        rows.append(row)
-    return rows
-
-
-def _versions(table: FeatureView) -> list[str]:
-    return [table.name, *(f"{table.name}_v{number}" for number in range(1, VERSIONS))]
-
-
-def _micros(at: datetime | None) -> int | None:
-    if at is None or pd.isna(at):
-        return None
-    return (make_tzaware(at) - NEVER) // MICROSECOND
-
-
-def _datetime(micros: int) -> datetime:
-    return NEVER + timedelta(microseconds=micros)

@@ -12,27 +12,24 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from feast import RepoConfig, ValueType
+from feast import RepoConfig
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from extensions.errors import SkewlessError
-from extensions.stores.values.canonical_keys import canonical
+from extensions.errors import InputError
+from extensions.feature_types import value_field
+from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
 
 _TEXTS = frozenset({"string_val", "json_val"})
-_SPELLED = {
-    "uuid_val": ValueType.UUID,
-    "time_uuid_val": ValueType.TIME_UUID,
-    "decimal_val": ValueType.DECIMAL,
-}
+_SPELLED = {value_field(kind): kind for kind in SEVERAL_SPELLINGS}
 
 
 def id_bytes(value: Value) -> bytes:
     """An id as it stands in a key: ``5``, ``=text``, ``~bytes``, ``%`` and Feast's message.
 
     Raises:
-        SkewlessError: the id is null.
+        InputError: the id is null.
     """
     kind = value.WhichOneof("val")
     if kind in ("int64_val", "int32_val"):
@@ -44,7 +41,7 @@ def id_bytes(value: Value) -> bytes:
     if kind == "bytes_val":
         return b"~" + bytes(value.bytes_val)
     if kind is None:
-        raise SkewlessError("An entity's id is null: give every row its id.")
+        raise InputError("An entity's id is null: give every row its id.")
     return b"%" + bytes(value.SerializeToString(deterministic=True))
 
 

@@ -7,20 +7,23 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.type_map import feast_value_type_to_python_type
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from extensions.feature_types import NUMPY_TYPES
 from extensions.stores.online_codec import row_format as rows
 from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
-from extensions.stores.online_codec.row_format import AnotherLayoutError, Column, Layout
+from extensions.stores.online_codec.column_format import AnotherLayoutError
+from extensions.stores.online_codec.payload_decoder import (
+    decode_payload,
+    decode_payloads,
+    put_values,
+)
+from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import overlapping_records
 
-_NUMPY = {"?": "?", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8", "h": "<i2", "b": "i1"}
 # Fingerprint and flags, with one byte that follows; no row is shorter than with its event time.
 _START = np.dtype("<u4")
-# A section's tag and the length of its row.
-_HEADER = np.dtype("<u4")
 _LEAST = rows.START.size + 7
 
 
@@ -65,7 +68,7 @@ class Decoder:
             where = where[~short]
         if not len(where):
             return Block(found, present, events)
-        starts = _records(buffer, _START)[at[where]] & 0xFFFFFF
+        starts = overlapping_records(buffer, _START)[at[where]] & 0xFFFFFF
         alike = np.unique(starts).tolist() if (starts != starts[:1]).any() else starts[:1].tolist()
         for one in alike:
             members = where[starts == one] if len(alike) > 1 else where
@@ -148,7 +151,7 @@ class Decoder:
                 if column.kind == "scalar":
                     values[column.name] = np.float32(slot) if column.code == "f" else slot
                 else:
-                    values[column.name] = _payload(column, row[at : at + slot])
+                    values[column.name] = decode_payload(column, row[at : at + slot])
                     at += slot
         except (ValueError, DecodeError):  # cut short within a payload, or damaged
             at = -1
@@ -167,7 +170,7 @@ class Decoder:
         for column in self.layout.columns:
             default = self.defaults.get(column.name)
             if column.kind == "scalar" and default is not None:
-                held = filled[column.name] = np.empty(n, _NUMPY[column.code])
+                held = filled[column.name] = np.empty(n, NUMPY_TYPES[column.code])
                 held.fill(default)
             elif column.kind == "text":  # its first value is the default, whatever comes
                 filled[column.name] = Coded(np.zeros(n, np.int64), [default])
@@ -196,13 +199,13 @@ class Decoder:
                 end += self.layout.null_bytes
             for i, column in enumerate(self.layout.columns):
                 if column.kind != "scalar":
-                    code = "u1" if flag & rows.SHORT else "<u4"
+                    code = np.dtype("u1" if flag & rows.SHORT else "<u4")
                 elif column.code == "q":
-                    code = _NUMPY[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]]
+                    code = NUMPY_TYPES[rows.INTS[flag >> rows.INT_WIDTH & 0b11][1]]
                 else:
-                    code = _NUMPY[column.code]
+                    code = NUMPY_TYPES[column.code]
                 fields[f"{i}"] = (code, end)
-                end += np.dtype(code).itemsize
+                end += code.itemsize
             kind = self._kinds[flag] = np.dtype(
                 {
                     "names": list(fields),
@@ -236,7 +239,7 @@ class Decoder:
         if not len(members):
             return
         start = at[members]
-        table = _records(buffer, kind)[start]
+        table = overlapping_records(buffer, kind)[start]
         payloads = {
             i: table[f"{i}"].astype(np.int64)
             for i, column in enumerate(self.layout.columns)
@@ -259,14 +262,14 @@ class Decoder:
                 if i not in payloads:
                     decoded.append(np.ascontiguousarray(table[f"{i}"]))
                     continue
-                decoded.append(_payloads(column, buffer, tail, payloads[i]))
+                decoded.append(decode_payloads(column, buffer, tail, payloads[i]))
                 tail = tail + payloads[i]
         except (ValueError, DecodeError):  # damaged bytes in some payload: only that row is missing
             self._one_by_one(members, buffer, at, size, found, events, present)
             return
         for i, column in enumerate(self.layout.columns):
             empty = null[:, i] if null is not None else None
-            _put(found, column.name, members, decoded[i], empty)
+            put_values(found, column.name, members, decoded[i], empty)
 
     def _one_by_one(
         self,
@@ -323,126 +326,3 @@ def _events(table: NDArray[Any], flag: int) -> Integers:
     """As-of times: seven signed bytes are the upper ones of the eight that begin with the flags."""
     events: Integers = table["event"]
     return events if flag & rows.WIDE_EVENT else events >> 8
-
-
-# Behind the last value, so that a header which is cut short can be looked at.
-_BEYOND = bytes(8)
-
-
-def sections(
-    values: Sequence[bytes | None], layouts: Sequence[Layout]
-) -> tuple[bytes, list[tuple[Integers, Integers]]]:
-    """Where each view's row lies in entities' values: the joined bytes, and (at, size) per view.
-
-    A value that is cut short ends where it ends: nothing is read of the next entity's.
-    """
-    held = [value or b"" for value in values]
-    lengths = np.fromiter(map(len, held), np.int64, len(held))
-    buffer = b"".join([*held, _BEYOND])
-    ends = np.cumsum(lengths)
-    at = ends - lengths
-    headers = _records(buffer, _HEADER)
-    tags = [int.from_bytes(layout.tag, "little") for layout in layouts]
-    found = [(np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)) for _ in layouts]
-    active = np.flatnonzero(lengths)
-    at, ends = at[active], ends[active]
-    while len(active):
-        header = headers[at]
-        tag, size, at = header & 0xFFFFFF, (header >> 24).astype(np.int64), at + 4
-        if (long := size == rows.LONG).any():
-            size[long] = headers[at[long]]
-            at = at + np.where(long, 4, 0)
-        beyond = at + size
-        fits = beyond <= ends
-        whole, first = bool(fits.all()), int(tag[0])
-        if whole and len(active) == len(values) and (tag == first).all():
-            if first in tags:  # one section of each entity, as they mostly lie
-                found[tags.index(first)] = at, size
-        else:
-            for one, (starts, sizes) in zip(tags, found, strict=True):
-                mine = (tag == one) & fits
-                starts[active[mine]] = at[mine]
-                sizes[active[mine]] = size[mine]
-        if not whole:
-            _say_cut(active[~fits], layouts, found)
-        more = fits & (beyond < ends)
-        active, at, ends = active[more], beyond[more], ends[more]
-    return buffer, found
-
-
-def _say_cut(
-    members: Integers, layouts: Sequence[Layout], found: list[tuple[Integers, Integers]]
-) -> None:
-    for layout, (_, sizes) in zip(layouts, found, strict=True):
-        for _ in range(int((sizes[members] == 0).sum())):
-            layout.refuse()
-
-
-def fields(values: Sequence[bytes]) -> tuple[bytes, Integers, Integers]:
-    """As `sections`, for rows that stand alone (fields of hashes); one without bytes is none."""
-    lengths = np.fromiter(map(len, values), np.int64, len(values))
-    return b"".join(values), np.cumsum(lengths) - lengths, lengths
-
-
-def _records(buffer: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
-    """What lies in the buffer from each of its bytes on, as records that overlap."""
-    return np.ndarray((len(buffer) - kind.itemsize + 1,), kind, buffer, 0, (1,))
-
-
-def default_of(column: Column, declared: Value | None) -> Any:
-    """A declared default, in Feast's message of it, as a column holds it."""
-    kind = declared.WhichOneof("val") if declared is not None else None
-    if declared is None or kind is None:
-        return None
-    if column.kind == "proto":
-        return feast_value_type_to_python_type(declared, column.value_type)
-    value = getattr(declared, kind)
-    return np.array(value.val, _NUMPY[column.code]) if column.kind == "array" else value
-
-
-def _payloads(column: Column, buffer: bytes, at: Integers, size: Integers) -> Values:
-    spans = zip(at.tolist(), (at + size).tolist(), strict=True)
-    if column.kind == "text":
-        known: dict[bytes, int] = {}  # few different texts, many entities
-        codes = [known.setdefault(buffer[a:b], len(known)) for a, b in spans]
-        return Coded(np.array(codes, np.int64), [raw.decode() for raw in known])
-    return [_payload(column, buffer[a:b]) for a, b in spans]
-
-
-def _payload(column: Column, raw: bytes) -> Any:
-    if column.kind == "array":
-        return np.frombuffer(raw, _NUMPY[column.code])
-    if column.kind == "text":
-        return raw.decode()
-    if column.kind == "proto":
-        return feast_value_type_to_python_type(Value.FromString(raw), column.value_type)
-    return raw
-
-
-def _put(
-    found: dict[str, Values],
-    name: str,
-    members: Integers,
-    values: Any,
-    empty: NDArray[np.bool_] | None,
-) -> None:
-    column = found[name]
-    if isinstance(column, Coded):
-        codes = values.codes + len(column.values)
-        column.values.extend(values.values)
-        if empty is not None:
-            codes[empty] = len(column.values)
-            column.values.append(None)
-        column.codes[members] = codes
-        return
-    if empty is not None and empty.any():
-        values = [None if no else value for value, no in zip(list(values), empty, strict=True)]
-        if not isinstance(column, list):
-            column = found[name] = list(column)
-    if not isinstance(column, list):
-        column[members] = values
-    elif len(members) == len(column):
-        found[name] = values if isinstance(values, (list, np.ndarray)) else list(values)
-    else:
-        for i, value in zip(members.tolist(), values, strict=True):
-            column[i] = value

@@ -11,10 +11,12 @@ from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import BITS, NUMPY_TYPES, UTC_MICROSECONDS, is_list, is_text
 from extensions.stores.online_codec import row_format as rows
+from extensions.stores.online_codec.column_format import LENGTH, Column, encode_payload
 from extensions.stores.online_codec.redis_keys import id_bytes
-from extensions.stores.online_codec.row_format import Column, Layout
+from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.values.exact_cast import refuse_null_items, whole_seconds
 
 # Rows packed at once: large enough for numpy, small enough for the processor's cache.
@@ -23,13 +25,8 @@ SLICE = 16_384
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
-_ARROW = {
-    "?": pa.uint8(),
-    "i": pa.int32(),
-    "q": pa.int64(),
-    "f": pa.float32(),
-    "d": pa.float64(),
-}
+# Arrow's type of a number's `struct` letter; a boolean is a byte.
+_ARROW = {code: pa.from_numpy_dtype(NUMPY_TYPES[code]) for code in "iqfd"} | {"?": pa.uint8()}
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,11 @@ def pack_rows(
     """The table's rows in order, in slices; with ``sections``, each with its header before it.
 
     Raises:
-        SkewlessError: a row has no event time, or a column is missing or of another type.
+        InputError: a row has no event time, or a column is missing or of another type.
     """
     missing = [name for name in (*layout.names, event) if name not in table.column_names]
     if missing:
-        raise SkewlessError(
+        raise InputError(
             f"The rows for {layout.view} lack {', '.join(missing)}: they must have the event "
             "time and every feature of the view."
         )
@@ -79,11 +76,11 @@ def columnar(layout: Layout, ids: dict[str, ValueType], schema: pa.Schema) -> bo
 
 def _is_as_declared(column: Column, kind: pa.DataType) -> bool:
     if column.kind == "array":
-        return _is_list(kind) and _is_number_of(column, kind.value_type)
+        return is_list(kind) and _is_number_of(column, kind.value_type)
     if column.kind == "scalar":
         return _is_number_of(column, kind)
     if column.value_type == ValueType.STRING:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        return is_text(kind)
     if column.kind == "bytes":
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
     return True  # `_by_messages` is Feast's conversion
@@ -106,19 +103,19 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
     """One column of ids, as they stand in keys (`extensions.stores.online_codec.redis_keys`).
 
     Raises:
-        SkewlessError: an id is null or not of the declared type.
+        InputError: an id is null or not of the declared type.
     """
-    column = _whole(table[name])
+    column = one_chunk(table[name])
     if column.null_count:
-        raise SkewlessError(f"A row has no {name}: every row must name its entity.")
-    if value_type in (ValueType.INT64, ValueType.INT32):
+        raise InputError(f"A row has no {name}: every row must name its entity.")
+    if value_type in BITS:
         return [b"%d" % one for one in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
         return [b"=" + one.encode() for one in _cast(column, pa.string(), name).to_pylist()]
     if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
         seconds = whole_seconds(column)
         if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
-            raise SkewlessError(
+            raise InputError(
                 f"The key {name} holds a time with a fraction of a second, which Feast cuts off: "
                 "two such keys would be one."
             )
@@ -127,9 +124,9 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
 
 def microseconds(column: pa.ChunkedArray) -> tuple[Integers, NDArray[np.bool_]]:
     """Times as microseconds since 1970 (naive ones are UTC), and which are there."""
-    times = _whole(column)
+    times = one_chunk(column)
     if not pa.types.is_timestamp(times.type):
-        times = times.cast(pa.timestamp("us", "UTC"))
+        times = times.cast(UTC_MICROSECONDS)
     # A cast between units is checked for lost digits; nanoseconds may lose theirs.
     exact = times.cast(pa.timestamp("us", times.type.tz), safe=False).view(pa.int64())
     valid: NDArray[np.bool_] = np.asarray(exact.is_valid())
@@ -142,9 +139,7 @@ def _pack(
     n = table.num_rows
     event, known = microseconds(table[event_name])
     if not known.all():
-        raise SkewlessError(
-            f"A row for {layout.view} has no {event_name}: every row must have one."
-        )
+        raise InputError(f"A row for {layout.view} has no {event_name}: every row must have one.")
     created, dated = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     if created_name and created_name in table.column_names:
         created, dated = microseconds(table[created_name])
@@ -238,7 +233,7 @@ def _fill(
             parts.append(column.scalars[members][:, :width])
             continue
         length = int(column.lengths[members][0])
-        constant(bytes((length,)) if flag & rows.SHORT else rows.LENGTH.pack(length))
+        constant(bytes((length,)) if flag & rows.SHORT else LENGTH.pack(length))
         tails.append(column.data[column.starts[members][:, None] + np.arange(length)])
     parts += tails
     if sections:
@@ -255,7 +250,7 @@ def _octets(values: Integers) -> Bytes:
 
 
 def _column(column: Column, table: pa.Table) -> _Packed:
-    array = _whole(table[column.name])
+    array = one_chunk(table[column.name])
     n = len(array)
     none = np.zeros(0, np.int64)
     valid: NDArray[np.bool_] = np.asarray(array.is_valid())
@@ -264,7 +259,7 @@ def _column(column: Column, table: pa.Table) -> _Packed:
         octets = np.ascontiguousarray(numbers).view(np.uint8).reshape(n, column.width)
         empty = np.zeros(0, np.uint8)
         return _Packed(valid, octets, empty, none, none, long=column.code == "q")
-    if column.kind == "array" and _is_list(array.type):
+    if column.kind == "array" and is_list(array.type):
         if column.code not in "fd":  # there a null is NaN, as Feast makes it
             refuse_null_items(array, column.name)
         lists = array.cast(pa.large_list(array.type.value_type))
@@ -290,7 +285,7 @@ def _by_messages(array: pa.Array, column: Column) -> _Packed:
     values = proto_values(array, column.name, column.value_type)
     kinds = [value.WhichOneof("val") for value in values]
     packed = [
-        b"" if kind is None else rows._payload(column, value)  # noqa: SLF001
+        b"" if kind is None else encode_payload(column, value)
         for value, kind in zip(values, kinds, strict=True)
     ]
     lengths = np.array([len(one) for one in packed], np.int64)
@@ -305,22 +300,20 @@ def proto_values(array: pa.Array, name: str, value_type: ValueType) -> list[Any]
     Not from numpy's: those make floats of whole numbers that stand beside a null.
 
     Raises:
-        SkewlessError: a value does not fit, by the column's ``name``.
+        InputError: a value does not fit, by the column's ``name``.
     """
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     items = array.to_pylist()
-    if _is_list(array.type) and pa.types.is_floating(array.type.value_type):
+    if is_list(array.type) and pa.types.is_floating(array.type.value_type):
         # As Feast makes it.
         items = [row and [math.nan if one is None else one for one in row] for row in items]
-    elif _is_list(array.type):
+    elif is_list(array.type):
         refuse_null_items(array, name)
     try:
         return python_values_to_proto_values(items, value_type)
     except (TypeError, ValueError, AssertionError, OverflowError) as error:
-        raise SkewlessError(
-            f"The column {name} does not fit {value_type.name}: {error}."
-        ) from error
+        raise InputError(f"The column {name} does not fit {value_type.name}: {error}.") from error
 
 
 def _numbers(array: pa.Array, column: Column) -> pa.Array:
@@ -331,22 +324,16 @@ def _numbers(array: pa.Array, column: Column) -> pa.Array:
     return _cast(array, _ARROW[column.code], column.name)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
 def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
     try:
         return array.cast(kind)
     except pa.ArrowInvalid as error:
-        raise SkewlessError(f"The column {name} does not fit {kind}: {error}.") from error
+        raise InputError(f"The column {name} does not fit {kind}: {error}.") from error
     except pa.ArrowNotImplementedError as error:
-        raise SkewlessError(f"The column {name} is {array.type}, not {kind}.") from error
+        raise InputError(f"The column {name} is {array.type}, not {kind}.") from error
 
 
-def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """All chunks as one array."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

@@ -10,11 +10,17 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from feast import ValueType
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
+from extensions.stores.online_codec.column_format import (
+    LENGTH,
+    AnotherLayoutError,
+    Column,
+    decode_message,
+    encode_payload,
+)
 from extensions.stores.schema_history import Schema, earlier_of, parsed, schema_of
 
 logger = logging.getLogger(__name__)
@@ -37,7 +43,6 @@ NARROW = 1 << 55  # microseconds that seven signed bytes hold: the years 829 to 
 
 LONG = 255  # in a section's byte for the length: the length follows in four
 START = struct.Struct("<HB")  # fingerprint, flags
-LENGTH = struct.Struct("<I")
 ABSOLUTE = struct.Struct("<q")
 SHORTEST = START.size + 7  # a row has an event time at least
 
@@ -46,68 +51,6 @@ refused: Counter[str] = Counter()
 
 # Width in bytes and letter of 64-bit integers, by the two bits at INT_WIDTH.
 INTS = ((8, "q"), (4, "i"), (2, "h"), (1, "b"))
-
-_SCALARS = {
-    ValueType.BOOL: ("?", "bool_val"),
-    ValueType.INT32: ("i", "int32_val"),
-    ValueType.INT64: ("q", "int64_val"),
-    ValueType.UNIX_TIMESTAMP: ("q", "unix_timestamp_val"),
-    ValueType.FLOAT: ("f", "float_val"),
-    ValueType.DOUBLE: ("d", "double_val"),
-}
-_ARRAYS = {
-    ValueType.BOOL_LIST: ("?", "bool_list_val"),
-    ValueType.INT32_LIST: ("i", "int32_list_val"),
-    ValueType.INT64_LIST: ("q", "int64_list_val"),
-    ValueType.UNIX_TIMESTAMP_LIST: ("q", "unix_timestamp_list_val"),
-    ValueType.FLOAT_LIST: ("f", "float_list_val"),
-    ValueType.DOUBLE_LIST: ("d", "double_list_val"),
-}
-_TEXTS = {
-    ValueType.STRING: "string_val",
-    ValueType.JSON: "json_val",
-    ValueType.UUID: "uuid_val",
-    ValueType.TIME_UUID: "time_uuid_val",
-    ValueType.DECIMAL: "decimal_val",
-}
-_BYTES = {ValueType.BYTES, ValueType.PDF_BYTES, ValueType.IMAGE_BYTES}
-
-
-class AnotherLayoutError(Exception):
-    """The row was written in another layout than the reader's, or is cut short."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One feature's place in a row.
-
-    ``kind`` is scalar, array (of ``code``), text, bytes, or proto for everything else;
-    ``code`` is the `struct` and numpy letter of a scalar or an array's element.
-    """
-
-    name: str
-    value_type: ValueType
-    kind: str
-    code: str
-    oneof: str | None
-
-    @classmethod
-    def of(cls, name: str, value_type: ValueType) -> "Column":
-        """The place that Feast's type asks for."""
-        if value_type in _SCALARS:
-            return cls(name, value_type, "scalar", *_SCALARS[value_type])
-        if value_type in _ARRAYS:
-            return cls(name, value_type, "array", *_ARRAYS[value_type])
-        if value_type in _TEXTS:
-            return cls(name, value_type, "text", "", _TEXTS[value_type])
-        if value_type in _BYTES:
-            return cls(name, value_type, "bytes", "", "bytes_val")
-        return cls(name, value_type, "proto", "", None)
-
-    @property
-    def width(self) -> int:
-        """Bytes in the fixed area: the scalar itself, or the length of the payload."""
-        return struct.calcsize("<" + self.code) if self.kind == "scalar" else LENGTH.size
 
 
 @dataclass(frozen=True)
@@ -219,7 +162,7 @@ class Layout:
                 if column.code == "q":
                     widest = max(widest, slots[-1] if slots[-1] >= 0 else ~slots[-1])
                 continue
-            payload = b"" if value is None else _payload(column, value)
+            payload = b"" if value is None else encode_payload(column, value)
             slots.append(len(payload))
             tail.append(payload)
         flags |= int_width(widest) | (SHORT if all(len(one) < 256 for one in tail) else 0)
@@ -319,7 +262,7 @@ class Layout:
             elif column.kind == "scalar":
                 values[column.name] = Value(**{str(column.oneof): slot})
             else:
-                values[column.name] = _value(column, payload)
+                values[column.name] = decode_message(column, payload)
         return values
 
     def refuse(self) -> None:
@@ -395,35 +338,3 @@ def unpack_times(row: bytes) -> tuple[int, int | None, int]:
     if form == CREATED_SOON:
         return event, event + int.from_bytes(row[at : at + 3], "little"), at + 3
     return event, int.from_bytes(row[at : at + 8], "little", signed=True), at + 8
-
-
-def _payload(column: Column, value: Value) -> bytes:
-    if column.kind == "array":
-        items = getattr(value, str(column.oneof)).val
-        return struct.pack(f"<{len(items)}{column.code}", *items)
-    if column.kind == "text":
-        return str(getattr(value, str(column.oneof))).encode()
-    if column.kind == "bytes":
-        return bytes(value.bytes_val)
-    return bytes(value.SerializeToString())
-
-
-def _value(column: Column, payload: bytes) -> Value:
-    if column.kind == "array":
-        size = struct.calcsize("<" + column.code)
-        if len(payload) % size:
-            raise AnotherLayoutError
-        items = struct.unpack(f"<{len(payload) // size}{column.code}", payload)
-        value = Value()
-        held = getattr(value, str(column.oneof))
-        held.SetInParent()
-        held.val.extend(items)
-        return value
-    if column.kind == "text":
-        text = Value()
-        setattr(text, str(column.oneof), payload.decode())
-        return text
-    if column.kind == "bytes":
-        return Value(bytes_val=payload)
-    message: Value = Value.FromString(payload)
-    return message

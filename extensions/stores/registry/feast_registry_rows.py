@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError
 from extensions.stores.registry.version_store import Kind
 
 # The tag of a view in Feast's registry that holds the version's SQL, for Feast's UI and command
@@ -187,7 +187,7 @@ def fit(projection: Any, whole: frozenset[str], after: Any, who: str, source: st
     ``source``: of a transform's function, which must not name what is no more.
 
     Raises:
-        SkewlessError: it reads a feature that ``after`` does not have.
+        ConflictError: it reads a feature that ``after`` does not have.
     """
     columns = {column.name: column for column in after.spec.features}
     held = {column.name: column.value_type for column in projection.feature_columns}
@@ -195,7 +195,7 @@ def fit(projection: Any, whole: frozenset[str], after: Any, who: str, source: st
     read = [name for name in held if name in source] if source else wanted
     missing = sorted(set(read) - columns.keys())
     if missing:
-        raise SkewlessError(
+        raise ConflictError(
             f"{who} reads {after.spec.name}:{missing[0]}, which that version does not have: "
             "change it first."
         )

@@ -15,14 +15,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import feast.feature_store
 import psycopg
-from feast import FeatureService, FeatureView, OnDemandFeatureView, StreamFeatureView
+from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 from feast.diff import registry_diff
 from feast.errors import FeatureViewNotFoundException
@@ -32,13 +32,24 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from extensions.addresses import REPO_ROOT
-from extensions.asof.computation import COMPUTATIONS, computation_of, computation_sql, pg_type
+from extensions.asof.computation_loading import computation_of, computation_sql
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
-from extensions.errors import SkewlessError
+from extensions.database.project_claim import check_project
+from extensions.errors import ConflictError, DefinitionError, SkewlessError
+from extensions.feature_types import pg_type
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
-from extensions.stores.registry.version_store import Kind, Published
+from extensions.stores.registry.publication import (
+    follow_pointer,
+    follow_pointers,
+    is_versioned,
+    kind_of,
+    number_of,
+    publish,
+    write_version,
+)
+from extensions.stores.registry.version_store import Published
 from extensions.stores.registry.version_timeline import (
     ServedEra,
     TransformEra,
@@ -46,6 +57,7 @@ from extensions.stores.registry.version_timeline import (
     transform_eras,
 )
 from extensions.stores.schema_history import keep_earlier
+from extensions.version_names import COMPUTATIONS, sql_file
 
 # Tries to make what several programs make at once on an empty database.
 FIRST_ATTEMPTS = 10
@@ -55,6 +67,7 @@ class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
 
     def __init__(self, registry_config: Any, project: str, repo_path: Path | None) -> None:
+        self._project = project
         """Open the registry; several programs may be the first to."""
         open_registry = super().__init__
         _again_if_another_was_first(lambda: open_registry(registry_config, project, repo_path))
@@ -109,13 +122,13 @@ class SkewlessSqlRegistry(SqlRegistry):
             mine = self.definition(view, project, known)
             if mine.kind == "transform":
                 for projection in view.source_feature_view_projections.values():
-                    _follow_pointer(conn, projection)
+                    follow_pointer(conn, projection)
             default = publish(conn, project, view, mine, known)
         view.current_version_number = mine.version
         if from_file and default != mine.version:
             click.echo(
                 f"{view.name}: v{default} stays the default; v{mine.version} is published beside "
-                f"it (`skewless promote {view.name} v{mine.version}` makes it the default).",
+                f"it.\n  → `skewless promote {view.name} v{mine.version}` makes it the default.",
                 err=True,
             )
         if self.cache_mode == "sync":
@@ -132,7 +145,7 @@ class SkewlessSqlRegistry(SqlRegistry):
         is the default by now; the pin that nobody wrote is taken off.
         """
         if feature_service.precompute_online:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The feature service {feature_service.name} has precompute_online=True, which "
                 "this online store does not keep: its rows are read in one round trip as they "
                 "are. Take precompute_online out; the service serves the same values."
@@ -165,7 +178,7 @@ class SkewlessSqlRegistry(SqlRegistry):
             interval.start_time.FromDatetime(start_date)
             interval.end_time.FromDatetime(end_date)
             proto.meta.state = FeatureViewState.AVAILABLE_ONLINE.to_proto()
-            _write(conn, project, one, proto.SerializeToString())
+            write_version(conn, project, one, proto.SerializeToString())
         if self.cache_mode == "sync":
             self.refresh()
 
@@ -173,21 +186,28 @@ class SkewlessSqlRegistry(SqlRegistry):
         """Delete a view of which nothing is published any more.
 
         Raises:
-            SkewlessError: versions of it are computed or served.
+            ConflictError: versions of it are computed or served.
         """
         if self._here():
             with self._rows() as conn:
                 kept = [one for one in rows.published(conn, name) if one.kept]
             if kept:
                 versions = ", ".join(f"v{one.version}" for one in kept)
-                raise SkewlessError(
+                raise ConflictError(
                     f"{name} is published ({versions}): bring its file back, or take its versions "
                     f"out of use first with `skewless retire {name} vN`."
                 )
         super().delete_feature_view(name, project, commit)
 
     def teardown(self) -> None:
-        """Feast's rows and what was published; the logs and the record of moves stay."""
+        """Feast's rows and what was published; the logs and the record of moves stay.
+
+        Raises:
+            ConflictError: the database belongs to another project.
+        """
+        if self._here():
+            with self._rows() as conn:
+                check_project(conn, self._project)
         super().teardown()  # type: ignore[no-untyped-call]
         if self._here():
             with self._rows() as conn:
@@ -211,15 +231,15 @@ class SkewlessSqlRegistry(SqlRegistry):
         """The definition of a view as its file has it.
 
         Raises:
-            SkewlessError: it names no version, or its SQL is not there.
+            DefinitionError: it names no version, or its SQL is not there.
         """
         if isinstance(view, OnDemandFeatureView):
             return Definition.of_transform(view)
         version = number_of(view)
         if version is None:
-            raise SkewlessError(
+            raise DefinitionError(
                 f'View {view.name} names no version: give it version="v1" and keep its SQL in '
-                f"{COMPUTATIONS}/{view.name}.v1.sql."
+                f"{sql_file(view.name, 1)}."
             )
         try:
             text = computation_sql(_root(), view)
@@ -258,7 +278,7 @@ class SkewlessSqlRegistry(SqlRegistry):
 
     def _adopt(self, conn: psycopg.Connection, view: Any, project: str) -> list[Published]:
         """What was applied before versions were kept: Feast's default is the first published."""
-        kind = _kind(view)
+        kind = kind_of(view)
         message = feast_registry_rows.default(conn, project, kind, view.name)
         if message is None:
             return []
@@ -281,6 +301,8 @@ class SkewlessSqlRegistry(SqlRegistry):
     def _rows(self) -> Iterator[psycopg.Connection]:
         with self.write_engine.begin() as connection:
             driver: Any = connection.connection.driver_connection
+            # As `connect` does: the control tables compare it with the database's claim.
+            driver.execute("SELECT set_config('skewless.project', %s, TRUE)", [self._project])
             yield driver
 
 
@@ -294,147 +316,6 @@ def _again_if_another_was_first(step: Callable[[], Any]) -> Any:
                 raise
             time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - no secret
     return None
-
-
-def is_versioned(view: Any) -> bool:
-    """Views that we compute, and transforms that name a version; all others are Feast's."""
-    if isinstance(view, OnDemandFeatureView):
-        return number_of(view) is not None
-    plain = isinstance(view, FeatureView) and not isinstance(view, StreamFeatureView)
-    return plain and "freshness" in view.tags
-
-
-def number_of(view: Any) -> int | None:
-    """The version that a view names, from v1 on."""
-    text = str(getattr(view, "version", "") or "").lower().removeprefix("version")
-    digits = text.removeprefix("v")
-    return int(digits) if digits.isdigit() and int(digits) > 0 else None
-
-
-def publish(
-    conn: psycopg.Connection, project: str, view: Any, mine: Definition, known: list[Published]
-) -> int:
-    """Publish ``mine`` or check that it is what was published; returns the default version.
-
-    The first version of a view is the default at once; a later one is staged.
-
-    Raises:
-        SkewlessError: it is published otherwise, or was retired.
-    """
-    same = next((one for one in known if one.version == mine.version), None)
-    default = rows.active(known)
-    message = feast_registry_rows.stamped(_kind(view), view.to_proto().SerializeToString(), project,
-                                 mine.version)  # fmt: skip
-    if mine.kind == "computation":
-        message.spec.tags[feast_registry_rows.SQL_TAG] = mine.content["sql"]
-    if same is None:
-        _check_keys(mine, known)
-        state: rows.State = "active"
-        if default is not None:
-            # A transform has no values of its own to fill.
-            state = "live" if mine.kind == "transform" else "staged"
-        raw = message.SerializeToString()
-        rows.record(conn, mine, state, raw)
-        if default is None:
-            rows.note_move(conn, mine.view, "first", (None, mine.version), rows.operator(), None)
-        [same] = [one for one in rows.published(conn, mine.view) if one.version == mine.version]
-        _write(conn, project, same, raw)
-        return default.version if default else mine.version
-    check_unchanged(mine, same, known)
-    held = feast_registry_rows.snapshot(conn, project, same.view_name, same.version)
-    if held is not None:
-        before = feast_registry_rows.parse(same.kind, held)
-        message.meta.created_timestamp.CopyFrom(before.meta.created_timestamp)
-        if same.kind == "computation" and not message.meta.materialization_intervals:
-            message.meta.materialization_intervals.extend(before.meta.materialization_intervals)
-        if not message.meta.state:
-            message.meta.state = before.meta.state
-    else:
-        message.meta.created_timestamp.FromDatetime(datetime.now(UTC))
-    raw = message.SerializeToString(deterministic=True)
-    if held is None or _differ(same.kind, held, raw) or same.state == "active":
-        _write(conn, project, same, raw)
-    return default.version if default else mine.version
-
-
-def check_unchanged(mine: Definition, same: Published, known: list[Published]) -> None:
-    """A published definition stays; a retired number is not used again.
-
-    Raises:
-        SkewlessError: with the number to take instead.
-    """
-    number = max(one.version for one in known) + 1
-    advice = (
-        f'make v{number} (version="v{number}", computations/{mine.view}.v{number}.sql)'
-        if mine.kind == "computation"
-        else f'make v{number} (version="v{number}")'
-    )
-    if same.state == "retired":
-        raise SkewlessError(f"{mine.name} was retired and its number is used up: {advice}.")
-    if changed := mine.changed(same.definition):
-        raise SkewlessError(
-            f"{mine.name} is published and its {', '.join(changed)} must not change: take the "
-            f"change back, or {advice}."
-        )
-
-
-def _check_keys(mine: Definition, known: list[Published]) -> None:
-    for one in known:
-        before = one.content.get("join_keys")
-        if (
-            one.state != "retired"
-            and before
-            and sorted(before) != sorted(mine.content["join_keys"])
-        ):
-            raise SkewlessError(
-                f"{mine.name} has other join keys than {one.name}: that is another view, so give "
-                "it another name."
-            )
-
-
-def follow_pointers(conn: psycopg.Connection, service: FeatureService) -> None:
-    """Take off the pins that nobody wrote, and ask for the features that the default has."""
-    named = [one for one in getattr(service, "_features", []) if not isinstance(one, str)]
-    for one, projection in zip(named, service.feature_view_projections, strict=False):
-        if is_versioned(one) and one.projection.version_tag is None:
-            projection.version_tag = None
-    for projection in service.feature_view_projections:
-        if projection.version_tag is None:
-            _follow_pointer(conn, projection)
-
-
-def _follow_pointer(conn: psycopg.Connection, projection: Any) -> None:
-    """Who asks for all features of some version asks for all of the default's."""
-    known = rows.published(conn, projection.name)
-    default = rows.active(known)
-    if default is None:
-        return
-    held, there = {field.name for field in projection.features}, set(default.definition.features)
-    if any(held == set(one.definition.features) for one in known) and held != there:
-        proto = feast_registry_rows.parse(default.kind, default.feast_proto)
-        kind: Any = FeatureView if default.kind == "computation" else OnDemandFeatureView
-        projection.features = copy.copy(kind.from_proto(proto).features)
-    elif not held <= there:
-        raise SkewlessError(
-            f"{projection.name}:{min(held - there)} is asked for, which the default, "
-            f"v{default.version}, does not have: promote the version that has it first, or name "
-            f'it: "{projection.name}@vN".'
-        )
-
-
-def _write(conn: psycopg.Connection, project: str, one: Published, message: bytes) -> None:
-    """A version's snapshot, and the default's row too where it is the default."""
-    feast_registry_rows.write_snapshot(conn, project, one.kind, one.view_name, one.version, message)
-    if one.state == "active":
-        feast_registry_rows.write_default(conn, project, one.kind, one.view_name, message)
-
-
-def _differ(kind: Kind, held: bytes, message: bytes) -> bool:
-    return bool(feast_registry_rows.parse(kind, held) != feast_registry_rows.parse(kind, message))
-
-
-def _kind(view: Any) -> Kind:
-    return "transform" if isinstance(view, OnDemandFeatureView) else "computation"
 
 
 def _root() -> Path:

@@ -16,8 +16,10 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from extensions.database.advisory_locks import transaction_lock
 from extensions.database.connection import table_exists
-from extensions.errors import SkewlessError
+from extensions.errors import ConflictError, InputError
+from extensions.version_names import log_table, version_name
 
 if TYPE_CHECKING:
     from extensions.asof.definition_fingerprint import Definition
@@ -60,7 +62,7 @@ class Published:
     @property
     def name(self) -> str:
         """``view.vN``."""
-        return f"{self.view_name}.v{self.version}"
+        return version_name(self.view_name, self.version)
 
     @property
     def kept(self) -> bool:
@@ -75,7 +77,7 @@ class Published:
     @property
     def log_table(self) -> str:
         """The table of its values."""
-        return f"{self.view_name}_v{self.version}"
+        return log_table(self.view_name, self.version)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
     """One version.
 
     Raises:
-        SkewlessError: it was never published.
+        InputError: it was never published.
     """
     known = published(conn, view)
     for one in known:
@@ -130,11 +132,10 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
             return one
     numbers = ", ".join(f"v{one.version}" for one in known if one.state != "retired")
     if not numbers:
-        raise SkewlessError(
+        raise InputError(
             f"There is no published view {view}: `skewless versions` lists those there are.",
-            exit_code=2,
         )
-    raise SkewlessError(f"{view} v{version} was never published: there are {numbers}.", exit_code=2)
+    raise InputError(f"{view} v{version} was never published: there are {numbers}.")
 
 
 def active(known: Sequence[Published]) -> Published | None:
@@ -167,17 +168,10 @@ def hold_pointer(conn: psycopg.Connection, view: str, *, wait: bool) -> None:
     """Keep the view's pointer and rows to this transaction.
 
     Raises:
-        SkewlessError: another operator has them, and ``wait`` is False.
+        ConflictError: another operator has them, and ``wait`` is False.
     """
-    key = f"skewless pointer {view}"
-    if wait:
-        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
-        return
-    row = conn.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [key]
-    ).fetchone()
-    if not (row and row[0]):
-        raise SkewlessError(
+    if not transaction_lock(conn, f"skewless pointer {view}", wait=wait):
+        raise ConflictError(
             f"Another operator is changing {view} at this moment: look at `skewless versions`, "
             "then try again."
         )

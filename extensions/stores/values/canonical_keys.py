@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 from feast import ValueType
 
 _UUIDS = frozenset({ValueType.UUID, ValueType.TIME_UUID})
+SEVERAL_SPELLINGS = _UUIDS | {ValueType.DECIMAL}
 # As Python and PostgreSQL read a UUID: hyphens and braces may be left out.
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]{32}")
 _PLAIN_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -1,7 +1,7 @@
 """What an entity without history has: one rule for serving, `feast serve` and training."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -22,9 +22,8 @@ from feast.types import (
 )
 
 from extensions.asof.default_parsing import read_default
-from extensions.errors import SkewlessError
-
-_EPOCH = datetime.fromtimestamp(0, tz=UTC)
+from extensions.errors import DefinitionError
+from extensions.timestamps import EPOCH
 
 
 def declared_defaults(view: FeatureView) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def _read(view: str, feature: str, declared: str, dtype: FeastType) -> Any:
     try:
         return read_default(view, feature, declared, dtype)
     except ValueError as error:
-        raise SkewlessError(str(error)) from error
+        raise DefinitionError(str(error)) from error
 
 
 def default_text(value: Any, dtype: FeastType | None) -> str | None:
@@ -73,7 +72,7 @@ def default_text(value: Any, dtype: FeastType | None) -> str | None:
 
 def _scalar_text(value: Any, dtype: FeastType | None) -> str:
     if dtype == UnixTimestamp and not isinstance(value, str):
-        return (_EPOCH + timedelta(seconds=value)).isoformat()
+        return (EPOCH + timedelta(seconds=value)).isoformat()
     if isinstance(value, bytes) or dtype in (Bytes, PdfBytes, ImageBytes):
         octets = value if isinstance(value, bytes) else str(value).encode()
         return "\\x" + octets.hex()
@@ -98,7 +97,7 @@ def _value(view: str, feature: str, declared: str, dtype: Any) -> Value:
     try:
         [value] = python_values_to_proto_values([held], kind)
     except (ValueError, TypeError, AssertionError) as error:
-        raise SkewlessError(
+        raise DefinitionError(
             f"The default of {view}:{feature} is {declared!r}, which is no JSON for a {kind.name}: "
             'write tags={"default": "…"} with a value of that type.'
         ) from error

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import FEATURE_TYPES, UTC_MICROSECONDS, is_list, is_text
+from extensions.timestamps import in_utc
 
-_BITS = {"INT32": pa.int32(), "INT64": pa.int64()}
-_FLOATS = {"FLOAT32": pa.float32(), "FLOAT64": pa.float64()}
 _BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
 _SHOWN = 40
 
@@ -34,7 +34,7 @@ def exactly(
     Raises:
         SkewlessError: a value is not one of that type.
     """
-    if depth and not _is_list(values.type):
+    if depth and not is_list(values.type):
         return values
     chunks = values.chunks or [pa.array([], values.type)]
     return pa.chunked_array(
@@ -63,18 +63,17 @@ def _scalars(array: pa.Array, kind: str, what: str, declared: str, strict: bool)
     if pa.types.is_null(held):
         return array
     try:
-        if kind in _BITS:
-            return _whole(array, _BITS[kind])
-        if kind in _FLOATS:
-            return _nearest(array, _FLOATS[kind])
+        known = FEATURE_TYPES.get(kind)
+        if known is not None and known.numeric:
+            return (_nearest if float in known.json else _whole)(array, known.arrow)
         if kind in ("UNIX_TIMESTAMP", "ZONED_TIMESTAMP"):
             if pa.types.is_integer(held):  # seconds, as Feast reads them
                 seconds = array.cast(pa.int64()).cast(pa.timestamp("s"))
-                return seconds.cast(pa.timestamp("us", "UTC"))
+                return seconds.cast(UTC_MICROSECONDS)
             if strict:
                 return _instants(array)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"{what} must be {declared}, and holds another value ({_shown(error)}): correct it, "
             "or declare another type."
         ) from error
@@ -83,7 +82,7 @@ def _scalars(array: pa.Array, kind: str, what: str, declared: str, strict: bool)
 
 def _whole(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Whole numbers from whole numbers, from floats without a fraction, from plain digits."""
-    if _is_text(array.type):
+    if is_text(array.type):
         numbers = array.cast(wanted)
         if not numbers.cast(array.type).equals(array):
             odd = pc.not_equal(numbers.cast(array.type), array)
@@ -99,7 +98,7 @@ def _nearest(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     doubles = array
     if isinstance(array.type, pa.OpaqueType):
         array = array.storage
-    if _is_text(array.type):
+    if is_text(array.type):
         doubles = array.cast(pa.float64())
         _no_overflow(doubles, pc.match_substring(pc.utf8_lower(array), "inf"))
     floats = doubles.cast(wanted, safe=False)
@@ -118,11 +117,9 @@ def _instants(array: pa.Array) -> pa.Array:
     """Times in UTC; without a zone they are UTC, and a date is its first instant."""
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("s"))
-    if not pa.types.is_timestamp(array.type) or array.type == pa.timestamp("us", "UTC"):
+    if not pa.types.is_timestamp(array.type) or array.type == UTC_MICROSECONDS:
         return array
-    if array.type.tz is None:
-        return pc.assume_timezone(array.cast(pa.timestamp("us")), "UTC")
-    return array.cast(pa.timestamp("us", "UTC"))
+    return in_utc(array).cast(UTC_MICROSECONDS)
 
 
 def nested(
@@ -131,7 +128,7 @@ def nested(
     """Lists of lists from what the driver flattens, by each row's dimensions (``[1:2][1:3]``).
 
     Raises:
-        SkewlessError: a row has another number of dimensions than ``depth``.
+        InputError: a row has another number of dimensions than ``depth``.
     """
     rows = []
     for flat, bounds in zip(values.to_pylist(), dimensions.to_pylist(), strict=True):
@@ -140,7 +137,7 @@ def nested(
             continue
         lengths = [int(last) - int(first) + 1 for first, last in _BOUNDS.findall(bounds)]
         if len(lengths) != depth:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {column} holds an array of {len(lengths)} dimension(s) ({bounds}), "
                 f"and its declared type has {depth}: declare one Array for each."
             )
@@ -158,15 +155,15 @@ def refuse_null_items(array: pa.Array, column: str) -> None:
     """Refuse lists with a null inside: no wire type of Feast's holds one.
 
     Raises:
-        SkewlessError: there is one.
+        InputError: there is one.
     """
     items = array.flatten()
     if items.null_count:
-        raise SkewlessError(
+        raise InputError(
             f"The column {column} holds an array with a null inside, which cannot be served: "
             "leave nulls out of the array, or write the value that they stand for."
         )
-    if _is_list(items.type):
+    if is_list(items.type):
         refuse_null_items(items, column)
 
 
@@ -175,16 +172,6 @@ def whole_seconds(times: pa.Array) -> pa.Array:
     micros = times.cast(pa.timestamp("us", times.type.tz), safe=False).view(pa.int64())
     numbers = micros.fill_null(0).to_numpy(zero_copy_only=False)
     return pa.array(np.floor_divide(numbers, 1_000_000), mask=np.asarray(micros.is_null()))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _shown(error: Exception) -> str:

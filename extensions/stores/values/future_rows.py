@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 
 # Unless ``future_allowance_seconds`` of the online store says otherwise.
 ALLOWANCE = timedelta(minutes=5)
@@ -42,14 +42,14 @@ def refuse_future(config: Any, view: str, what: str, latest: datetime | None) ->
         latest: The latest of the batch; one without a zone is UTC; None: there is none.
 
     Raises:
-        SkewlessError: it lies further ahead than the allowance; nothing may be written then.
+        InputError: it lies further ahead than the allowance; nothing may be written then.
     """
     if latest is None:
         return
     zoned = latest if latest.tzinfo else latest.replace(tzinfo=UTC)
     limit = latest_time(config)
     if zoned > limit:
-        raise SkewlessError(
+        raise InputError(
             f"A row for {view} is from the future: its {what} is {zoned.isoformat()}, and the "
             f"limit is {limit.isoformat(timespec='seconds')} (now and an allowance of "
             f"{allowance_of(config).total_seconds():g} s). Nothing of its batch was written: "

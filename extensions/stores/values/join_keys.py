@@ -5,7 +5,7 @@ key 5, since it knows no other five beside a null, and 5 for the text key "5"; J
 neither. "5" is the key 5 to `feast get-online-features` alone: a command line has nothing but
 texts. A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to
 the online store and reads from it all ask here. The hot path of the HTTP server has the same rule
-for JSON (`extensions.serving.http.request_validation.one_id`).
+for JSON (`extensions.serving.http.request_validation.entity_id`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,23 +13,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from feast.types import (
-    Bytes,
-    Decimal,
-    FeastType,
-    String,
-    TimeUuid,
-    Uuid,
-    from_feast_to_pyarrow_type,
-)
+from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 
-from extensions.errors import SkewlessError
-from extensions.stores.values.canonical_keys import canonical
+from extensions.errors import InputError, SkewlessError
+from extensions.feature_types import UTC_MICROSECONDS, arrow_type, is_text
+from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
+from extensions.timestamps import in_utc
 
-UTC_MICROSECONDS = pa.timestamp("us", "UTC")
-_SPELLED = ("UUID", "TIME_UUID", "DECIMAL")
 _json: ContextVar[bool] = ContextVar("json", default=False)
 
 
@@ -41,16 +33,6 @@ def of_json() -> Iterator[None]:
         yield
     finally:
         _json.reset(token)
-
-
-def arrow_type(dtype: FeastType) -> pa.DataType:
-    """The Arrow type that holds ``dtype``; Feast's own table leaves out bytes."""
-    return pa.binary() if dtype == Bytes else from_feast_to_pyarrow_type(dtype)
-
-
-def is_text(data_type: pa.DataType) -> bool:
-    """Whether values are text, of either offset width."""
-    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
 
 
 def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
@@ -72,9 +54,7 @@ def as_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> 
         raise _refused(name, dtype, f"{where} has fractions: write 5, not 5.0")
     try:
         if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(column.type):
-            if column.type.tz is None:
-                column = pc.assume_timezone(column, "UTC")
-            return column.cast(UTC_MICROSECONDS)
+            return in_utc(column).cast(UTC_MICROSECONDS)
         column = spelled(column, dtype)
         if pa.types.is_boolean(column.type) != pa.types.is_boolean(wanted):
             raise pa.ArrowInvalid(f"{where} has {column.type}")
@@ -87,11 +67,14 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
     """Refuse a request for ids that are none of their entities.
 
     Raises:
-        SkewlessError: an id has another type, or is no such key.
+        SkewlessError: an id is missing (None, NaN, pandas.NA or NaT), has another type, or is no
+            such key.
     """
     for name, dtype in kinds.items():
         if name not in values:
             continue
+        if any(map(_is_missing, values[name])):
+            raise InputError(f"An id of {name} is null: give every row its id.")
         try:
             column = pa.chunked_array([pa.array(values[name])])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -99,6 +82,10 @@ def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastTyp
         if is_text(column.type) and not _json.get() and pa.types.is_integer(arrow_type(dtype)):
             column = _read_digits(column)
         as_key(column, dtype, name, "the request")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or value != value  # noqa: PLR0124 - NaN
 
 
 def _read_digits(texts: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -112,9 +99,9 @@ def _read_digits(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
     """Keys, each in its one spelling."""
-    if str(getattr(dtype, "name", dtype)) not in _SPELLED:
-        return column
     kind = dtype.to_value_type()
+    if kind not in SEVERAL_SPELLINGS:
+        return column
     if isinstance(column.type, pa.UuidType) or pa.types.is_decimal(column.type):
         texts = [None if value is None else str(value) for value in column.to_pylist()]
     elif pa.types.is_integer(column.type):
@@ -131,7 +118,7 @@ def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
 
 
 def _refused(name: str, dtype: FeastType, why: str) -> SkewlessError:
-    return SkewlessError(f"The key {name} must be {dtype}, as its entity says ({why}).")
+    return InputError(f"The key {name} must be {dtype}, as its entity says ({why}).")
 
 
 def _spells(held: pa.DataType, dtype: FeastType) -> bool:

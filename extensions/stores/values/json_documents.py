@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 from feast import FeatureView
-from feast.types import Array, FeastType, Set, Struct
+from feast.types import Array, FeastType, Set
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import unwrapped
 
-_DOCUMENTS = frozenset({"MAP", "JSON"})
+_DOCUMENTS = frozenset({"MAP", "JSON", "STRUCT"})
 
 
 def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
@@ -39,9 +40,7 @@ def documents_as_text(view: FeatureView, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is_document(dtype: FeastType) -> bool:
-    while isinstance(dtype, Array | Set):
-        dtype = dtype.base_type
-    return isinstance(dtype, Struct) or getattr(dtype, "name", "") in _DOCUMENTS
+    return unwrapped(dtype)[0] in _DOCUMENTS
 
 
 def _written(value: Any, column: str, view: str, *, listed: bool) -> Any:
@@ -57,7 +56,7 @@ def _text(value: Any, column: str, view: str) -> Any:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise SkewlessError(
+        raise InputError(
             f"The column {column} of a push to view {view} holds what is no JSON ({error}): "
             "write times, numbers and bytes in it as texts."
         ) from error

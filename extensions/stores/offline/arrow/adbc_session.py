@@ -12,7 +12,7 @@ from feast import RepoConfig
 from psycopg import sql
 
 from extensions.database import connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, outage
 from extensions.stores.offline.arrow.postgres_arrow_types import plain
 from extensions.stores.offline.connection_settings import url_of
@@ -168,12 +168,12 @@ def failure(error: BaseException, doing: str) -> SkewlessError:
     """The one sentence for a database error: broken connection, time out, or what it says."""
     message, found = str(error), outage(error)
     if found in (Outage.LOST, Outage.NOT_READY) and "ERROR:" not in message:
-        return SkewlessError(
+        return UnavailableError(
             f"PostgreSQL's connection broke while {doing}: nothing was changed; look at the "
             "server, then run it again."
         )
     if found is Outage.TIMEOUT:
-        return SkewlessError(
+        return UnavailableError(
             f"PostgreSQL took longer than the timeout while {doing}: allow more time, or ask "
             "for fewer rows."
         )

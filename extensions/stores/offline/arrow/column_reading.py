@@ -9,48 +9,28 @@ years 1 to 9999 wrap around.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.types import Array, FeastType, PrimitiveFeastType, Set, Struct
+from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
+from extensions.feature_types import (
+    FEATURE_TYPES,
+    FLOATS,
+    INTEGERS,
+    JSONS,
+    TEXTS,
+    TIMES,
+    unwrapped,
+)
 from extensions.stores.offline.arrow.source_column_types import SourceType
 from extensions.stores.values.exact_cast import exactly, nested
-
-TEXTS = frozenset({"text", "character varying", "name", "bpchar"})
-INTEGERS = frozenset({"smallint", "integer", "bigint"})
-FLOATS = frozenset({"real", "double precision"})
-TIMES = frozenset({"timestamp with time zone", "timestamp without time zone", "date"})
-JSONS = frozenset({"json", "jsonb"})
 
 # Types whose values the driver carries as they are; of all others it is given the text.
 _NATIVE = TEXTS | INTEGERS | FLOATS | TIMES | JSONS | {"boolean", "bytea", "uuid", "numeric"}
 
-_NUMBERS = INTEGERS | FLOATS | {"numeric", "boolean", "oid"}
-# What a declared type can be made of without loss. What is not here takes the text of any type.
-_READ_FROM: Mapping[str, frozenset[str]] = {
-    "INT32": _NUMBERS | TEXTS,
-    "INT64": _NUMBERS | TEXTS,
-    "FLOAT32": INTEGERS | FLOATS | {"numeric"},
-    "FLOAT64": INTEGERS | FLOATS | {"numeric"},
-    "BOOL": frozenset({"boolean"}),
-    "UNIX_TIMESTAMP": TIMES | INTEGERS,
-    "ZONED_TIMESTAMP": TIMES,
-    "BYTES": frozenset({"bytea"}),
-    "PDF_BYTES": frozenset({"bytea"}),
-    "IMAGE_BYTES": frozenset({"bytea"}),
-    "UUID": TEXTS | {"uuid"},
-    "TIME_UUID": TEXTS | {"uuid"},
-    "DECIMAL": INTEGERS | TEXTS | {"numeric"},
-    "JSON": JSONS | TEXTS,
-    "MAP": JSONS | TEXTS,
-    "STRUCT": JSONS | TEXTS,
-    "SCALAR_MAP": frozenset(),
-    "INVALID": frozenset(),
-}
 # Declared types that a document in one column holds, where the column is no array.
 _DOCUMENT_LISTS = frozenset({"MAP", "STRUCT"})
 
@@ -89,26 +69,31 @@ class Reading:
         """Refuse what cannot be exact.
 
         Raises:
-            SkewlessError: no value of the column's type is one of the declared type.
+            DefinitionError: no value of the column's type is one of the declared type.
         """
-        kind = _element(self.dtype)
+        kind = self._element
         if kind is None or kind == "STRING":
             fits = self.depth == 0 or self.type.element is not None
         elif self.depth and self.type.element is None:
             fits = kind in _DOCUMENT_LISTS and self.depth == 1 and self.type.name in JSONS
         else:
             held = self.type.element if self.depth else self.type
-            fits = held is not None and held.name in _READ_FROM[kind]
+            fits = held is not None and _fits(held.name, kind)
         if not fits:
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The column {self.column} is {self._type_name}, which is no {self.dtype} "
                 "exactly: declare the type that it has, or cast it in the source."
             )
 
     @property
+    def _element(self) -> str | None:
+        """The declared type within arrays, by name."""
+        return unwrapped(self.dtype)[0] or None
+
+    @property
     def depth(self) -> int:
         """Of how many dimensions the declared type is."""
-        return _depth(self.dtype)
+        return unwrapped(self.dtype)[1]
 
     @property
     def guarded(self) -> bool:
@@ -121,12 +106,12 @@ class Reading:
         if self._as_text:
             return None
         held = self.type.element or self.type
-        return _sound(held, _element(self.dtype))
+        return _sound(held, self._element)
 
     @property
     def _as_text(self) -> bool:
         """Whether an array goes as a whole, as the text that PostgreSQL writes."""
-        return _element(self.dtype) == "STRING" and self.depth == 0
+        return self._element == "STRING" and self.depth == 0
 
     @property
     def _type_name(self) -> str:
@@ -139,7 +124,7 @@ class Reading:
 
     def selected(self, value: sql.Composable) -> sql.Composable:
         """The expression to select instead of ``value``."""
-        kind = _element(self.dtype)
+        kind = self._element
         element = self.type.element
         if element is None or self._as_text:
             return _scalar(value, self.type, kind, key=self.key)
@@ -188,7 +173,7 @@ class Reading:
         if self.depth > 1:
             assert guard is not None  # an array is guarded
             values = nested(values, guard, self.depth, self.column)
-        kind = _element(self.dtype)
+        kind = self._element
         if kind is None or self.dtype is None:
             return values
         return exactly(
@@ -204,13 +189,13 @@ class Reading:
             text = str(unsound[0].as_py()).removeprefix(_UNSOUND)
             held = self.type.element or self.type
             what = "time of the years 1 to 9999" if held.name in TIMES else str(self.dtype)
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The column {self.column} holds {text!r}, which is no {what}: correct it, or "
                 "declare another type."
             )
         if self.depth <= 1:
             declared = "nothing" if self.dtype is None else str(self.dtype)
-            raise SkewlessError(
+            raise DefinitionError(
                 f"The column {self.column} holds an array of several dimensions "
                 f"({found[0].as_py()}), and is declared as {declared}: declare an Array of Array, "
                 "one for each dimension."
@@ -294,17 +279,7 @@ def _sound(kind: SourceType, declared: str | None) -> Check | None:
     return lambda value: sql.SQL("{}::text ~* {}").format(value, sql.Literal(pattern))
 
 
-def _depth(dtype: FeastType | None) -> int:
-    depth = 0
-    while isinstance(dtype, Array | Set):
-        dtype, depth = dtype.base_type, depth + 1
-    return depth
-
-
-def _element(dtype: Any) -> str | None:
-    """The primitive within, by name."""
-    while isinstance(dtype, Array | Set):
-        dtype = dtype.base_type
-    if isinstance(dtype, Struct):
-        return "STRUCT"
-    return dtype.name if isinstance(dtype, PrimitiveFeastType) else None
+def _fits(held: str, kind: str) -> bool:
+    """Whether values of a PostgreSQL type can be made a Feast type without loss."""
+    admitted = FEATURE_TYPES["MAP" if kind == "STRUCT" else kind].exact_from
+    return admitted is None or held in admitted

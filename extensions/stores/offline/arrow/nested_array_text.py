@@ -8,24 +8,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import is_list
 
 
 def array_texts(view: str, table: pa.Table) -> pa.Table:
     """The table with such texts in the place of nested lists; other columns stay.
 
     Raises:
-        SkewlessError: a value is no array of PostgreSQL's.
+        InputError: a value is no array of PostgreSQL's.
     """
     for place, field in enumerate(table.schema):
-        if not (_is_list(field.type) and _is_list(field.type.value_type)):
+        if not (is_list(field.type) and is_list(field.type.value_type)):
             continue
         try:
             texts = [
                 None if value is None else _text(value) for value in table.column(place).to_pylist()
             ]
         except ValueError as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The column {field.name} of a push to view {view} holds {error}: none of the "
                 f"{table.num_rows} rows was appended."
             ) from error
@@ -60,9 +61,3 @@ def _written(value: Any) -> str:
         value = "\\x" + value.hex()
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )

@@ -10,6 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from extensions.feature_types import is_list
+
 # Whole numbers up to here are doubles exactly.
 EXACT = 2**53
 
@@ -24,7 +26,7 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     lists = [
         place
         for place, field in enumerate(table.schema)
-        if _is_list(field.type) and _stays_python(field.type, table.column(place))
+        if is_list(field.type) and _stays_python(field.type, table.column(place))
     ]
     frame: pd.DataFrame = table.to_pandas().reset_index(drop=True)
     for name, column in wide.items():
@@ -52,12 +54,8 @@ def _loses(values: pa.ChunkedArray | pa.Array) -> bool:
 
 def _stays_python(kind: pa.DataType, column: pa.ChunkedArray) -> bool:
     inner = kind.value_type
-    if _is_list(inner):
+    if is_list(inner):
         return True  # lists of lists: numpy would have arrays of arrays
     return bool(
         pa.types.is_integer(inner) and any(_loses(chunk.flatten()) for chunk in column.chunks)
     )
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +13,14 @@ import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
-from extensions.stores.offline.arrow.timestamps import parsed
 from extensions.stores.offline.join.key_matching import key_of_query
 from extensions.stores.offline.join.point_in_time import MOMENT, ORDINAL, Key
-from extensions.stores.values.join_keys import UTC_MICROSECONDS, as_key
+from extensions.stores.values.join_keys import as_key
+from extensions.timestamps import in_utc, parse_column
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
 CUT_FROM = 60
@@ -43,15 +43,15 @@ class EntityTable:
         """Read a pandas frame or an Arrow table; text and objects count as moments too.
 
         Raises:
-            SkewlessError: no moment, or a column that Arrow cannot hold.
+            InputError: no moment, or a column that Arrow cannot hold.
         """
         if isinstance(frame, pa.Table):
             column = _moment_column(dict(zip(frame.column_names, frame.schema.types, strict=True)))
             moments = frame[column]
             if not pa.types.is_timestamp(moments.type):
-                moments = _parsed(moments.to_pandas(), column)
+                moments = parse_column(moments.to_pandas(), column)
             place = frame.schema.get_field_index(column)
-            return cls(frame.set_column(place, column, _in_utc(moments)), column)
+            return cls(frame.set_column(place, column, in_utc(moments)), column)
         column = infer_event_timestamp_from_entity_df(
             {str(name): dtype for name, dtype in frame.dtypes.items()}
         )
@@ -59,15 +59,15 @@ class EntityTable:
         try:
             rows = pa.Table.from_pandas(rest, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise SkewlessError(
+            raise InputError(
                 f"The entity frame has a column of mixed types ({error}): one type each."
             ) from error
         place = list(frame.columns).index(column)
         moments = frame[column]
         times = (
-            _in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
+            in_utc(pa.chunked_array([pa.Array.from_pandas(moments)]))
             if pd.api.types.is_datetime64_any_dtype(moments)
-            else _parsed(moments, column)
+            else parse_column(moments, column)
         )
         if not rows.num_columns:  # a table without columns knows no number of rows
             return cls(pa.table({column: times}), column)
@@ -87,12 +87,12 @@ class EntityTable:
         """What travels of the labels: ordinals, moments, and keys of the views' own types.
 
         Raises:
-            SkewlessError: a needed key is missing or is of another type, or a label has no moment.
+            InputError: a needed key is missing or is of another type, or a label has no moment.
         """
         moments = pc.floor_temporal(self.rows[self.timestamp_column], unit="microsecond")
         if moments.null_count:
             row = pc.index(moments.is_null(), value=True).as_py()
-            raise SkewlessError(
+            raise InputError(
                 f"Row {row} of the entity frame has no {self.timestamp_column}: "
                 "give every label its time."
             )
@@ -160,7 +160,7 @@ class EntityQuery:
         """Put the query's rows, numbered, into a temporary table; returns it.
 
         Raises:
-            SkewlessError: a needed key is missing or a value is none, or a label has no moment.
+            InputError: a needed key is missing or a value is none, or a label has no moment.
         """
         _check_keys(keys, self.columns)
         session.run(
@@ -179,7 +179,7 @@ class EntityQuery:
             )
         )
         if lost.num_rows:
-            raise SkewlessError(
+            raise InputError(
                 f"A row of the labels' query has no {self.timestamp_column}: "
                 "give every label its time."
             )
@@ -197,7 +197,7 @@ class EntityQuery:
                 ).format(name=name, labels=self.relation, key=sql.Identifier(f"key_{i}"))
             )
             if odd.num_rows:
-                raise SkewlessError(
+                raise InputError(
                     f"The key {key.label_column} must be {key.dtype}, as its entity says; the "
                     f"labels' query returns {odd['value'][0].as_py()}."
                 )
@@ -260,34 +260,17 @@ def _moment_column(types: dict[str, pa.DataType]) -> str:
         return "event_timestamp"
     times = [name for name, data_type in types.items() if pa.types.is_timestamp(data_type)]
     if len(times) != 1:
-        raise SkewlessError(
+        raise InputError(
             "The entity frame does not say when each label happened: name that column "
             "event_timestamp."
         )
     return times[0]
 
 
-def _parsed(moments: "pd.Series[Any]", column: str) -> pa.ChunkedArray:
-    try:
-        return parsed(moments)
-    except (ValueError, TypeError) as error:
-        raise SkewlessError(
-            f"The column {column} does not hold times ({error}): write them as "
-            "2026-01-31T12:00:00Z."
-        ) from error
-
-
-def _in_utc(moments: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The same moments; a time without a zone is UTC, as Feast says."""
-    if moments.type.tz is None:
-        return pc.assume_timezone(moments, "UTC")
-    return moments.cast(pa.timestamp(moments.type.unit, "UTC"))
-
-
 def _check_keys(keys: Sequence[Key], columns: Sequence[str]) -> None:
     missing = [key.label_column for key in keys if key.label_column not in columns]
     if missing:
-        raise SkewlessError(
+        raise InputError(
             f"The entity frame has no column {', '.join(missing)}, which the features are "
             f"joined on: add it (there are {', '.join(columns)})."
         )
@@ -297,7 +280,7 @@ def _check_names(names: Sequence[str], query: str) -> None:
     """PostgreSQL cuts names after 63 bytes, and two columns of one name are one in a join."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SkewlessError(
+        raise InputError(
             f"The labels' query returns more than one column {', '.join(twice)}: name each its own"
             " (PostgreSQL cuts names after 63 bytes)."
         )
@@ -306,7 +289,7 @@ def _check_names(names: Sequence[str], query: str) -> None:
             continue
         longer = re.search(re.escape(name) + r"[\w$]+", query, re.IGNORECASE)
         if longer and name not in re.findall(r"[\w$]+", query.lower()):
-            raise SkewlessError(
+            raise InputError(
                 f"The labels' query has a column {longer[0]}, which PostgreSQL cuts to {name}: "
                 "give it a name of at most 63 bytes."
             )

@@ -12,25 +12,10 @@ from typing import Any
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.errors import SkewlessError
-from extensions.stores.offline.arrow.column_reading import (
-    FLOATS,
-    INTEGERS,
-    TEXTS,
-    text_form,
-)
+from extensions.errors import InputError
+from extensions.feature_types import FEATURE_TYPES, FLOATS, INTEGER_BITS, INTEGERS, TEXTS, TIMES
+from extensions.stores.offline.arrow.column_reading import text_form
 from extensions.stores.offline.arrow.source_column_types import SourceType
-
-# The type in which the labels' temporary table holds a key.
-_HELD = {
-    "INT32": "integer",
-    "INT64": "bigint",
-    "FLOAT32": "real",
-    "FLOAT64": "double precision",
-    "BOOL": "boolean",
-    "BYTES": "bytea",
-    "UNIX_TIMESTAMP": "timestamptz",
-}
 
 # Column, label, and the column's type.
 Match = Callable[[sql.Composable, sql.Composable, SourceType], sql.Composed]
@@ -121,7 +106,7 @@ def _valid(text: sql.Composable, kind: str) -> sql.Composed:
 
 def _whole(number: sql.Composable, kind: str) -> sql.Composed:
     """A number as a whole one of ``kind``; null where it has a fraction or is too large."""
-    bits = {"smallint": 15, "integer": 31, "bigint": 63}[kind]
+    bits = INTEGER_BITS[kind]
     return sql.SQL(
         "CASE WHEN {number}::numeric = trunc({number}::numeric) "
         "AND {number}::numeric BETWEEN {least} AND {most} THEN {number}::numeric::{kind} END"
@@ -135,7 +120,7 @@ def _whole(number: sql.Composable, kind: str) -> sql.Composed:
 
 def _whole_float(number: sql.Composable, kind: str) -> sql.Composed:
     """As `_whole`, of a float: as a numeric it would be rounded to 15 digits."""
-    bits = {"smallint": 15, "integer": 31, "bigint": 63}[kind]
+    bits = INTEGER_BITS[kind]
     return sql.SQL(
         "CASE WHEN {number} = trunc({number}) AND {number} >= {least}::double precision "
         "AND {number} < {end}::double precision THEN {number}::{kind} END"
@@ -180,12 +165,14 @@ def key_of_query(
     """A query's column as the key that it must be; null where a value is none.
 
     Raises:
-        SkewlessError: no value of the column's type can be such a key.
+        InputError: no value of the column's type can be such a key.
     """
     kind = _kind(dtype)
-    wanted = _HELD.get(kind, "text")
+    known = FEATURE_TYPES.get(kind)
+    # The type in which the labels' temporary table holds the key.
+    wanted = (known and known.postgres) or "text"
     if not _admitted(kind, held):
-        raise SkewlessError(
+        raise InputError(
             f"The key {name} must be {dtype}, as its entity says; the labels' query has "
             f"{held.name}."
         )
@@ -199,19 +186,19 @@ def key_of_query(
     return sql.SQL("{}::{}").format(value, sql.SQL(wanted))
 
 
+# Keys that are read from the columns that a feature of their type is read from.
+_AS_COLUMNS = ("BOOL", "BYTES", "UUID", "TIME_UUID", "DECIMAL")
+
+
 def _admitted(kind: str, held: SourceType) -> bool:
     numbers = INTEGERS | FLOATS | {"numeric"}
     admitted: Mapping[str, Any] = {
+        **{name: FEATURE_TYPES[name].exact_from for name in _AS_COLUMNS},
         "INT32": numbers,
         "INT64": numbers,
         "FLOAT32": FLOATS,
         "FLOAT64": FLOATS | {"numeric"} | INTEGERS - {"bigint"},
-        "BOOL": {"boolean"},
-        "BYTES": {"bytea"},
-        "UNIX_TIMESTAMP": {"timestamp with time zone", "timestamp without time zone", "date"},
-        "UUID": TEXTS | {"uuid"},
-        "TIME_UUID": TEXTS | {"uuid"},
-        "DECIMAL": TEXTS | INTEGERS | {"numeric"},
+        "UNIX_TIMESTAMP": TIMES,
     }
     if kind in admitted:
         return held.name in admitted[kind]

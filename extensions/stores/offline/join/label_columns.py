@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.offline.join.point_in_time import HIDDEN, ViewJoin
 
 
@@ -27,12 +27,11 @@ def check_names(
         full: Whether the answer has each view's age, and whether it had a row.
 
     Raises:
-        SkewlessError: exit code 2; it names the columns.
+        InputError: it names the columns.
     """
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
-        raise SkewlessError(
+        raise InputError(
             f"The labels have more than one column {', '.join(twice)}: rename all but one.",
-            exit_code=2,
         )
     details = _details(views)
     taken = {f.output for view in views for f in view.features if not f.output.startswith(HIDDEN)}
@@ -43,10 +42,9 @@ def check_names(
             if len(both) > 1 and taken <= {*columns, *details}
             else ""
         )
-        raise SkewlessError(
+        raise InputError(
             f"The labels have columns that are called like what {asked} adds to them "
             f"({', '.join(both)}): drop or rename them.{former}",
-            exit_code=2,
         )
 
 

@@ -13,6 +13,7 @@ from extensions.asof.log_coverage import (
     coverages,
     gap_sentence,
 )
+from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.join.point_in_time import ViewJoin
 
@@ -43,7 +44,7 @@ def warn_of_uncovered(
     """
     if timestamp_column not in table.column_names:
         return
-    moments = table[timestamp_column].cast(pa.timestamp("us", "UTC"), safe=False)
+    moments = table[timestamp_column].cast(UTC_MICROSECONDS, safe=False)
     for view in views:
         known = covered.get(view.table)
         if known is None or view.eras:

@@ -16,7 +16,7 @@ from feast.utils import (
 )
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType
 from extensions.stores.offline.join.key_matching import matches
@@ -142,11 +142,11 @@ def view_join(view: FeatureView, features: Sequence[str], *, full_feature_names:
     """One view, its reference as its projection has it.
 
     Raises:
-        SkewlessError: it has no batch source.
+        DefinitionError: it has no batch source.
     """
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source to read training data from.")
+        raise DefinitionError(f"View {view.name} has no batch source to read training data from.")
     in_source = {output: column for column, output in source.field_mapping.items()}
     name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
     defaults = declared_defaults(view)

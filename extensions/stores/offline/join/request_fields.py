@@ -7,8 +7,8 @@ import pyarrow as pa
 from feast.types import from_value_type
 from feast.value_type import ValueType
 
-from extensions.errors import SkewlessError
-from extensions.stores.values.join_keys import arrow_type, is_text
+from extensions.errors import InputError
+from extensions.feature_types import arrow_type, is_text
 
 
 class _Transform(Protocol):
@@ -24,7 +24,7 @@ def check_request_fields(transforms: Iterable[_Transform], rows: pa.Table) -> No
     request brings.
 
     Raises:
-        SkewlessError: exit code 2; it names the column, its type and the declared one.
+        InputError: it names the column, its type and the declared one.
     """
     for transform in transforms:
         for name, value_type in transform.get_request_data_schema().items():
@@ -32,10 +32,9 @@ def check_request_fields(transforms: Iterable[_Transform], rows: pa.Table) -> No
                 continue
             column, declared = rows[name], from_value_type(value_type)
             if not _becomes(column, arrow_type(declared)):
-                raise SkewlessError(
+                raise InputError(
                     f"The column {name} of the labels must hold {declared}, as the transform "
                     f"{transform.name} declares what a request brings; it holds {column.type}.",
-                    exit_code=2,
                 )
 
 

@@ -15,7 +15,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
-from extensions.errors import SkewlessError
+from extensions.errors import DefinitionError, InputError
+from extensions.feature_types import arrow_type
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
     ViewJoin,
@@ -26,7 +27,6 @@ from extensions.stores.offline.join.point_in_time import (
 from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
 from extensions.stores.transform_inputs import inputs_of
-from extensions.stores.values.join_keys import arrow_type
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class ServedTransform:
         mine = _inputs(one, table if places is None else table.take(places))
         for name in one.view.get_request_data_schema():
             if name not in mine.column_names:
-                raise SkewlessError(
+                raise InputError(
                     f"The transform {self.name} v{one.version}, which was served at the moment "
                     f"of {rows} labels, needs {name}, which a request brings: add the "
                     f"column {name} to the labels, or name a version."
@@ -126,13 +126,13 @@ class ServedTransform:
                 columns[name] = pa.chunked_array([pa.nulls(rows, kind)])
                 continue
             if name not in made.column_names:
-                raise SkewlessError(
+                raise DefinitionError(
                     f"The transform {self.name} made no column {feature.name}, which it declares."
                 )
             try:
                 columns[name] = made[name].cast(kind, safe=False)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise SkewlessError(
+                raise InputError(
                     f"{self.name}:{feature.name} of v{one.version} cannot be had as {kind}, which "
                     f"it is in the default: name a version ({self.name}@v{one.version})."
                 ) from error
@@ -162,14 +162,14 @@ def by_names(
     """The transforms over rows whose columns are named as Feast names them.
 
     Raises:
-        SkewlessError: two inputs of a transform would have one name.
+        InputError: two inputs of a transform would have one name.
     """
     found = []
     for transform in transforms:
         inputs = {}
         for read in inputs_of(transform):
             if read.short is None and not full_feature_names:
-                raise SkewlessError(
+                raise InputError(
                     f"The transform {transform.name} reads {read.feature} of several views: ask "
                     "with full_feature_names=True."
                 )

@@ -25,9 +25,10 @@ from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingC
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 
-from extensions.asof.computation import view_version
+from extensions.asof.computation_loading import view_version
 from extensions.database import connect, connect_arrow
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
+from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
@@ -69,14 +70,14 @@ def write_logged_features(
     it comes; Feast's own servers cut it to whole seconds.
 
     Raises:
-        SkewlessError: the source is not a feature service, or the rows lack the log's columns.
+        InputError: the source is not a feature service, or the rows lack the log's columns.
     """
     if not isinstance(source, FeatureServiceLoggingSource):
-        raise SkewlessError("Only a feature service's logs can be written.")
+        raise InputError("Only a feature service's logs can be written.")
     rows = pq.read_table(data) if isinstance(data, Path) else data
     for name in (LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD):
         if name not in rows.column_names:
-            raise SkewlessError(f"The logged features lack the column {name}.")
+            raise InputError(f"The logged features lack the column {name}.")
     columns, types = _columns(config, rows, source, registry)
     url = url_of(config)
     bounds = pc.min_max(columns["served_at"])
@@ -131,7 +132,7 @@ def _columns(
             number = projection.version_tag or view_version(view)
             types[version], values[version] = Int32, pa.array([number] * count, pa.int32())
             first = f"{used}__{projection.features[0].name}"
-            moments = rows[f"{first}__timestamp"].cast(pa.timestamp("us", "UTC"))
+            moments = rows[f"{first}__timestamp"].cast(UTC_MICROSECONDS)
             absent = pc.not_equal(rows[f"{first}__status"], FieldStatus.PRESENT)
             column = column_name(projection.name, "as_of")
             types[column] = UnixTimestamp

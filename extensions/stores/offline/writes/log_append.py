@@ -10,56 +10,34 @@ nothing could order them, so the correction takes the place of the row.
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
-from feast.feature_view import DUMMY_ENTITY_ID
-from feast.types import Array, FeastType, Set
 from psycopg import sql
 
+from extensions.database.advisory_locks import transaction_lock_sql
 from extensions.database.connection import identifiers
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
+from extensions.feature_types import (
+    JSONS,
+    is_text,
+)
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
-from extensions.stores.offline.arrow.column_reading import JSONS
-from extensions.stores.offline.arrow.nested_array_text import array_texts
 from extensions.stores.offline.arrow.query_rows import read_exactly
-from extensions.stores.offline.arrow.timestamps import parsed
-from extensions.stores.values.exact_cast import exactly
+from extensions.stores.offline.writes.constraint_columns import constrained_columns
+from extensions.stores.offline.writes.pushed_rows import (
+    ROW,
+    Log,
+    empty_rows,
+    log_columns,
+    log_of,
+    prepare_rows,
+)
 from extensions.stores.values.future_rows import refuse_future_rows
-from extensions.stores.values.join_keys import arrow_type, as_key, is_text
 
-# Columns of the temporary table beside the log's own.
-ROW, DONE = "_skewless_row", "_skewless_done"
+DONE = "_skewless_done"
 # How many different rows one entity may be told for the same times.
 MOST_CORRECTIONS = 1_000
-
-
-@dataclass(frozen=True)
-class _Log:
-    """A view's log: its table, and the columns that say whose rows are of when."""
-
-    table: str
-    keys: tuple[str, ...]
-    event: str
-    created: str | None
-
-    @property
-    def same(self) -> sql.Composable:
-        """Whether the log's row ``l`` and the pushed row ``r`` are of one entity and times."""
-        names = [*self.keys, self.event, *([self.created] if self.created else [])]
-        return sql.SQL(" AND ").join(
-            sql.SQL("l.{0} = r.{0}").format(sql.Identifier(name)) for name in names
-        )
-
-    @property
-    def instant(self) -> sql.Composable:
-        """As ``same``, whatever the created time."""
-        return sql.SQL(" AND ").join(
-            sql.SQL("l.{0} = r.{0}").format(sql.Identifier(name))
-            for name in (*self.keys, self.event)
-        )
 
 
 def append(config: RepoConfig, feature_view: FeatureView, table: pa.Table) -> int:
@@ -88,24 +66,30 @@ def appended(
     Raises:
         SkewlessError: a log refused a row or could not be reached; none holds any of them then.
     """
-    names = ", ".join(dict.fromkeys(_log(view).table for view, _ in pushes))
+    names = ", ".join(dict.fromkeys(log_of(view).table for view, _ in pushes))
     count = sum(table.num_rows for _, table in pushes)
     doing = f"appending {count} rows to {names} (none of the rows is there now)"
-    prepared = [(view, _prepared(view, table)) for view, table in pushes]
+    prepared = [(view, prepare_rows(view, table)) for view, table in pushes]
     for view, table in prepared:
-        log = _log(view)
+        log = log_of(view)
         refuse_future_rows(
             config, view.name, table, [name for name in (log.event, log.created) if name]
         )
     if not count:
-        yield [_empty(view) for view, _ in pushes]
+        yield [empty_rows(view) for view, _ in pushes]
         return
-    with arrow_session(config, doing) as session:
-        yield [_append(session, view, table) for view, table in prepared]
+    try:
+        with arrow_session(config, doing) as session:
+            yield [_append(session, view, table) for view, table in prepared]
+    except SkewlessError as error:
+        logs = [log_of(view).table for view, _ in pushes]
+        if columns := constrained_columns(config, error.__cause__, logs):
+            raise InputError(f"{error.message} It constrains {columns}.") from error
+        raise
 
 
 def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Table:
-    log = _log(view)
+    log = log_of(view)
     name = f"push_{uuid.uuid4().hex}"
     session.upload(name, table)
     rows, uploaded = sql.Identifier(f"{name}_rows"), sql.Identifier(name)
@@ -113,11 +97,7 @@ def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Tab
     _as_the_logs(session, log, uploaded, rows, table.schema)
     values = [name for name in columns if name not in {*log.keys, log.event, log.created}]
     # One push at a time: two at once could each be the other's correction.
-    session.run(
-        sql.SQL("SELECT pg_advisory_xact_lock(hashtextextended({}, 0))").format(
-            sql.Literal(f"skewless push {log.table}")
-        )
-    )
+    session.run(transaction_lock_sql(f"skewless push {log.table}"))
     if log.created is None or log.created not in columns:
         _replace(session, log, rows, columns, values)
     else:
@@ -131,7 +111,7 @@ def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Tab
 
 def _as_the_logs(
     session: ArrowSession,
-    log: _Log,
+    log: Log,
     uploaded: sql.Composable,
     rows: sql.Composable,
     schema: pa.Schema,
@@ -193,7 +173,7 @@ def _value(field: pa.Field, types: dict[str, str]) -> sql.Composable:
 
 def _correct(
     session: ArrowSession,
-    log: _Log,
+    log: Log,
     rows: sql.Composable,
     columns: list[str],
     values: list[str],
@@ -258,7 +238,7 @@ def _correct(
         )
         if not _left(session, names):
             return
-    raise SkewlessError(
+    raise InputError(
         f"An entity of {log.table} was told more than {MOST_CORRECTIONS} different rows for the "
         f"same times: give corrections a {log.created} of their own; none of the rows was appended."
     )
@@ -273,7 +253,7 @@ def _left(session: ArrowSession, names: dict[str, sql.Composable]) -> bool:
 
 def _replace(
     session: ArrowSession,
-    log: _Log,
+    log: Log,
     rows: sql.Composable,
     columns: list[str],
     values: list[str],
@@ -323,7 +303,7 @@ def _alike(values: list[str], held: str = "l") -> sql.Composable:
 def _read_back(
     session: ArrowSession, view: FeatureView, rows: sql.Composable, columns: list[str]
 ) -> pa.Table:
-    wanted = _names(view)
+    wanted = log_columns(view)
     statement = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
         sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(sql.Identifier(column), sql.Identifier(name))
@@ -338,112 +318,7 @@ def _read_back(
     return pa.concat_tables(read_exactly(session, statement, declared, keys))
 
 
-def _names(view: FeatureView) -> dict[str, str]:
-    """The view's own names of what its log holds, with the log's columns."""
-    source = view.batch_source
-    assert source is not None
-    in_source = {output: column for column, output in source.field_mapping.items()}
-    names = [field.name for field in (*view.entity_columns, *view.features)]
-    names += [source.timestamp_field, source.created_timestamp_column]
-    return {
-        name: in_source.get(name, name)
-        for name in dict.fromkeys(names)
-        if name and name != DUMMY_ENTITY_ID
-    }
-
-
-def _log(view: FeatureView) -> _Log:
-    source = view.batch_source
-    if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source to append to.")
-    table = source.get_table_query_string()
-    if table.startswith("("):
-        raise SkewlessError(
-            f"View {view.name} reads a query, which cannot be appended to: give its source a table."
-        )
-    in_source = {output: column for column, output in source.field_mapping.items()}
-    created = source.created_timestamp_column
-    return _Log(
-        table,
-        tuple(
-            in_source.get(key.name, key.name)
-            for key in view.entity_columns
-            if key.name != DUMMY_ENTITY_ID
-        ),
-        in_source.get(source.timestamp_field, source.timestamp_field),
-        in_source.get(created, created) or None,
-    )
-
-
-def _prepared(view: FeatureView, table: pa.Table) -> pa.Table:
-    """The rows with whole numbers, times in UTC, the log's own names and their order."""
-    source = view.batch_source
-    assert source is not None
-    in_source = {output: column for column, output in source.field_mapping.items()}
-    times = (source.timestamp_field, source.created_timestamp_column)
-    typed = _typed(view, _in_utc(_parsed(table, times)))
-    keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
-    for name in (*keys, source.timestamp_field):
-        if name in typed.column_names and typed[name].null_count:
-            raise SkewlessError(
-                f"The column {name} of a push to view {view.name} has {typed[name].null_count} "
-                "nulls: give every row its keys and its event time; none of the "
-                f"{table.num_rows} rows was appended."
-            )
-    typed = array_texts(view.name, typed)
-    typed = typed.rename_columns([in_source.get(name, name) for name in typed.column_names])
-    return typed.append_column(ROW, pa.array(range(table.num_rows), pa.int64()))
-
-
-def _empty(view: FeatureView) -> pa.Table:
-    return pa.table({name: pa.array([], pa.null()) for name in _names(view)})
-
-
-def _typed(view: FeatureView, table: pa.Table) -> pa.Table:
-    """Columns in their declared types, exactly: the database would round, and say nothing."""
-    for key in view.entity_columns:
-        place = table.schema.get_field_index(key.name)
-        if place >= 0:
-            column = as_key(
-                table.column(place), key.dtype, key.name, f"the push to view {view.name}"
-            )
-            table = table.set_column(place, key.name, column)
-    for field in view.features:
-        place = table.schema.get_field_index(field.name)
-        kind, depth = _primitive(field.dtype)
-        if place < 0:
-            continue
-        held = table.schema.field(place).type
-        if depth and pa.types.is_list(held) and pa.types.is_null(held.value_type):
-            # Empty lists alone do not say what they are lists of.
-            empty = table.column(place).cast(arrow_type(field.dtype))
-            table = table.set_column(place, field.name, empty)
-            continue
-        if kind not in _CAST:
-            continue
-        try:
-            what = f"The column {field.name}"
-            column = exactly(table.column(place), kind, depth, what, str(field.dtype))
-        except SkewlessError as error:
-            raise SkewlessError(
-                f"{error} It is so in view {view.name}; none of the {table.num_rows} rows was "
-                "appended."
-            ) from error
-        table = table.set_column(place, field.name, column)
-    return table
-
-
-_CAST = ("INT32", "INT64", "FLOAT32", "FLOAT64")
-
-
-def _primitive(dtype: FeastType) -> tuple[str, int]:
-    depth = 0
-    while isinstance(dtype, Array | Set):
-        dtype, depth = dtype.base_type, depth + 1
-    return str(getattr(dtype, "name", "")), depth
-
-
-def _note_late(session: ArrowSession, log: _Log, rows: sql.Composable) -> None:
+def _note_late(session: ArrowSession, log: Log, rows: sql.Composable) -> None:
     """Rows published before this transaction began: the next materialization must look back."""
     if not session.has("late_appends"):
         return
@@ -454,29 +329,3 @@ def _note_late(session: ArrowSession, log: _Log, rows: sql.Composable) -> None:
             "SELECT {log}, min({created}) FROM {rows} HAVING min({created}) < now()"
         ).format(log=sql.Literal(log.table), created=sql.Identifier(log.created), rows=rows)
     )
-
-
-def _parsed(table: pa.Table, times: Sequence[str]) -> pa.Table:
-    """Times that came as text, as JSON brings them over HTTP."""
-    for place, field in enumerate(table.schema):
-        if field.name not in times or not is_text(field.type):
-            continue
-        try:
-            moments = parsed(table.column(place).to_pandas())
-        except (ValueError, TypeError) as error:
-            raise SkewlessError(
-                f"The column {field.name} does not hold times ({error}): write them as "
-                f"2026-01-31T12:00:00Z; none of the {table.num_rows} rows was appended."
-            ) from error
-        table = table.set_column(
-            place, field.name, moments.cast(pa.timestamp("us", "UTC"), safe=False)
-        )
-    return table
-
-
-def _in_utc(table: pa.Table) -> pa.Table:
-    for place, column in enumerate(table.schema):
-        if pa.types.is_timestamp(column.type) and column.type.tz is None:
-            zoned = pc.assume_timezone(table.column(place), "UTC")
-            table = table.set_column(place, column.name, zoned)
-    return table

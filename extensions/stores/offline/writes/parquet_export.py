@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 from pyarrow import fs, parquet
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError
 
 # Uncompressed bytes after which a file is closed and the next begun.
 FILE_BYTES = 256 * 1024 * 1024
@@ -19,14 +19,14 @@ def export(pieces: Iterable[pa.Table], location: str, file_bytes: int = FILE_BYT
     Returns the files' URIs, in the rows' order. One piece is in memory at a time.
 
     Raises:
-        SkewlessError: the location cannot be written to; what had been written is removed.
+        ConfigurationError: the location cannot be written to; what had been written is removed.
     """
     name = f"{location.rstrip('/')}/{uuid.uuid4()}"
     try:
         system, folder = fs.FileSystem.from_uri(name)
         system.create_dir(folder, recursive=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise SkewlessError(
+        raise ConfigurationError(
             f"Cannot write to the staging location {location} ({error}): set staging_location "
             "of the offline store in feature_store.yaml to a folder or a bucket's URI."
         ) from error

@@ -21,7 +21,7 @@ from feast import FeatureStore, FeatureView
 from feast.data_source import PushMode
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
-from extensions.errors import SkewlessError
+from extensions.errors import ConfigurationError, DefinitionError
 from extensions.stores.offline.writes.log_append import appended
 from extensions.stores.values.json_documents import documents_as_text
 
@@ -30,13 +30,13 @@ def push_to_both(store: FeatureStore, views: list[FeatureView], df: pd.DataFrame
     """Append ``df`` to the logs of all ``views``, then write it online; all views or none.
 
     Raises:
-        SkewlessError: a log refused a row, or could not be reached; then nothing is served.
+        ConfigurationError: a log refused a row, or could not be reached; then nothing is served.
         ValueError: the frame's columns are not the log's.
     """
     provider: Any = store._get_provider()  # noqa: SLF001
     online, config = provider.online_store, store.config
     if not hasattr(online, "write_table"):
-        raise SkewlessError(
+        raise ConfigurationError(
             "A push to both stores needs the online store "
             "extensions.stores.online.store.SkewlessRedisOnlineStore in feature_store.yaml."
         )
@@ -55,7 +55,7 @@ def _table(provider: Any, config: Any, view: FeatureView, df: pd.DataFrame) -> p
     """The frame as the log takes it: the log's columns, under the view's names."""
     source = view.batch_source
     if source is None:
-        raise SkewlessError(f"View {view.name} has no batch source to append to.")
+        raise DefinitionError(f"View {view.name} has no batch source to append to.")
     columns = [
         name
         for name, _ in provider.get_table_column_names_and_types_from_data_source(config, source)

@@ -8,7 +8,7 @@ from adbc_driver_manager import Error as AdbcError
 from psycopg import sql
 
 from extensions.database.identifier_limits import LONGEST_NAME
-from extensions.errors import SkewlessError
+from extensions.errors import InputError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 
 
@@ -25,7 +25,7 @@ class DatasetTable:
         """Read a reference as it will be read after FROM: ``winter``, ``archive."Winter 26"``.
 
         Raises:
-            SkewlessError: it is no table's name, or too long for one.
+            InputError: it is no table's name, or too long for one.
         """
         try:
             parts = session.table(
@@ -34,21 +34,21 @@ class DatasetTable:
                 ).format(name=sql.Literal(reference))
             )
         except AdbcError as error:
-            raise SkewlessError(_refusal(reference)) from error
+            raise InputError(_refusal(reference)) from error
         names = parts["parts"][0].as_py()
         if len(names) not in (1, 2) or any(len(one.encode()) > LONGEST_NAME for one in names):
-            raise SkewlessError(_refusal(reference))
+            raise InputError(_refusal(reference))
         return cls(names[0] if len(names) == 2 else None, names[-1], parts["there"][0].as_py())
 
     def write(self, session: ArrowSession, rows: pa.RecordBatchReader) -> None:
         """Make the table of ``rows``, in the place of an older one, in the session's transaction.
 
         Raises:
-            SkewlessError: a column's name is too long for PostgreSQL.
+            InputError: a column's name is too long for PostgreSQL.
         """
         for column in rows.schema.names:
             if len(column.encode()) > LONGEST_NAME:
-                raise SkewlessError(
+                raise InputError(
                     f"The column {column} of the dataset {self.name} has a name of "
                     f"{len(column.encode())} bytes, of which PostgreSQL keeps {LONGEST_NAME}: ask "
                     "for the features without full_feature_names, or save to a file."

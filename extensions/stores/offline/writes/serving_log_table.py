@@ -9,9 +9,9 @@ from adbc_driver_postgresql import dbapi
 from feast.types import FeastType
 from psycopg import sql
 
-from extensions.asof.computation import pg_type
+from extensions.database.advisory_locks import transaction_lock
 from extensions.database.identifier_limits import bounded_name
-from extensions.stores.values.join_keys import arrow_type
+from extensions.feature_types import arrow_type, pg_name, pg_type
 
 TABLE = "served_features"
 # What a reader of recent rows is kept waiting at most by a new column.
@@ -35,7 +35,7 @@ def present_columns(conn: psycopg.Connection) -> dict[str, str]:
         "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
         [TABLE],
     ).fetchall()
-    return {name: kind.replace("timestamp with time zone", "timestamptz") for name, kind in rows}
+    return {name: pg_name(kind) for name, kind in rows}
 
 
 def resolve(present: Mapping[str, str], name: str, dtype: FeastType) -> str | None:
@@ -50,7 +50,7 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
     """Add what is missing of ``wanted``; returns the column of each name. Safe to run at once."""
     with conn.transaction():
         # A row's lock on nothing: two writers that meet a new service take turns.
-        conn.execute("SELECT pg_advisory_xact_lock(hashtext('served_features columns'))")
+        transaction_lock(conn, "skewless served_features columns")
         present = present_columns(conn)
         found: dict[str, str] = {}
         missing: list[sql.Composable] = []
@@ -114,12 +114,7 @@ def prune(conn: psycopg.Connection, before: datetime) -> list[str]:
 
 def arrow_schema(types: Mapping[str, FeastType]) -> pa.Schema:
     """The Arrow types in which the columns travel."""
-    return pa.schema([(name, _arrow(dtype)) for name, dtype in types.items()])
-
-
-def _arrow(dtype: FeastType) -> pa.DataType:
-    kind = arrow_type(dtype)
-    return pa.timestamp("us", "UTC") if pa.types.is_timestamp(kind) else kind
+    return pa.schema([(name, arrow_type(dtype)) for name, dtype in types.items()])
 
 
 def _day_of(partition: str) -> datetime | None:

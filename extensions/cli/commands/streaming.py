@@ -1,0 +1,207 @@
+"""Commands of streams: ingest, replay, status, dead-letters, stream skip."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from extensions.cli.console import AsJson, emit, line, moment
+from extensions.cli.progress import progress
+from extensions.errors import InputError
+
+if TYPE_CHECKING:
+    from streaming.settings import Settings
+
+Topic = Annotated[str, typer.Option(help="The topic of watch events.")]
+Group = Annotated[str, typer.Option(help="The consumer group.")]
+
+letters = typer.Typer(
+    help="Messages that could not be read: list, show, replay.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+operators = typer.Typer(
+    help="What only an operator decides: leaving out a batch that cannot be read.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family to the command line."""
+    app.command(
+        help="Run a stream worker until Ctrl-C; run several to share the partitions.",
+        epilog="Example: `skewless ingest --metrics-port 9101`",
+    )(ingest)
+    app.command(
+        help="Produce recorded or stored events again, at a chosen rate.",
+        epilog="Examples: `skewless replay events.jsonl --rate 500` · "
+        "`skewless replay --from 2026-01-31T08:00:00Z`",
+    )(replay)
+    app.command(
+        help="Partitions, workers and realtime views: how far, how far behind.",
+        epilog="Example: `skewless status --json`",
+    )(status)
+    letters.command("list", epilog="Example: `skewless dead-letters list --reason out-of-range`")(
+        list_letters
+    )
+    letters.command("show", epilog="Example: `skewless dead-letters show watch-events/0/42`")(
+        show_letter
+    )
+    letters.command("replay", epilog="Example: `skewless dead-letters replay watch-events/0/42`")(
+        replay_letters
+    )
+    app.add_typer(letters, name="dead-letters")
+    operators.command(
+        "skip",
+        epilog="Example: `skewless stream skip watch-events/0/42 --why 'a codec of no one here'`",
+    )(skip_batch)
+    app.add_typer(operators, name="stream")
+
+
+def ingest(
+    topic: Topic = "watch-events",
+    group: Group = "skewless-ingest",
+    on_lost: Annotated[
+        Literal["stop", "earliest"],
+        typer.Option(help="When Kafka no longer holds the next offset."),
+    ] = "stop",
+    batch_records: Annotated[
+        int, typer.Option(help="Most events of a step, while the worker keeps up.")
+    ] = 2_000,
+    catch_up_records: Annotated[
+        int, typer.Option(help="Most events of a step, while it is behind.")
+    ] = 10_000,
+    batch_wait: Annotated[float, typer.Option(help="Seconds a step gathers.")] = 0.04,
+    max_future: Annotated[
+        float, typer.Option(help="Seconds an event may lie in the future.")
+    ] = 300.0,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")
+    ] = None,
+) -> None:
+    """A killed worker loses nothing: its place is in PostgreSQL, with the events."""
+    settings = _settings(
+        topic=topic,
+        group=group,
+        on_lost=on_lost,
+        batch_records=batch_records,
+        catch_up_records=catch_up_records,
+        batch_wait=batch_wait,
+        max_future=max_future,
+        metrics_port=metrics_port,
+    )
+    from streaming.worker import run
+
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
+    run(settings)
+
+
+def replay(
+    file: Annotated[Path | None, typer.Argument(help="JSON lines in the published shape.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Stored events from this ISO time on.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="… up to this ISO time.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Events a second; all at once if left.")
+    ] = None,
+    topic: Topic = "watch-events",
+    as_json: AsJson = False,
+) -> None:
+    """Give a file or --from. Known ids are not stored again; their values are computed anew."""
+    from streaming.kafka.replay import replay as run
+
+    since = moment(start, "--from")
+    source = file or since
+    if source is None or (file and since):
+        raise InputError("Give a file of JSON lines, or --from TIME.")
+    with progress("Producing events"):
+        done = run(_settings(topic=topic), source, until=moment(end, "--to"), rate=rate)
+    emit([done], as_json)
+
+
+def status(
+    topic: Topic = "watch-events", group: Group = "skewless-ingest", as_json: AsJson = False
+) -> None:
+    """As of the workers' last look."""
+    from streaming.stream_status import status as look
+
+    found = look(_settings(topic=topic, group=group))
+    if as_json:
+        emit([found], as_json)
+        return
+    for title, rows in (
+        ("Partitions", found.partitions),
+        ("Workers", found.workers),
+        ("Realtime views", found.views),
+    ):
+        line(title if rows else f"{title}: none yet; start `skewless ingest`.")
+        emit(list(rows), as_json)
+
+
+def skip_batch(
+    position: Annotated[
+        str, typer.Argument(help="TOPIC/PARTITION/OFFSET of the stop, as `status` shows it.")
+    ],
+    why: Annotated[str, typer.Option(help="Your reason; it is kept.")],
+    group: Group = "skewless-ingest",
+    as_json: AsJson = False,
+) -> None:
+    """Let a stopped partition go on behind the batch; the records in it are lost to the stream."""
+    from streaming.kafka.stopped_partitions import skip
+
+    topic = position.rpartition("/")[0].rpartition("/")[0]
+    emit([skip(_settings(topic=topic or "?", group=group), position, why)], as_json)
+
+
+def list_letters(
+    reason: Annotated[str | None, typer.Option(help="Only those of this reason.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many.")] = 100,
+    topic: Topic = "watch-events",
+    as_json: AsJson = False,
+) -> None:
+    """Where each came from and why it was refused; never its content, which may be personal."""
+    from streaming.kafka.dead_letters import list_
+
+    found = list_(_settings(topic=topic), reason=reason, limit=limit)
+    emit([{"position": one.position, "reason": one.reason} for one in found], as_json)
+
+
+def show_letter(
+    position: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `list` shows it.")],
+    topic: Topic = "watch-events",
+    as_json: AsJson = False,
+) -> None:
+    """One dead letter, its original bytes included."""
+    from streaming.kafka.dead_letters import show
+
+    emit([show(_settings(topic=topic), position)], as_json)
+
+
+def replay_letters(
+    position: Annotated[
+        str | None, typer.Argument(help="TOPIC/PARTITION/OFFSET of one; else all.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those of this reason.")] = None,
+    topic: Topic = "watch-events",
+    as_json: AsJson = False,
+) -> None:
+    """Send the original bytes to the topic again, after what refused them was mended."""
+    from streaming.kafka.dead_letters import replay as run
+
+    emit([{"replayed": run(_settings(topic=topic), position=position, reason=reason)}], as_json)
+
+
+def _settings(**options: object) -> "Settings":
+    from extensions.addresses import kafka_bootstrap, postgres_url
+    from streaming.settings import Settings
+
+    return Settings(
+        postgres_url=postgres_url(),
+        kafka_bootstrap=kafka_bootstrap(),
+        **options,  # type: ignore[arg-type]
+    )

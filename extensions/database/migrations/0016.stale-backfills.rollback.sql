@@ -1,0 +1,1 @@
+ALTER TABLE backfills DROP COLUMN started_at, DROP COLUMN sources, DROP COLUMN filled_through;

@@ -1,0 +1,2 @@
+DROP FUNCTION check_project_claim CASCADE;
+DROP TABLE project_claim;
