@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash test-faults test-long lint bench lock clean
+.PHONY: help install demo up down test test-crash test-faults test-long coverage lint bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ test-long: $(INSTALLED) ## more examples for the tests that generate them
 	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \
 		tests/serving/test_bad_input.py tests/serving/test_like_stock.py
 
+coverage: $(INSTALLED) ## branch coverage of all tests, children included; slower than `make test`
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,7 +66,8 @@ $(INSTALLED): $(LOCK) pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	@touch $@
 
 # The locks name versions and hashes but no index, so that they hold behind any mirror. uv
-# compiles the groups of managed projects only, hence the copy without that line.
+# compiles the groups of managed projects only, hence the copy without that line. A role's lock is
+# production's without what the role never imports, and without what only that would bring.
 lock: ## resolve the dependencies again
 	@mkdir -p build/lock locks
 	@grep -v '^managed = ' pyproject.toml > build/lock/pyproject.toml
@@ -70,6 +77,11 @@ lock: ## resolve the dependencies again
 		--python-version 3.11 build/lock/pyproject.toml \
 		--group build/lock/pyproject.toml:local --group build/lock/pyproject.toml:dev \
 		-o $(LOCK)
+	@for role in serving streaming monitoring; do \
+		$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+			--python-version 3.11 build/lock/pyproject.toml --constraints locks/production.txt \
+			--excludes locks/$$role.excludes.txt -o locks/$$role.txt || exit 1; \
+	done
 
 clean: ## all that `make` made, but not the data in .skewless
 	rm -rf .venv .uv build .pytest_cache .mypy_cache .ruff_cache

@@ -231,9 +231,9 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
         ConfigurationError: a URL that names no host.
     """
     if "://" not in connection_string:
-        from feast.infra.online_stores.redis import RedisOnlineStore  # noqa: PLC0415
+        from extensions.feast_internals import redis_parts_of  # noqa: PLC0415
 
-        return RedisOnlineStore._parse_connection_string(connection_string)  # type: ignore[no-any-return] # noqa: SLF001
+        return redis_parts_of(connection_string)
     from redis.connection import parse_url  # noqa: PLC0415
 
     options: dict[str, Any] = dict(parse_url(connection_string))  # type: ignore[no-untyped-call]

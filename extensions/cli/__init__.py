@@ -10,6 +10,7 @@ from extensions.errors import InputError, NothingToCheckError, SkewlessError
 from extensions.exit_codes import BROKEN, FAILED, NOT_CHECKED, USAGE
 from extensions.thread_supervision import ThreadEndedError
 
+OURS = ("extensions", "feature_repo", "streaming", "monitoring")
 # By class of error; FAILED for all others.
 EXIT_CODES = {InputError: USAGE, NothingToCheckError: NOT_CHECKED, ThreadEndedError: BROKEN}
 # PostgreSQL's SQLSTATE for a table that does not exist.
@@ -29,6 +30,15 @@ def main(command: Callable[[], object] = app) -> None:
         command()
     except SkewlessError as error:
         _fail(error.message, exit_code_of(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OURS:
+            raise
+        _fail(
+            f"This command needs the package {package}, which is not installed here: install "
+            "locks/production.txt, or the lock of the command's role (docs/operations.md, Roles).",
+            1,
+        )
     except Exception as error:
         if getattr(error, "sqlstate", None) == _UNDEFINED_TABLE:
             table = str(error).partition('"')[2].partition('"')[0]

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from extensions.asof.computation import Computation
 from extensions.consistency.entity_sample import SUSPECTS, Key
 from extensions.errors import ConfigurationError
+from extensions.feast_internals import redis_client
 from extensions.feature_types import BITS
 from extensions.serving.features.request_plan import View, compile_plan
 from extensions.stores.online.redis_io import scan
@@ -67,7 +68,7 @@ class OnlineReader:
 
     def __post_init__(self) -> None:
         store = self.store
-        self._client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001
+        self._client: Any = redis_client(online_store(store), store.config.online_store)
 
     def view(self, computation: Computation) -> View:
         """The plan of one version's rows, as the server compiles it.

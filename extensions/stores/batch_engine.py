@@ -18,8 +18,8 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.utils import _get_column_names
 
+from extensions.feast_internals import column_names
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.store import SkewlessPostgresOfflineStore
 from extensions.stores.online.store import SkewlessRedisOnlineStore
@@ -99,7 +99,7 @@ class SkewlessBatchEngine(LocalComputeEngine):
         source = view.batch_source
         assert source is not None
         entities = [registry.get_entity(name, task.project) for name in view.entities]
-        keys, features, event, created = _get_column_names(view, entities)
+        keys, features, event, created = column_names(view, entities)
         job = self.offline_store.pull_latest_from_table_or_query(
             config=self.repo_config,
             data_source=source,

@@ -17,6 +17,7 @@ from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import ConfigurationError
+from extensions.feast_internals import provider_of
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.join.latest_rows import sorted_rows
 from extensions.stores.offline.join.row_order import RowOrder
@@ -144,7 +145,7 @@ def online_store(store: FeatureStore) -> SkewlessRedisOnlineStore:
     Raises:
         ConfigurationError: it is another one than ours.
     """
-    found = store._get_provider().online_store  # noqa: SLF001
+    found = provider_of(store).online_store
     if not isinstance(found, SkewlessRedisOnlineStore):
         raise ConfigurationError(
             "The online_store of feature_store.yaml must be "

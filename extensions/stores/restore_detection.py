@@ -28,6 +28,7 @@ from extensions.asof.computation import Computation
 from extensions.database.connection import table_exists
 from extensions.database.scalars import one_row, scalar
 from extensions.errors import ConfigurationError, ConflictError
+from extensions.feast_internals import provider_of, redis_client
 from extensions.stores.online.publish_marks import (
     Mark,
     advance_mark,
@@ -178,13 +179,13 @@ def client_of(store: FeatureStore) -> Any:
     Raises:
         ConfigurationError: the repository names another online store than ours.
     """
-    online = store._get_provider().online_store  # noqa: SLF001
+    online = provider_of(store).online_store
     if not isinstance(online, SkewlessRedisOnlineStore):
         raise ConfigurationError(
             "The online_store of feature_store.yaml must be "
             "extensions.stores.online.store.SkewlessRedisOnlineStore."
         )
-    return online._get_client(store.config.online_store)  # noqa: SLF001
+    return redis_client(online, store.config.online_store)
 
 
 def _state(  # noqa: PLR0911 - one sentence for each state

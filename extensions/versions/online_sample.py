@@ -11,6 +11,7 @@ from psycopg import sql
 
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
+from extensions.feast_internals import redis_client
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online.view_settings import layout_of
@@ -94,7 +95,7 @@ def fetch(
     store: FeatureStore, layout: Layout, addresses: list[tuple[bytes, bytes | None]]
 ) -> Iterator[bytes | None]:
     """The rows at these addresses as Redis holds them, in order; None where there is none."""
-    client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001
+    client: Any = redis_client(online_store(store), store.config.online_store)
     with client.pipeline(transaction=False) as pipe:
         for key, field in addresses:
             if field is None:
@@ -108,7 +109,7 @@ def fetch(
 
 def leftovers(store: FeatureStore, one: Published, most_keys: int) -> int:
     """Rows of a version among the first ``most_keys`` keys of its entity; for one that is gone."""
-    client: Any = online_store(store)._get_client(store.config.online_store)  # noqa: SLF001
+    client: Any = redis_client(online_store(store), store.config.online_store)
     place, layout = where_of(store, one)
     looked = found = 0
     for keys in scan(client, place.prefix):

@@ -16,6 +16,7 @@ from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.database.scalars import clock, scalar
 from extensions.errors import ConfigurationError, SkewlessError
+from extensions.feast_internals import written_features
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.publication import check_unchanged, is_versioned, number_of
 from extensions.stores.registry.version_store import (
@@ -317,7 +318,7 @@ def fill_range(
 def _asked(service: Any) -> set[tuple[str, int | None]]:
     """(view, pinned version) as the file has it; what is given as an object follows, too."""
     asked: set[tuple[str, int | None]] = set()
-    for one in service._features:  # noqa: SLF001
+    for one in written_features(service):
         if isinstance(one, str):
             view, _, rest = one.partition("@")
             version = rest.partition(":")[0]

@@ -34,7 +34,7 @@ from tests.exact.catalogue import Held, held_values, is_right
 from tests.exact.conftest import user
 from tests.exact.typed_tables import AT, declared_types, pushed_view, typed_tables
 from tests.online.own_store import open_store
-from tests.serving.conftest import serving
+from tests.served import serving
 from tests.serving.redis_nodes import until
 
 PAIRS = int(os.environ.get("EXAMPLES", "12"))

@@ -18,7 +18,7 @@ from extensions.asof import Computation, Spine
 from extensions.asof.engine import answers
 from extensions.consistency.bitwise_equality import same
 from monitoring.audit.skew_audit import AuditReport, audit
-from tests.monitoring.conftest import ask, logged, wait_for
+from tests.served import ask, logged, wait_for
 
 HOUR = timedelta(hours=1)
 

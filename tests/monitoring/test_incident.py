@@ -20,8 +20,7 @@ from monitoring.checks.drift_schedule import Reaction, Response, check_and_react
 from monitoring.checks.drift_store import bind
 from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import CRITICAL, OK, WARNING
-from tests.monitoring.conftest import logged, wait_for
-from tests.serving.conftest import serving
+from tests.served import logged, serving, wait_for
 from tests.versions.conftest import World, published_database, world
 
 __all__ = ["published_database", "world"]

@@ -87,7 +87,7 @@ def again(conn: psycopg.Connection, url: str, hook: str, calls: Path) -> None:
 
 def wait_until_gone(conn: psycopg.Connection) -> None:
     """PostgreSQL ends a killed client's session, and its lock, when it notices."""
-    from tests.monitoring.conftest import wait_for  # noqa: PLC0415
+    from tests.served import wait_for  # noqa: PLC0415
 
     def free() -> bool:
         row = conn.execute(

@@ -32,8 +32,8 @@ from monitoring.checks.serving_log_window import Window
 from monitoring.reports.distribution_charts import distribution_chart
 from monitoring.reports.drift_report import report
 from monitoring.verdicts import Floor
-from tests.monitoring.conftest import ask, logged, wait_for
 from tests.reports.page import Page
+from tests.served import ask, logged, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from extensions.serving.observability import serving_log
 from extensions.serving.observability.serving_log import ServedLog, bound, log_shares, request_hash
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.feature_logging import ServedFeaturesDestination
-from tests.monitoring.conftest import ask, logged, wait_for
+from tests.served import ask, logged, wait_for
 
 VECTOR = "user_preferences__user_genre_preferences"
 

@@ -40,7 +40,7 @@ from streaming.processing.step import Stepper
 from streaming.settings import Settings
 from streaming.worker_metrics import WorkerMetrics
 from tests.online.repository import applied, watch
-from tests.serving.conftest import serving
+from tests.served import serving
 
 USERS, ITEMS = 12, 10
 MOMENTS = 1000

@@ -19,7 +19,7 @@ from feast.permissions.security_manager import no_security_manager
 
 from extensions.serving.settings import Settings
 from tests.databases import cut
-from tests.serving.conftest import serving
+from tests.served import serving
 from tests.serving.issuer import Issuer
 from tests.serving.redis_nodes import until
 

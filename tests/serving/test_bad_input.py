@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from extensions.serving.settings import Settings
 from extensions.stores.publish_log import online_store
 from tests.online.views import key
-from tests.serving.conftest import serving
+from tests.served import serving
 
 STRANGE = [
     "", " ", "5", "-5", "05", "5.0", ":", "a:b", "a", "b", "a\nb", "a\r\n", "a\0b", "\0", "'", '"',

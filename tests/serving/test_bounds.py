@@ -17,8 +17,8 @@ from feast.feature_server import get_app
 from extensions.serving.http import bounded_http_protocol
 from extensions.serving.routes import get_online_features
 from extensions.serving.settings import Settings
+from tests.served import serving
 from tests.serving.attack import KEY, Raw, many, post
-from tests.serving.conftest import serving
 from tests.serving.redis_nodes import until
 
 USER, RANK, ANY = "/v1/features/user/1", "/v1/features/rank", "/v1/features"

@@ -16,7 +16,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64
 
 from extensions.serving.settings import Settings
-from tests.serving.conftest import serving
+from tests.served import serving
 
 HOUR = timedelta(hours=1)
 # Whole, with a null, and with values of another type than declared (of Feast's own form).

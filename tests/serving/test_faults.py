@@ -20,7 +20,7 @@ from extensions.serving.features.request_plan import Plan, compile_plans
 from extensions.serving.observability.watermark_watcher import Freshnesses
 from extensions.serving.settings import Settings
 from tests.databases import cut
-from tests.serving.conftest import serving
+from tests.served import serving
 
 
 class Proxy:

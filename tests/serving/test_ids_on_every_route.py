@@ -20,7 +20,7 @@ from feast.types import Float64, Int64, String
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.serving.settings import Settings
-from tests.serving.conftest import serving
+from tests.served import serving
 
 AT = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
 UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"

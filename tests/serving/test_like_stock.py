@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 from extensions.addresses import connection_string_of
 from extensions.serving.settings import Settings
 from tests.online.views import key
-from tests.serving.conftest import serving
+from tests.served import serving
 
 RELAXED = settings(
     max_examples=int(os.environ.get("EXAMPLES", "40")),

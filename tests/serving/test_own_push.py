@@ -14,7 +14,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Int64, String
 
 from extensions.database import connect
-from tests.serving.conftest import NOW
+from tests.served import NOW
 from tests.serving.redis_nodes import until
 
 OLD, NEW = NOW - timedelta(hours=2), NOW - timedelta(hours=1)

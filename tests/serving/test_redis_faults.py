@@ -24,7 +24,7 @@ from redis.crc import key_slot
 from extensions.local.ports import free_port
 from extensions.serving.settings import Settings
 from extensions.stores.rebuild import rebuild_online
-from tests.serving.conftest import serving
+from tests.served import serving
 from tests.serving.redis_nodes import Node, until
 from tests.serving.test_faults import Proxy
 

@@ -14,7 +14,7 @@ from feast import FeatureStore
 
 from extensions.errors import SkewlessError
 from extensions.serving.settings import Settings
-from tests.serving.conftest import serving
+from tests.served import serving
 from tests.serving.test_faults import Proxy
 
 RANKING = {"userId": 1, "itemIds": [1, 2, 3], "context": {"requestHour": 21}}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from extensions.serving.settings import Settings
-from tests.serving.conftest import serving
+from tests.served import serving
 
 HOUR = {"requestHour": 21}
 HOUR_FIELD = "context.requestHour"

@@ -10,7 +10,7 @@ import pytest
 from feast import FeatureService, FeatureStore
 
 from extensions.serving.settings import Settings
-from tests.serving.conftest import serving
+from tests.served import serving
 from tests.serving.redis_nodes import until
 
 

@@ -22,8 +22,8 @@ from feast.permissions.security_manager import no_security_manager
 from extensions.errors import SkewlessError
 from extensions.serving.auth.api_keys import ApiKeys
 from extensions.serving.settings import Settings
+from tests.served import serving
 from tests.serving.attack import Raw
-from tests.serving.conftest import serving
 from tests.serving.issuer import Issuer
 from tests.serving.redis_nodes import until
 from tests.serving.test_auth import bearer

@@ -14,6 +14,7 @@ from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Float32, Int64, PrimitiveFeastType, String
 
 from extensions.errors import SkewlessError
+from extensions.stores.offline.join.label_coverage import CoverageWarning
 from extensions.stores.offline.join.versioned_transforms import ServedTransform, Version
 from extensions.training.label_source import read_labels
 from extensions.training.training_set import take, take_again
@@ -74,7 +75,8 @@ def test_each_label_gets_the_transform_that_was_served_then(world: World) -> Non
     assert not [name for name in rows.columns if name.startswith("_")]
     # In whatever order they come, and long before the first move.
     old = datetime(2020, 1, 1, tzinfo=UTC)
-    rows = joined(world, [*reversed(moments), old], "ranking_signals:hour_closeness")
+    with pytest.warns(CoverageWarning, match="1 of 6 labels are older than the log"):
+        rows = joined(world, [*reversed(moments), old], "ranking_signals:hour_closeness")
     assert rows["hour_closeness"].tolist() == [*reversed(values), 0.0]
     # A named version means that one at all moments.
     for version, value in ((1, 0.0), (2, 0.5)):

@@ -14,6 +14,8 @@ from feast.permissions.auth.oidc_token_parser import OidcTokenParser
 from feast.permissions.auth_model import OidcAuthConfig
 from feast.permissions.oidc_service import OIDCDiscoveryService
 
+from extensions.feast_internals import wrap_key_client
+
 LONGEST_TOKEN = 16_384
 # The one algorithm that Feast's code accepts of an OIDC issuer.
 ALGORITHM = "RS256"
@@ -62,15 +64,12 @@ def harden(parser: Any, config: Any) -> None:
     logging.getLogger("feast.permissions.auth").setLevel(logging.CRITICAL)
     if isinstance(parser, OidcTokenParser):
         parser.oidc_discovery_service = Discovery(config)
-        make = parser._get_jwks_client  # noqa: SLF001 - its client has no other door
+        wrap_key_client(parser, _look_again_soon)
 
-        def client() -> Any:
-            made = make()
-            # PyJWT's own 30 s would refuse, as long, every token of a key just rotated in.
-            made.cooldown_duration = LOOK_AGAIN_SECONDS
-            return made
 
-        parser._get_jwks_client = client  # type: ignore[method-assign]  # noqa: SLF001
+def _look_again_soon(client: Any) -> None:
+    # PyJWT's own 30 s would refuse, as long, every token of a key just rotated in.
+    client.cooldown_duration = LOOK_AGAIN_SECONDS
 
 
 def refused_at_sight(token: str, *, oidc: bool) -> str | None:

@@ -26,6 +26,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from extensions.addresses import redis_parts
 from extensions.errors import ConfigurationError
+from extensions.feast_internals import redis_client_async
 from extensions.stores.online.redis_io import is_foreign, unless_foreign
 from extensions.thread_supervision import LastingTask
 
@@ -279,7 +280,7 @@ class ClientLink:
 
     async def start(self) -> None:
         """Make the client; it connects when it is used."""
-        self._client = await self._store._get_client_async(self._config)  # noqa: SLF001
+        self._client = await redis_client_async(self._store, self._config)
         # The first connection finds the nodes out, and may take longer than a request may.
         with contextlib.suppress(UnavailableError):
             await self._run([("PING",)], RETRY_LONGEST * 2)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from feast import FeatureService, FeatureStore, FeatureView, Field, ValueType
-from feast.utils import _get_feature_views_to_use
 
 from extensions.asof.computation import Freshness
 from extensions.asof.computation_loading import view_version
 from extensions.errors import DefinitionError
+from extensions.feast_internals import feature_views_to_use
 from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
 from extensions.serving.features.request_fields import RequestField, request_fields
@@ -178,7 +178,7 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         SkewlessError: a transform of a kind that the hot path does not run.
         ValueError: what Feast says of a service it cannot serve.
     """
-    tables, on_demand = _get_feature_views_to_use(
+    tables, on_demand = feature_views_to_use(
         store.registry, store.project, service, allow_cache=True, hide_dummy_entity=False
     )
     if isinstance(service, FeatureService):

@@ -14,10 +14,10 @@ import msgspec
 from feast import Field, ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 
+from extensions.feature_types import BITS
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_types import (
-    INTEGER_BITS,
     LONGEST_ID,
     RequestTypes,
     camel_case,
@@ -178,7 +178,7 @@ def closed(properties: Mapping[str, Any], required: Iterable[str] | None = None)
 
 def id_schema(kind: ValueType | None) -> Schema:
     """The schema of ids of this type; None: of an entity that is not known."""
-    bits = INTEGER_BITS.get(kind) if kind else None
+    bits = BITS.get(kind) if kind else None
     if bits:
         return {
             "type": "integer",
@@ -194,7 +194,7 @@ def id_schema(kind: ValueType | None) -> Schema:
 
 def example_id(kind: ValueType, value: int) -> int | str:
     """An id of this type."""
-    return value if kind in INTEGER_BITS else str(value)
+    return value if kind in BITS else str(value)
 
 
 def _type(field: Field | None) -> tuple[Schema, bool, str]:

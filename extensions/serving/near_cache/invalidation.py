@@ -23,6 +23,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from extensions.feast_internals import redis_client
 from extensions.serving.near_cache.cached_views import Copy, NearCopies, Wanted
 from extensions.stores.online.redis_io import literal
 from extensions.thread_supervision import Lasting, Living
@@ -353,7 +354,7 @@ def connections(store: RedisOnlineStore, config: Any) -> tuple[list[Any], bool]:
 
     ``store`` must be one of the caller's own: its client's protocol is changed.
     """
-    client: Any = store._get_client(config)  # noqa: SLF001
+    client: Any = redis_client(store, config)
     if isinstance(client, RedisCluster):
         nodes: Any = client.get_primaries()  # type: ignore[no-untyped-call]
         pools = [node.redis_connection.connection_pool for node in nodes]

@@ -26,6 +26,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
+from extensions.feast_internals import redis_client, redis_client_async
 from extensions.serving.auth.authorization import Guard
 from extensions.serving.features.request_fields import request_fields
 from extensions.serving.http.openapi import Subject
@@ -79,8 +80,8 @@ class Behind:
             settings = self._store.config.online_store
             online: Any = online_store(self._store)
             for client in (
-                online._get_client(settings),  # noqa: SLF001
-                await online._get_client_async(settings),  # noqa: SLF001
+                redis_client(online, settings),
+                await redis_client_async(online, settings),
             ):
                 _bound(client)
             yield

@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 from feast import RepoConfig
-from feast.infra.offline_stores.contrib.postgres_offline_store import postgres_source
 from psycopg import sql
 
 from extensions.addresses import postgres_url_of
 from extensions.database import connect
+from extensions.feast_internals import replace_source_connection, source_connection
 
 
 def url_of(config: RepoConfig) -> str:
@@ -23,13 +23,14 @@ def url_of(config: RepoConfig) -> str:
 
 def use_own_connections() -> None:
     """Let Feast's PostgreSQL sources look at their tables through our connections."""
-    feasts = postgres_source._get_conn  # type: ignore[attr-defined] # noqa: SLF001
+    feasts = source_connection()
     if getattr(feasts, "ours", False):
         return
 
     def open_connection(config: Any) -> psycopg.Connection:
         if not hasattr(config, "parameters"):
-            return feasts(config)
+            theirs: psycopg.Connection = feasts(config)
+            return theirs
         conn = connect(postgres_url_of(config.model_dump()), name="skewless definitions")
         if config.db_schema != "public":
             conn.execute(
@@ -38,4 +39,4 @@ def use_own_connections() -> None:
         return conn
 
     open_connection.ours = True  # type: ignore[attr-defined]
-    postgres_source._get_conn = open_connection  # type: ignore[attr-defined] # noqa: SLF001
+    replace_source_connection(open_connection)

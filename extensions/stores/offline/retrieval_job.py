@@ -17,6 +17,7 @@ from feast.saved_dataset import SavedDatasetStorage, ValidationReference
 from feast.types import FeastType
 
 from extensions.errors import ConfigurationError, InputError
+from extensions.feast_internals import dataset_reference
 from extensions.feature_types import arrow_type
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
@@ -222,7 +223,7 @@ class SkewlessRetrievalJob(RetrievalJob):
                 "A saved dataset of this store is a PostgreSQL table: use "
                 "SavedDatasetPostgreSQLStorage."
             )
-        reference = str(storage.postgres_options._table)  # noqa: SLF001
+        reference = dataset_reference(storage.postgres_options)
         with arrow_session(self.config, f"writing the dataset {reference}") as session:
             table = DatasetTable.of(reference, session)
             if table.exists and not allow_overwrite:

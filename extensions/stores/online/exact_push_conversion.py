@@ -15,9 +15,9 @@ from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.types import FeastType, Float64
-from feast.utils import _build_entity_keys, _coerce_datetime, _run_pyarrow_field_mapping
 
 from extensions.errors import DefinitionError, InputError
+from extensions.feast_internals import build_entity_keys, coerce_datetime, run_field_mapping
 from extensions.feature_types import FEATURE_TYPES, is_text, unwrapped
 from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
 from extensions.stores.values.exact_cast import exactly
@@ -41,7 +41,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
         raise InputError(
             f"The push to view {view.name} has a column of mixed types ({error}): one type each."
         ) from error
-    table = _run_pyarrow_field_mapping(table, source.field_mapping or {})
+    table = run_field_mapping(table, source.field_mapping or {})
     keys = {field.name: field.dtype for field in view.entity_columns}
     fields = [*view.features, *view.entity_columns]
     wanted = [*(field.name for field in fields), source.timestamp_field]
@@ -63,7 +63,7 @@ def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:
         for field in fields
     }
     kinds = {name: dtype.to_value_type() for name, dtype in keys.items()}
-    entities = _build_entity_keys(table.num_rows, kinds, values)
+    entities = build_entity_keys(table.num_rows, kinds, values)
     names = [field.name for field in view.features]
     features = [
         dict(zip(names, row, strict=True)) for row in zip(*(values[n] for n in names), strict=True)
@@ -91,7 +91,7 @@ def _times(table: pa.Table, name: str) -> list[Any]:
     if is_text(column.type):
         column = parse_column(column.to_pandas(), name)
     times = pd.to_datetime(column.to_numpy())
-    return [_coerce_datetime(at) for at in times]  # type: ignore[no-untyped-call]
+    return [coerce_datetime(at) for at in times]
 
 
 def _ours(provider: Any, view: Any) -> bool:

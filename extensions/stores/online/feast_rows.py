@@ -8,12 +8,10 @@ import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import (
-    _convert_arrow_to_proto,
-    _populate_response_from_feature_data,
-)
 
 from extensions.errors import InputError
+from extensions.feast_internals import convert_arrow_to_proto
+from extensions.feast_internals import populate_response as feast_populate_response
 from extensions.stores.online.view_settings import MICROSECOND, from_micros, oldest_event, to_micros
 from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.row_format import Layout
@@ -28,7 +26,7 @@ WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 def to_messages(table: FeatureView, batch: pa.RecordBatch) -> list[WriteRow]:
     """Feast's own conversion of an Arrow batch, value by value."""
     kinds = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
-    rows: list[WriteRow] = _convert_arrow_to_proto(batch, table, kinds)
+    rows: list[WriteRow] = convert_arrow_to_proto(batch, table, kinds)
     return rows
 
 
@@ -75,7 +73,7 @@ def populate_response(
     """
     for layout, table, features, taken, indexes, length in views:
         read = unpack_rows(config, layout, table, features, taken(found))
-        _populate_response_from_feature_data(
+        feast_populate_response(
             features, read, indexes, response, full_feature_names, table, length, include_versions
         )
 

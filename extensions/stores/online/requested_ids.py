@@ -13,8 +13,8 @@ from feast import FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import RepeatedValue
-from feast.utils import _get_cached_request_context
 
+from extensions.feast_internals import cached_request_context
 from extensions.stores.values.join_keys import check_keys
 
 _asked: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
@@ -43,7 +43,7 @@ def requested(
         yield
     except (TypeError, ValueError, AssertionError, OverflowError):
         # Feast says neither the key nor its type.
-        found = _get_cached_request_context(registry, project, features, full_feature_names)
+        found = cached_request_context(registry, project, features, full_feature_names)
         _, _, join_keys_of, _, _, grouped, *_ = found
         check_requested([view for view, _ in grouped], join_keys_of)
         raise

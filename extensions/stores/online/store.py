@@ -9,15 +9,12 @@ from feast import Entity, FeatureView, RepoConfig, ValueType
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.utils import (
-    _get_entity_key_protos,
-    _get_unique_entities,
-)
 from pydantic import Field, model_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extensions.addresses import connection_string_of, redis_parts, redis_url
+from extensions.feast_internals import entity_key_protos, unique_entities
 from extensions.stores.online.exact_push_conversion import use_exact_conversion
 from extensions.stores.online.feast_rows import (
     Row,
@@ -421,8 +418,8 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         reads, views = Reads(), []
         check_requested([table for table, _ in grouped_refs], join_keys_of)
         for table, features in grouped_refs:
-            unique, indexes, length = _get_unique_entities(table, join_key_values, join_keys_of)
-            entities = _get_entity_key_protos(unique)
+            unique, indexes, length = unique_entities(table, join_key_values, join_keys_of)
+            entities = entity_key_protos(unique)
             layout = layout_of(config, table)
             taken = reads.add(layout, self._place(config, table, entities), entities)
             views.append((layout, table, features, taken, indexes, length))

@@ -10,13 +10,10 @@ from feast import FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.types import Array, Decimal, FeastType, String
-from feast.utils import (
-    _get_requested_feature_views_to_features_dict,
-    _get_requested_on_demand_feature_views,
-)
 from psycopg import sql
 
 from extensions.errors import DefinitionError
+from extensions.feast_internals import requested_features_by_view, requested_transforms
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType
 from extensions.stores.offline.join.key_matching import matches
@@ -102,10 +99,10 @@ def view_joins(
     that is there already is not joined twice. A feature whose name in the result is another's
     (``taken``: what transforms make) is there for a transform, and gets a column of its own.
     """
-    wanted, _ = _get_requested_feature_views_to_features_dict(
+    wanted, _ = requested_features_by_view(
         feature_refs,
         feature_views,
-        _get_requested_on_demand_feature_views(feature_refs, project, registry),
+        requested_transforms(feature_refs, project, registry),
     )
     owner: dict[str, str] = dict.fromkeys(taken, "")
     joins: list[ViewJoin] = []

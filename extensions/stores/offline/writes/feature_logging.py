@@ -28,6 +28,7 @@ from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 from extensions.asof.computation_loading import view_version
 from extensions.database import connect, connect_arrow
 from extensions.errors import InputError
+from extensions.feast_internals import logged_service
 from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.offline.writes import serving_log_table
@@ -94,7 +95,7 @@ def write_logged_features(
 def _columns(
     config: RepoConfig, rows: pa.Table, source: FeatureServiceLoggingSource, registry: BaseRegistry
 ) -> tuple[dict[str, pa.Array], dict[str, FeastType]]:
-    service = source._feature_service  # noqa: SLF001 - Feast has no other way to it
+    service = logged_service(source)
     count = rows.num_rows
     types: dict[str, FeastType] = {
         "served_at": UnixTimestamp, "service": String, "request_id": Int64,

@@ -22,6 +22,7 @@ from feast.data_source import PushMode
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.errors import ConfigurationError, DefinitionError
+from extensions.feast_internals import provider_of
 from extensions.stores.offline.writes.log_append import appended
 from extensions.stores.values.json_documents import documents_as_text
 
@@ -33,7 +34,7 @@ def push_to_both(store: FeatureStore, views: list[FeatureView], df: pd.DataFrame
         ConfigurationError: a log refused a row, or could not be reached; then nothing is served.
         ValueError: the frame's columns are not the log's.
     """
-    provider: Any = store._get_provider()  # noqa: SLF001
+    provider: Any = provider_of(store)
     online, config = provider.online_store, store.config
     if not hasattr(online, "write_table"):
         raise ConfigurationError(
