@@ -113,7 +113,7 @@ def _nothing(dimensions: int) -> dict[str, Any]:
 
 
 def _otherwise(sds: Any, usual: Any) -> list[int]:
-    """The dimensions whose spread is another one by more than a tenth; not those without any."""
+    """Dimensions whose spread differs from the usual one by more than 10 %, unless it is 0."""
     if usual is None:
         return []
     return [

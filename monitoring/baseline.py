@@ -1,4 +1,4 @@
-"""Baselines: what each feature of a service looked like in the training set of a model."""
+"""Baselines: the distribution of each feature of a service in a model's training set."""
 
 import hashlib
 import json
@@ -55,12 +55,12 @@ class Baseline:
     left_out: tuple[str, ...] = field(default=())
 
     def to_json(self) -> str:
-        """The same text for the same baseline."""
+        """Canonical JSON: equal baselines give equal text."""
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
     @property
     def identity(self) -> str:
-        """64 hexadecimal digits."""
+        """SHA-256 of `to_json`, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
@@ -178,7 +178,7 @@ def baseline_of(
 
 
 def _entity_keys(feature: Feature, features: list[Feature]) -> tuple[str, ...]:
-    """Whose a feature is; a transform's are those of all views that it is computed from."""
+    """The join keys of a feature; a transform's are those of all views that it reads."""
     if feature.version:
         return feature.keys
     known = {one.view: one.keys for one in features if one.version}

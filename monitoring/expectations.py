@@ -70,14 +70,14 @@ class _Compared(ColumnAggregateExpectation):
         return float(self.baseline.get("independent", 1.0))
 
     def nulls(self, nulls: int, rows: int) -> Statistic:
-        """Their share, against the training set's."""
+        """The change of the share of nulls."""
         base = self.baseline
         return drift_statistics.share_shift(
             "nulls", nulls, rows, base["null_rate"], base["rows"], self.worth()
         )
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the metrics must be told, by metric."""
+        """Arguments of the metrics, by metric."""
         return {}
 
     def asked_metrics(self) -> tuple[str, ...]:
@@ -85,11 +85,11 @@ class _Compared(ColumnAggregateExpectation):
         return self.metric_dependencies
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
-        """The comparisons; there are enough rows for them."""
+        """The statistics to judge; called only if there are enough rows."""
         raise NotImplementedError
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
-        """The distribution that was found, as plain numbers."""
+        """The live distribution, as JSON values."""
         raise NotImplementedError
 
     def get_validation_dependencies(
@@ -177,11 +177,11 @@ class ExpectCategoriesLikeBaseline(_Compared):
     metric_dependencies = (COUNTS, NULLS)
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
-        """In no order: the database need not sort."""
+        """Value counts without an order, so that the database need not sort."""
         return {COUNTS: {"sort": "none"}}
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
-        """A share of ``other`` categories in the baseline is not news."""
+        """Shares of categories; ``other`` of the baseline does not count as new."""
         base, nulls = self.baseline, int(metrics[NULLS])
         counts = _categories(metrics)
         worth, result = self.worth(), [self.nulls(nulls, rows)]
@@ -257,7 +257,7 @@ class ExpectAnchorsToPointAlike(_Compared):
         return [drift_statistics.lost_anchors(live, then, floor)] if len(live) else []
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
-        """How far each anchor has turned."""
+        """The cosine of each anchor with its vector in the training set."""
         live, then = self._pairs(metrics)
         if not len(live):
             return {}
@@ -309,7 +309,7 @@ class ExpectFewStaleRows(ExpectShareLikeBaseline):
     expectation_type: ClassVar[str] = "expect_few_stale_rows"
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
-        """Beyond what is tolerated at all."""
+        """The share of stale rows beyond the tolerated one."""
         tolerated = self.floors["stale"]["warning"]
         return [drift_statistics.excess("stale", _ones(metrics, rows), rows, tolerated)]
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told of drift, alerts and audits: read from the tables when it asks."""
+"""Prometheus exporter of drift, alerts and audits: reads the tables at each scrape."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ class MonitoringCollector:
 
 
 def text(url: str) -> bytes:
-    """Prometheus' text format."""
+    """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(MonitoringCollector(url))
     return generate_latest(registry)

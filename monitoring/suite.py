@@ -1,4 +1,4 @@
-"""The suite of one service: what its baseline asks for, and how certain each must be."""
+"""The suite of expectations of one service, with floors and the certainty each must reach."""
 
 import logging
 import os
@@ -121,13 +121,13 @@ def expectations_of(
 
 
 def anchors_of(feature: FeatureBaseline, rules: Rules) -> Expectation:
-    """What is expected of an embedding's anchors."""
+    """The expectation about an embedding's anchors."""
     common = {**_common(feature, rules), "least_rows": min(LEAST_ANCHORS, rules.least_rows)}
     return ExpectAnchorsToPointAlike(column=feature.feature.name, **common)
 
 
 def volume_of(service: str, usual: float, rules: Rules) -> Expectation:
-    """What is expected of the number of requests."""
+    """The expectation about the number of requests."""
     return ExpectUsualVolume(
         feature=service, usual=usual, floors=rules.floors_of(service), alpha=rules.alpha
     )
@@ -150,13 +150,13 @@ class Measuring:
             self._source = self._context.data_sources.add_postgres("live", connection_string=text)
 
     def of_relation(self, relation: str) -> Batch:
-        """A table or a view."""
+        """The batch of all rows of a table or view."""
         asset = self._source.add_table_asset(self._name(), table_name=relation)
         batch: Batch = asset.add_batch_definition_whole_table("all").get_batch()
         return batch
 
     def of_frame(self, frame: Any) -> Batch:
-        """A pandas frame."""
+        """The batch of all rows of a pandas frame."""
         asset = self._source.add_dataframe_asset(self._name())
         definition = asset.add_batch_definition_whole_dataframe("all")
         batch: Batch = definition.get_batch({"dataframe": frame})
@@ -171,7 +171,7 @@ class Measuring:
         return result
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Dispose of the database engine."""
         engine = getattr(self._source, "_engine", None)
         if engine is not None:
             engine.dispose()

@@ -1,4 +1,4 @@
-"""What a check can say, and the floors that an effect must exceed to matter."""
+"""Verdicts of checks, and the floors that an effect must exceed to matter."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -60,7 +60,7 @@ class Statistic:
     p: float
 
     def judge(self, floor: Floor, alpha: float) -> str:
-        """Certain *and* large enough, or nothing."""
+        """A warning or critical verdict only if certain *and* above the floor."""
         return OK if self.p >= alpha else floor.judge(self.effect)
 
 
@@ -86,12 +86,12 @@ class Finding:
         return cls(**{name: held[name] for name in cls.__dataclass_fields__ if name in held})
 
     def to_json(self) -> dict[str, Any]:
-        """As `drift_runs.findings` holds it."""
+        """As stored in `drift_runs.findings`."""
         return asdict(self)
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """The gravest; ``ok`` of none, and of what is no alarm of its own."""
+    """The gravest verdict; symptoms and unwatched features count as ``ok``."""
     result = max(verdicts, key=_ORDER.__getitem__, default=OK)
     return result if _ORDER[result] else OK
 

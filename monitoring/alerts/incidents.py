@@ -155,7 +155,7 @@ def bad(run: Run) -> list[Finding]:
 
 
 def summary(run: Run) -> str:
-    """One sentence."""
+    """One sentence that names what left the training data's range."""
     features = list(dict.fromkeys(one.feature for one in bad(run)))
     named = ", ".join(features[:3]) + (f" and {len(features) - 3} more" if features[3:] else "")
     return (
@@ -165,7 +165,7 @@ def summary(run: Run) -> str:
 
 
 def _key(service: str, incident: int, opened: datetime, kind: str) -> str:
-    """The same for every attempt at a message, and for no other message of any database."""
+    """Idempotency key: the same for every attempt at a message, unique across databases."""
     text = f"{service} {incident} {opened.isoformat()} {kind}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

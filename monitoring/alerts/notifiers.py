@@ -57,15 +57,15 @@ class Message:
 
 
 class ChannelError(Exception):
-    """The message was not taken; the text names no secret."""
+    """The channel did not accept the message; the error text contains no secret."""
 
 
 class Channel(Protocol):
-    """Takes messages."""
+    """A destination of messages."""
 
     @property
     def name(self) -> str:
-        """Which it is: slack, webhook or email."""
+        """The kind of channel: slack, webhook or email."""
 
     def send(self, message: Message) -> None:
         """Deliver, or raise ChannelError."""

@@ -1,4 +1,4 @@
-"""Naming differences: one row of one feature is equal, or lags, came late, … or is a bug."""
+"""Classification of differences: a served value is equal, lagging, late, … or a bug."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -366,7 +366,7 @@ def _joined_moments(held: pa.Table, view: str) -> NDArray[np.int64]:
 
 
 def _places(held: pa.Table, again: pa.Table) -> NDArray[np.int64]:
-    """For each served row its place among the recomputed ones; -1 for defaults."""
+    """The index of each served row among the recomputed ones; -1 for defaults."""
     index = {
         key: place
         for place, key in enumerate(zip(*(again[name].to_pylist() for name in ROW), strict=True))

@@ -1,4 +1,4 @@
-"""What a served value is compared with: the training join, the recomputation, and the evidence."""
+"""Reference values of the audit: the training join, the recomputation, and the log's evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

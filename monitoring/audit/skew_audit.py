@@ -1,4 +1,4 @@
-"""The skew audit: what was served, against the training join and against a recomputation.
+"""The skew audit: served values compared with the training join and with a recomputation.
 
 The expected number of differences is zero, and each one has a name:
 
@@ -109,7 +109,7 @@ class AuditReport:
 
     @property
     def equal(self) -> int:
-        """Those without any difference."""
+        """Served values without any difference."""
         return sum(feature.equal for feature in self.features)
 
     @property
@@ -137,7 +137,7 @@ class AuditReport:
 
     @property
     def blind(self) -> bool:
-        """Whether something could not be looked at that should have been."""
+        """Whether something that should have been compared could not be."""
         return any(view.blind for view in self.views) or not (self.compared or self.entities)
 
     @property
@@ -193,7 +193,7 @@ def audit(
 
 
 def record(conn: psycopg.Connection, found: AuditReport) -> None:
-    """Keep what an audit found."""
+    """Store an audit's report."""
     content = [_plain(asdict(feature)) for feature in found.features]
     conn.execute(
         "INSERT INTO audit_runs (since, until, compared, equal, bugs, report) "

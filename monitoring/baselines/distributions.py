@@ -68,7 +68,7 @@ def embedding_content(vectors: NDArray[np.float64], keys: list[tuple[Any, ...]])
 
 
 def content_of(feature: Feature, table: pa.Table) -> dict[str, Any]:
-    """The distribution of one feature of a training set without what is no number."""
+    """The distribution of one feature of a training set, without nulls."""
     column = table[feature.name]
     if feature.kind == NUMERIC:
         # Of whole numbers beyond 2^53 the nearest double, as PostgreSQL's cast of a window's.
@@ -119,7 +119,7 @@ def counted_categories(values: pa.ChunkedArray) -> list[tuple[str, int]]:
 
 
 def vector_lengths(lists: pa.ChunkedArray | pa.Array) -> list[int]:
-    """The lengths of vectors that are there, ascending."""
+    """The distinct lengths of the vectors that are not null, ascending."""
     result: list[int] = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
     return sorted(result)
 
@@ -136,7 +136,7 @@ def _kurtosis(values: NDArray[np.float64]) -> float:
 
 
 def with_nulls(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """What is no number or too large, in numbers and in vectors, as nulls: all are counted."""
+    """Replace nan, infinities and too large numbers by null, in numbers and in vectors."""
     kind = column.type
     if pa.types.is_floating(kind):
         return pc.if_else(_is_number(column), column, pa.scalar(None, kind))

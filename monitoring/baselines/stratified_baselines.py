@@ -142,7 +142,7 @@ def _name(by: str) -> str:
 
 
 def _candidates(feature: Feature, table: pa.Table) -> dict[str, Codes]:
-    """What the feature may follow, by name."""
+    """The strata that the feature may depend on, by name."""
     result: dict[str, Codes] = {}
     for field in feature.requests:
         if field in table.column_names and _is_discrete(table.schema.field(field).type):
@@ -224,7 +224,7 @@ def _pooled_rows(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _pooled_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rare strata as one."""
+    """Pool rare strata into one."""
     rare = np.bincount(groups) < contingency_tests.LEAST_EXPECTED * 2
     return np.where(rare[groups], len(rare), groups)
 

@@ -1,4 +1,4 @@
-"""Calibration: what ordinary windows look like, and the floors that lie above that."""
+"""Calibration of floors: replay past windows, and propose floors above ordinary variation."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def calibrate(
     *,
     least_rows: int = LEAST_ROWS,
 ) -> Calibration:
-    """Replay the windows between two moments; nothing is recorded and nobody is told.
+    """Replay the windows between two timestamps; nothing is recorded and no alert is sent.
 
     Choose a span without incidents: what is replayed counts as ordinary.
 

@@ -1,4 +1,4 @@
-"""Causes and symptoms: what follows from a finding is not an alarm of its own.
+"""Causes and symptoms: a finding that follows from another one raises no alarm of its own.
 
 Where many more entities than in training have no row, their views' features all take their
 defaults, and so does what transforms make of them: the missing rows are the finding.

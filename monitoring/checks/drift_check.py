@@ -1,4 +1,4 @@
-"""The drift check: one window of one service against its baseline, once."""
+"""The drift check: compare one window of one service with its baseline, once."""
 
 import dataclasses
 import logging
@@ -240,7 +240,7 @@ def _gravity(finding: Finding) -> tuple[int, float]:
 
 
 def as_json(result: Any) -> list[dict[str, Any]]:
-    """Without the baseline, which is kept once, and without numbers that JSON cannot hold."""
+    """Results as JSON: without the baseline (stored once), non-finite numbers as text."""
     found = []
     for one in result.to_json_dict()["results"]:
         config = one["expectation_config"]

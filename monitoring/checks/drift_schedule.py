@@ -1,4 +1,4 @@
-"""The schedule: each window once, what follows from it, and the log kept short."""
+"""The schedule of checks: each window once, with its reactions; and retention of the log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class Reaction:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What was still to do of earlier verdicts on a service, and is done now."""
+    """Reactions to earlier verdicts on a service that were resumed."""
 
     service: str
     deliveries: tuple[Delivery, ...]
@@ -44,7 +44,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Response:
-    """What is done about a verdict."""
+    """The configured reactions to a verdict."""
 
     channels: Sequence[Channel] = ()
     policy: Policy = field(default_factory=lambda: Policy(frozenset()))

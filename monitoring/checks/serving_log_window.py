@@ -33,7 +33,7 @@ class Window:
 
     @property
     def length(self) -> timedelta:
-        """How long it is."""
+        """The window's length."""
         return self.end - self.start
 
 
@@ -74,7 +74,7 @@ def whole_windows(
 
 @contextmanager
 def relations(conn: psycopg.Connection, baseline: Baseline, window: Window) -> Iterator[Relations]:
-    """Make the window's relations, and drop them again. ``conn`` must be in autocommit.
+    """Create the window's temporary relations and drop them. ``conn`` must be in autocommit.
 
     They are ordinary views, since Great Expectations reads on connections of its own; the
     service's lock is held, so that what an interrupted check left can be dropped first.
