@@ -31,10 +31,11 @@ from benchmarks.drift_rules import Evidently, Ours, Published
 from benchmarks.report import Row, arguments, publish
 from extensions.database import connect, connect_arrow, migrate
 from extensions.local import postgres
-from monitoring import drift_store, suite
+from monitoring import suite
 from monitoring.baseline import Baseline
-from monitoring.drift_check import as_json, for_window, read_results
-from monitoring.serving_log_window import Window, relations
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import as_json, for_window, read_results
+from monitoring.checks.serving_log_window import Window, relations
 from monitoring.verdicts import CRITICAL, OK, WARNING, at_least
 
 # Rows of a window, and the most false alarms that are asked for, in percent of checks.
@@ -249,7 +250,7 @@ _CHECK = """
 import json, os, sys, time
 from pathlib import Path
 begun = time.perf_counter()
-import monitoring.suite, monitoring.drift_schedule, monitoring.prometheus_exporter
+import monitoring.suite, monitoring.checks.drift_schedule, monitoring.prometheus_exporter
 from typer.testing import CliRunner
 from extensions.cli.app import app
 def megabytes(name):

@@ -1,7 +1,7 @@
 """Features that follow the hour and the weekday: every hour of an ordinary week, and a change.
 
 A training set spans weeks and a window an hour, so a rule that compares the one with the other
-alarms day and night. Ours compares like hours with like (`monitoring.stratified_baselines`).
+alarms day and night. Ours compares like hours with like (monitoring.baselines).
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from benchmarks.drift_real import (
 )
 from benchmarks.report import Row
 from monitoring.baseline import Feature, baseline_of
-from monitoring.stratified_baselines import HOUR, WEEKDAY, conditioned
+from monitoring.baselines.stratified_baselines import HOUR, WEEKDAY, conditioned
 from monitoring.suite import Rules, expectations_of
 from monitoring.verdicts import WARNING, at_least
 

@@ -17,7 +17,7 @@ from feast.types import Bool, FeastType, Int32, Int64, UnixTimestamp
 from extensions.database import connect_arrow
 from extensions.stores.offline.writes import serving_log_table
 from monitoring.baseline import Baseline, Feature, baseline_of
-from monitoring.serving_log_window import Window
+from monitoring.checks.serving_log_window import Window
 
 SERVICE = "made"
 START = datetime(2026, 5, 1, tzinfo=UTC)

@@ -6,10 +6,13 @@ A view by its name follows the default version as it is promoted and rolled back
 
 from feast import FeatureService
 
+from feature_repo.entities import OWNER
+
 home_page = FeatureService(
     name="home_page",
     features=["user_watch_stats", "user_preferences", "user_habits"],
     description="A user's own features, for the home page.",
+    owner=OWNER,
 )
 
 ranking = FeatureService(
@@ -24,4 +27,5 @@ ranking = FeatureService(
         "ranking_signals",
     ],
     description="All that a ranking model wants of a user, an item and the two together.",
+    owner=OWNER,
 )

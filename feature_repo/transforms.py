@@ -9,6 +9,7 @@ from feast import Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Bool, Float32, Int64
 
+from feature_repo.entities import OWNER
 from feature_repo.views import (
     item_profile,
     user_habits,
@@ -40,6 +41,7 @@ request_context = RequestSource(
     mode="pandas",
     version="v1",
     description="Affinity to the genre, closeness to the preferred hour, begun but not finished.",
+    owner=OWNER,
 )
 def ranking_signals(inputs: pd.DataFrame) -> pd.DataFrame:
     """(n rows) -> (n rows): cosine in [-1, 1], closeness in [0, 1], a flag."""

@@ -18,7 +18,7 @@ from datetime import timedelta
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String
 
-from feature_repo.entities import item, user
+from feature_repo.entities import OWNER, item, user
 from feature_repo.sources import (
     item_profile_log,
     item_stats_log,
@@ -34,6 +34,8 @@ NO_PREFERENCE = "[" + ", ".join(["0.0"] * 32) + "]"
 user_watch_stats = FeatureView(
     name="user_watch_stats",
     version="v1",
+    description="How much a user has watched lately.",
+    owner=OWNER,
     entities=[user],
     ttl=UNLIMITED,
     schema=[
@@ -51,6 +53,8 @@ user_watch_stats = FeatureView(
 user_preferences = FeatureView(
     name="user_preferences",
     version="v1",
+    description="Which genres a user has been watching.",
+    owner=OWNER,
     entities=[user],
     ttl=UNLIMITED,
     schema=[
@@ -68,6 +72,8 @@ user_preferences = FeatureView(
 user_habits = FeatureView(
     name="user_habits",
     version="v1",
+    description="When and for how long a user watches.",
+    owner=OWNER,
     entities=[user],
     ttl=UNLIMITED,
     schema=[
@@ -91,6 +97,8 @@ user_habits = FeatureView(
 item_stats = FeatureView(
     name="item_stats",
     version="v1",
+    description="How popular an item is now.",
+    owner=OWNER,
     entities=[item],
     ttl=UNLIMITED,
     schema=[
@@ -114,6 +122,8 @@ item_stats = FeatureView(
 item_profile = FeatureView(
     name="item_profile",
     version="v1",
+    description="What an item is.",
+    owner=OWNER,
     entities=[item],
     ttl=UNLIMITED,
     schema=[
@@ -131,6 +141,8 @@ item_profile = FeatureView(
 user_item_progress = FeatureView(
     name="user_item_progress",
     version="v1",
+    description="How far a user has got in an item.",
+    owner=OWNER,
     entities=[user, item],
     ttl=UNLIMITED,
     schema=[

@@ -1,1 +1,1 @@
-"""Watching features: drift against the training data, and the audit of what was served."""
+"""Monitoring of features: drift against the training data, and the audit of served values."""

@@ -47,7 +47,7 @@ class DimensionMoments(ColumnAggregateMetricProvider):
         dimensions = metric_value_kwargs["dimensions"]
         if not len(held):
             return _nothing(dimensions)
-        vectors = np.array([np.asarray(one, np.float64) for one in held])
+        vectors = np.array([np.asarray(entry, np.float64) for entry in held])
         if vectors.shape[1] != dimensions:
             raise ValueError(f"Vectors have {vectors.shape[1]} dimensions, not {dimensions}.")
         return moments_of(vectors, metric_value_kwargs.get("usual"))
@@ -89,8 +89,8 @@ class DimensionMoments(ColumnAggregateMetricProvider):
                 )
                 for place in unlike
             ]
-            found = execution_engine.execute_query(sa.select(*fourth).select_from(once)).fetchone()
-            for place, one in zip(unlike, found or (), strict=True):
+            result = execution_engine.execute_query(sa.select(*fourth).select_from(once)).fetchone()
+            for place, one in zip(unlike, result or (), strict=True):
                 kurtoses[place] = float(one)
         return {"means": means, "sds": sds, "kurtoses": kurtoses}
 
@@ -113,7 +113,7 @@ def _nothing(dimensions: int) -> dict[str, Any]:
 
 
 def _otherwise(sds: Any, usual: Any) -> list[int]:
-    """The dimensions whose spread is another one by more than a tenth; not those without any."""
+    """Dimensions whose spread differs from the usual one by more than 10 %, unless it is 0."""
     if usual is None:
         return []
     return [

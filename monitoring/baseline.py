@@ -1,4 +1,4 @@
-"""Baselines: what each feature of a service looked like in the training set of a model."""
+"""Baselines: the distribution of each feature of a service in a model's training set."""
 
 import hashlib
 import json
@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from extensions.errors import InputError
+from extensions.statistics.histogram import bin_edges
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
-from monitoring.distributions import (
+from monitoring.baselines.distributions import (
     LARGEST,
-    bin_edges,
     content_of,
     embedding_content,
     numeric_content,
     vector_lengths,
     with_nulls,
 )
-from monitoring.feature_distributions import (
+from monitoring.baselines.feature_distributions import (
     CATEGORICAL,
     EMBEDDING,
     NUMERIC,
@@ -31,8 +31,8 @@ from monitoring.feature_distributions import (
     FeatureBaseline,
     kind_of,
 )
-from monitoring.repeated_entities import entity_counts
-from monitoring.stratified_baselines import strata_of
+from monitoring.baselines.stratified_baselines import strata_of
+from monitoring.statistics.repeated_entities import entity_counts
 
 __all__ = [
     "CATEGORICAL", "EMBEDDING", "LARGEST", "NUMERIC", "Baseline", "Feature", "FeatureBaseline",
@@ -55,12 +55,12 @@ class Baseline:
     left_out: tuple[str, ...] = field(default=())
 
     def to_json(self) -> str:
-        """The same text for the same baseline."""
+        """Canonical JSON: equal baselines give equal text."""
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
     @property
     def identity(self) -> str:
-        """64 hexadecimal digits."""
+        """SHA-256 of `to_json`, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
@@ -80,11 +80,11 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
         InputError: there is no such service.
     """
     try:
-        found = store.get_feature_service(service)
+        result = store.get_feature_service(service)
     except Exception as error:
         raise InputError(f"There is no feature service {service}.") from error
     features = []
-    for projection in found.feature_view_projections:
+    for projection in result.feature_view_projections:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)
         on_demand = hasattr(view, "source_request_sources")
         reads, requests = _inputs(view) if on_demand else ((), ())
@@ -93,10 +93,11 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
         version = 0 if on_demand else projection.version_tag or number
         features += [
             Feature(
-                projection.name, one.name, one.dtype.to_value_type().name, version, keys, reads,
+                projection.name, feature.name, feature.dtype.to_value_type().name, version, keys,
+                reads,
                 requests,
             )
-            for one in projection.features
+            for feature in projection.features
         ]  # fmt: skip
     return tuple(features)
 
@@ -177,7 +178,7 @@ def baseline_of(
 
 
 def _entity_keys(feature: Feature, features: list[Feature]) -> tuple[str, ...]:
-    """Whose a feature is; a transform's are those of all views that it is computed from."""
+    """The join keys of a feature; a transform's are those of all views that it reads."""
     if feature.version:
         return feature.keys
     known = {one.view: one.keys for one in features if one.version}

@@ -19,8 +19,9 @@ import numpy as np
 from great_expectations.expectations.expectation import BatchExpectation, ColumnAggregateExpectation
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
-from monitoring import array_metrics, drift_statistics
-from monitoring.embedding_drift import Moments, dimension_shifts
+from monitoring import array_metrics
+from monitoring.statistics import drift_statistics
+from monitoring.statistics.embedding_drift import Moments, dimension_shifts
 from monitoring.verdicts import (
     INSUFFICIENT,
     OK,
@@ -69,14 +70,14 @@ class _Compared(ColumnAggregateExpectation):
         return float(self.baseline.get("independent", 1.0))
 
     def nulls(self, nulls: int, rows: int) -> Statistic:
-        """Their share, against the training set's."""
+        """The change of the share of nulls."""
         base = self.baseline
         return drift_statistics.share_shift(
             "nulls", nulls, rows, base["null_rate"], base["rows"], self.worth()
         )
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the metrics must be told, by metric."""
+        """Arguments of the metrics, by metric."""
         return {}
 
     def asked_metrics(self) -> tuple[str, ...]:
@@ -84,11 +85,11 @@ class _Compared(ColumnAggregateExpectation):
         return self.metric_dependencies
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
-        """The comparisons; there are enough rows for them."""
+        """The statistics to judge; called only if there are enough rows."""
         raise NotImplementedError
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
-        """The distribution that was found, as plain numbers."""
+        """The live distribution, as JSON values."""
         raise NotImplementedError
 
     def get_validation_dependencies(
@@ -111,14 +112,14 @@ class _Compared(ColumnAggregateExpectation):
 
     def get_domain_kwargs(self) -> dict[str, Any]:
         """The column, in the batch that is validated."""
-        found = self._get_domain_kwargs()
-        return dict(found)
+        result = self._get_domain_kwargs()
+        return dict(result)
 
     def judged(self, metrics: Mapping[str, Any]) -> list[Finding]:
         """The verdicts on what was measured, wherever that was."""
         rows = int(metrics[ROWS])
-        found = self.statistics(metrics, rows) if rows >= self.least_rows else None
-        return _judge(self.feature, found, self.floors, self.alpha, rows)
+        result = self.statistics(metrics, rows) if rows >= self.least_rows else None
+        return _judge(self.feature, result, self.floors, self.alpha, rows)
 
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         rows = int(metrics[ROWS])
@@ -138,10 +139,10 @@ class ExpectNumbersLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """Nulls are counted among all rows, the rest among values."""
         base, nulls = self.baseline, int(metrics[NULLS])
-        worth, found = self.worth(), [self.nulls(nulls, rows)]
+        worth, result = self.worth(), [self.nulls(nulls, rows)]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2:
-            return found
+            return result
         live = _numbers(metrics, n, base)
         now, was = np.asarray(live["counts"], float), np.asarray(base["weights"], float) * m
         centers = base.get("centers")
@@ -149,7 +150,7 @@ class ExpectNumbersLikeBaseline(_Compared):
             centers = _between(base["edges"])
         else:
             # Nothing of the baseline lies in the outermost bins, by how they were chosen.
-            found.append(drift_statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
+            result.append(drift_statistics.outside(int(now[0]), int(now[-1]), n, m, worth))
             now, was = _joined(now), _joined(was)
         now, was = worth * now, worth * was
         level = drift_statistics.Numbers(now, live["mean"], live["sd"])
@@ -158,7 +159,7 @@ class ExpectNumbersLikeBaseline(_Compared):
             drift_statistics.psi(now, was),
             drift_statistics.mean_shift(level, base_level, centers, base["kurtosis"]),
             drift_statistics.sd_shift(level, base_level, centers, base["kurtosis"]),
-            *found,
+            *result,
         ]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:
@@ -176,26 +177,26 @@ class ExpectCategoriesLikeBaseline(_Compared):
     metric_dependencies = (COUNTS, NULLS)
 
     def metric_values(self) -> Mapping[str, Mapping[str, Any]]:
-        """In no order: the database need not sort."""
+        """Value counts without an order, so that the database need not sort."""
         return {COUNTS: {"sort": "none"}}
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
-        """A share of ``other`` categories in the baseline is not news."""
+        """Shares of categories; ``other`` of the baseline does not count as new."""
         base, nulls = self.baseline, int(metrics[NULLS])
         counts = _categories(metrics)
-        worth, found = self.worth(), [self.nulls(nulls, rows)]
+        worth, result = self.worth(), [self.nulls(nulls, rows)]
         m = base.get("counted") or base["values"]
         if not sum(counts.values()) or not m:
-            return found
+            return result
         return [
             *drift_statistics.category_shifts(counts, base["frequencies"], base["other"], m, worth),
-            *found,
+            *result,
         ]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """The most frequent categories, and how many rows the others have."""
         counts = _categories(metrics)
-        most = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:100])
+        most = dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:100])
         return {
             "counts": most,
             "other": sum(counts.values()) - sum(most.values()),
@@ -225,14 +226,14 @@ class ExpectEmbeddingLikeBaseline(_Compared):
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
         """``alpha`` holds for one dimension; the family counts them all."""
         base, nulls = self.baseline, int(metrics[NULLS])
-        worth, found = self.worth(), [self.nulls(nulls, rows)]
+        worth, result = self.worth(), [self.nulls(nulls, rows)]
         n, m = rows - nulls, base["values"]
         if n < 2 or m < 2 or not base["means"]:
-            return found
+            return result
         moments = metrics[array_metrics.MOMENTS]
         kurtoses = moments.get("kurtoses") or [None] * len(base["means"])
         now = _moments({**moments, "kurtoses": kurtoses}, n)
-        return [*dimension_shifts(now, _moments(base, m), self.alpha, worth), *found]
+        return [*dimension_shifts(now, _moments(base, m), self.alpha, worth), *result]
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
         """Moments by dimension."""
@@ -256,7 +257,7 @@ class ExpectAnchorsToPointAlike(_Compared):
         return [drift_statistics.lost_anchors(live, then, floor)] if len(live) else []
 
     def live(self, metrics: Mapping[str, Any], rows: int) -> dict[str, Any]:  # noqa: ARG002
-        """How far each anchor has turned."""
+        """The cosine of each anchor with its vector in the training set."""
         live, then = self._pairs(metrics)
         if not len(live):
             return {}
@@ -268,14 +269,14 @@ class ExpectAnchorsToPointAlike(_Compared):
 
     def _pairs(self, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
         anchors = self.baseline["anchors"]
-        found = [
+        result = [
             (vector, anchors[place]["vector"])
             for place, vector in metrics[array_metrics.VECTORS]
             if vector is not None and len(vector) == len(anchors[place]["vector"])
         ]
-        if not found:
+        if not result:
             return np.empty((0, 0)), np.empty((0, 0))
-        return np.asarray([a for a, _ in found], float), np.asarray([b for _, b in found], float)
+        return np.asarray([a for a, _ in result], float), np.asarray([b for _, b in result], float)
 
 
 class ExpectShareLikeBaseline(_Compared):
@@ -308,7 +309,7 @@ class ExpectFewStaleRows(ExpectShareLikeBaseline):
     expectation_type: ClassVar[str] = "expect_few_stale_rows"
 
     def statistics(self, metrics: Mapping[str, Any], rows: int) -> list[Statistic]:
-        """Beyond what is tolerated at all."""
+        """The share of stale rows beyond the tolerated one."""
         tolerated = self.floors["stale"]["warning"]
         return [drift_statistics.excess("stale", _ones(metrics, rows), rows, tolerated)]
 
@@ -328,8 +329,8 @@ class ExpectUsualVolume(BatchExpectation):
 
     def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         rows = int(metrics[ROWS])
-        found = [drift_statistics.missing_volume(rows, self.usual)]
-        findings = _judge(self.feature, found, self.floors, self.alpha, rows)
+        result = [drift_statistics.missing_volume(rows, self.usual)]
+        findings = _judge(self.feature, result, self.floors, self.alpha, rows)
         return _result(findings, rows, {"usual": self.usual})
 
 
@@ -362,8 +363,8 @@ def _judge(
 
 
 def _result(findings: Sequence[Finding], rows: int, live: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = worst(one.verdict for one in findings)
-    gravest = max(findings, key=lambda one: one.effect, default=None)
+    verdict = worst(finding.verdict for finding in findings)
+    gravest = max(findings, key=lambda entry: entry.effect, default=None)
     return {
         "success": bool(not at_least(verdict, WARNING)),
         "result": {
@@ -371,7 +372,7 @@ def _result(findings: Sequence[Finding], rows: int, live: Mapping[str, Any]) -> 
             "details": {
                 "verdict": verdict,
                 "rows": rows,
-                "findings": [one.to_json() for one in findings],
+                "findings": [finding.to_json() for finding in findings],
                 "live": dict(live),
                 "largest": gravest.statistic if gravest else None,
             },

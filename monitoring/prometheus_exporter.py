@@ -1,4 +1,4 @@
-"""What Prometheus is told of drift, alerts and audits: read from the tables when it asks."""
+"""Prometheus exporter of drift, alerts and audits: reads the tables at each scrape."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,8 @@ from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failure_classification import of_a_server
 from extensions.output_files import whole_file
-from monitoring import drift_store
 from monitoring.audit.difference_classification import CLASSES, counts
+from monitoring.checks import drift_store
 
 # As numbers for alert rules.
 VERDICTS = {"insufficient": -1, "ok": 0, "warning": 1, "critical": 2, "error": 3}
@@ -29,7 +29,7 @@ class MonitoringCollector:
         reached = GaugeMetricFamily("skewless_monitoring_up", "Whether PostgreSQL answers.")
         try:
             with connect(self._url, autocommit=True, name="skewless metrics") as conn:
-                found = [*_drift(conn), *_incidents(conn), *_audits(conn)]
+                result = [*_drift(conn), *_incidents(conn), *_audits(conn)]
         except Exception as error:
             if not (isinstance(error, SkewlessError) or of_a_server(error)):
                 raise
@@ -38,11 +38,11 @@ class MonitoringCollector:
             return
         reached.add_metric([], 1)
         yield reached
-        yield from found
+        yield from result
 
 
 def text(url: str) -> bytes:
-    """Prometheus' text format."""
+    """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(MonitoringCollector(url))
     return generate_latest(registry)
@@ -79,10 +79,11 @@ def _drift(conn: psycopg.Connection) -> Iterator[Metric]:
             verdict.add_metric([service], VERDICTS[run.verdict])
             checked.add_metric([service], run.window_end.timestamp())
             requests.add_metric([service], run.requests)
-            for one in run.findings:
-                if one.warning:
+            for finding in run.findings:
+                if finding.warning:
                     effect.add_metric(
-                        [service, one.feature, one.statistic], one.effect / one.warning
+                        [service, finding.feature, finding.statistic],
+                        finding.effect / finding.warning,
                     )
     yield from (verdict, checked, requests, effect)
 
@@ -133,7 +134,7 @@ def _audits(conn: psycopg.Connection) -> Iterator[Metric]:
     )
     if row is not None:
         finished.add_metric([], row[0])
-        found = counts(row[1]["features"])
+        result = counts(row[1]["features"])
         for name in CLASSES:
-            values.add_metric([name], found[name])
+            values.add_metric([name], result[name])
     yield from (finished, values)

@@ -1,4 +1,4 @@
-"""The suite of one service: what its baseline asks for, and how certain each must be."""
+"""The suite of expectations of one service, with floors and the certainty each must reach."""
 
 import logging
 import os
@@ -76,15 +76,15 @@ class Rules:
 def comparisons(baseline: Baseline) -> int:
     """How many statistics one check looks at; an embedding's count once for each dimension."""
     count = 1  # volume
-    views = {one.feature.view for one in baseline.features if one.feature.version}
+    views = {feature.feature.view for feature in baseline.features if feature.feature.version}
     count += 2 * len(views)  # defaults, stale
-    for one in baseline.features:
-        if one.feature.kind == NUMERIC:
+    for feature in baseline.features:
+        if feature.feature.kind == NUMERIC:
             count += 5
-        elif one.feature.kind == CATEGORICAL:
+        elif feature.feature.kind == CATEGORICAL:
             count += 3
         else:
-            count += 2 * len(one.content["means"]) + 2
+            count += 2 * len(feature.content["means"]) + 2
     return count
 
 
@@ -99,35 +99,35 @@ def expectations_of(
 
     ``unwatched``: labels of features that this window's rows cannot be compared with.
     """
-    found: list[Expectation] = []
-    own = [one for one in baseline.features if one.feature.view == view]
+    result: list[Expectation] = []
+    own = [feature for feature in baseline.features if feature.feature.view == view]
     for one in own:
-        found.append(
+        result.append(
             ExpectColumnToExist(column=one.feature.name, meta={"feature": one.feature.label})
         )
         if one.feature.name in present and one.feature.label not in unwatched:
             made = _CLASSES[str(one.feature.kind)]
-            found.append(made(column=one.feature.name, **_common(one, rules)))
+            result.append(made(column=one.feature.name, **_common(one, rules)))
     rate = next((one.default_rate for one in own if one.default_rate is not None), None)
     shared: dict[str, Any] = {"alpha": rules.alpha, "least_rows": rules.least_rows, "feature": view}
     shared["floors"] = rules.floors_of(view)
     if rate is not None and IS_DEFAULT in present:
         share = {"statistic": "defaults", "share": rate, "rows": own[0].rows,
                  "independent": own[0].content.get("independent", 1.0)}  # fmt: skip
-        found.append(ExpectShareLikeBaseline(column=IS_DEFAULT, baseline=share, **shared))
+        result.append(ExpectShareLikeBaseline(column=IS_DEFAULT, baseline=share, **shared))
     if IS_STALE in present:
-        found.append(ExpectFewStaleRows(column=IS_STALE, baseline={}, **shared))
-    return found
+        result.append(ExpectFewStaleRows(column=IS_STALE, baseline={}, **shared))
+    return result
 
 
-def anchors_of(one: FeatureBaseline, rules: Rules) -> Expectation:
-    """What is expected of an embedding's anchors."""
-    common = {**_common(one, rules), "least_rows": min(LEAST_ANCHORS, rules.least_rows)}
-    return ExpectAnchorsToPointAlike(column=one.feature.name, **common)
+def anchors_of(feature: FeatureBaseline, rules: Rules) -> Expectation:
+    """The expectation about an embedding's anchors."""
+    common = {**_common(feature, rules), "least_rows": min(LEAST_ANCHORS, rules.least_rows)}
+    return ExpectAnchorsToPointAlike(column=feature.feature.name, **common)
 
 
 def volume_of(service: str, usual: float, rules: Rules) -> Expectation:
-    """What is expected of the number of requests."""
+    """The expectation about the number of requests."""
     return ExpectUsualVolume(
         feature=service, usual=usual, floors=rules.floors_of(service), alpha=rules.alpha
     )
@@ -150,13 +150,13 @@ class Measuring:
             self._source = self._context.data_sources.add_postgres("live", connection_string=text)
 
     def of_relation(self, relation: str) -> Batch:
-        """A table or a view."""
+        """The batch of all rows of a table or view."""
         asset = self._source.add_table_asset(self._name(), table_name=relation)
         batch: Batch = asset.add_batch_definition_whole_table("all").get_batch()
         return batch
 
     def of_frame(self, frame: Any) -> Batch:
-        """A pandas frame."""
+        """The batch of all rows of a pandas frame."""
         asset = self._source.add_dataframe_asset(self._name())
         definition = asset.add_batch_definition_whole_dataframe("all")
         batch: Batch = definition.get_batch({"dataframe": frame})
@@ -171,7 +171,7 @@ class Measuring:
         return result
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Dispose of the database engine."""
         engine = getattr(self._source, "_engine", None)
         if engine is not None:
             engine.dispose()
@@ -181,14 +181,15 @@ class Measuring:
         return f"drift_{self._number}"
 
 
-def _common(one: FeatureBaseline, rules: Rules) -> dict[str, Any]:
+def _common(feature: FeatureBaseline, rules: Rules) -> dict[str, Any]:
     content = {
-        **one.content, "rows": one.rows, "null_rate": one.null_rate, "values": one.values,
+        **feature.content, "rows": feature.rows, "null_rate": feature.null_rate,
+        "values": feature.values,
     }  # fmt: skip
     return {
-        "feature": one.feature.label,
+        "feature": feature.feature.label,
         "baseline": content,
-        "floors": rules.floors_of(one.feature.label),
+        "floors": rules.floors_of(feature.feature.label),
         "alpha": rules.alpha,
         "least_rows": rules.least_rows,
     }

@@ -1,12 +1,18 @@
-"""What a check can say, and the floors that an effect must exceed to matter."""
+"""Verdicts of checks, and the floors that an effect must exceed to matter."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from extensions import exit_codes
+from extensions.statistics.floors import CRITICAL, DISTRIBUTION_FLOORS, OK, WARNING, Floor
 
-OK, INSUFFICIENT, WARNING, CRITICAL, ERROR = "ok", "insufficient", "warning", "critical", "error"
+__all__ = [
+    "CRITICAL", "ERROR", "EXIT_CODES", "FAMILY_ALPHA", "FLOORS", "INSUFFICIENT", "LEAST_ROWS", "OK",
+    "SYMPTOM", "UNWATCHED", "WARNING", "Finding", "Floor", "Statistic", "at_least", "worst",
+]  # fmt: skip
+
+INSUFFICIENT, ERROR = "insufficient", "error"
 # Of single findings only: one that follows from another, and a feature that could not be watched.
 SYMPTOM, UNWATCHED = "symptom", "unwatched"
 _ORDER = {OK: 0, SYMPTOM: 0, UNWATCHED: 0, INSUFFICIENT: 1, WARNING: 2, CRITICAL: 3, ERROR: 4}
@@ -26,27 +32,16 @@ LEAST_ROWS = 500
 FAMILY_ALPHA = 0.005
 
 
-@dataclass(frozen=True)
-class Floor:
-    """The least effect that is worth a warning, and a critical verdict."""
-
-    warning: float
-    critical: float
-
-
 # Effects are: psi the population stability index; mean a shift by the baseline's scale; sd
 # |ln ratio| shown as a ratio - 1; outside, unseen, nulls, defaults, stale shares of rows; js the
 # Jensen-Shannon distance (base 2); dimension_mean in standard deviations; dimension_sd |ln ratio|;
 # anchors 1 - median cosine; volume the share of requests that is missing.
 FLOORS: Mapping[str, Floor] = {
-    "psi": Floor(0.1, 0.2),
+    **DISTRIBUTION_FLOORS,
     "mean": Floor(0.10, 0.20),
     "sd": Floor(0.15, 0.30),
     "outside": Floor(0.02, 0.05),
-    "js": Floor(0.10, 0.15),
     "unseen": Floor(0.01, 0.03),
-    "nulls": Floor(0.01, 0.05),
-    "defaults": Floor(0.05, 0.20),
     "stale": Floor(0.01, 0.10),
     "dimension_mean": Floor(0.15, 0.5),
     "dimension_sd": Floor(0.15, 0.5),
@@ -65,10 +60,8 @@ class Statistic:
     p: float
 
     def judge(self, floor: Floor, alpha: float) -> str:
-        """Certain *and* large enough, or nothing."""
-        if self.p >= alpha or self.effect < floor.warning:
-            return OK
-        return CRITICAL if self.effect >= floor.critical else WARNING
+        """A warning or critical verdict only if certain *and* above the floor."""
+        return OK if self.p >= alpha else floor.judge(self.effect)
 
 
 @dataclass(frozen=True)
@@ -93,14 +86,14 @@ class Finding:
         return cls(**{name: held[name] for name in cls.__dataclass_fields__ if name in held})
 
     def to_json(self) -> dict[str, Any]:
-        """As `drift_runs.findings` holds it."""
+        """As stored in `drift_runs.findings`."""
         return asdict(self)
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """The gravest; ``ok`` of none, and of what is no alarm of its own."""
-    found = max(verdicts, key=_ORDER.__getitem__, default=OK)
-    return found if _ORDER[found] else OK
+    """The gravest verdict; symptoms and unwatched features count as ``ok``."""
+    result = max(verdicts, key=_ORDER.__getitem__, default=OK)
+    return result if _ORDER[result] else OK
 
 
 def at_least(verdict: str, other: str) -> bool:

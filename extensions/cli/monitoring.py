@@ -16,8 +16,8 @@ from extensions.cli.time_options import length_of
 from extensions.errors import InputError, NothingToCheckError, SkewlessError
 
 if TYPE_CHECKING:
-    from monitoring.drift_schedule import Response
-    from monitoring.drift_store import Run
+    from monitoring.checks.drift_schedule import Response
+    from monitoring.checks.drift_store import Run
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
@@ -98,7 +98,7 @@ def baseline(
     from extensions.addresses import REPO_ROOT
     from extensions.database import connect
     from monitoring.baseline import take_baseline
-    from monitoring.drift_store import bind
+    from monitoring.checks.drift_store import bind
 
     with progress("Reading the training set"):
         found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
@@ -136,8 +136,8 @@ def check(
 ) -> None:
     """A window is compared once; asked again, the recorded verdict is shown."""
     url = answering_postgres()
-    from monitoring.drift_check import check as look
-    from monitoring.drift_schedule import check_and_react
+    from monitoring.checks.drift_check import check as look
+    from monitoring.checks.drift_schedule import check_and_react
     from monitoring.prometheus_exporter import write_file
 
     response = _response(least_rows, rollback, after, rollback_command)
@@ -168,8 +168,8 @@ def calibrate(
     length, span = length_of(window), length_of(since)
     url, now = answering_postgres(), datetime.now(UTC)
     from extensions.database import connect
-    from monitoring.calibration import calibrate as run
-    from monitoring.drift_store import set_floors
+    from monitoring.checks.calibration import calibrate as run
+    from monitoring.checks.drift_store import set_floors
 
     with progress("Replaying"):
         found = run(url, service, length, now - span, now, least_rows=least_rows)
@@ -203,8 +203,8 @@ def watch(
     length, kept = length_of(window), length_of(keep)
     from extensions.database import connect
     from extensions.stores.offline.writes.serving_log_table import prune
-    from monitoring.drift_schedule import check_and_react, due, resume
-    from monitoring.drift_store import NOTHING_WATCHED, bound_services
+    from monitoring.checks.drift_schedule import check_and_react, due, resume
+    from monitoring.checks.drift_store import NOTHING_WATCHED, bound_services
     from monitoring.prometheus_exporter import MonitoringCollector, write_file
 
     response = _response(least_rows, rollback, after, rollback_command)
@@ -253,7 +253,7 @@ def report(
 
     url = answering_postgres()
     from extensions.database import connect
-    from monitoring.drift_store import NOTHING_WATCHED, bound_services, recent_runs
+    from monitoring.checks.drift_store import NOTHING_WATCHED, bound_services, recent_runs
     from monitoring.reports.drift_report import report as page
 
     with connect(url, autocommit=True) as conn:
@@ -325,7 +325,7 @@ def _response(
     from extensions.addresses import REPO_ROOT
     from monitoring.alerts.automatic_rollback import Policy, command, in_repository
     from monitoring.alerts.notifiers import channels
-    from monitoring.drift_schedule import Response
+    from monitoring.checks.drift_schedule import Response
 
     roll_back = command(program) if program else in_repository(REPO_ROOT)
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
@@ -335,9 +335,9 @@ def _windows(
     url: str, services: list[str] | None, length: str, start: str | None, end: str | None
 ) -> list[Any]:
     from extensions.database import connect
-    from monitoring.drift_store import NOTHING_WATCHED, bound_services
-    from monitoring.serving_log_window import Window as Span
-    from monitoring.serving_log_window import whole_windows
+    from monitoring.checks.drift_store import NOTHING_WATCHED, bound_services
+    from monitoring.checks.serving_log_window import Window as Span
+    from monitoring.checks.serving_log_window import whole_windows
 
     with connect(url) as conn:
         named = services or bound_services(conn)

@@ -7,9 +7,9 @@ from extensions.text_format import evidence_text, number_text
 
 if TYPE_CHECKING:
     from monitoring.audit.skew_audit import AuditReport
-    from monitoring.calibration import Calibration
-    from monitoring.drift_schedule import Reaction, Unfinished
-    from monitoring.drift_store import Run
+    from monitoring.checks.calibration import Calibration
+    from monitoring.checks.drift_schedule import Reaction, Unfinished
+    from monitoring.checks.drift_store import Run
 
 
 def show(runs: "list[Run]", *, as_json: bool) -> None:

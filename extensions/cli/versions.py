@@ -15,7 +15,7 @@ from extensions.exit_codes import ATTENTION, FAILED
 
 if TYPE_CHECKING:
     import psycopg
-    from feast import FeatureStore
+    from feast import FeatureStore, Field
 
 ViewName = Annotated[str, typer.Argument(metavar="VIEW", help="The view.")]
 VersionName = Annotated[str, typer.Argument(metavar="vN", help="Its version, as in v2.")]
@@ -81,7 +81,7 @@ def plan(
     with _store() as (store, conn), progress("Planning"):
         from extensions.cli.versions_output import change_json, markdown, show_plan
         from extensions.versions.plan import make_plan
-        from monitoring.drift_store import trained_on
+        from monitoring.checks.drift_store import trained_on
 
         made = make_plan(conn, store.project, REPO_ROOT, since=start)
         trained = {change.name: trained_on(conn, change.name) for change in made.changes}
@@ -199,10 +199,15 @@ def diff(
     from extensions.addresses import postgres_url
 
     numbers = _number(first), _number(second)
-    with _store() as (_, conn), progress("Comparing"):
+    with _store() as (store, conn), progress("Comparing"):
         from extensions.versions.diff import compare
 
-        found = compare(conn, postgres_url(), view, *numbers, size=sample)
+        fields = _fields(store, view)
+        found = compare(
+            conn, postgres_url(), view, *numbers, size=sample,
+            descriptions={field.name: field.description for field in fields if field.description},
+            units={field.name: field.tags["unit"] for field in fields if "unit" in field.tags},
+        )  # fmt: skip
     if html is not None:
         from extensions.versions.diff_report import write_html
 
@@ -236,6 +241,16 @@ def retire(
             declared=read_declared(REPO_ROOT).number(view),
         )  # fmt: skip
     emit([done], as_json)
+
+
+def _fields(store: "FeatureStore", view: str) -> "list[Field]":
+    """The features of a view as the registry describes them; none if it does not know the view."""
+    from feast.errors import FeatureViewNotFoundException
+
+    try:
+        return list(store.get_feature_view(view).features)
+    except FeatureViewNotFoundException:
+        return []
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from extensions.errors import InputError
 from extensions.timestamps import parse_timestamp
+from extensions.training.manifest_html import manifest_html
 
 FORMAT = 1
 
@@ -82,6 +83,10 @@ class Manifest:
     def to_json(self) -> str:
         """As the file beside the Parquet holds it."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return manifest_html(self)
 
     @property
     def known(self) -> datetime:

@@ -33,6 +33,7 @@ from extensions.training.manifest import (
     manifest_path,
     read_manifest,
 )
+from extensions.training.manifest_html import manifest_html
 from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
 from extensions.version_names import log_table_sql
 
@@ -48,6 +49,10 @@ class TrainingSet:
     path: Path
     manifest_path: Path
     manifest: Manifest
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the manifest's; the file is not read."""
+        return manifest_html(self.manifest, str(self.path))
 
 
 def take(

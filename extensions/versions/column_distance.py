@@ -1,149 +1,193 @@
-"""How far two columns of answers are apart: numbers, texts and embeddings.
+"""How far two columns of values are apart, row by row and as distributions.
 
-The two distances of distributions, `stability` and `divergence`, are those of drift checks too.
+Numbers, embeddings (lists of numbers) and texts (everything else, which is equal or not).
 """
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-BINS = 10
-MOST_WORDS = 20
+from extensions.statistics.divergence import (
+    jensen_shannon_divergence,
+    population_stability_index,
+)
+from extensions.statistics.histogram import counts_between, edges_with_range
+
+MOST_CATEGORIES = 20
+# The levels at which a long list of changes is summed up: dense in the tails.
+_LEVELS = np.unique(
+    np.concatenate([[0, 0.001, 0.005, 0.995, 0.999, 1], np.linspace(0.01, 0.99, 99)])
+)
 
 Floats = NDArray[np.float64]
-Bars = tuple[tuple[str, int, int], ...]
+Kind = Literal["number", "embedding", "text"]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One column: rows that are null; mean and standard deviation where they mean something
-    (for embeddings, of the norms).
+class ColumnSummary:
+    """One column: rows that are null, rows that have the declared default (nulls, where that is
+    null), and mean and standard deviation (of numbers; of embeddings' norms).
     """
 
     nulls: int
+    defaults: int
     mean: float | None
     sd: float | None
 
 
-def kind_of(column: pa.ChunkedArray) -> str:
-    """``number``, ``embedding`` or ``text`` (and all else that is equal or not)."""
-    kind = column.type
-    if pa.types.is_list(kind) and (
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+@dataclass(frozen=True)
+class Distribution:
+    """Rows of both columns by bin or by category.
+
+    Numbers and norms: ``edges`` between the bins, near quantiles of the first column
+    (`extensions.statistics.histogram`). Texts: ``names``, the most frequent ones first; ``other``:
+    rows of the categories that are not named, and their number.
+    """
+
+    edges: tuple[float, ...]
+    names: tuple[str, ...]
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    other: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class DistributionChange:
+    """Both distributions, and one statistic of how far they are apart.
+
+    ``psi``: population stability index, of numbers and norms; ``divergence``: Jensen-Shannon, in
+    bits, of texts; None where a column has no value.
+    """
+
+    distribution: Distribution
+    psi: float | None = None
+    divergence: float | None = None
+
+
+def kind_of(column: pa.ChunkedArray) -> Kind:
+    """How a column is compared."""
+    dtype = column.type
+    if pa.types.is_list(dtype) and (
+        pa.types.is_floating(dtype.value_type) or pa.types.is_integer(dtype.value_type)
     ):
         return "embedding"
-    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+    if pa.types.is_floating(dtype) or pa.types.is_integer(dtype):
         return "number"
     return "text"
 
 
-def distance_of(mine: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[Floats, Floats, str]:
-    """(how far apart, the signed change, the kind); a null is apart from everything but a null."""
-    kinds = {kind_of(mine), kind_of(theirs)}
+def distance_of(first: pa.ChunkedArray, second: pa.ChunkedArray) -> tuple[Floats, Floats, Kind]:
+    """Compare row by row; a null differs from everything but a null.
+
+    Returns:
+        (distance, change, kind), both (n,). The distance is infinite where one side is null; the
+        change is second minus first for numbers, the Euclidean distance for embeddings, 1 for
+        texts that differ, and 0 where one side is null.
+    """
+    kinds = {kind_of(first), kind_of(second)}
     kind = kinds.pop() if len(kinds) == 1 else "text"
     if kind == "number":
-        left, right = _numbers(mine), _numbers(theirs)
+        left, right = numbers(first), numbers(second)
         change = right - left
         one_null = np.isnan(left) ^ np.isnan(right)
         change = np.where(np.isnan(change), 0.0, change)
         return np.where(one_null, np.inf, np.abs(change)), change, kind
-    pairs = list(zip(mine.to_pylist(), theirs.to_pylist(), strict=True))
+    pairs = list(zip(first.to_pylist(), second.to_pylist(), strict=True))
     if kind == "embedding":
-        apart = np.array([_between(left, right) for left, right in pairs])
-        return apart, np.where(np.isinf(apart), 0.0, apart), kind
+        distances = np.array([_euclidean(left, right) for left, right in pairs])
+        return distances, np.where(np.isinf(distances), 0.0, distances), kind
     differ = np.array([float(left != right) for left, right in pairs])
     return differ, differ, kind
 
 
-def shape_of(column: pa.ChunkedArray, kind: str) -> Shape:
-    """Nulls, mean, standard deviation."""
+def summary_of(column: pa.ChunkedArray, kind: Kind, default: Any) -> ColumnSummary:
+    """Nulls, defaults, mean, standard deviation."""
+    nulls = column.null_count
+    if default is not None:
+        default = pa.scalar(default, column.type).as_py()  # rounded as the column's values are
+    defaults = nulls if default is None else sum(v == default for v in column.to_pylist())
     if kind == "text":
-        return Shape(column.null_count, None, None)
-    values = _numbers(column) if kind == "number" else _norms(column)
-    values = values[~np.isnan(values)]
+        return ColumnSummary(nulls, defaults, None, None)
+    values = _present(column, kind)
     if not len(values):
-        return Shape(column.null_count, None, None)
-    return Shape(column.null_count, float(values.mean()), float(values.std()))
+        return ColumnSummary(nulls, defaults, None, None)
+    return ColumnSummary(nulls, defaults, float(values.mean()), float(values.std()))
 
 
-def histogram(
-    mine: pa.ChunkedArray, theirs: pa.ChunkedArray, kind: str
-) -> tuple[Bars, float | None, float | None]:
-    """Bars (label, first, second), the stability index of numbers, the divergence of texts."""
+def distribution_change(
+    first: pa.ChunkedArray, second: pa.ChunkedArray, kind: Kind
+) -> DistributionChange:
+    """Both columns' distributions over bins near quantiles of the first, or over categories."""
     if kind == "text":
-        left, right = (Counter(map(str, column.to_pylist())) for column in (mine, theirs))
-        words = [word for word, _ in (left + right).most_common()]
-        shares = np.array([[left[w], right[w]] for w in words], np.float64)
-        bars = tuple((word, left[word], right[word]) for word in words[:MOST_WORDS])
-        return bars, None, divergence(shares[:, 0], shares[:, 1])
-    both = (_numbers(c) if kind == "number" else _norms(c) for c in (mine, theirs))
-    first, second = (values[~np.isnan(values)] for values in both)
-    if not len(first) or not len(second):
-        return (), None, None
-    edges = _edges(first)
-    p, q = (np.histogram(values, edges)[0] for values in (first, second))
-    drawn = np.histogram_bin_edges(np.concatenate([first, second]), bins=20)
-    left_n, right_n = (np.histogram(values, drawn)[0] for values in (first, second))
-    bars = tuple(
-        (f"{low:.3g} to {high:.3g}", int(a), int(b))
-        for low, high, a, b in zip(drawn[:-1], drawn[1:], left_n, right_n, strict=True)
-    )
-    return bars, stability(p, q), None
+        left, right = (Counter(map(str, column.to_pylist())) for column in (first, second))
+        names = [name for name, _ in (left + right).most_common()]
+        rows = np.array([[left[name], right[name]] for name in names], np.float64)
+        named = names[:MOST_CATEGORIES]
+        rest = [int(side) for side in rows[MOST_CATEGORIES:].sum(axis=0)]
+        distribution = Distribution(
+            edges=(),
+            names=tuple(named),
+            first=tuple(left[name] for name in named),
+            second=tuple(right[name] for name in named),
+            other=(rest[0], rest[1], len(names) - len(named)),
+        )
+        divergence = jensen_shannon_divergence(rows[:, 0], rows[:, 1])
+        return DistributionChange(distribution, divergence=divergence)
+    values, others = _present(first, kind), _present(second, kind)
+    if not len(values) or not len(others):
+        return DistributionChange(Distribution((), (), (), ()))
+    edges = edges_with_range(values)
+    p, q = counts_between(values, edges), counts_between(others, edges)
+    psi = population_stability_index(p, q)
+    distribution = Distribution(tuple(edges), (), tuple(p.tolist()), tuple(q.tolist()))
+    return DistributionChange(distribution, psi=psi)
 
 
-def stability(p: NDArray[Any], q: NDArray[Any]) -> float:
-    """The population stability index of two histograms over the same bins: counts of rows.
+def cumulative_shares(values: Floats) -> tuple[tuple[float, float], ...]:
+    """The empirical distribution of ``values`` (n,): pairs of a value and the share at or below it.
 
-    Σ (q - p) · ln(q / p) over shares: both relative entropies together. An empty bin counts as
-    half a row, which keeps it finite.
+    Of many distinct values about a hundred are kept, dense in both tails; the least and the
+    greatest are always among them.
     """
-    left, right = (np.maximum(counts, 0.5) / max(counts.sum(), 1) for counts in (p, q))
-    return float(((right - left) * np.log(right / left)).sum())
+    if not len(values):
+        return ()
+    distinct, counts = np.unique(values, return_counts=True)
+    shares = np.cumsum(counts) / len(values)
+    if len(distinct) > len(_LEVELS):
+        places = np.unique(np.minimum(np.searchsorted(shares, _LEVELS), len(distinct) - 1))
+        distinct, shares = distinct[places], shares[places]
+    return tuple(zip(distinct.tolist(), shares.tolist(), strict=True))
 
 
-def divergence(p: Floats, q: Floats) -> float:
-    """The Jensen-Shannon divergence of two histograms over the same categories, in bits: 0 to 1."""
-    left, right = p / p.sum(), q / q.sum()
-    middle = (left + right) / 2
-
-    def relative(share: Floats) -> float:
-        there = share > 0
-        return float((share[there] * np.log2(share[there] / middle[there])).sum())
-
-    return (relative(left) + relative(right)) / 2
-
-
-def _edges(values: Floats) -> Floats:
-    """Edges of bins of about equal share, between values and not on them."""
-    distinct = np.unique(values)
-    if len(distinct) == 1:
-        middles = np.array([np.nextafter(distinct[0], -np.inf), np.nextafter(distinct[0], np.inf)])
-    else:
-        wanted = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1])
-        places = np.clip(np.searchsorted(distinct, wanted, side="right"), 1, len(distinct) - 1)
-        middles = np.unique((distinct[places - 1] + distinct[places]) / 2)
-    return np.concatenate([[-np.inf], middles, [np.inf]])
-
-
-def _numbers(column: pa.ChunkedArray) -> Floats:
+def numbers(column: pa.ChunkedArray) -> Floats:
+    """As doubles, (n,); nan for null."""
     values: Floats = column.cast(pa.float64(), safe=False).to_numpy()
     return values
 
 
+def _present(column: pa.ChunkedArray, kind: Kind) -> Floats:
+    """Numbers, or norms of embeddings, that are not null."""
+    values = numbers(column) if kind == "number" else _norms(column)
+    present: Floats = values[np.isfinite(values)]
+    return present
+
+
 def _norms(column: pa.ChunkedArray) -> Floats:
     return np.array(
-        [np.nan if row is None else np.linalg.norm(np.array(row, float)) for row in
-         column.to_pylist()]
-    )  # fmt: skip
+        [
+            np.nan if row is None else np.linalg.norm(np.array(row, float))
+            for row in column.to_pylist()
+        ]
+    )
 
 
-def _between(left: list[float] | None, right: list[float] | None) -> float:
-    if left is None or right is None:
-        return 0.0 if left is right else float("inf")
-    if len(left) != len(right):
+def _euclidean(first: list[float] | None, second: list[float] | None) -> float:
+    if first is None or second is None:
+        return 0.0 if first is second else float("inf")
+    if len(first) != len(second):
         return float("inf")
-    return float(np.linalg.norm(np.array(right, float) - np.array(left, float)))
+    return float(np.linalg.norm(np.array(second, float) - np.array(first, float)))

@@ -1,10 +1,11 @@
-"""The difference between two versions: both computed for the same entities at the same moments.
+"""The difference between two versions: both computed for the same entities at the same instants.
 
 What a reviewer wants before promoting: how many values differ, by how much, whether the
-distribution moved, and which cases are the largest.
+distribution or a ranking by the feature changed, and which differences are the largest.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,21 +16,34 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from extensions.asof import Computation, Spine, active, compute
+from extensions.asof.computation import FeatureColumn
 from extensions.asof.safe_time import settled_now
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import InputError
+from extensions.reports.numbers import MISSING, number, share
+from extensions.statistics.floors import DISTRIBUTION_FLOORS
+from extensions.statistics.ranking import RankChange, rank_change
 from extensions.stores.registry.version_store import find
-from extensions.versions.column_distance import Shape, distance_of, histogram, shape_of
+from extensions.versions.column_distance import (
+    ColumnSummary,
+    Distribution,
+    Kind,
+    cumulative_shares,
+    distance_of,
+    distribution_change,
+    numbers,
+    summary_of,
+)
 
-MOMENTS = 7
+INSTANTS = 7
 APART = timedelta(days=1)
 LARGEST = 10
 
 
 @dataclass(frozen=True)
-class Case:
-    """One question and both answers."""
+class LargestDifference:
+    """One entity at one instant, with both values."""
 
     keys: tuple[Any, ...]
     as_of: datetime
@@ -42,37 +56,63 @@ class Case:
 class FeatureDiff:
     """One feature. ``quantiles``: of second minus first (for arrays, of their Euclidean distance;
     for texts of 0 and 1) at 0, 1, 25, 50, 75, 99 and 100 %. ``psi``: population stability index of
-    the two distributions; ``divergence``: Jensen-Shannon, in bits, for texts.
+    the two distributions; ``divergence``: Jensen-Shannon, in bits, for texts. ``changes``: pairs
+    of a change and the share of the differing values that changed by that or less. ``ranking``:
+    how a ranking by the feature would change; None where it ranks nothing.
     """
 
     name: str
-    kind: str
+    kind: Kind
     differing: int
     share: float
-    first: Shape
-    second: Shape
+    first: ColumnSummary
+    second: ColumnSummary
     quantiles: tuple[float, ...]
     psi: float | None
     divergence: float | None
-    largest: tuple[Case, ...]
-    bars: tuple[tuple[str, int, int], ...]
-    change_bars: tuple[tuple[str, int, int], ...]
+    ranking: RankChange | None
+    largest: tuple[LargestDifference, ...]
+    distribution: Distribution
+    changes: tuple[tuple[float, float], ...]
+
+    @property
+    def effect(self) -> tuple[str, float] | None:
+        """The statistic with a floor, and its size: ``psi``, or ``js`` (a distance) for texts."""
+        if self.psi is not None:
+            return "psi", self.psi
+        if self.divergence is not None:
+            return "js", float(np.sqrt(max(self.divergence, 0.0)))
+        return None
+
+    @property
+    def verdict(self) -> str | None:
+        """``ok``, ``warning`` or ``critical`` by the floors of drift checks; None: no statistic."""
+        if self.effect is None:
+            return None
+        statistic, size = self.effect
+        return DISTRIBUTION_FLOORS[statistic].judge(size)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two versions of a view over ``questions`` pairs of an entity and a moment."""
+    """Two versions of a view over ``pairs`` of an entity and an instant.
+
+    ``sql``: both texts. ``descriptions`` and ``units`` of features, where they are declared.
+    """
 
     view: str
     first: int
     second: int
-    questions: int
-    moments: tuple[datetime, ...]
+    pairs: int
+    instants: tuple[datetime, ...]
     join_keys: tuple[str, ...]
     features: tuple[FeatureDiff, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     seconds: tuple[float, float]
+    sql: tuple[str, str] = ("", "")
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """All of it, for programs."""
@@ -81,87 +121,100 @@ class Comparison:
     def table(self) -> list[dict[str, Any]]:
         """One line per feature, for a terminal."""
         rows = []
-        for one in self.features:
-            low, _, _, middle, _, _, high = one.quantiles
+        for feature in self.features:
+            low, _, _, middle, _, _, high = feature.quantiles
+            effect = feature.psi if feature.psi is not None else feature.divergence
             rows.append(
                 {
-                    "feature": one.name,
-                    "compared": self.questions,
-                    "differ": one.differing,
-                    "share": f"{one.share:.1%}",
-                    f"mean v{self.first}": _number(one.first.mean),
-                    f"mean v{self.second}": _number(one.second.mean),
-                    "change min": _number(low),
-                    "median": _number(middle),
-                    "max": _number(high),
-                    "drift": _number(one.psi if one.psi is not None else one.divergence),
+                    "feature": feature.name,
+                    "compared": self.pairs,
+                    "differ": feature.differing,
+                    "share": share(feature.share),
+                    f"mean v{self.first}": number(feature.first.mean),
+                    f"mean v{self.second}": number(feature.second.mean),
+                    "change min": number(low),
+                    "median": number(middle),
+                    "max": number(high),
+                    "drift": number(effect, 3),
                 }
             )
         for version, names in ((self.first, self.only_first), (self.second, self.only_second)):
-            rows += [{**dict.fromkeys(rows[0] if rows else ["feature"], "–"),
-                      "feature": f"{name} (only in v{version})"} for name in names]  # fmt: skip
+            blank = dict.fromkeys(rows[0] if rows else ["feature"], MISSING)
+            rows += [{**blank, "feature": f"{name} (only in v{version})"} for name in names]
         return rows
 
-    def largest_table(self) -> list[dict[str, Any]]:
-        """The largest differences of all features."""
+    def largest_table(self, feature: str | None = None) -> list[dict[str, Any]]:
+        """The largest differences of all features, or of one."""
         return [
             {
-                "feature": one.name,
-                **dict(zip(self.join_keys, case.keys, strict=True)),
-                "as of": case.as_of,
-                f"v{self.first}": _short(case.first),
-                f"v{self.second}": _short(case.second),
+                "feature": diff.name,
+                **dict(zip(self.join_keys, difference.keys, strict=True)),
+                "as of": difference.as_of,
+                f"v{self.first}": _short(difference.first),
+                f"v{self.second}": _short(difference.second),
             }
-            for one in self.features
-            for case in one.largest
+            for diff in self.features
+            if feature in (None, diff.name)
+            for difference in diff.largest
         ]
 
 
 def compare(
-    conn: psycopg.Connection, url: str, view: str, first: int, second: int, *, size: int = 5_000
+    conn: psycopg.Connection,
+    url: str,
+    view: str,
+    first: int,
+    second: int,
+    *,
+    size: int = 5_000,
+    descriptions: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Ask both versions the same ``size`` questions: active entities at daily moments of a week.
+    """Compute both versions for the same ``size`` pairs of an active entity and a daily instant.
 
     Raises:
         InputError: a version is unknown or a transform, or no entity was active.
     """
-    one, other = (find(conn, view, version) for version in (first, second))
-    if "transform" in (one.kind, other.kind):
+    published = [find(conn, view, version) for version in (first, second)]
+    if "transform" in (version.kind for version in published):
         raise InputError(
             f"{view} is a transform, which has no values of its own: compare what services serve "
             "with it."
         )
-    left, right = one.definition.computation(), other.definition.computation()
-    moments = tuple(settled_now(conn) - i * APART for i in range(MOMENTS))
-    spine = questions(_wider(left, right), moments, size)
+    left, right = (version.definition.computation() for version in published)
+    instants = tuple(settled_now(conn) - i * APART for i in range(INSTANTS))
+    spine = sampled_spine(_longer_horizon(left, right), instants, size)
     with connect_arrow(url) as arrow:
-        answers = [_results(arrow, computation, spine) for computation in (left, right)]
-    (mine, took), (theirs, took_too) = answers
-    if not mine.num_rows:
+        results = [_computed(arrow, computation, spine) for computation in (left, right)]
+    (values, took), (other_values, other_took) = results
+    if not values.num_rows:
         raise InputError(f"No entity of {view} was active in the last week: nothing to compare.")
-    names = [feature.name for feature in left.features]
-    there = {feature.name for feature in right.features}
-    keys = [mine[key].to_pylist() for key in left.join_keys]
-    at = mine["as_of"].to_pylist()
+    columns = {column.name: column for column in right.features}
+    shared = [column for column in left.features if column.name in columns]
+    pairs = _Pairs([values[key].to_pylist() for key in left.join_keys], values["as_of"].to_pylist())
     return Comparison(
         view=view,
         first=first,
         second=second,
-        questions=mine.num_rows,
-        moments=moments,
+        pairs=values.num_rows,
+        instants=instants,
         join_keys=left.join_keys,
         features=tuple(
-            _feature(name, mine[name], theirs[name], keys, at) for name in names if name in there
+            _feature_diff((column, columns[column.name]), values, other_values, pairs)
+            for column in shared
         ),
-        only_first=tuple(name for name in names if name not in there),
-        only_second=tuple(sorted(there - set(names))),
-        seconds=(took, took_too),
+        only_first=tuple(c.name for c in left.features if c.name not in columns),
+        only_second=tuple(sorted(set(columns) - {column.name for column in shared})),
+        seconds=(took, other_took),
+        sql=(left.sql, right.sql),
+        descriptions=descriptions or {},
+        units=units or {},
     )
 
 
-def questions(computation: Computation, moments: tuple[datetime, ...], size: int) -> Spine:
-    """``size`` pairs of an entity and a moment at which it was active; the same every time."""
-    each = sql.SQL(" UNION ALL ").join(active(computation, at).query for at in moments)
+def sampled_spine(computation: Computation, instants: tuple[datetime, ...], size: int) -> Spine:
+    """``size`` pairs of an entity and an instant at which it was active; the same every time."""
+    each = sql.SQL(" UNION ALL ").join(active(computation, at).query for at in instants)
     keys = identifiers(computation.join_keys, "q")
     return Spine(
         sql.SQL(
@@ -171,14 +224,14 @@ def questions(computation: Computation, moments: tuple[datetime, ...], size: int
     )
 
 
-def _wider(left: Computation, right: Computation) -> Computation:
+def _longer_horizon(left: Computation, right: Computation) -> Computation:
     """The one whose entities are active for longer."""
     if left.horizon is None or right.horizon is None:
         return left if left.horizon is None else right
     return left if left.horizon >= right.horizon else right
 
 
-def _results(arrow: Any, computation: Computation, spine: Spine) -> tuple[pa.Table, float]:
+def _computed(arrow: Any, computation: Computation, spine: Spine) -> tuple[pa.Table, float]:
     began = datetime.now().astimezone()
     table = compute(arrow, computation, spine)
     took = (datetime.now().astimezone() - began).total_seconds()
@@ -186,59 +239,60 @@ def _results(arrow: Any, computation: Computation, spine: Spine) -> tuple[pa.Tab
     return table.sort_by(order).combine_chunks(), round(took, 3)
 
 
-def _feature(
-    name: str,
-    mine: pa.ChunkedArray,
-    theirs: pa.ChunkedArray,
-    keys: list[list[Any]],
-    at: list[datetime],
+@dataclass(frozen=True)
+class _Pairs:
+    """What each row is of: its keys, by column, and its instant."""
+
+    keys: list[list[Any]]
+    as_of: list[datetime]
+
+
+def _feature_diff(
+    columns: tuple[FeatureColumn, FeatureColumn], values: pa.Table, others: pa.Table, pairs: _Pairs
 ) -> FeatureDiff:
-    distance, change, kind = distance_of(mine, theirs)
+    name = columns[0].name
+    first, second = values[name], others[name]
+    distance, change, kind = distance_of(first, second)
     differ = distance > 0
     order = np.argsort(-distance, kind="stable")[:LARGEST]
-    left, right = mine.to_pylist(), theirs.to_pylist()
-    bars, psi, divergence = histogram(mine, theirs, kind)
+    left, right = first.to_pylist(), second.to_pylist()
+    distribution = distribution_change(first, second, kind)
+    ranking = None
+    if kind == "number":
+        ranking = rank_change(numbers(first), numbers(second), pairs.as_of)
+    # A value that appears or vanishes has no size of change.
+    sized = differ & np.isfinite(distance)
     return FeatureDiff(
         name=name,
         kind=kind,
         differing=int(differ.sum()),
         share=float(differ.mean()),
-        first=shape_of(mine, kind),
-        second=shape_of(theirs, kind),
+        first=summary_of(first, kind, columns[0].default),
+        second=summary_of(second, kind, columns[1].default),
         quantiles=_quantiles(change),
-        psi=psi,
-        divergence=divergence,
+        psi=distribution.psi,
+        divergence=distribution.divergence,
+        ranking=ranking,
         largest=tuple(
-            Case(tuple(key[i] for key in keys), at[i], left[i], right[i], float(distance[i]))
+            LargestDifference(
+                tuple(key[i] for key in pairs.keys), pairs.as_of[i], left[i], right[i],
+                float(distance[i]),
+            )
             for i in order.tolist()
             if differ[i]
         ),
-        bars=bars,
-        change_bars=_change_bars(change[differ]),
-    )
+        distribution=distribution.distribution,
+        changes=() if kind == "text" else cumulative_shares(change[sized]),
+    )  # fmt: skip
 
 
 def _quantiles(change: NDArray[np.float64]) -> tuple[float, ...]:
-    found = np.quantile(change, [0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0])
-    return tuple(float(one) for one in found)
-
-
-def _change_bars(change: NDArray[np.float64]) -> tuple[tuple[str, int, int], ...]:
-    """How many values changed by how much, of those that did."""
-    if not len(change):
-        return ()
-    counts, edges = np.histogram(change, bins=min(20, max(1, len(np.unique(change)))))
-    return tuple(
-        (f"{low:.3g} to {high:.3g}", int(n), 0)
-        for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
-    )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    levels = np.quantile(change, [0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0])
+    return tuple(float(level) for level in levels)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(_short(one) for one in value[:3]) + (", …]" if value[3:] else "]")
+        shown = ", ".join(_short(element) for element in value[:3])
+        return f"[{shown}, …]" if value[3:] else f"[{shown}]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

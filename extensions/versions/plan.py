@@ -189,8 +189,11 @@ class _Planner:
         view = self._declared.views[name]
         fields = {f.name: (f.description, dict(f.tags)) for f in view.features}
         noted = {f.name: (f.description, dict(f.tags)) for f in spec.features}
-        return (view.description, dict(view.tags or {}), view.owner, fields) != (
-            spec.description, dict(spec.tags), spec.owner, noted,
+        tags, noted_tags = dict(view.tags or {}), dict(spec.tags)
+        for held in (tags, noted_tags):
+            held.pop(feast_registry_rows.SQL_TAG, None)
+        return (view.description, tags, view.owner, fields) != (
+            spec.description, noted_tags, spec.owner, noted,
         )  # fmt: skip
 
     def _removed(self) -> list[Change]:

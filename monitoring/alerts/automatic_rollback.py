@@ -27,8 +27,8 @@ from extensions.failpoints import point
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.registry.version_store import active, published
 from extensions.versions.promotion import rollback_once
-from monitoring import drift_store
-from monitoring.drift_store import Run
+from monitoring.checks import drift_store
+from monitoring.checks.drift_store import Run
 from monitoring.failpoints import Fault
 from monitoring.verdicts import CRITICAL
 
@@ -53,7 +53,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """A decision and what came of it; ``error`` None where it was done."""
+    """A rollback decision and its outcome; ``error`` is None if it was carried out."""
 
     view: str
     windows: int
@@ -76,7 +76,7 @@ def follow(
 
 
 def decide(conn: psycopg.Connection, run: Run, incident: int | None, policy: Policy) -> None:
-    """Write which views the run speaks against, for `carry_out`."""
+    """Record which views the run is evidence to roll back; `carry_out` does it."""
     if run.verdict != CRITICAL or incident is None:
         return
     for view in sorted(policy.views):
@@ -97,7 +97,7 @@ def waiting_services(conn: psycopg.Connection, policy: Policy) -> set[str]:
 def carry_out(
     conn: psycopg.Connection, service: str, policy: Policy, roll_back: RollBack
 ) -> list[RolledBack]:
-    """Do what was decided and not done, as long as the incident is open."""
+    """Carry out decided rollbacks that are still open, while the incident is open."""
     done = []
     for of, incident, view, reason, evidence in _waiting(conn, policy):
         if of != service:
@@ -173,7 +173,7 @@ def command(text: str) -> RollBack:
 
 
 def _evidence(conn: psycopg.Connection, run: Run, view: str, windows: int) -> dict[str, Any] | None:
-    """The windows that speak against the view; None unless there are enough, without a gap."""
+    """The consecutive critical windows of the view; None if there are too few or there is a gap."""
     length = run.window_end - run.window_start
     runs = [
         one
@@ -202,7 +202,7 @@ def _evidence(conn: psycopg.Connection, run: Run, view: str, windows: int) -> di
                 "from": each.window_start.isoformat(),
                 "to": each.window_end.isoformat(),
                 "requests": each.requests,
-                "findings": [one.to_json() for one in findings],
+                "findings": [finding.to_json() for finding in findings],
             }
             for each, findings in zip(runs, against, strict=True)
         ],

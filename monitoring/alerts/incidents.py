@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from extensions.failpoints import point
 from monitoring.alerts.notifiers import Channel, ChannelError, Message
-from monitoring.drift_store import Run
+from monitoring.checks.drift_store import Run
 from monitoring.failpoints import Fault
 from monitoring.verdicts import CRITICAL, OK, WARNING, Finding
 
@@ -123,7 +123,8 @@ def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel])
         error = None
         message = Message(
             incident, kind, of, severity, _title(kind, of, severity),
-            (text, *(_line(Finding.from_json(one)) for one in findings[:NAMED])) if kind == OPENED
+            (text, *(_line(Finding.from_json(finding)) for finding in findings[:NAMED]))
+            if kind == OPENED
             else ("All features are within their limits again.",),
             window.isoformat(), _key(of, incident, opened, kind),
         )  # fmt: skip
@@ -150,11 +151,11 @@ def deliver(conn: psycopg.Connection, service: str, channels: Sequence[Channel])
 
 def bad(run: Run) -> list[Finding]:
     """The findings that make a run's verdict."""
-    return [one for one in run.findings if one.verdict in (WARNING, CRITICAL)]
+    return [finding for finding in run.findings if finding.verdict in (WARNING, CRITICAL)]
 
 
 def summary(run: Run) -> str:
-    """One sentence."""
+    """One sentence that names what left the training data's range."""
     features = list(dict.fromkeys(one.feature for one in bad(run)))
     named = ", ".join(features[:3]) + (f" and {len(features) - 3} more" if features[3:] else "")
     return (
@@ -164,7 +165,7 @@ def summary(run: Run) -> str:
 
 
 def _key(service: str, incident: int, opened: datetime, kind: str) -> str:
-    """The same for every attempt at a message, and for no other message of any database."""
+    """Idempotency key: the same for every attempt at a message, unique across databases."""
     text = f"{service} {incident} {opened.isoformat()} {kind}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

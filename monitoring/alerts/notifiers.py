@@ -57,15 +57,15 @@ class Message:
 
 
 class ChannelError(Exception):
-    """The message was not taken; the text names no secret."""
+    """The channel did not accept the message; the error text contains no secret."""
 
 
 class Channel(Protocol):
-    """Takes messages."""
+    """A destination of messages."""
 
     @property
     def name(self) -> str:
-        """Which it is: slack, webhook or email."""
+        """The kind of channel: slack, webhook or email."""
 
     def send(self, message: Message) -> None:
         """Deliver, or raise ChannelError."""
@@ -167,15 +167,15 @@ def channels(environment: Mapping[str, str] | None = None) -> Sequence[Channel]:
         ConfigurationError: one of them cannot be read.
     """
     held = os.environ if environment is None else environment
-    found: list[Channel] = []
+    result: list[Channel] = []
     for variable, name in ((SLACK, "slack"), (WEBHOOK, "webhook")):
         if url := held.get(variable):
             if urlsplit(url).scheme not in ("http", "https"):
                 raise ConfigurationError(f"{variable} must be an http or https URL.")
-            found.append(Webhook(name, url, slack=name == "slack"))
+            result.append(Webhook(name, url, slack=name == "slack"))
     if url := held.get(EMAIL):
-        found.append(_email(url))
-    return found
+        result.append(_email(url))
+    return result
 
 
 def _email(url: str) -> Email:

@@ -1,4 +1,4 @@
-"""Naming differences: one row of one feature is equal, or lags, came late, … or is a bug."""
+"""Classification of differences: a served value is equal, lagging, late, … or a bug."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,28 +158,28 @@ def classify(
     differs: dict[str, NDArray[np.bool_]] = {}
     wrong: dict[str, NDArray[np.bool_]] = {}
     values: dict[str, pa.Array | None] = {}
-    for one in features:
-        served = held[SERVED + one.label].combine_chunks()
-        differs[one.label] = ~same(served, held[one.name])
-        wrong[one.label], values[one.label] = np.zeros(len(rows), np.bool_), None
+    for feature in features:
+        served = held[SERVED + feature.label].combine_chunks()
+        differs[feature.label] = ~same(served, held[feature.name])
+        wrong[feature.label], values[feature.label] = np.zeros(len(rows), np.bool_), None
         if again is not None and places is not None:
-            computed = again[one.name].combine_chunks().take(pa.array(places, mask=places < 0))
-            values[one.label] = computed
-            wrong[one.label] = ~same(served, computed)
+            computed = again[feature.name].combine_chunks().take(pa.array(places, mask=places < 0))
+            values[feature.label] = computed
+            wrong[feature.label] = ~same(served, computed)
     excused = _excused(conn, computation, held, as_of, wrong)
     any_differs = np.zeros(len(rows), np.bool_)
-    for one in features:
-        any_differs |= differs[one.label] & ~wrong[one.label]
+    for feature in features:
+        any_differs |= differs[feature.label] & ~wrong[feature.label]
     look = np.flatnonzero(any_differs)
     found = _evidence(conn, computation, held, look, as_of, joined)
     result = {}
-    for one in features:
+    for feature in features:
         classes, reasons, behind = _name(
-            differs[one.label], wrong[one.label], as_of, joined, look, found,
+            differs[feature.label], wrong[feature.label], as_of, joined, look, found,
             _micros(held["event_timestamp"]), excused, computation,
         )  # fmt: skip
-        result[one.label] = Compared(
-            answer, one, version, rows, classes, behind, reasons, values[one.label]
+        result[feature.label] = Compared(
+            answer, feature, version, rows, classes, behind, reasons, values[feature.label]
         )
     return result
 
@@ -313,7 +313,7 @@ def _logged_at(
     kinds = (*computation.key_types, "timestamptz")
     columns = zip(*((*key, at) for key, at in rows), strict=True)
     names = [f"k{i}" for i in range(len(computation.join_keys))]
-    found = conn.execute(
+    result = conn.execute(
         sql.SQL(
             "SELECT (SELECT min(l.created_timestamp) FROM {log} AS l WHERE {same} "
             "AND l.event_timestamp = c.at AND NOT l.{mark}) "
@@ -332,7 +332,7 @@ def _logged_at(
             names=identifiers(names),
         )
     ).fetchall()
-    return [at for (at,) in found]
+    return [at for (at,) in result]
 
 
 def _evidence(
@@ -366,7 +366,7 @@ def _joined_moments(held: pa.Table, view: str) -> NDArray[np.int64]:
 
 
 def _places(held: pa.Table, again: pa.Table) -> NDArray[np.int64]:
-    """For each served row its place among the recomputed ones; -1 for defaults."""
+    """The index of each served row among the recomputed ones; -1 for defaults."""
     index = {
         key: place
         for place, key in enumerate(zip(*(again[name].to_pylist() for name in ROW), strict=True))
@@ -394,4 +394,4 @@ def _moment(micros: np.int64) -> datetime | None:
 
 def counts(features: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Values by class, over all features."""
-    return {name: sum(int(one[name]) for one in features) for name in CLASSES}
+    return {name: sum(int(feature[name]) for feature in features) for name in CLASSES}

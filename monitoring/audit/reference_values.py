@@ -1,4 +1,4 @@
-"""What a served value is compared with: the training join, the recomputation, and the evidence."""
+"""Reference values of the audit: the training join, the recomputation, and the log's evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,9 +72,11 @@ def joined(
     (whether the row carries the view).
     """
     refs = [
-        f"{one.view}@v{versions[one.view]}:{one.name}" if one.version else one.label
-        for one in part.features
-        if one.version or transforms
+        f"{feature.view}@v{versions[feature.view]}:{feature.name}"
+        if feature.version
+        else feature.label
+        for feature in part.features
+        if feature.version or transforms
     ]
     labels = part.rows(_label_columns(part))
     job = store.get_historical_features(entity_df=labels.as_string(None), features=refs)
@@ -215,8 +217,8 @@ def _label_columns(part: Slice) -> list[sql.Composable]:
         )
     columns += [
         sql.SQL("f.{} AS {}").format(
-            sql.Identifier(part.columns[one.label]), sql.Identifier(SERVED + one.label)
+            sql.Identifier(part.columns[feature.label]), sql.Identifier(SERVED + feature.label)
         )
-        for one in part.features
+        for feature in part.features
     ]
     return columns

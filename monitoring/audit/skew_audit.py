@@ -1,4 +1,4 @@
-"""The skew audit: what was served, against the training join and against a recomputation.
+"""The skew audit: served values compared with the training join and with a recomputation.
 
 The expected number of differences is zero, and each one has a name:
 
@@ -82,7 +82,9 @@ class FeatureReport:
             self.longest_lag_seconds = max(self.longest_lag_seconds, float(lags.max()))
         self.worst += other.cases(WORST)
         # Bugs first; of the others the longest behind.
-        self.worst.sort(key=lambda one: (-CLASSES.index(one["class"]), -one["behind_seconds"]))
+        self.worst.sort(
+            key=lambda entry: (-CLASSES.index(entry["class"]), -entry["behind_seconds"])
+        )
         del self.worst[WORST:]
 
 
@@ -103,40 +105,40 @@ class AuditReport:
     @property
     def compared(self) -> int:
         """Served values that were compared."""
-        return sum(one.compared for one in self.features)
+        return sum(feature.compared for feature in self.features)
 
     @property
     def equal(self) -> int:
-        """Those without any difference."""
-        return sum(one.equal for one in self.features)
+        """Served values without any difference."""
+        return sum(feature.equal for feature in self.features)
 
     @property
     def bugs(self) -> int:
         """Differences without a known cause."""
-        return sum(one.bug for one in self.features)
+        return sum(feature.bug for feature in self.features)
 
     @property
     def overdue(self) -> int:
         """Values, and sampled entities, that are behind by more than the freshness budget."""
-        served = sum(one.overdue for one in self.features)
-        return served + sum(one.counts.get(consistency_report.OVERDUE, 0) for one in self.views)
+        served = sum(feature.overdue for feature in self.features)
+        return served + sum(view.counts.get(consistency_report.OVERDUE, 0) for view in self.views)
 
     @property
     def apart(self) -> int:
         """Sampled entities of which history, log and Redis say different things."""
         return sum(
-            one.findings - one.counts.get(consistency_report.OVERDUE, 0) for one in self.views
+            view.findings - view.counts.get(consistency_report.OVERDUE, 0) for view in self.views
         )
 
     @property
     def entities(self) -> int:
         """Entities that were sampled, over all views."""
-        return sum(one.entities for one in self.views)
+        return sum(view.entities for view in self.views)
 
     @property
     def blind(self) -> bool:
-        """Whether something could not be looked at that should have been."""
-        return any(one.blind for one in self.views) or not (self.compared or self.entities)
+        """Whether something that should have been compared could not be."""
+        return any(view.blind for view in self.views) or not (self.compared or self.entities)
 
     @property
     def exit_code(self) -> int:
@@ -180,19 +182,19 @@ def audit(
                     reports.setdefault(label, FeatureReport(label)).add(compared)
     if not requests:
         left_out["No request was logged in that time (`skewless serve --log 1`)."] = None
-    found = tuple(reports[label] for label in sorted(reports))
+    result = tuple(reports[label] for label in sorted(reports))
     views: Sequence[ViewComparison] = ()
     if entities:
         views = compare_views(store, computations.values(), entities=entities)
-        left_out |= dict.fromkeys(said for one in views for said in one.left_out)
+        left_out |= dict.fromkeys(said for view in views for said in view.left_out)
     else:
         left_out["No entities were sampled."] = None
-    return AuditReport(since, until, requests, found, tuple(left_out), tuple(views))
+    return AuditReport(since, until, requests, result, tuple(left_out), tuple(views))
 
 
 def record(conn: psycopg.Connection, found: AuditReport) -> None:
-    """Keep what an audit found."""
-    content = [_plain(asdict(one)) for one in found.features]
+    """Store an audit's report."""
+    content = [_plain(asdict(feature)) for feature in found.features]
     conn.execute(
         "INSERT INTO audit_runs (since, until, compared, equal, bugs, report) "
         "VALUES (%s, %s, %s, %s, %s, %s)",
@@ -206,7 +208,7 @@ def record(conn: psycopg.Connection, found: AuditReport) -> None:
                 {
                     "features": content,
                     "left_out": list(found.left_out),
-                    "views": [_plain(asdict(one)) for one in found.views],
+                    "views": [_plain(asdict(view)) for view in found.views],
                 }
             ),
         ],
@@ -237,7 +239,7 @@ class _Work:
         answer = reference_values.joined(self.store, part, part.versions, transforms=True)
         by_view: dict[str, NDArray[np.int8]] = {}
         for view, version in part.versions.items():
-            own = [one for one in part.features if one.view == view]
+            own = [feature for feature in part.features if feature.view == view]
             computation = self.computations.get(version_name(view, version))
             again = None
             if computation is None:
@@ -260,7 +262,7 @@ class _Work:
 
     def _pointed(self, view: str, version: int, own: Sequence[Feature]) -> dict[str, Compared]:
         """Rows that were served just after the pointer moved on: against where it pointed."""
-        found: dict[str, Compared] = {}
+        result: dict[str, Compared] = {}
         for move in _moves(self.conn, view):
             if move.version == version:
                 continue
@@ -271,11 +273,11 @@ class _Work:
             part = replace(self.part, start=start, end=end, features=tuple(own), request=())
             other = {**self.part.versions, view: move.version}
             answer = reference_values.joined(self.store, part, other, transforms=False)
-            for one in own:
-                compared = Compared.of_pointer(answer, one, move.version)
-                held = found.get(one.label)
-                found[one.label] = compared if held is None else held.and_also(compared)
-        return found
+            for feature in own:
+                compared = Compared.of_pointer(answer, feature, move.version)
+                held = result.get(feature.label)
+                result[feature.label] = compared if held is None else held.and_also(compared)
+        return result
 
 
 def _slices(
@@ -298,10 +300,10 @@ def _slices(
             continue
         features.append(one)
         columns[one.label] = column
-    if len({one.name for one in features}) < len(features):
+    if len({feature.name for feature in features}) < len(features):
         left_out[f"{service} has two features of one name: it was not audited."] = None
         return
-    views = list(dict.fromkeys(one.view for one in features if one.version))
+    views = list(dict.fromkeys(feature.view for feature in features if feature.version))
     if not views:
         return
     below = _bound(conn, service, since, until, sample)
@@ -319,13 +321,13 @@ def _slices(
         ),
         [service, since, until, below],
     ).fetchall()
-    keys = tuple(dict.fromkeys(key for one in features for key in one.keys))
+    keys = tuple(dict.fromkeys(key for feature in features for key in feature.keys))
     request = tuple(
         name.removeprefix("request__")
         for name in present
-        if name.startswith("request__") and any(not one.version for one in features)
+        if name.startswith("request__") and any(not feature.version for feature in features)
     )
-    made = {one.view: _moves(conn, one.view) for one in features if not one.version}
+    made = {feature.view: _moves(conn, feature.view) for feature in features if not feature.version}
     for numbers, moments, requests in rows:
         held = {view: n for view, n in zip(views, numbers, strict=True) if n is not None}
         if not held:
@@ -344,14 +346,14 @@ def _own(
     left_out: dict[str, None],
 ) -> Iterator[Feature]:
     """What can be compared of requests from ``start`` on that were answered with ``held``."""
-    for one in features:
-        if one.version:
-            if one.view in held:
-                yield one
-        elif all(move.at + FOLLOWING <= start for move in moves[one.view]):
-            yield one
+    for feature in features:
+        if feature.version:
+            if feature.view in held:
+                yield feature
+        elif all(move.at + FOLLOWING <= start for move in moves[feature.view]):
+            yield feature
         else:  # a row does not say which version of a transform made it
-            left_out[f"{one.label} was compared from a minute after its last move on."] = None
+            left_out[f"{feature.label} was compared from a minute after its last move on."] = None
 
 
 def _cuts(

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from typing import Any
 
 import psycopg
 
-from extensions.versions.diff_report import document
-from monitoring import drift_store
-from monitoring.baseline import CATEGORICAL, EMBEDDING, NUMERIC, FeatureBaseline
-from monitoring.drift_store import Run
-from monitoring.reports import charts
+from extensions.reports import charts
+from extensions.reports.html import Markup, badge, code_spans, document, element, legend, table
+from extensions.reports.numbers import MISSING, chance, share, timestamp
+from monitoring.baseline import Baseline, FeatureBaseline
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import for_window
+from monitoring.checks.drift_store import Run
+from monitoring.checks.serving_log_window import Window
+from monitoring.reports.distribution_charts import distribution_chart
+from monitoring.reports.statistic_guide import GUIDES, guide_of
 from monitoring.verdicts import (
     CRITICAL,
     INSUFFICIENT,
@@ -24,225 +28,347 @@ from monitoring.verdicts import (
 )
 
 WINDOWS = 48
-SHOWN_CATEGORIES = 15
-
-LOOK = {
-    "psi": "the shape of the distribution: compare the bars",
-    "mean": "the level: a unit, a scale or a population has changed",
-    "sd": "the spread: values were cut off, or a source was mixed in",
-    "js": "the mix of categories: a catalogue or a classifier has changed",
-    "outside": "values beyond any of the training set: a unit, an overflow, a new source",
-    "unseen": "categories that the model never saw: look at the source's latest import",
-    "nulls": "missing values: look at the computation and at the source's completeness",
-    "defaults": "entities without a row: look at the refresh, and at who asks",
-    "stale": "a pipeline that lags: `skewless status`, `skewless refresh --due`",
-    "dimension_mean": "a dimension that moved: another model or encoder made the vectors",
-    "dimension_sd": "a dimension that died or grew: look at the encoder's output",
-    "anchors": "known entities point elsewhere: the embedding space was replaced",
-    "volume": "requests that did not come, or that were not logged",
-    "schema": "a feature is not in the served log: it left the service, or changed its type",
-    "rows": "too few rows to say anything",
-}
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;
-color:#1c1c1c;background:#fff}h1{font-size:1.5rem}h2{margin-top:2.5rem;border-top:1px solid #ddd;
-padding-top:1rem}h3{margin:1.5rem 0 .3rem}table{border-collapse:collapse;margin:.5rem 0}
-td,th{text-align:left;padding:.15rem .8rem .15rem 0;vertical-align:top}
-.badge{border-radius:.6rem;padding:.1rem .6rem;font-size:.85rem;color:#fff}
-.symptom,.unwatched{background:#888;fill:#bbb}
-.ok{background:#3a7d44;fill:#3a7d44}.insufficient{background:#888;fill:#bbb}
-.warning{background:#b7791f;fill:#b7791f;stroke:none}
-.critical{background:#b3261e;fill:#b3261e}.error{background:#5b3a8c;fill:#5b3a8c}
-.pair{display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
-rect.was{fill:#c9ced6}rect.now{fill:#2b6cb0}svg text{font-size:10px;fill:#555}
-line.warning{stroke:#b7791f;stroke-dasharray:4 3}line.critical{stroke:#b3261e;stroke-dasharray:4 3}
-polyline.line{fill:none;stroke:#2b6cb0;stroke-width:1.5}circle.dot{fill:#2b6cb0}
-.muted{color:#666}code{background:#f3f3f3;padding:0 .25rem}
-"""
+_GRAVITY = (OK, UNWATCHED, SYMPTOM, INSUFFICIENT, WARNING, CRITICAL)
 
 
 def report(conn: psycopg.Connection, services: Sequence[str]) -> str:
     """The page for these services; ``conn`` must be able to read monitoring's tables."""
-    made = datetime.now(UTC)
-    sections = "".join(_service(conn, service) for service in services)
+    title = f"Drift report, {timestamp(datetime.now(UTC))}"
     return document(
-        "Skewless: drift",
-        STYLE,
-        f"<h1>Drift, as of {made:%Y-%m-%d %H:%M} UTC</h1>{_health(conn, services)}{sections}"
-        '<p class="muted">Grey: the training set. Blue: what was served. Dashed: the floors for '
-        "a warning and a critical verdict. A verdict needs both: an effect above its floor, and "
-        "certainty over all features of the service.</p>",
+        title,
+        element("h1", title),
+        *_health(conn, services),
+        *(_service(conn, service) for service in services),
+        element("h2", "How to read this"),
+        *_explanation(),
     )
 
 
-def _health(conn: psycopg.Connection, services: Sequence[str]) -> str:
-    rows = []
+def _health(conn: psycopg.Connection, services: Sequence[str]) -> list[Markup]:
+    parts = []
+    if not services:
+        parts.append(element("p", element("strong", drift_store.NOTHING_WATCHED)))
+    rows: list[tuple[Any, ...]] = []
     for service in services:
         runs = drift_store.recent_runs(conn, service, WINDOWS)
         last = runs[-1] if runs else None
-        strip = charts.strip([(r.verdict, f"{r.window_start:%m-%d %H:%M}") for r in runs])
+        verdicts = [(run.verdict, timestamp(run.window_start)) for run in runs]
         rows.append(
-            f'<tr><td><a href="#{escape(service)}">{escape(service)}</a></td>'
-            f"<td>{_badge(last.verdict) if last else 'never checked'}</td>"
-            f"<td>{f'{last.requests:,} logged requests' if last else ''}</td><td>{strip}</td></tr>"
+            (
+                element("a", service, href=f"#{service}"),
+                badge(last.verdict) if last else "never checked",
+                f"{last.requests:,}" if last else MISSING,
+                charts.strip(f"Verdicts of {service}", verdicts) if runs else MISSING,
+            )
         )
-    rows += [
-        f"<tr><td>{escape(service)}</td><td>not watched</td><td>served and logged, and has no "
-        "baseline: <code>skewless drift baseline</code></td><td></td></tr>"
-        for service in drift_store.unwatched_services(conn)
-    ]
-    nothing = "" if services else f"<p><b>{escape(drift_store.NOTHING_WATCHED)}</b></p>"
-    return f"{nothing}<table>{''.join(rows)}</table>{_incidents(conn)}{_audit(conn)}"
+    without = element(
+        "span", "not watched: no baseline, run ", element("code", "skewless drift baseline")
+    )
+    rows += [(name, without, MISSING, MISSING) for name in drift_store.unwatched_services(conn)]
+    if rows:
+        columns = ("Service", "Last verdict", "Logged requests", "Verdicts, oldest first")
+        parts.append(table("Services and their last windows", columns, rows, numeric=(2,)))
+    return [*parts, _incidents(conn), _audit(conn)]
 
 
-def _incidents(conn: psycopg.Connection) -> str:
-    rows = conn.execute(
+def _incidents(conn: psycopg.Connection) -> Markup:
+    records = conn.execute(
         "SELECT i.service, i.severity, i.opened_window, i.closed_window, i.summary, "
         "(SELECT string_agg(r.view_name || ': ' || coalesce(r.outcome, r.error, '…'), '; ') "
         "FROM drift_rollbacks AS r WHERE r.incident_id = i.incident_id) "
         "FROM drift_incidents AS i ORDER BY i.incident_id DESC LIMIT 10"
     ).fetchall()
-    if not rows:
-        return '<p class="muted">No incidents.</p>'
-    lines = "".join(
-        f"<tr><td>{_badge(severity)}</td><td>{escape(service)}</td>"
-        f"<td>{opened:%Y-%m-%d %H:%M} – {f'{closed:%m-%d %H:%M}' if closed else 'now'}</td>"
-        f"<td>{escape(summary)}{f' Rolled back: {escape(rolled)}.' if rolled else ''}</td></tr>"
-        for service, severity, opened, closed, summary, rolled in rows
-    )
-    return f"<h3>Incidents</h3><table>{lines}</table>"
+    if not records:
+        return element("p", "No incidents.", class_="muted")
+    rows = [
+        (
+            service,
+            badge(severity),
+            timestamp(opened),
+            timestamp(closed) if closed else "still open",
+            f"{summary} Rolled back: {rolled}." if rolled else summary,
+        )
+        for service, severity, opened, closed, summary, rolled in records
+    ]
+    columns = ("Service", "Severity", "From", "Until", "What was found")
+    return table("Incidents, the latest first", columns, rows, wide=(4,))
 
 
-def _audit(conn: psycopg.Connection) -> str:
+def _audit(conn: psycopg.Connection) -> Markup:
     row = conn.execute(
         "SELECT since, until, compared, equal, bugs FROM audit_runs ORDER BY audit_id DESC LIMIT 1"
     ).fetchone()
     if row is None:
-        return '<p class="muted">No skew audit yet: <code>skewless audit</code>.</p>'
+        return element("p", "No skew audit yet: ", element("code", "skewless audit"), ".",
+                       class_="muted")  # fmt: skip
     since, until, compared, equal, bugs = row
-    return (
-        f"<p>Last skew audit, {since:%Y-%m-%d %H:%M} to {until:%H:%M}: {compared:,} served values "
-        f"compared, {equal:,} equal, {_badge(CRITICAL if bugs else OK)} {bugs:,} unexplained.</p>"
+    return element(
+        "p",
+        f"Last skew audit, {timestamp(since)} to {timestamp(until)}: {compared:,} served values "
+        f"compared, {equal:,} equal, {bugs:,} unexplained ",
+        badge(CRITICAL if bugs else OK),
     )
 
 
-def _service(conn: psycopg.Connection, service: str) -> str:
+def _service(conn: psycopg.Connection, service: str) -> Markup:
+    title = element("h2", f"Service {service}", id=service)
     if service not in drift_store.bound_services(conn):
-        return (
-            f'<h2 id="{escape(service)}">{escape(service)}</h2>'
-            "<p>Not watched: it has no baseline. <code>skewless drift baseline</code></p>"
-        )
+        advice = element("code", "skewless drift baseline")
+        return title + element("p", "Not watched: it has no baseline. ", advice)
     identity, baseline = drift_store.bound_baseline(conn, service)
     runs = drift_store.recent_runs(conn, service, WINDOWS, details=True)
-    title = f'<h2 id="{escape(service)}">{escape(service)}</h2>'
-    about = (
-        f'<p class="muted">Baseline {identity[:12]}: {baseline.rows:,} labels, '
-        + ", ".join(f"{escape(k)} v{v}" for k, v in baseline.versions.items())
-        + ".</p>"
-    )
-    if not runs:
-        return title + about + "<p>Never checked: <code>skewless drift check</code>.</p>"
-    last = runs[-1]
-    said = f"<p>{escape(last.error)}</p>" if last.error else ""
-    lives = _lives(last)
+    versions = ", ".join(f"{view} v{version}" for view, version in baseline.versions.items())
     parts = [
-        _feature(one, last, runs, lives.get(one.feature.label, {})) for one in baseline.features
+        title,
+        element(
+            "p",
+            f"Compared with the training set of baseline {identity[:12]}: {baseline.rows:,} "
+            f"labels; {versions}.",
+            class_="muted",
+        ),
     ]
-    views = dict.fromkeys(one.feature.view for one in baseline.features)
-    shares = "".join(_shares(view, last) for view in views)
-    return (
-        f"{title}{about}<p>{_badge(last.verdict)} {last.window_start:%Y-%m-%d %H:%M} to "
-        f"{last.window_end:%H:%M} UTC, {last.requests:,} logged requests.</p>{said}"
-        f"<table>{shares}</table>{''.join(parts)}"
-    )
-
-
-def _shares(view: str, run: Run) -> str:
-    cells = "".join(
-        f"<td>{one.statistic} {_badge(one.verdict)} {one.effect:.2%}</td>"
-        for one in run.findings
-        if one.feature == view and one.statistic in ("defaults", "stale")
-    )
-    return f"<tr><td>{escape(view)}</td>{cells}</tr>" if cells else ""
-
-
-def _feature(one: FeatureBaseline, last: Run, runs: Sequence[Run], live: Mapping[str, Any]) -> str:
-    label = one.feature.label
-    own = [f for f in last.findings if f.feature == label]
-    if not own:
-        return f"<h3>{escape(label)}</h3><p class='muted'>Not measured.</p>"
-    unwatched = [f for f in own if f.verdict == UNWATCHED]
-    if unwatched:
-        said = f"<p class='muted'>It {escape(str(unwatched[0].because))}</p>"
-        return f"<h3>{escape(label)} {_badge(UNWATCHED)}</h3>{said}"
-    gravest = max(own, key=_gravity)
-    over_time = [_effect_of(run, label, gravest.statistic) for run in runs]
-    table = "".join(
-        f"<tr><td>{f.statistic}</td><td>{f.effect:.3g}</td><td>{f.warning:g} / {f.critical:g}</td>"
-        f"<td>p = {f.p:.2g}</td><td>{_badge(f.verdict)}</td></tr>"
-        for f in own
-    )
-    bad = [f for f in own if f.verdict in (WARNING, CRITICAL)]
-    hints = "".join(f"<li>{LOOK[f.statistic]}</li>" for f in bad)
-    symptoms = [f for f in own if f.verdict == SYMPTOM]
-    causes = dict.fromkeys(f"A symptom: it {f.because}." for f in symptoms)
-    verdict = worst(f.verdict for f in own)
-    return (
-        f"<h3>{escape(label)} {_badge(SYMPTOM if symptoms and verdict == OK else verdict)}</h3>"
-        + (f"<ul>{hints}</ul>" if hints else "")
-        + "".join(f"<p class='muted'>{escape(one)}</p>" for one in causes)
-        + f'<div class="pair"><div>{_distribution(one, live)}</div>'
-        f"<div>{charts.line(over_time, gravest.warning, gravest.critical)}"
-        f'<div class="muted">{gravest.statistic} over the last {len(runs)} windows</div></div>'
-        f"</div><table>{table}</table>"
-    )
-
-
-def _effect_of(run: Run, feature: str, statistic: str) -> float | None:
-    for one in run.findings:
-        if (one.feature, one.statistic) == (feature, statistic):
-            return one.effect
-    return None
-
-
-def _distribution(one: FeatureBaseline, live: Mapping[str, Any]) -> str:
-    if one.feature.kind == NUMERIC and "counts" in live:
-        total = sum(live["counts"]) or 1
-        edges = [f"{edge:.3g}" for edge in one.content["edges"]]
-        names = [f"< {edges[0]}", *(f"≥ {edge}" for edge in edges)] if edges else ["all"]
-        return charts.bars(names, one.content["weights"], [c / total for c in live["counts"]])
-    if one.feature.kind == CATEGORICAL and "counts" in live:
-        was, now = one.content["frequencies"], live["counts"]
-        total = sum(now.values()) + live["other"] or 1
-        ranked = sorted(
-            {*was, *now}, key=lambda name: -max(was.get(name, 0), now.get(name, 0) / total)
+    if not runs:
+        parts.append(element("p", "Never checked: ", element("code", "skewless drift check"), "."))
+        return Markup("").join(parts)
+    last = runs[-1]
+    parts.append(
+        element(
+            "p", badge(last.verdict),
+            f" in the window {timestamp(last.window_start)} to {timestamp(last.window_end)}, "
+            f"{last.requests:,} logged requests.",
         )
-        names = ranked[:SHOWN_CATEGORIES]
-        return charts.bars(
-            names, [was.get(n, 0.0) for n in names], [now.get(n, 0) / total for n in names]
+    )  # fmt: skip
+    if last.error:
+        parts.append(
+            element("p", f"The check failed, which says nothing about drift: {last.error}")
         )
-    if one.feature.kind == EMBEDDING and "sds" in live:
-        names = [f"{place}" for place in range(len(live["sds"]))]
-        return charts.bars(names, one.content["sds"], live["sds"]) + (
-            '<div class="muted">spread of each dimension</div>'
-        )
-    return ""
+    parts += _conclusions(last)
+    parts += _features(conn, baseline, runs)
+    return Markup("").join(parts)
 
 
-def _lives(run: Run) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
-    for one in run.expectations or ():
-        details = (one["result"] or {}).get("details")
+def _conclusions(run: Run) -> list[Markup]:
+    """Causes, then what follows from them, then what could not be compared."""
+    parts = []
+    causes = [f for f in run.findings if f.verdict in (WARNING, CRITICAL)]
+    if causes:
+        rows = [
+            (
+                element("code", finding.feature),
+                badge(finding.verdict),
+                _statistic(finding),
+                _effect(finding),
+                _floors(finding),
+                guide_of(finding.statistic).action,
+            )
+            for finding in causes
+        ]
+        columns = ("Where", "Verdict", "What changed", "By", "Floors", "What to do")
+        parts += [
+            element("h3", "Causes: what changed"),
+            table("Findings above their floors", columns, rows, numeric=(3,), wide=(5,)),
+        ]
+    elif run.error is None:
+        parts.append(element("p", "Nothing is above its floor and certain."))
+    symptoms = [f for f in run.findings if f.verdict == SYMPTOM]
+    if symptoms:
+        by_cause: dict[str, list[str]] = {}
+        for finding in symptoms:
+            symptom = f"{finding.feature}: {guide_of(finding.statistic).title} ({_effect(finding)})"
+            by_cause.setdefault(finding.because or "", []).append(symptom)
+        parts += [
+            element("h3", "Symptoms: what follows from a cause"),
+            element("p", "They go away with their cause, and raise no alarm of their own."),
+            element(
+                "ul",
+                *(
+                    element(
+                        "li",
+                        _sentence(because),
+                        element("ul", *(element("li", line) for line in lines)),
+                    )
+                    for because, lines in by_cause.items()
+                ),
+            ),
+        ]
+    apart = [f for f in run.findings if f.verdict in (UNWATCHED, INSUFFICIENT)]
+    if apart:
+        parts += [
+            element("h3", "Not compared in this window"),
+            element("ul", *(element("li", f"{f.feature}: ", _reason(f)) for f in apart)),
+        ]
+    return parts
+
+
+def _features(conn: psycopg.Connection, baseline: Baseline, runs: Sequence[Run]) -> list[Markup]:
+    """A section per view and feature, the gravest first."""
+    last = runs[-1]
+    live = _live_distributions(last)
+    window = Window(last.service, last.window_start, last.window_end)
+    # A feature that follows the hour was compared with the training set's rows at like hours.
+    compared = {one.feature.label: one for one in for_window(conn, window, baseline)[0].features}
+    names = {feature.feature.label: feature for feature in baseline.features}
+    views = dict.fromkeys(feature.feature.view for feature in baseline.features)
+    sections = []
+    for label in (*names, *views, last.service):
+        own = [f for f in last.findings if f.feature == label]
+        feature = compared.get(label)
+        gravity = max((_gravity(f) for f in own), default=(-1, 0.0))
+        if own:
+            sections.append((gravity, _section(label, own, runs, feature, live.get(label, {}))))
+        elif feature is not None:
+            absent = element("p", "Not measured in this window.", class_="muted")
+            sections.append((gravity, element("h4", label) + absent))
+    sections.sort(key=lambda section: section[0], reverse=True)
+    return [
+        element("h3", "All features, the gravest first"),
+        legend({"first": "training set", "second": "served in this window"}),
+        *(section for _, section in sections),
+    ]
+
+
+def _section(
+    label: str,
+    own: Sequence[Finding],
+    runs: Sequence[Run],
+    feature: FeatureBaseline | None,
+    live: Mapping[str, Any],
+) -> Markup:
+    verdict = worst(finding.verdict for finding in own)
+    quiet = {finding.verdict for finding in own} & {SYMPTOM, UNWATCHED}
+    shown = min(quiet) if quiet and verdict == OK else verdict
+    parts = [element("h4", label, " ", badge(shown))]
+    measured = [finding for finding in own if finding.verdict != UNWATCHED]
+    causes = dict.fromkeys(finding.because for finding in own if finding.because)
+    parts += [element("p", _sentence(because), class_="muted") for because in causes]
+    if measured:
+        gravest = max(measured, key=_gravity)
+        charts_of = [] if feature is None else [distribution_chart(feature, live)]
+        charts_of.append(_over_time(label, gravest.statistic, runs, gravest))
+        parts += [element("div", *charts_of, class_="charts"), _statistics(label, measured)]
+    return Markup("").join(parts)
+
+
+def _over_time(label: str, statistic: str, runs: Sequence[Run], finding: Finding) -> Markup:
+    if not finding.warning:
+        return Markup("")
+    guide = guide_of(statistic)
+    values = [
+        next(
+            (f.effect for f in run.findings if (f.feature, f.statistic) == (label, statistic)), None
+        )
+        for run in runs
+    ]
+    floors = [charts.FloorLine(finding.warning, WARNING)]
+    if finding.critical > finding.warning:
+        floors.append(charts.FloorLine(finding.critical, CRITICAL))
+    caption = f"{_capital(guide.title)} {_windows(len(runs))}"
+    times = [run.window_start for run in runs]
+    line = charts.time_line(f"{label}: {caption}", times, values, floors, guide.effect)
+    return element("figure", element("figcaption", caption), line)
+
+
+def _windows(count: int) -> str:
+    return "in the last window" if count == 1 else f"over the last {count} windows"
+
+
+def _statistics(label: str, findings: Sequence[Finding]) -> Markup:
+    rows = [
+        (_statistic(f), _effect(f), _floors(f), chance(f.p), badge(f.verdict)) for f in findings
+    ]
+    columns = ("Statistic", "Effect", "Floors", "Chance", "Verdict")
+    return table(f"Statistics of {label}", columns, rows, numeric=(1,))
+
+
+def _statistic(finding: Finding) -> Markup:
+    """Its title, and the name by which commands and alerts call it."""
+    return Markup("{} {}").format(
+        guide_of(finding.statistic).title, element("code", finding.statistic)
+    )
+
+
+def _effect(finding: Finding) -> str:
+    return guide_of(finding.statistic).effect(finding.effect)
+
+
+def _floors(finding: Finding) -> str:
+    guide = guide_of(finding.statistic)
+    if not finding.warning:
+        return MISSING
+    return f"{guide.effect(finding.warning)} / {guide.effect(finding.critical)}"
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
+
+
+def _reason(finding: Finding) -> str | Markup:
+    if finding.verdict == INSUFFICIENT:
+        return f"too few rows to say anything ({finding.effect:,.0f})"
+    return code_spans(finding.because or "not comparable")
+
+
+def _sentence(because: str) -> Markup:
+    return code_spans(f"It {because}.") if because else Markup("")
+
+
+def _live_distributions(run: Run) -> dict[str, Mapping[str, Any]]:
+    """What was served, by feature, as the expectations of the window measured it."""
+    result: dict[str, Mapping[str, Any]] = {}
+    for expectation in run.expectations or ():
+        details = (expectation["result"] or {}).get("details")
         if details and "cosines" not in details["live"]:
-            found.setdefault(one["expectation_config"]["kwargs"]["feature"], details["live"])
-    return found
+            feature = expectation["expectation_config"]["kwargs"]["feature"]
+            result.setdefault(feature, details["live"])
+    return result
 
 
 def _gravity(finding: Finding) -> tuple[int, float]:
-    order = (OK, UNWATCHED, SYMPTOM, INSUFFICIENT, WARNING, CRITICAL).index(finding.verdict)
-    return order, finding.effect / (finding.warning or 1)
+    return _GRAVITY.index(finding.verdict), finding.effect / (finding.warning or 1)
 
 
-def _badge(verdict: str) -> str:
-    return f'<span class="badge {escape(verdict)}">{escape(verdict)}</span>'
+def _explanation() -> list[Markup]:
+    terms = [
+        (
+            "Verdict",
+            (
+                "A warning or a critical verdict needs two things: an effect above its floor, and "
+                "certainty. Certainty counts over all features and statistics of the service "
+                f"together, so that a service that does not change gets a warning in at most "
+                f"{share(0.005)} of its windows."
+            ),
+        ),
+        (
+            "Floors",
+            (
+                "The least effect that is worth a warning, and a critical verdict: drawn as dashed "
+                "lines. skewless drift calibrate raises those that ordinary windows reach."
+            ),
+        ),
+        (
+            "Chance",
+            (
+                "How likely an effect of this size is if nothing changed. Small chances of small "
+                "effects are common in large windows, and are no alarm."
+            ),
+        ),
+        (
+            "Cause and symptom",
+            (
+                "Where many more requested entities have no row than in training, all features of "
+                "that view take their defaults. The missing rows are the cause; what the features "
+                "show is a symptom."
+            ),
+        ),
+        *(
+            (
+                Markup("{} {}").format(_capital(guide.title), element("code", name)),
+                f"{guide.meaning} {guide.action}",
+            )
+            for name, guide in GUIDES.items()
+        ),
+    ]
+    entries = (
+        element("dt", term) + element("dd", meaning) for term, meaning in terms
+    )  # fmt: skip
+    return [element("dl", *entries)]

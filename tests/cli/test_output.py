@@ -27,8 +27,8 @@ from extensions.versions.cost_estimate import Estimate
 from extensions.versions.listing import Version
 from extensions.versions.plan import Change, Plan, Severity
 from monitoring.audit.skew_audit import AuditReport, FeatureReport
-from monitoring.calibration import Calibration, Proposal, Range
-from monitoring.drift_store import Run
+from monitoring.checks.calibration import Calibration, Proposal, Range
+from monitoring.checks.drift_store import Run
 from monitoring.verdicts import Finding, Floor
 from streaming.stream_status import PartitionStatus, Status, ViewStatus, WorkerStatus
 

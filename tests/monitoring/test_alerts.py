@@ -25,12 +25,13 @@ from benchmarks.drift_platform import HOUR, SERVICE, START
 from extensions.cli.app import app
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from monitoring import drift_store, prometheus_exporter
+from monitoring import prometheus_exporter
 from monitoring.alerts import automatic_rollback, incidents
 from monitoring.alerts.automatic_rollback import Policy, command
 from monitoring.alerts.notifiers import EMAIL, SLACK, WEBHOOK, Channel, channels
-from monitoring.drift_schedule import MOST_BEHIND, due
-from monitoring.drift_store import Run
+from monitoring.checks import drift_store
+from monitoring.checks.drift_schedule import MOST_BEHIND, due
+from monitoring.checks.drift_store import Run
 from monitoring.verdicts import CRITICAL, ERROR, INSUFFICIENT, OK, WARNING, Finding
 
 VIEW = "item_stats"

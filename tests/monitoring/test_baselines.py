@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from extensions.errors import SkewlessError
+from extensions.statistics.histogram import edges_with_range
 from monitoring import array_metrics, expectations
 from monitoring.baseline import Baseline, Feature, baseline_of
-from monitoring.distributions import MOST_CATEGORIES, categorical_content, number_edges
+from monitoring.baselines.distributions import MOST_CATEGORIES, categorical_content
 from monitoring.suite import Rules, expectations_of
 from monitoring.verdicts import CRITICAL, Finding
 
@@ -120,13 +121,13 @@ def test_edges_hold_the_range_and_leave_a_frequent_value_alone() -> None:
         np.where(rng.random(2_000) < 0.004, rng.random(2_000), 0.0),
         np.float64(2**60) + np.arange(0, 4096, 256),
     ):  # fmt: skip
-        edges = number_edges(values)
+        edges = edges_with_range(values)
         assert edges == sorted(set(edges))
         counts = np.histogram(values, [-np.inf, *edges, np.inf])[0]
         assert (counts[0], counts[-1]) == (0, 0)
         assert counts[1:-1].min() > 0
     [_, zero, *_] = np.histogram(values := np.where(np.arange(2_000) < 8, 0.5, 0.0),
-                                 [-np.inf, *number_edges(values), np.inf])[0]  # fmt: skip
+                                 [-np.inf, *edges_with_range(values), np.inf])[0]  # fmt: skip
     assert zero == 1_992
 
 

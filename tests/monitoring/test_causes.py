@@ -15,12 +15,12 @@ from extensions import addresses
 from extensions.cli.app import app
 from extensions.database import connect
 from extensions.exit_codes import NOT_CHECKED
-from monitoring import drift_check, drift_store
 from monitoring.alerts import incidents
-from monitoring.cause_and_symptom import muted
-from monitoring.feature_distributions import Feature
+from monitoring.baselines.feature_distributions import Feature
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.cause_and_symptom import muted
+from monitoring.checks.serving_log_window import Window
 from monitoring.reports.drift_report import report
-from monitoring.serving_log_window import Window
 from monitoring.verdicts import CRITICAL, OK, SYMPTOM, WARNING, Finding
 
 DEFAULTS = Finding("user_stats", "defaults", 0.6, 0.0, 0.05, 0.2, CRITICAL)
@@ -76,7 +76,11 @@ def test_a_window_of_defaults_names_the_views_and_nothing_else(
     assert {f.feature for f in run.findings if f.verdict == SYMPTOM} == {"item_stats:score"}
     assert "score" not in incidents.summary(run)
     page = report(conn, [SERVICE])
-    assert "A symptom: it follows from `defaults` of item_stats." in page
+    causes, symptoms = page.index("Causes: what changed"), page.index("Symptoms: what follows")
+    assert causes < symptoms
+    follows = "It follows from <code>defaults</code> of item_stats."
+    assert follows in page[symptoms:]
+    assert "item_stats:score" not in page[causes:symptoms]
     [kept] = drift_store.recent_runs(conn, SERVICE, 1)
     assert kept.findings == run.findings
 
@@ -94,7 +98,7 @@ def test_without_a_baseline_nothing_is_watched_and_that_is_said(
         assert "Nothing is watched" in f"{done.exception} {done.output}"
     page = out.read_text()
     assert "Nothing is watched" in page
-    assert f"<td>{SERVICE}</td><td>not watched</td>" in page
+    assert f'<th scope="row">{SERVICE}</th><td><span>not watched' in page
     named = CliRunner().invoke(app, ["drift", "report", SERVICE, "--out", str(out)])
     assert getattr(named.exception, "exit_code", named.exit_code) == NOT_CHECKED
     assert "Not watched: it has no baseline" in out.read_text()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitoring import contingency_tests
+from monitoring.statistics import contingency_tests
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from monitoring import drift_check, drift_store
-from monitoring.serving_log_window import Window, whole_windows
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.serving_log_window import Window, whole_windows
 from monitoring.verdicts import CRITICAL, ERROR, INSUFFICIENT, OK, WARNING
 
 HOURS = {name: 10 + place for place, name in enumerate(DRIFTS)}

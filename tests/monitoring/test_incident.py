@@ -16,9 +16,9 @@ from extensions.versions.promotion import promote, rollback
 from monitoring.alerts.automatic_rollback import Policy
 from monitoring.audit.skew_audit import audit
 from monitoring.baseline import take_baseline
-from monitoring.drift_schedule import Reaction, Response, check_and_react
-from monitoring.drift_store import bind
-from monitoring.serving_log_window import Window
+from monitoring.checks.drift_schedule import Reaction, Response, check_and_react
+from monitoring.checks.drift_store import bind
+from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import CRITICAL, OK, WARNING
 from tests.served import logged, serving, wait_for
 from tests.versions.conftest import World, published_database, world

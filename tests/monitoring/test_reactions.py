@@ -15,12 +15,12 @@ from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START
 from extensions import addresses
 from extensions.database import connect
 from extensions.failpoints import VARIABLE
-from monitoring import drift_store
 from monitoring.alerts.automatic_rollback import Policy, in_repository
 from monitoring.alerts.notifiers import WEBHOOK, channels
-from monitoring.drift_schedule import Response, check_and_react, resume
+from monitoring.checks import drift_store
+from monitoring.checks.drift_schedule import Response, check_and_react, resume
+from monitoring.checks.serving_log_window import Window
 from monitoring.failpoints import Fault
-from monitoring.serving_log_window import Window
 from monitoring.verdicts import CRITICAL
 from tests.monitoring.test_alerts import Receiver, receiver
 from tests.versions.conftest import World, published_database, world

@@ -13,9 +13,14 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_families import measured
 from extensions.database import connect
 from monitoring.baseline import Feature, baseline_of
-from monitoring.drift_check import for_window
-from monitoring.repeated_entities import BUCKETS, entity_counts, independent_share, live_counts
-from monitoring.serving_log_window import Window
+from monitoring.checks.drift_check import for_window
+from monitoring.checks.serving_log_window import Window
+from monitoring.statistics.repeated_entities import (
+    BUCKETS,
+    entity_counts,
+    independent_share,
+    live_counts,
+)
 from monitoring.suite import Rules, expectations_of
 from monitoring.verdicts import WARNING, at_least
 

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from feast import FeatureStore
 from typer.testing import CliRunner
 
 from benchmarks import drift_platform as platform
-from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
+from benchmarks.drift_platform import DRIFTS, GENRES, HOUR, SERVICE, START, STATIONARY
 from extensions import addresses
 from extensions.cli.app import app
 from extensions.cli.time_options import length_of
@@ -25,37 +24,16 @@ from extensions.errors import SkewlessError
 from extensions.exit_codes import USAGE
 from extensions.stores.offline.writes.serving_log_table import prune
 from extensions.training import read_labels, take
-from monitoring import drift_check, drift_store
 from monitoring.alerts import incidents
-from monitoring.baseline import features_of
-from monitoring.calibration import calibrate
+from monitoring.baseline import Feature, FeatureBaseline, features_of
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.calibration import calibrate
+from monitoring.checks.serving_log_window import Window
+from monitoring.reports.distribution_charts import distribution_chart
 from monitoring.reports.drift_report import report
-from monitoring.serving_log_window import Window
 from monitoring.verdicts import Floor
+from tests.reports.page import Page
 from tests.served import ask, logged, wait_for
-
-
-class Page(HTMLParser):
-    """What a browser would fetch, and whether all that was opened is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name in ("src", "href", "srcset", "action", "data") and value:
-                self.fetched.append(value)
-        if tag in ("script", "link", "iframe", "img", "object"):
-            self.fetched.append(tag)
-        if tag not in ("meta", "br", "rect", "line", "polyline", "circle"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("rect", "line", "polyline", "circle"):
-            return
-        assert self.open.pop() == tag
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +55,51 @@ def test_the_report_is_one_file_that_fetches_nothing(
         run = drift_check.check(database, Window(SERVICE, start, start + HOUR))
         incidents.follow(conn, run, ())
     page = report(conn, [SERVICE])
-    parsed = Page()
-    parsed.feed(page)
-    assert parsed.open == []
-    assert parsed.fetched == [f"#{SERVICE}"]
+    parsed = Page(page)
+    assert (parsed.open, parsed.wrong) == ([], [])
+    assert set(parsed.fetched) == {f"#{SERVICE}"}
     assert not re.findall(r"https?://|@import|url\(", page)
     for feature in platform.FEATURES:
         assert feature.label in page
-    assert "critical" in page
-    assert "unseen" in page
+    for said in ("Causes: what changed", "new categories unseen", "Incidents", "How to read this"):
+        assert said in parsed.text
+    # Each has its distribution and its course over the windows.
     assert page.count("<svg") >= 2 * len(platform.FEATURES)
-    assert "Incidents" in page
+    # Every category that is drawn has its name and both shares.
+    genres = page[page.index("genre: share of rows by category</figcaption>") :]
+    drawn = Page(genres[genres.index("<svg") : genres.index("</svg>") + 6])
+    for name in (*GENRES, "unknown (not in training)"):
+        assert name in drawn.words
+    assert "0 %" in drawn.words
+    # No figure has more digits than anybody reads.
+    figures = re.findall(r"(?<![\w.,])\d[\d,]*\.\d+(?![\w.])", parsed.text.split("How to read")[0])
+    assert len(figures) > 50
+    assert not [f for f in figures if len(f.replace(".", "").replace(",", "").strip("0")) > 5]
     assert len(page) < 500_000
+
+
+def test_names_and_categories_are_text() -> None:
+    """What comes from data or definitions is never markup."""
+    hostile = "<script>alert(1)</script>"
+    feature = FeatureBaseline(
+        Feature(hostile, hostile, "STRING", 1, ("user_id",)), 100, 0.0, None,
+        {"frequencies": {hostile: 1.0}, "other": 0.0, "counted": 100},
+    )  # fmt: skip
+    page = Page(distribution_chart(feature, {"counts": {hostile: 5, "</svg>": 5}, "other": 0}))
+    assert (page.open, page.wrong, page.fetched) == ([], [], [])
+    assert "script" not in page.tags
+    assert hostile in page.text
+
+
+def test_rare_categories_are_drawn_together() -> None:
+    names = {f"c{i:03}": 1 / 40 for i in range(40)}
+    feature = FeatureBaseline(
+        Feature("v", "f", "STRING", 1, ("user_id",)), 100, 0.0, None,
+        {"frequencies": names, "other": 0.0, "counted": 100},
+    )  # fmt: skip
+    page = Page(distribution_chart(feature, {"counts": dict.fromkeys(names, 1), "other": 0}))
+    assert "all other categories" in page.words
+    assert page.words.count("62.5 %") == 2  # 25 of 40, of both sides
 
 
 def test_calibration_raises_only_what_ordinary_windows_reach(

@@ -15,12 +15,16 @@ from scipy.spatial.distance import cosine, jensenshannon
 from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
-from extensions.versions.column_distance import divergence, stability
-from monitoring import drift_statistics, drift_store
+from extensions.statistics.divergence import (
+    jensen_shannon_divergence,
+    population_stability_index,
+)
 from monitoring.baseline import EMBEDDING, baseline_of, bin_edges, numeric_content
-from monitoring.drift_check import as_json, read_results
-from monitoring.embedding_drift import Moments, dimension_shifts
-from monitoring.serving_log_window import Window, relations
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import as_json, read_results
+from monitoring.checks.serving_log_window import Window, relations
+from monitoring.statistics import drift_statistics
+from monitoring.statistics.embedding_drift import Moments, dimension_shifts
 from monitoring.suite import (
     IS_DEFAULT,
     IS_STALE,
@@ -45,16 +49,23 @@ def test_the_distances_are_scipys(rng: np.random.Generator) -> None:
     for k in (2, 5, 12):
         p, q = rng.multinomial(9_000, rng.dirichlet(np.ones(k) * 5)) + 1, rng.integers(1, 400, k)
         # Both relative entropies; scipy makes shares of counts.
-        assert stability(p, q) == pytest.approx(stats.entropy(p, q) + stats.entropy(q, p))
-        assert stability(p, q) == pytest.approx(stability(q, p))
+        psi = population_stability_index(p, q)
+        assert psi == pytest.approx(stats.entropy(p, q) + stats.entropy(q, p))
+        assert psi == pytest.approx(population_stability_index(q, p))
         q[0] = 0
         expected = jensenshannon(p.astype(float), q.astype(float), base=2) ** 2
-        assert divergence(p.astype(float), q.astype(float)) == pytest.approx(expected)
+        assert jensen_shannon_divergence(p.astype(float), q.astype(float)) == pytest.approx(
+            expected
+        )
     # An empty bin counts as half a row, and takes nothing from the others.
     before, now = np.array([60, 40, 0]), np.array([20, 0, 80])
     shares = [(0.6, 0.2), (0.4, 0.005), (0.005, 0.8)]
-    assert stability(before, now) == pytest.approx(sum((b - a) * np.log(b / a) for a, b in shares))
-    assert divergence(np.array([1.0, 0.0]), np.array([0.0, 7.0])) == pytest.approx(1.0)
+    assert population_stability_index(before, now) == pytest.approx(
+        sum((b - a) * np.log(b / a) for a, b in shares)
+    )
+    assert jensen_shannon_divergence(np.array([1.0, 0.0]), np.array([0.0, 7.0])) == pytest.approx(
+        1.0
+    )
 
 
 def test_psi_is_of_the_baselines_bins(rng: np.random.Generator) -> None:

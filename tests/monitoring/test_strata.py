@@ -12,11 +12,11 @@ from feast.types import Float64, Int32, Int64, UnixTimestamp
 from benchmarks import drift_hours
 from extensions.database import connect, connect_arrow
 from extensions.stores.offline.writes import serving_log_table
-from monitoring import drift_check, drift_store
 from monitoring.baseline import Baseline, Feature, baseline_of
+from monitoring.baselines.stratified_baselines import HOUR, HOUR_OF_WEEK, WEEKDAY, conditioned
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.serving_log_window import Window
 from monitoring.reports.drift_report import report
-from monitoring.serving_log_window import Window
-from monitoring.stratified_baselines import HOUR, HOUR_OF_WEEK, WEEKDAY, conditioned
 from monitoring.verdicts import CRITICAL, OK, UNWATCHED, WARNING
 
 VIEW, SERVICE = "signals", "hours"

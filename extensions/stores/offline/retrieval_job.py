@@ -21,6 +21,7 @@ from extensions.feast_internals import dataset_reference
 from extensions.feature_types import arrow_type
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
+from extensions.stores.offline.job_html import point_in_time_html, rows_html
 from extensions.stores.offline.join.entity_frame import EntityQuery
 from extensions.stores.offline.join.label_columns import check_names
 from extensions.stores.offline.join.label_coverage import read_coverages, warn_of_uncovered
@@ -75,6 +76,13 @@ class SkewlessRetrievalJob(RetrievalJob):
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views: list[Any] = list(on_demand_feature_views or [])
         self._metadata = metadata
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what would be read, from what is in memory; runs no query."""
+        request = self.request
+        if isinstance(request, PointInTimeRequest):
+            return point_in_time_html(request, self.on_demand_feature_views)
+        return rows_html(request.context, getattr(request, "query", None))
 
     @property
     def full_feature_names(self) -> bool:

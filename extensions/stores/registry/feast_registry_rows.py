@@ -15,6 +15,11 @@ from psycopg import sql
 from extensions.errors import ConflictError
 from extensions.stores.registry.version_store import Kind
 
+# The tag of a view in Feast's registry that holds the version's SQL, for Feast's UI and command
+# line. It is written when a view is published, is no part of its definition, and hides a tag of
+# the same name in the files.
+SQL_TAG = "sql"
+
 _TABLES: dict[Kind, str] = {
     "computation": "feature_views",
     "transform": "on_demand_feature_views",

@@ -55,6 +55,8 @@ def publish(
     message = feast_registry_rows.stamped(
         kind_of(view), view.to_proto().SerializeToString(), project, mine.version
     )
+    if mine.kind == "computation":
+        message.spec.tags[feast_registry_rows.SQL_TAG] = mine.content["sql"]
     if same is None:
         _check_keys(mine, known)
         state: rows.State = "active"

@@ -8,6 +8,8 @@ Feast 0.67 names its registry's class in its own source, so this module puts its
 place when it is imported, which happens when `feature_store.yaml` names our stores.
 """
 
+import copy
+import functools
 import random
 import time
 import uuid
@@ -22,6 +24,7 @@ import feast.feature_store
 import psycopg
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
+from feast.diff import registry_diff
 from feast.errors import FeatureViewNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.sql import SqlRegistry
@@ -323,9 +326,24 @@ def _root() -> Path:
     return here if (here / COMPUTATIONS).is_dir() else REPO_ROOT
 
 
+def _without_sql_tag(diff: Callable[..., Any]) -> Callable[..., Any]:
+    """Feast's comparison of two objects for `feast plan`, but for the tag that we add."""
+
+    @functools.wraps(diff)
+    def compared(current: Any, new: Any, object_type: Any) -> Any:
+        if isinstance(current, FeatureView) and feast_registry_rows.SQL_TAG in current.tags:
+            current, new = copy.copy(current), copy.copy(new)
+            for view in (current, new):
+                view.tags = {k: v for k, v in view.tags.items() if k != feast_registry_rows.SQL_TAG}
+        return diff(current, new, object_type)
+
+    return compared
+
+
 def install() -> None:
     """Make every `FeatureStore` of this process use this registry for ``registry_type: sql``."""
     feast.feature_store.SqlRegistry = SkewlessSqlRegistry  # type: ignore[attr-defined]
+    registry_diff.diff_registry_objects = _without_sql_tag(registry_diff.diff_registry_objects)
 
 
 install()

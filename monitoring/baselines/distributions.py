@@ -9,20 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from monitoring.feature_distributions import CATEGORICAL, NUMERIC, Feature
+from extensions.statistics.histogram import counts_between, edges_with_range
+from monitoring.baselines.feature_distributions import CATEGORICAL, NUMERIC, Feature
 
-BINS = 10
-# A bin with fewer rows is joined to its neighbour: chi-squared wants some in every one.
-LEAST_SHARE = 0.02
 # Beyond so many categories only the most frequent ones are named.
 MOST_CATEGORIES = 5_000
 ANCHORS = 50
-# Quantiles beyond the outer bins, each with so many rows at least beyond it.
-TAILS = (0.01, 0.05, 0.95, 0.99)
-LEAST_ROWS_OF_TAIL = 10
-SAMPLE_FOR_EDGES = 200_000
-# A value that so many rows have gets a bin of its own.
-MODE_SHARE = 0.5
 # The square of a larger number, summed over a window, is no number any more.
 LARGEST = 1e140
 
@@ -32,8 +24,8 @@ def numeric_content(values: NDArray[np.float64]) -> dict[str, Any]:
     if not len(values):
         return {"edges": [], "weights": [1.0], "mean": 0.0, "sd": 0.0, "kurtosis": 3.0,
                 "minimum": None, "maximum": None}  # fmt: skip
-    edges = number_edges(values)
-    counts = np.histogram(values, [-np.inf, *edges, np.inf])[0]
+    edges = edges_with_range(values)
+    counts = counts_between(values, edges)
     sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     ordered = np.sort(values)
     starts = np.searchsorted(ordered, edges)
@@ -47,64 +39,6 @@ def numeric_content(values: NDArray[np.float64]) -> dict[str, Any]:
         "minimum": float(values.min()),
         "maximum": float(values.max()),
     }
-
-
-def number_edges(values: NDArray[np.float64]) -> list[float]:
-    """`bin_edges`, around them the range, and a bin alone for a value that half the rows have."""
-    distinct, counts = np.unique(values, return_counts=True)
-    edges = set(bin_edges(values)) | set(_tail_edges(distinct, counts))
-    place = int(np.argmax(counts))
-    if counts[place] >= MODE_SHARE * len(values):
-        near = distinct[max(0, place - 1) : place + 2]
-        edges |= set(_middles(near).tolist())
-    # A little outside: a value that is the last bit away is the same one.
-    greatest = float(np.abs(distinct[[0, -1]]).max())
-    margin = max(1e-6 * float(distinct[-1] - distinct[0]), 2 * float(np.spacing(greatest)))
-    if len(distinct) == 1:
-        margin = 1e-9 * greatest or 1e-12
-    return [float(distinct[0]) - margin, *sorted(edges), float(distinct[-1]) + margin]
-
-
-def bin_edges(values: NDArray[np.float64]) -> list[float]:
-    """At most `BINS` - 1 inner edges near quantiles, at midpoints between distinct values.
-
-    A value that is the last bit away from an edge would fall on either side by rounding.
-    """
-    if len(values) > SAMPLE_FOR_EDGES:
-        values = values[:: -(-len(values) // SAMPLE_FOR_EDGES)]
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) < 2:
-        return []
-    below = np.cumsum(counts)[:-1] / len(values)  # share of rows below each midpoint
-    middles = _middles(distinct)
-    edges, last = [], 0.0
-    for target in np.arange(1, BINS) / BINS:
-        place = int(np.argmin(np.abs(below - target)))
-        share = below[place]
-        if share - last >= LEAST_SHARE and 1 - share >= LEAST_SHARE:
-            edges.append(float(middles[place]))
-            last = share
-    return edges
-
-
-def _tail_edges(distinct: NDArray[np.float64], counts: NDArray[np.int64]) -> list[float]:
-    """Edges far out, where a level that is a matter of few rows shows first."""
-    if len(distinct) < 2:
-        return []
-    below, rows = np.cumsum(counts)[:-1], counts.sum()
-    edges, middles = [], _middles(distinct)
-    for target in TAILS:
-        place = int(np.argmin(np.abs(below / rows - target)))
-        beyond = below[place] if target < 0.5 else rows - below[place]
-        if beyond >= LEAST_ROWS_OF_TAIL and beyond / rows <= 2 * min(target, 1 - target):
-            edges.append(float(middles[place]))
-    return edges
-
-
-def _middles(distinct: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Between neighbours; of two next doubles the upper one, which begins its own bin."""
-    middles: NDArray[np.float64] = distinct[:-1] + np.diff(distinct) / 2
-    return np.where(middles <= distinct[:-1], distinct[1:], middles)
 
 
 def embedding_content(vectors: NDArray[np.float64], keys: list[tuple[Any, ...]]) -> dict[str, Any]:
@@ -134,7 +68,7 @@ def embedding_content(vectors: NDArray[np.float64], keys: list[tuple[Any, ...]])
 
 
 def content_of(feature: Feature, table: pa.Table) -> dict[str, Any]:
-    """The distribution of one feature of a training set without what is no number."""
+    """The distribution of one feature of a training set, without nulls."""
     column = table[feature.name]
     if feature.kind == NUMERIC:
         # Of whole numbers beyond 2^53 the nearest double, as PostgreSQL's cast of a window's.
@@ -181,13 +115,13 @@ def categorical_content(values: pa.ChunkedArray) -> dict[str, Any]:
 def counted_categories(values: pa.ChunkedArray) -> list[tuple[str, int]]:
     """Rows by category, the most frequent one first."""
     pairs = ((text(one["values"]), one["counts"]) for one in values.value_counts().to_pylist())
-    return sorted(pairs, key=lambda one: (-one[1], one[0]))
+    return sorted(pairs, key=lambda entry: (-entry[1], entry[0]))
 
 
 def vector_lengths(lists: pa.ChunkedArray | pa.Array) -> list[int]:
-    """The lengths of vectors that are there, ascending."""
-    found: list[int] = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
-    return sorted(found)
+    """The distinct lengths of the vectors that are not null, ascending."""
+    result: list[int] = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
+    return sorted(result)
 
 
 def text(value: Any) -> str:
@@ -202,7 +136,7 @@ def _kurtosis(values: NDArray[np.float64]) -> float:
 
 
 def with_nulls(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """What is no number or too large, in numbers and in vectors, as nulls: all are counted."""
+    """Replace nan, infinities and too large numbers by null, in numbers and in vectors."""
     kind = column.type
     if pa.types.is_floating(kind):
         return pc.if_else(_is_number(column), column, pa.scalar(None, kind))

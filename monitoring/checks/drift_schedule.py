@@ -1,4 +1,4 @@
-"""The schedule: each window once, what follows from it, and the log kept short."""
+"""The schedule of checks: each window once, with its reactions; and retention of the log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from extensions.database import connect
-from monitoring import drift_store
 from monitoring.alerts import automatic_rollback, incidents
 from monitoring.alerts.automatic_rollback import Policy, RollBack, RolledBack
 from monitoring.alerts.incidents import Delivery
 from monitoring.alerts.notifiers import Channel
-from monitoring.drift_check import check
-from monitoring.drift_store import Run
-from monitoring.serving_log_window import Window, whole_windows
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import check
+from monitoring.checks.drift_store import Run
+from monitoring.checks.serving_log_window import Window, whole_windows
 from monitoring.verdicts import LEAST_ROWS
 
 # Rows are written a moment after they were served; a window is checked this long after its end.
@@ -35,7 +35,7 @@ class Reaction:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What was still to do of earlier verdicts on a service, and is done now."""
+    """Reactions to earlier verdicts on a service that were resumed."""
 
     service: str
     deliveries: tuple[Delivery, ...]
@@ -44,7 +44,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Response:
-    """What is done about a verdict."""
+    """The configured reactions to a verdict."""
 
     channels: Sequence[Channel] = ()
     policy: Policy = field(default_factory=lambda: Policy(frozenset()))
@@ -120,6 +120,6 @@ def due(url: str, services: Sequence[str] | None, length: timedelta) -> list[Win
         windows = []
         for service in services or drift_store.bound_services(conn):
             after = drift_store.last_window_end(conn, service, length)
-            found = whole_windows(service, length, after, now)
-            windows += found[-MOST_BEHIND:]
-    return sorted(windows, key=lambda one: (one.end, one.service))
+            result = whole_windows(service, length, after, now)
+            windows += result[-MOST_BEHIND:]
+    return sorted(windows, key=lambda entry: (entry.end, entry.service))

@@ -16,8 +16,8 @@ from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 from extensions.version_names import log_table
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
-from monitoring.repeated_entities import live_counts
-from monitoring.stratified_baselines import HOUR, REQUEST, WEEKDAY
+from monitoring.baselines.stratified_baselines import HOUR, REQUEST, WEEKDAY
+from monitoring.statistics.repeated_entities import live_counts
 from monitoring.suite import IS_DEFAULT, IS_STALE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ class Window:
 
     @property
     def length(self) -> timedelta:
-        """How long it is."""
+        """The window's length."""
         return self.end - self.start
 
 
@@ -74,7 +74,7 @@ def whole_windows(
 
 @contextmanager
 def relations(conn: psycopg.Connection, baseline: Baseline, window: Window) -> Iterator[Relations]:
-    """Make the window's relations, and drop them again. ``conn`` must be in autocommit.
+    """Create the window's temporary relations and drop them. ``conn`` must be in autocommit.
 
     They are ordinary views, since Great Expectations reads on connections of its own; the
     service's lock is held, so that what an interrupted check left can be dropped first.
@@ -85,15 +85,17 @@ def relations(conn: psycopg.Connection, baseline: Baseline, window: Window) -> I
         present = serving_log_table.present_columns(conn)
         where = _where(window)
         views = {}
-        for place, view in enumerate(dict.fromkeys(one.feature.view for one in baseline.features)):
-            own = [one for one in baseline.features if one.feature.view == view]
+        for place, view in enumerate(
+            dict.fromkeys(feature.feature.view for feature in baseline.features)
+        ):
+            own = [feature for feature in baseline.features if feature.feature.view == view]
             views[view] = _view(conn, f"{prefix}_{place}", own, present, where)
         anchors = {}
         for place, one in enumerate(baseline.features):
             if one.feature.kind == EMBEDDING and one.content["anchors"]:
-                found = _anchors(conn, f"{prefix}_a{place}", one, present, window)
-                if found is not None:
-                    anchors[one.feature.label] = found
+                result = _anchors(conn, f"{prefix}_a{place}", one, present, window)
+                if result is not None:
+                    anchors[one.feature.label] = result
         requests = _create(
             conn,
             f"{prefix}_r",

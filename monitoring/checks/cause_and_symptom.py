@@ -1,4 +1,4 @@
-"""Causes and symptoms: what follows from a finding is not an alarm of its own.
+"""Causes and symptoms: a finding that follows from another one raises no alarm of its own.
 
 Where many more entities than in training have no row, their views' features all take their
 defaults, and so does what transforms make of them: the missing rows are the finding.
@@ -7,7 +7,7 @@ defaults, and so does what transforms make of them: the missing rows are the fin
 from collections.abc import Sequence
 from dataclasses import replace
 
-from monitoring.feature_distributions import Feature
+from monitoring.baselines.feature_distributions import Feature
 from monitoring.verdicts import CRITICAL, SYMPTOM, WARNING, Finding
 
 # A feature that left the log, and known entities' vectors in it, have nothing to do with the rows
@@ -18,7 +18,9 @@ _OF_THEIR_OWN = ("schema", "anchors")
 def muted(findings: Sequence[Finding], features: Sequence[Feature]) -> list[Finding]:
     """The findings, with those that follow from critical `defaults` as symptoms."""
     causes = {
-        one.feature for one in findings if one.statistic == "defaults" and one.verdict == CRITICAL
+        finding.feature
+        for finding in findings
+        if finding.statistic == "defaults" and finding.verdict == CRITICAL
     }
     of: dict[str, str] = {}
     for feature in features:
@@ -26,10 +28,12 @@ def muted(findings: Sequence[Finding], features: Sequence[Feature]) -> list[Find
             if view in causes:
                 of.setdefault(feature.label, view)
     return [
-        replace(one, verdict=SYMPTOM, because=f"follows from `defaults` of {of[one.feature]}")
-        if one.feature in of
-        and one.verdict in (WARNING, CRITICAL)
-        and one.statistic not in _OF_THEIR_OWN
-        else one
-        for one in findings
+        replace(
+            finding, verdict=SYMPTOM, because=f"follows from `defaults` of {of[finding.feature]}"
+        )
+        if finding.feature in of
+        and finding.verdict in (WARNING, CRITICAL)
+        and finding.statistic not in _OF_THEIR_OWN
+        else finding
+        for finding in findings
     ]

@@ -53,7 +53,7 @@ def independence(table: Floats) -> float:
     if r < 2 or c < 2 or total < 4:
         return 1.0
     expected = np.outer(across, down) / total
-    found = ((table - expected) ** 2 / expected).sum()
+    result = ((table - expected) ** 2 / expected).sum()
     mean = total * (r - 1) * (c - 1) / (total - 1)
     even = [(k - 1) * (total - k) / (total - 1) for k in (r, c)]
     uneven = [(total * (1 / one).sum() - len(one) ** 2) / (total - 2) for one in (across, down)]
@@ -64,7 +64,7 @@ def independence(table: Floats) -> float:
     if variance <= 0:  # margins that leave one table only
         return 1.0
     scale = 2 * mean / variance
-    return float(stats.chi2.sf(found * scale, mean * scale))
+    return float(stats.chi2.sf(result * scale, mean * scale))
 
 
 def score_shift(live: Floats, base: Floats, scores: Floats) -> float:
@@ -126,9 +126,9 @@ def scores_differ(groups: NDArray[np.int64], scores: Floats) -> Floats:
     ] * uneven[1] / (rows - 1)
     possible = variance > 0
     scale = 2 * mean / np.where(possible, variance, 1.0)
-    found = np.ones(scores.shape[1])
-    found[moving] = np.where(possible, stats.chi2.sf(between * scale, mean * scale), 1.0)
-    return found
+    result = np.ones(scores.shape[1])
+    result[moving] = np.where(possible, stats.chi2.sf(between * scale, mean * scale), 1.0)
+    return result
 
 
 def unseen_rows(live: Floats, base: Floats) -> tuple[float, float]:
@@ -145,13 +145,13 @@ def unseen_rows(live: Floats, base: Floats) -> tuple[float, float]:
     sizes, how_many = np.unique(np.round(total), return_counts=True)
     absent = _absent(sizes, float(live.sum()), float(base.sum()))
     expected = float((how_many * sizes * np.exp(absent)).sum())
-    found = float(live[base <= 0].sum())
-    if found <= expected:
+    result = float(live[base <= 0].sum())
+    if result <= expected:
         return expected, 1.0
     with np.errstate(divide="ignore", over="ignore"):
         stay = np.log(-np.expm1(np.minimum(absent, -1e-300)))
         tilted = np.logaddexp(stay, absent + _TILTS[:, None] * sizes) @ how_many
-    return expected, float(np.exp(min(0.0, (tilted - _TILTS * found).min())))
+    return expected, float(np.exp(min(0.0, (tilted - _TILTS * result).min())))
 
 
 def largest_unseen(live: Floats, base: Floats) -> tuple[float, float]:
@@ -205,20 +205,20 @@ def pool_rare(live: Floats, base: Floats, least: float = LEAST_EXPECTED) -> NDAr
 
 def pooled(counts: Floats, places: NDArray[np.int64]) -> Floats:
     """Counts by the cells that they are joined into."""
-    found: Floats = np.bincount(places, counts).astype(np.float64)
-    return found
+    result: Floats = np.bincount(places, counts).astype(np.float64)
+    return result
 
 
 def mid_ranks(live: Floats, base: Floats) -> Floats:
     """Each ordered cell's place between 0 and 1 among all rows (Bross' ridits, 1958)."""
     total = live + base
-    found: Floats = (np.cumsum(total) - total / 2) / max(total.sum(), 1.0)
-    return found
+    result: Floats = (np.cumsum(total) - total / 2) / max(total.sum(), 1.0)
+    return result
 
 
 def _absent(sizes: Floats, n: float, m: float) -> Floats:
     """Ln of the chance that all rows of a cell of this size were dealt to the window."""
     log = special.gammaln
     with np.errstate(invalid="ignore"):
-        found: Floats = log(n + 1) - log(n - sizes + 1) - log(n + m + 1) + log(n + m - sizes + 1)
-    return np.where(sizes > n + 0.5, -np.inf, found)
+        result: Floats = log(n + 1) - log(n - sizes + 1) - log(n + m + 1) + log(n + m - sizes + 1)
+    return np.where(sizes > n + 0.5, -np.inf, result)

@@ -64,7 +64,7 @@ class FeatureBaseline:
     ``counted`` (rows that the frequencies are of). embedding: ``means``, ``sds``, ``kurtoses``
     by dimension, ``anchors`` (keys and vector). All: ``strata``, see `stratified_baselines`, where
     the feature follows the hour, the weekday or the request; ``entities``, see
-    monitoring/repeated_entities.py, where its entities are known.
+    monitoring/statistics/repeated_entities.py, where its entities are known.
     """
 
     feature: Feature

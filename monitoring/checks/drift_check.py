@@ -1,4 +1,4 @@
-"""The drift check: one window of one service against its baseline, once."""
+"""The drift check: compare one window of one service with its baseline, once."""
 
 import dataclasses
 import logging
@@ -11,14 +11,20 @@ import psycopg
 from extensions.database import connect
 from extensions.errors import InputError
 from extensions.failpoints import point
-from monitoring import drift_store
 from monitoring.baseline import Baseline, FeatureBaseline
-from monitoring.cause_and_symptom import muted
-from monitoring.drift_store import Run
+from monitoring.baselines.stratified_baselines import conditioned
+from monitoring.checks import drift_store
+from monitoring.checks.cause_and_symptom import muted
+from monitoring.checks.drift_store import Run
+from monitoring.checks.serving_log_window import (
+    Window,
+    count_requests,
+    entities_in,
+    relations,
+    rows_by,
+)
 from monitoring.failpoints import Fault
-from monitoring.repeated_entities import independent_share
-from monitoring.serving_log_window import Window, count_requests, entities_in, relations, rows_by
-from monitoring.stratified_baselines import conditioned
+from monitoring.statistics.repeated_entities import independent_share
 from monitoring.verdicts import (
     CRITICAL,
     ERROR,
@@ -98,7 +104,7 @@ def _measured(
         enough = requests >= least_rows
         measured = measure(conn, url, window, baseline, least_rows, anchors=enough)
         findings, errors = read_results(measured.results, enough=enough)
-        findings = muted(findings, [one.feature for one in baseline.features])
+        findings = muted(findings, [feature.feature for feature in baseline.features])
         findings += [_not_watched(label, why) for label, why in measured.unwatched.items()]
         findings.sort(key=_gravity)
     except Exception as error:  # whatever it is, it is no drift
@@ -112,7 +118,7 @@ def _measured(
         window_start=window.start,
         window_end=window.end,
         baseline_id=baseline_id,
-        verdict=ERROR if errors else worst(one.verdict for one in findings),
+        verdict=ERROR if errors else worst(finding.verdict for finding in findings),
         requests=requests,
         findings=tuple(findings),
         error="; ".join(errors)[:2000] or None,
@@ -140,17 +146,19 @@ def measure(
     measuring = suite.Measuring(url)
     results: list[dict[str, Any]] = []
     try:
-        with relations(conn, baseline, window) as found:
-            for view, rows in found.views.items():
+        with relations(conn, baseline, window) as names:
+            for view, rows in names.views.items():
                 asked = suite.expectations_of(compared, view, rules, set(rows.columns), unwatched)
                 batch = measuring.of_relation(rows.name)
                 results += as_json(measuring.validate(batch, asked))
-            for one in baseline.features:
-                if anchors and (relation := found.anchors.get(one.feature.label)) is not None:
+            for feature in baseline.features:
+                if anchors and (relation := names.anchors.get(feature.feature.label)) is not None:
                     batch = measuring.of_relation(relation.name)
-                    results += as_json(measuring.validate(batch, [suite.anchors_of(one, rules)]))
+                    results += as_json(
+                        measuring.validate(batch, [suite.anchors_of(feature, rules)])
+                    )
             if usual is not None:
-                batch = measuring.of_relation(found.requests.name)
+                batch = measuring.of_relation(names.requests.name)
                 asked = [suite.volume_of(window.service, usual, rules)]
                 results += as_json(measuring.validate(batch, asked))
     finally:
@@ -168,24 +176,26 @@ def for_window(
     features, unwatched = [], {}
     rows: dict[tuple[str, str], dict[str, int]] = {}
     asked: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
-    for one in baseline.features:
-        found: FeatureBaseline | str = one
-        if (strata := one.content.get("strata")) is not None:
-            key = one.feature.view, strata["by"]
+    for feature in baseline.features:
+        result: FeatureBaseline | str = feature
+        if (strata := feature.content.get("strata")) is not None:
+            key = feature.feature.view, strata["by"]
             if key not in rows:
                 rows[key] = rows_by(conn, window, *key)
-            found = conditioned(one, rows[key])
-        if isinstance(found, str):
-            unwatched[one.feature.label] = found
-            found = one
-        if (held := one.content.get("entities")) is not None:
-            entity = one.feature.view, tuple(held["keys"])
+            result = conditioned(feature, rows[key])
+        if isinstance(result, str):
+            unwatched[feature.feature.label] = result
+            result = feature
+        if (held := feature.content.get("entities")) is not None:
+            entity = feature.feature.view, tuple(held["keys"])
             if entity not in asked:
                 asked[entity] = entities_in(conn, window, *entity)
             if (live := asked[entity]) is not None:
                 share = independent_share(live, held["counts"])
-                found = dataclasses.replace(found, content={**found.content, "independent": share})
-        features.append(found)
+                result = dataclasses.replace(
+                    result, content={**result.content, "independent": share}
+                )
+        features.append(result)
     return dataclasses.replace(baseline, features=tuple(features)), unwatched
 
 
@@ -198,18 +208,18 @@ def read_results(
     """
     findings: list[Finding] = []
     errors: list[str] = []
-    for one in results:
-        config, info = one["expectation_config"], one["exception_info"]
+    for result in results:
+        config, info = result["expectation_config"], result["exception_info"]
         raised = [info] if "raised_exception" in info else list(info.values())
         messages = [str(each["exception_message"]) for each in raised if each["raised_exception"]]
         if messages:
             errors.append(f"{config['type']} {config['kwargs'].get('column', '')}: {messages[0]}")
         elif config["type"] == "expect_column_to_exist":
-            if not one["success"]:
+            if not result["success"]:
                 verdict = CRITICAL if enough else INSUFFICIENT
                 findings.append(_not_there(config["meta"]["feature"], verdict))
         else:
-            details = one["result"]["details"]
+            details = result["result"]["details"]
             findings += [Finding.from_json(each) for each in details["findings"]]
     findings.sort(key=_gravity)
     return findings, errors
@@ -230,7 +240,7 @@ def _gravity(finding: Finding) -> tuple[int, float]:
 
 
 def as_json(result: Any) -> list[dict[str, Any]]:
-    """Without the baseline, which is kept once, and without numbers that JSON cannot hold."""
+    """Results as JSON: without the baseline (stored once), non-finite numbers as text."""
     found = []
     for one in result.to_json_dict()["results"]:
         config = one["expectation_config"]

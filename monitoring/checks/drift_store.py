@@ -1,4 +1,4 @@
-"""What monitoring remembers: baselines, floors, runs. All SQL of these tables stands here."""
+"""Storage of baselines, floors and check runs in PostgreSQL; all SQL of these tables."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from extensions.database.advisory_locks import session_lock
 from extensions.errors import NothingToCheckError, SkewlessError
 from monitoring.baseline import Baseline
-from monitoring.serving_log_window import Window
+from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
 
 NOTHING_WATCHED = (
@@ -43,7 +43,7 @@ class Run:
 
 
 def bind(conn: psycopg.Connection, baseline: Baseline) -> str:
-    """Keep a baseline and compare its service with it from now on; returns its identity."""
+    """Store a baseline and bind its service to it; returns its identity."""
     with conn.transaction():
         conn.execute(
             "INSERT INTO drift_baselines (baseline_id, service, versions, training_set, content) "
@@ -135,7 +135,7 @@ def floors_of(conn: psycopg.Connection, service: str) -> dict[tuple[str, str], F
 def set_floors(
     conn: psycopg.Connection, service: str, floors: Mapping[tuple[str, str], Floor]
 ) -> None:
-    """Keep calibrated floors; those of other statistics stay."""
+    """Store calibrated floors; those of other statistics are unchanged."""
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO drift_floors (service, feature, statistic, warning, critical) "
@@ -158,7 +158,7 @@ def recorded(conn: psycopg.Connection, window: Window, baseline_id: str) -> Run 
 
 
 def record(conn: psycopg.Connection, run: Run) -> None:
-    """Keep a run; one that was an error before is replaced."""
+    """Store a run; an earlier run that ended in an error is replaced."""
     conn.execute(
         "INSERT INTO drift_runs AS r (service, window_start, window_end, baseline_id, verdict, "
         "requests, findings, expectations, error) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
@@ -173,7 +173,7 @@ def record(conn: psycopg.Connection, run: Run) -> None:
             run.baseline_id,
             run.verdict,
             run.requests,
-            Jsonb([one.to_json() for one in run.findings]),
+            Jsonb([finding.to_json() for finding in run.findings]),
             None if run.expectations is None else Jsonb(list(run.expectations)),
             run.error,
             ERROR,
@@ -185,17 +185,17 @@ def recent_runs(
     conn: psycopg.Connection, service: str, most: int, *, details: bool = False
 ) -> list[Run]:
     """The last runs of a service, oldest first."""
-    found = _runs(
+    result = _runs(
         conn,
         "WHERE service = %s ORDER BY window_end DESC, finished_at DESC LIMIT %s",
         [service, most],
         details=details,
     )
-    return found[::-1]
+    return result[::-1]
 
 
 def last_window_end(conn: psycopg.Connection, service: str, length: timedelta) -> datetime | None:
-    """Where the checked windows of this length end."""
+    """The end of the last checked window of this length."""
     row = conn.execute(
         "SELECT max(window_end) FROM drift_runs WHERE service = %s "
         "AND window_end - window_start = %s AND verdict <> %s",

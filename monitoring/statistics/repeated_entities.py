@@ -1,4 +1,4 @@
-"""How much a window's rows are worth where the same entities are asked for again and again.
+"""Design effect of repeated entities: the effective number of rows of a window.
 
 A user who sends twenty requests an hour is one user, not twenty: the values of the rows are the
 user's, and a window of few users differs from a training set of many though nothing has changed. In
@@ -40,16 +40,16 @@ def entity_counts(table: pa.Table, keys: Sequence[str]) -> list[int] | None:
         return None
     texts = [pc.fill_null(column.cast(pa.string()), "") for column in columns]
     joined = pc.binary_join_element_wise(*texts, _JOIN)
-    found = [0] * BUCKETS
+    result = [0] * BUCKETS
     for one in joined.value_counts().to_pylist():
-        found[_bucket(one["values"])] += one["counts"]
-    return found
+        result[_bucket(one["values"])] += one["counts"]
+    return result
 
 
 def live_counts(
     conn: psycopg.Connection, keys: Sequence[str], table: str, where: sql.Composable
 ) -> list[int]:
-    """The same of rows of a table in PostgreSQL."""
+    """As `entity_counts`, of the rows of a table in PostgreSQL."""
     columns = [sql.SQL("coalesce({}::text, '')").format(sql.Identifier(key)) for key in keys]
     rows = conn.execute(
         sql.SQL(
@@ -65,10 +65,10 @@ def live_counts(
         ),
         {},
     ).fetchall()
-    found = [0] * BUCKETS
+    result = [0] * BUCKETS
     for bucket, number in rows:
-        found[bucket] = number
-    return found
+        result[bucket] = number
+    return result
 
 
 def independent_share(live: Sequence[int], base: Sequence[int]) -> float:

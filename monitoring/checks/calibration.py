@@ -1,4 +1,4 @@
-"""Calibration: what ordinary windows look like, and the floors that lie above that."""
+"""Calibration of floors: replay past windows, and propose floors above ordinary variation."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ import numpy as np
 
 from extensions.database import connect
 from extensions.errors import InputError, SkewlessError
-from monitoring import drift_store
 from monitoring.baseline import CATEGORICAL, NUMERIC, Baseline
-from monitoring.drift_check import measure, read_results
-from monitoring.serving_log_window import count_requests, whole_windows
+from monitoring.checks import drift_store
+from monitoring.checks.drift_check import measure, read_results
+from monitoring.checks.serving_log_window import count_requests, whole_windows
 from monitoring.verdicts import FLOORS, LEAST_ROWS, Floor
 
 # A floor lies this much above the largest effect of an ordinary window.
@@ -80,7 +80,7 @@ def calibrate(
     *,
     least_rows: int = LEAST_ROWS,
 ) -> Calibration:
-    """Replay the windows between two moments; nothing is recorded and nobody is told.
+    """Replay the windows between two timestamps; nothing is recorded and no alert is sent.
 
     Choose a span without incidents: what is replayed counts as ordinary.
 
@@ -104,9 +104,12 @@ def calibrate(
                         f"{errors[0]}"
                     )
                 count += 1
-                for one in findings:
-                    if one.statistic in FLOORS and one.statistic not in ("schema", "volume"):
-                        effects[one.feature, one.statistic].append(one.effect)
+                for finding in findings:
+                    if finding.statistic in FLOORS and finding.statistic not in (
+                        "schema",
+                        "volume",
+                    ):
+                        effects[finding.feature, finding.statistic].append(finding.effect)
                 for feature, live in _lives(results).items():
                     lives[feature].append(live)
         floors = drift_store.floors_of(conn, service)
@@ -134,33 +137,33 @@ def _proposal(key: tuple[str, str], values: Sequence[float], floor: Floor) -> Pr
 
 
 def _lives(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    found = {}
-    for one in results:
-        details = one["result"].get("details") if one["result"] else None
+    live_of = {}
+    for result in results:
+        details = result["result"].get("details") if result["result"] else None
         if details and ("mean" in details["live"] or "counts" in details["live"]):
-            found[str(one["expectation_config"]["kwargs"]["feature"])] = details["live"]
-    return found
+            live_of[str(result["expectation_config"]["kwargs"]["feature"])] = details["live"]
+    return live_of
 
 
 def _ranges(baseline: Baseline, lives: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Range]:
-    found = []
-    for one in baseline.features:
-        label, seen = one.feature.label, lives.get(one.feature.label, ())
-        if one.feature.kind == NUMERIC:
+    result = []
+    for feature in baseline.features:
+        label, seen = feature.feature.label, lives.get(feature.feature.label, ())
+        if feature.feature.kind == NUMERIC:
             means = [float(live["mean"]) for live in seen if "mean" in live]
             sds = [float(live["sd"]) for live in seen if "sd" in live]
             if means:
-                least, greatest = one.content["minimum"], one.content["maximum"]
-                found.append(Range(label, _around(means), _around(sds), least, greatest))
-        elif one.feature.kind == CATEGORICAL:
+                least, greatest = feature.content["minimum"], feature.content["maximum"]
+                result.append(Range(label, _around(means), _around(sds), least, greatest))
+        elif feature.feature.kind == CATEGORICAL:
             totals: dict[str, float] = defaultdict(float)
             for live in seen:
                 for name, count in live["counts"].items():
                     totals[name] += count
             everything = sum(totals.values()) or 1.0
             most = sorted(totals.items(), key=lambda each: -each[1])[:TOP_CATEGORIES]
-            found.append(Range(label, top={name: count / everything for name, count in most}))
-    return found
+            result.append(Range(label, top={name: count / everything for name, count in most}))
+    return result
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:

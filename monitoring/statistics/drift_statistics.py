@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from extensions.versions.column_distance import divergence, stability
-from monitoring import contingency_tests
+from extensions.statistics.divergence import (
+    jensen_shannon_divergence,
+    population_stability_index,
+)
+from monitoring.statistics import contingency_tests
 from monitoring.verdicts import Statistic
 
 Floats = NDArray[np.float64]
@@ -53,7 +56,7 @@ def psi(live: Floats, base: Floats) -> Statistic:
     q, p = contingency_tests.pooled(live, places), contingency_tests.pooled(base, places)
     if len(q) < 2 or not q.sum() or not p.sum():
         return Statistic("psi", 0.0, 1.0)
-    return Statistic("psi", stability(p, q), contingency_tests.homogeneity(q, p))
+    return Statistic("psi", population_stability_index(p, q), contingency_tests.homogeneity(q, p))
 
 
 def mean_shift(
@@ -141,18 +144,19 @@ def _js(q: Floats, p: Floats) -> Statistic:
     q, p = contingency_tests.pooled(q, places), contingency_tests.pooled(p, places)
     if len(q) < 2 or not q.sum() or not p.sum():
         return Statistic("js", 0.0, 1.0)
-    apart = max(divergence(p, q), 0.0)  # by rounding, equal ones may be less than nothing apart
-    return Statistic("js", float(np.sqrt(apart)), contingency_tests.homogeneity(q, p))
+    # By rounding, the divergence of equal shares may be a little below zero.
+    divergence = max(jensen_shannon_divergence(p, q), 0.0)
+    return Statistic("js", float(np.sqrt(divergence)), contingency_tests.homogeneity(q, p))
 
 
 def _unseen(q: Floats, p: Floats) -> Statistic:
     n = q.sum()
     expected, together = contingency_tests.unseen_rows(q, p)
     most, alone = contingency_tests.largest_unseen(q, p)
-    found = float(q[p <= 0].sum())
+    result = float(q[p <= 0].sum())
     if alone < together:
         return Statistic("unseen", most / n, min(1.0, 2 * alone))
-    return Statistic("unseen", max(0.0, found - expected) / n, min(1.0, 2 * together))
+    return Statistic("unseen", max(0.0, result - expected) / n, min(1.0, 2 * together))
 
 
 def share_shift(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitoring import contingency_tests
-from monitoring.drift_statistics import HEAVY_TAILED
+from monitoring.statistics import contingency_tests
+from monitoring.statistics.drift_statistics import HEAVY_TAILED
 from monitoring.verdicts import Statistic
 
 Floats = NDArray[np.float64]
@@ -102,8 +102,8 @@ def _sd(live: Moments, base: Moments, alpha: float) -> Statistic:
 def _all_on_one_side(share: Floats, is_live: NDArray[np.bool_], n: int, m: int) -> Floats:
     """The chance that the rows which carry a change were all dealt to the side that has them."""
     side = np.where(is_live, n, m)
-    found: Floats = np.minimum(1.0, 2 * (side / (n + m)) ** (share * side))
-    return found
+    result: Floats = np.minimum(1.0, 2 * (side / (n + m)) ** (share * side))
+    return result
 
 
 def _most_certain(name: str, effect: Floats, p: Floats, alpha: float) -> Statistic:
@@ -114,5 +114,5 @@ def _most_certain(name: str, effect: Floats, p: Floats, alpha: float) -> Statist
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    found: Floats = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-    return found
+    result: Floats = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return result

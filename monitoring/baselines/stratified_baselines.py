@@ -16,9 +16,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitoring import contingency_tests
-from monitoring.distributions import counted_categories
-from monitoring.feature_distributions import CATEGORICAL, NUMERIC, Feature, FeatureBaseline
+from monitoring.baselines.distributions import counted_categories
+from monitoring.baselines.feature_distributions import (
+    CATEGORICAL,
+    NUMERIC,
+    Feature,
+    FeatureBaseline,
+)
+from monitoring.statistics import contingency_tests
 
 HOUR, WEEKDAY, HOUR_OF_WEEK = "hour", "weekday", "hour of week"
 TIME = "event_timestamp"
@@ -53,18 +58,18 @@ def strata_of(
     cells, numbers = _columns(feature, table[feature.name], content)
     chances = {by: _follows(codes, cells, numbers) for by, codes in candidates.items()}
     fields = [by for by in candidates if by.startswith(REQUEST + ":")]
-    found = min(fields, key=chances.__getitem__, default=None)
-    if found is None or chances[found] >= FOLLOWS_BY_CHANCE:
+    result = min(fields, key=chances.__getitem__, default=None)
+    if result is None or chances[result] >= FOLLOWS_BY_CHANCE:
         follows = [by for by in (HOUR, WEEKDAY) if chances.get(by, 1.0) < FOLLOWS_BY_CHANCE]
         if not follows:
             return None
-        found = HOUR_OF_WEEK if len(follows) > 1 else follows[0]
-    codes = candidates.get(found)
+        result = HOUR_OF_WEEK if len(follows) > 1 else follows[0]
+    codes = candidates.get(result)
     if codes is None:
         codes = _of_week(candidates[WEEKDAY], candidates[HOUR])
     column = table[feature.name]
     return {
-        "by": found,
+        "by": result,
         "cells": {
             name: _cell(feature, column.filter(pa.array(codes.places == place)), content)
             for place, name in enumerate(codes.names)
@@ -73,14 +78,14 @@ def strata_of(
     }
 
 
-def conditioned(one: FeatureBaseline, window: Mapping[str, int]) -> FeatureBaseline | str:
+def conditioned(feature: FeatureBaseline, window: Mapping[str, int]) -> FeatureBaseline | str:
     """The baseline for a window with so many rows by stratum; else why it is not watched."""
-    strata = one.content["strata"]
+    strata = feature.content["strata"]
     cells, rows = strata["cells"], sum(window.values())
     known = {code: count for code, count in window.items() if cells.get(code, {}).get("rows")}
     held = sum(known.values())
     if not rows:
-        return one
+        return feature
     # The variance of a mixture's share is the sum of w^2 / rows: so many rows it is worth.
     variance = sum(w**2 / cells[code]["rows"] for code, w in known.items())
     worth = held**2 / variance if held else 0.0
@@ -96,13 +101,13 @@ def conditioned(one: FeatureBaseline, window: Mapping[str, int]) -> FeatureBasel
         code: w * (1 - cells[code]["nulls"] / cells[code]["rows"]) for code, w in weights.items()
     }
     present = sum(values.values())
-    mixed = dict(one.content)
+    mixed = dict(feature.content)
     if present > 0:
         shares = {code: w / present for code, w in values.items() if w > 0}
-        mixed |= _mixed(one.feature, [(w, cells[code]) for code, w in shares.items()])
-    if one.feature.kind == CATEGORICAL:
+        mixed |= _mixed(feature.feature, [(w, cells[code]) for code, w in shares.items()])
+    if feature.feature.kind == CATEGORICAL:
         mixed["counted"] = worth * (1 - nulls)
-    return replace(one, rows=round(worth), null_rate=nulls, content=mixed)
+    return replace(feature, rows=round(worth), null_rate=nulls, content=mixed)
 
 
 def _mixed(feature: Feature, parts: list[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -137,16 +142,16 @@ def _name(by: str) -> str:
 
 
 def _candidates(feature: Feature, table: pa.Table) -> dict[str, Codes]:
-    """What the feature may follow, by name."""
-    found: dict[str, Codes] = {}
+    """The strata that the feature may depend on, by name."""
+    result: dict[str, Codes] = {}
     for field in feature.requests:
         if field in table.column_names and _is_discrete(table.schema.field(field).type):
-            found[f"{REQUEST}:{field}"] = _texts(table[field])
+            result[f"{REQUEST}:{field}"] = _texts(table[field])
     if TIME in table.column_names and pa.types.is_timestamp(table.schema.field(TIME).type):
         times = table[TIME].cast(pa.timestamp("us"), safe=False)  # UTC, as they are kept
-        found[HOUR] = _texts(pc.hour(times))
-        found[WEEKDAY] = _texts(pc.day_of_week(times, count_from_zero=False))
-    return {by: codes for by, codes in found.items() if 2 <= len(codes.names) <= MOST_STRATA}
+        result[HOUR] = _texts(pc.hour(times))
+        result[WEEKDAY] = _texts(pc.day_of_week(times, count_from_zero=False))
+    return {by: codes for by, codes in result.items() if 2 <= len(codes.names) <= MOST_STRATA}
 
 
 def _texts(column: pa.ChunkedArray) -> Codes:
@@ -184,8 +189,8 @@ def _columns(
 
 def _vectors(column: pa.ChunkedArray, length: int) -> NDArray[np.float64]:
     flat = pc.list_flatten(column.combine_chunks()).cast(pa.float64(), safe=False)
-    found: NDArray[np.float64] = flat.to_numpy(zero_copy_only=False).reshape(len(column), length)
-    return found
+    result: NDArray[np.float64] = flat.to_numpy(zero_copy_only=False).reshape(len(column), length)
+    return result
 
 
 def _follows(codes: Codes, cells: Any, numbers: NDArray[np.float64]) -> float:
@@ -219,7 +224,7 @@ def _pooled_rows(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _pooled_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rare strata as one."""
+    """Pool rare strata into one."""
     rare = np.bincount(groups) < contingency_tests.LEAST_EXPECTED * 2
     return np.where(rare[groups], len(rare), groups)
 

@@ -1,0 +1,1 @@
+"""Statistics of distributions that version diffs and drift checks share."""

@@ -1,0 +1,1 @@
+"""Drift checks: windows of the serving log, schedule, stored verdicts, causes, calibration."""
