@@ -15,8 +15,8 @@ from typing import Any
 from feast import FeatureStore
 
 from extensions.serving.auth.authorization import TRUSTED, Guard
-from extensions.serving.features.feature_reader import Reader
-from extensions.serving.features.redis_connection import UnavailableError, link_to
+from extensions.serving.features.feature_reader import FeatureReader
+from extensions.serving.features.redis_connection import UnavailableError, redis_connection
 from extensions.serving.features.request_plan import Plan, Plans
 from extensions.serving.http import openapi, responses
 from extensions.serving.http.bounded_http_protocol import Sweep
@@ -71,12 +71,12 @@ class Application:
         self.settings, self.store = settings, store
         self.watcher = Watcher(store, settings.poll, self._swapped)
         self.near = NearCopies(settings.near_megabytes * 1_000_000)
-        self.link = link_to(
+        self.link = redis_connection(
             online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
         )
         # Ends overdue connections, where the HTTP server lets us see them.
         self.sweep: Sweep | None = None
-        self.reader = Reader(self.link, self.near, self._alone)
+        self.reader = FeatureReader(self.link, self.near, self._alone)
         self.as_feast = get_online_features.FeastRoute(store, self.reader)
         self.metrics = Metrics(several=settings.workers > 1)
         self.log = ServedLog(

@@ -27,7 +27,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
 
 from extensions.addresses import connection_string_of
-from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plans, compile_plans
 from extensions.serving.routes.get_online_features import FeastRoute, UnusualError
 from extensions.stores.online.store import SkewlessRedisOnlineStoreConfig
@@ -191,7 +191,7 @@ def test_generated_repositories_as_feast(redis_url: str, tmp_path: Path, seed: i
         write(store, store.get_feature_view(view.name), rng)
     store.refresh_registry()
     plans = compile_plans(store, 1)
-    route = FeastRoute(store, Reader(Direct(redis.Redis.from_url(redis_url))))
+    route = FeastRoute(store, FeatureReader(Direct(redis.Redis.from_url(redis_url))))
     fast = 0
     for asked in questions(rng, views):
         theirs = by_feast(store, asked)

@@ -16,7 +16,7 @@ from feast import FeatureStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Group, Plan, Plans, compile_plans
 from extensions.serving.near_cache.cached_views import MOST_LAG, Copy, NearCopies, Wanted
 from extensions.serving.near_cache.invalidation import Follower, connections
@@ -87,7 +87,7 @@ def genre(store: FeatureStore, number: int, second: int) -> None:
 
 
 def near(copy: Copy, group: Group, numbers: list[int]) -> dict[str, list[Any]]:
-    slots = copy.slots(Ids(numbers, np.array(numbers, np.int64)))
+    slots = copy.slots(EntityIds(numbers, np.array(numbers, np.int64)))
     found: dict[str, list[Any]] = {}
     for view in group.views:
         columns, present, events = copy.rows(view.decoder, slots, 0)
@@ -319,7 +319,7 @@ def test_many_ids_as_a_dictionary_would(plans: Plans) -> None:
             values.append(layout.header(len(row)) + row)
         copy.assign(*copy.decode([wanted.prefix + b"%d" % one for one in ids], values))
     asked = pool.tolist()
-    slots = copy.slots(Ids(asked, np.array(asked)))
+    slots = copy.slots(EntityIds(asked, np.array(asked)))
     columns, present, events = copy.rows(stats, slots, 0)
     assert present.tolist() == [one in known for one in asked]
     assert events.tolist() == [known.get(one, -1) + 1 for one in asked]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Group, Plan, Plans, compile_plans
 from extensions.serving.near_cache.cached_views import NearCopies
 from extensions.serving.near_cache.invalidation import Follower
@@ -44,7 +44,7 @@ def test_loaded_and_followed(cluster: str, feast_store: Any) -> None:  # noqa: F
             decoder = group.views[0].decoder
 
             def scores() -> list[float]:
-                slots = copy.slots(Ids(asked, np.array(asked)))
+                slots = copy.slots(EntityIds(asked, np.array(asked)))
                 found: Any = copy.rows(decoder, slots, 0)[0]["item_popularity_score"]
                 return list(found)
 

@@ -11,8 +11,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.feature_reader import Rows
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_validation import RefusedError
 from extensions.serving.near_cache.cached_views import NearCopies
@@ -46,7 +46,7 @@ class Served:
     """
 
     plan: Plan
-    rows: Sequence[Rows]
+    rows: Sequence[ViewRows]
     each: Mapping[str, Values]
     groups: Groups | None = None
 
@@ -64,7 +64,7 @@ class Served:
             view = rows.view
             if view.place.join_keys == join_keys:
                 for name, feature in zip(view.names, view.features, strict=True):
-                    found[name] = rows.found[feature][0]
+                    found[name] = rows.unique_columns[feature][0]
         return found
 
     def single(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Served:
         }
 
 
-def serve(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Served:
+def serve(plan: Plan, rows: Sequence[ViewRows], request: Mapping[str, Any], n: int) -> Served:
     """Run the plan's transforms over the rows, once for those that are alike."""
     if not n:
         return Served(
@@ -117,7 +117,9 @@ def _request(request: Mapping[str, Any], groups: Groups | None) -> Iterator[tupl
             yield name, value if groups is None or len(value) == 1 else taken(value, groups.first)
 
 
-def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Groups | None:
+def _groups(
+    plan: Plan, rows: Sequence[ViewRows], request: Mapping[str, Any], n: int
+) -> Groups | None:
     parts = []
     for value in request.values():
         if isinstance(value, (list, np.ndarray)) and len(value) > 1:
@@ -127,7 +129,7 @@ def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int
             parts.append(part)
     for view_rows in rows:
         if view_rows.inverse is not None and view_rows.view.place.composite:
-            parts.append((view_rows.inverse, len(view_rows.there)))
+            parts.append((view_rows.inverse, len(view_rows.unique_present)))
             continue
         names = plan.read.get(id(view_rows.view), ())
         for name in {*names, *view_rows.view.features} if view_rows.view.place.composite else names:
@@ -141,12 +143,12 @@ def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int
     return grouped(parts, n)
 
 
-def _of_groups(plan: Plan, rows: Rows, groups: Groups) -> dict[str, Values]:
+def _of_groups(plan: Plan, rows: ViewRows, groups: Groups) -> dict[str, Values]:
     """What transforms read of a view, once for each group."""
     columns = {}
     for name in plan.read.get(id(rows.view), ()):
-        column = rows.found[name]
-        if len(rows.there) > 1 or rows.inverse is not None:
+        column = rows.unique_columns[name]
+        if len(rows.unique_present) > 1 or rows.inverse is not None:
             where = groups.first if rows.inverse is None else rows.inverse[groups.first]
             column = taken(column, where)
         columns[name] = column
@@ -183,7 +185,7 @@ def objects(
 
 
 def ranked_rows(
-    served: Served, ids: Ids, item: tuple[str, ...], pair: Container[tuple[str, ...]]
+    served: Served, ids: EntityIds, item: tuple[str, ...], pair: Container[tuple[str, ...]]
 ) -> list[bytes]:
     """The items of a ranking as a JSON array in pieces, in the order of ``ids``.
 
@@ -212,12 +214,12 @@ def ranked_rows(
     return pieces
 
 
-def _pairs_of_groups(rows: Rows, groups: Groups) -> dict[str, Values]:
+def _pairs_of_groups(rows: ViewRows, groups: Groups) -> dict[str, Values]:
     where = groups.first if rows.inverse is None else rows.inverse[groups.first]
-    return {name: taken(column, where) for name, column in rows.found.items()}
+    return {name: taken(column, where) for name, column in rows.unique_columns.items()}
 
 
-def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
+def _item_parts(served: Served, ids: EntityIds, item: tuple[str, ...]) -> list[bytes]:
     """Each item's part of a row; of rows that are near, the one that was written before."""
     views = [rows for rows in served.rows if rows.view.join_keys == item]
     copy = views[0].copy if views else None
@@ -239,7 +241,7 @@ def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
     return made
 
 
-def _written(served: Served, ids: Ids, item: tuple[str, ...], n: int) -> list[bytes]:
+def _written(served: Served, ids: EntityIds, item: tuple[str, ...], n: int) -> list[bytes]:
     columns = served.columns(item)
     column: Values = ids.numbers if ids.numbers is not None else ids.values
     names = b",".join(_quoted(name) + b":%b" for name in columns)

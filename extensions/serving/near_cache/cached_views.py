@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extensions.serving.features.entity_ids import Ids, is_whole_number
+from extensions.serving.features.entity_ids import EntityIds, is_whole_number
 from extensions.serving.features.request_plan import Group, Plan, Plans
 from extensions.serving.near_cache.entity_index import Slots
 from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
@@ -96,13 +96,13 @@ class Copy:
 
     def decode(
         self, keys: Sequence[bytes], values: Sequence[bytes | None]
-    ) -> tuple[Ids, list[Block]]:
+    ) -> tuple[EntityIds, list[Block]]:
         """Entities' ids, and their values as blocks of the near views, in order."""
         skip = len(self.wanted.prefix)
         raw = [key[skip:] for key in keys]
-        ids = Ids(raw, None, raw)
+        ids = EntityIds(raw, None, raw)
         if self.wanted.numbers:
-            ids = Ids([int(part) for part in raw], None, raw)
+            ids = EntityIds([int(part) for part in raw], None, raw)
             ids.numbers = np.array(ids.values, np.int64)
         decoders = list(self.wanted.decoders.values())
         buffer, places = sections(values, [decoder.layout for decoder in decoders])
@@ -111,7 +111,7 @@ class Copy:
             for decoder, (at, size) in zip(decoders, places, strict=True)
         ]
 
-    def assign(self, ids: Ids, blocks: Sequence[Block]) -> None:
+    def assign(self, ids: EntityIds, blocks: Sequence[Block]) -> None:
         """Put rows in the place of those that were there; no id may come twice."""
         where = self.slots(ids)
         new = np.flatnonzero(where == 0).tolist()
@@ -126,7 +126,7 @@ class Copy:
                 if slot < len(texts):
                     texts[slot] = None
 
-    def slots(self, ids: Ids) -> Integers:
+    def slots(self, ids: EntityIds) -> Integers:
         """Where the ids' rows are; 0 where there is none."""
         if not self.wanted.numbers:
             return np.array([self._named.get(entity_id, 0) for entity_id in ids.raw], np.int64)

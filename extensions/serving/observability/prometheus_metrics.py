@@ -13,7 +13,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from extensions.serving.features.feature_reader import Rows
+from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.near_cache.cached_views import NearCopies
 from extensions.serving.observability.watermark_watcher import Freshnesses
 from extensions.stores.online_codec import row_format
@@ -102,21 +102,27 @@ class Metrics:
             child = self._asked[route] = self.items.labels(route)
         child.observe(entities)
 
-    def count(self, rows: Iterable[Rows], freshnesses: Freshnesses, now: int) -> None:
+    def count(self, rows: Iterable[ViewRows], freshnesses: Freshnesses, now: int) -> None:
         """Count the rows that are not simply fresh."""
         for view_rows in rows:
             view = view_rows.view
-            here = len(view_rows.there) if view_rows.inverse is None else len(view_rows.inverse)
+            here = (
+                len(view_rows.unique_present)
+                if view_rows.inverse is None
+                else len(view_rows.inverse)
+            )
             if here == 1:
-                if not view_rows.there[0]:
+                if not view_rows.unique_present[0]:
                     self._served(view.name, "default", 1)
-                elif not freshnesses.fresh(view, int(view_rows.at[0]), now):
+                elif not freshnesses.fresh(view, int(view_rows.unique_events[0]), now):
                     self._served(view.name, "stale", 1)
                 continue
             if missing := here - int(np.count_nonzero(view_rows.present)):
                 self._served(view.name, "default", missing)
             if missing < here and not freshnesses.all_fresh(view, now):
-                late = freshnesses.stale(view, view_rows.at, now) & view_rows.there
+                late = (
+                    freshnesses.stale(view, view_rows.unique_events, now) & view_rows.unique_present
+                )
                 if late.any():
                     rows = late if view_rows.inverse is None else late[view_rows.inverse]
                     self._served(view.name, "stale", int(np.count_nonzero(rows)))

@@ -25,7 +25,7 @@ from prometheus_client import Counter as Metric
 from extensions.database import connect, connect_arrow
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line, of_a_server, outage
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.responses import Served
 from extensions.stores.offline.writes import serving_log_table
@@ -261,7 +261,12 @@ def request_hash(service: str, ids: Iterable[Sequence[bytes]], served_at: int) -
     text = blake2b(service.encode(), digest_size=8)
     for entity_ids in ids:
         text.update(
-            b"\0" + (entity_ids.octets if isinstance(entity_ids, Ids) else b",".join(entity_ids))
+            b"\0"
+            + (
+                entity_ids.hash_bytes
+                if isinstance(entity_ids, EntityIds)
+                else b",".join(entity_ids)
+            )
         )
     text.update(b"\0%d" % served_at)
     return int.from_bytes(text.digest(), "big")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from extensions.serving.auth.authorization import Guard
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http import request_validation, responses
 from extensions.serving.http.request_validation import RefusedError, RequestParser
@@ -43,7 +43,7 @@ class Hot:
     settings: Settings
     watcher: Watcher
     near: NearCopies
-    reader: Reader
+    reader: FeatureReader
     metrics: Metrics
     log: ServedLog
     guard: Guard
@@ -62,7 +62,7 @@ class Hot:
         user, raw = request_validation.user_in_path(raw_path.split(USER, 1)[-1], kind)
         self.guard.permit(scope, plan.resource)
         now = time.time_ns() // 1000
-        axes = {name: Ids([user], None, [raw])}
+        axes = {name: EntityIds([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
         request = self.parser.without_context(plan)
         served = responses.serve(plan, rows, request, 1)

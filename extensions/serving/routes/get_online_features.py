@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore, ValueType
 
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.feature_reader import Reader, Rows
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.feature_reader import FeatureReader, ViewRows
 from extensions.serving.features.redis_connection import UnavailableError
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
@@ -67,7 +67,7 @@ class FeastRoute:
     apart from the others: what strangers make up pushes no plan out.
     """
 
-    def __init__(self, store: FeatureStore, reader: Reader) -> None:
+    def __init__(self, store: FeatureStore, reader: FeatureReader) -> None:
         self._store, self._reader = store, reader
         self._of: Plans | None = None
         self._plans: ByteCache[tuple[str, ...], Plan] = ByteCache(MOST_BYTES)
@@ -95,7 +95,7 @@ class FeastRoute:
             plan = self._plans.get(key) or await self._compile(key, plans)
         else:
             raise UnusualError
-        if not isinstance(plan, Plan) or not plan.plain:
+        if not isinstance(plan, Plan) or not plan.feast_equivalent:
             raise UnusualError
         return plan
 
@@ -168,7 +168,7 @@ class Asked:
     """A request's columns, checked. ``full``: features are named with their view."""
 
     entities: Mapping[str, list[Any]]
-    axes: Mapping[str, Ids]
+    axes: Mapping[str, EntityIds]
     request: Mapping[str, Values]
     rows: int
     full: bool
@@ -214,17 +214,17 @@ def _body(asked: Asked, served: Served) -> bytes:
     return b'{"results":[%b],"metadata":{"feature_names":%b}}' % (b",".join(results), names)
 
 
-def _ids(values: list[Any], kind: ValueType) -> Ids:
+def _ids(values: list[Any], kind: ValueType) -> EntityIds:
     """Checked ids; one for all rows where they are the same."""
     wanted = str if kind == ValueType.STRING else int
     if set(map(type, values)) != {wanted}:
         raise UnusualError
     try:
         if values.count(values[0]) == len(values):
-            return Ids(values[:1], None, [entity_id(values[0], kind, "")[1]])
+            return EntityIds(values[:1], None, [entity_id(values[0], kind, "")[1]])
         if kind == ValueType.INT64:
-            return Ids(values, np.array(values, np.int64))
-        return Ids(values, None, [entity_id(value, kind, "")[1] for value in values])
+            return EntityIds(values, np.array(values, np.int64))
+        return EntityIds(values, None, [entity_id(value, kind, "")[1] for value in values])
     except (RefusedError, OverflowError):
         raise UnusualError from None
 
@@ -245,9 +245,9 @@ def _given(values: list[Any], field: RequestField) -> Values:
     return column[:1] if values.count(values[0]) == len(values) else column
 
 
-def _about(rows: Rows, n: int) -> tuple[bytes, bytes]:
+def _about(rows: ViewRows, n: int) -> tuple[bytes, bytes]:
     """A view's statuses and times, as JSON."""
-    there, at = rows.there.tolist(), rows.at.tolist()
+    there, at = rows.unique_present.tolist(), rows.unique_events.tolist()
     times = [_stamp(event) if held else _NO_TIME for event, held in zip(at, there, strict=True)]
     where = None if rows.inverse is None else rows.inverse.tolist()
     if where is not None:
