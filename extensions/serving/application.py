@@ -32,8 +32,8 @@ from extensions.serving.http.request_admission import (
     route_of,
 )
 from extensions.serving.http.request_validation import RefusedError, RequestParser
-from extensions.serving.near_cache.cached_views import NearCopies
-from extensions.serving.near_cache.invalidation import Follower, connections
+from extensions.serving.near_cache.cached_views import NearCache
+from extensions.serving.near_cache.invalidation import InvalidationListener, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
 from extensions.serving.observability.serving_log import ServedLog
 from extensions.serving.observability.watermark_watcher import Watcher
@@ -70,7 +70,7 @@ class Application:
     def __init__(self, settings: Settings, store: FeatureStore) -> None:
         self.settings, self.store = settings, store
         self.watcher = Watcher(store, settings.poll, self._swapped)
-        self.near = NearCopies(settings.near_megabytes * 1_000_000)
+        self.near = NearCache(settings.near_megabytes * 1_000_000)
         self.link = redis_connection(
             online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
         )
@@ -361,12 +361,12 @@ class Application:
             [owner] = await self.link.run([("GET", aside(self.store.config, PROJECT))])
             see_owner(self.store.config, owner)
 
-    def _follow(self) -> Follower:
+    def _follow(self) -> InvalidationListener:
         """Begin to hold near copies, on connections of their own."""
         self.near.want(self.watcher.plans)
         config = self.store.config.online_store
         own = type(online_store(self.store))()
-        follower = Follower(self.near, lambda: connections(own, config), self._loop)
+        follower = InvalidationListener(self.near, lambda: connections(own, config), self._loop)
         follower.start()
         return follower
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.redis_connection import Command, RedisConnection
 from extensions.serving.features.request_plan import Plan, View
-from extensions.serving.near_cache.cached_views import Copy, NearCopies
+from extensions.serving.near_cache.cached_views import EntityCache, NearCache
 from extensions.stores.online_codec.column_encoding import Integers, Values, counting, taken
 from extensions.stores.online_codec.row_decoder import Block, fields, sections
 
@@ -35,7 +35,7 @@ class ViewRows:
 
     ``unique_columns``, ``unique_present`` and ``unique_events`` hold each distinct row once;
     ``inverse[i]`` is the index among them of row i of the request, None: they are in order.
-    ``copy`` and ``slots``: the cache that the rows were read from and their indices in it.
+    ``cache`` and ``slots``: the cache that the rows were read from and their indices in it.
     """
 
     view: View
@@ -43,7 +43,7 @@ class ViewRows:
     unique_present: NDArray[np.bool_]
     unique_events: Integers
     inverse: Integers | None = None
-    copy: Copy | None = None
+    cache: EntityCache | None = None
     slots: Integers | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class FeatureReader:
     """
 
     connection: RedisConnection
-    near: NearCopies | None = None
+    near: NearCache | None = None
     is_only_request: Callable[[], bool] = lambda: False
     large: dict[bytes, None] = field(default_factory=dict)
 
@@ -108,9 +108,9 @@ class FeatureReader:
                 parsers += [self._pair_keys(view, axes, commands, now) for view in group.views]
                 continue
             ids = axes[group.join_keys[0]]
-            copy = self.near.copy(group) if self.near is not None and group.near else None
-            if copy is not None:
-                parsers.append(_cached_rows(copy, group.views, ids, now))
+            cache = self.near.cache_of(group) if self.near is not None and group.near else None
+            if cache is not None:
+                parsers.append(_cached_rows(cache, group.views, ids, now))
                 parsed_early[parsers[-1]] = []
             else:
                 parsers.append(_string_keys(group.views, ids, keys, now))
@@ -228,11 +228,13 @@ def _string_keys(views: Sequence[View], ids: EntityIds, keys: list[bytes], now: 
     return parse
 
 
-def _cached_rows(copy: Copy, views: Sequence[View], ids: EntityIds, now: int) -> ReplyParser:
+def _cached_rows(
+    cache: EntityCache, views: Sequence[View], ids: EntityIds, now: int
+) -> ReplyParser:
     def parse(_: list[Any]) -> list[ViewRows]:
-        slots = copy.slots(ids)
+        slots = cache.slots(ids)
         return [
-            ViewRows(view, *copy.rows(view.decoder, slots, now), None, copy, slots)
+            ViewRows(view, *cache.rows(view.decoder, slots, now), None, cache, slots)
             for view in views
         ]
 

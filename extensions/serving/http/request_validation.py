@@ -170,9 +170,9 @@ class RequestParser:
                 msgspec.convert(by_camel, types.context_type)
             except msgspec.ValidationError as error:
                 message, path = _sentence(error)
-                name = types.spellings.get(path, "")
+                name = types.spellings.get(path or "", "")
                 asked = spelled.get(name, name)
-                message = message.replace(path, asked, 1)
+                message = message.replace(path or "", asked, 1)
                 raise RefusedError(422, message, f"context.{asked}") from None
         return _request_values(given, plan)
 
@@ -204,7 +204,7 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
         with contextlib.suppress(orjson.JSONDecodeError):  # msgspec stops at the first mistake
             orjson.loads(body)
             message, path = _sentence(error)
-            raise RefusedError(422, message, path or None) from None
+            raise RefusedError(422, message, path) from None
         raise RefusedError(400, "The body is not JSON.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError(400, f"The body is not JSON: {error}.") from None
@@ -212,13 +212,13 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
 
 def _sentence(  # noqa: PLR0911 - one for each kind of mistake
     error: msgspec.ValidationError,
-) -> tuple[str, str]:
+) -> tuple[str, str | None]:
     """What msgspec finds wrong, as a sentence, and the path of the field at fault."""
     text, _, path = str(error).partition(" - at `$")
     path = path.removesuffix("`").removeprefix(".")
     where = path or "The body"
     if not path and text.startswith("Expected `object`"):
-        return "The body must be a JSON object.", ""
+        return "The body must be a JSON object.", None
     if field := _FIELD.match(text):
         problem, name = field.groups()
         path = f"{path}.{name}" if path else name

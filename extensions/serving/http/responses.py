@@ -15,7 +15,7 @@ from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_validation import RefusedError
-from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.observability.watermark_watcher import Freshnesses
 from extensions.stores.online_codec.column_encoding import (
     Coded,
@@ -222,10 +222,10 @@ def _pairs_of_groups(rows: ViewRows, groups: Groups) -> dict[str, Values]:
 def _item_parts(served: Served, ids: EntityIds, item: tuple[str, ...]) -> list[bytes]:
     """Each item's part of a row; of rows that are near, the one that was written before."""
     views = [rows for rows in served.rows if rows.view.join_keys == item]
-    copy = views[0].copy if views else None
-    if copy is None or any(rows.copy is not copy or rows.view.decoder.ttl for rows in views):
+    cache = views[0].cache if views else None
+    if cache is None or any(rows.cache is not cache or rows.view.decoder.ttl for rows in views):
         return _written(served, ids, item, len(ids))
-    held = copy.texts(served.plan)
+    held = cache.texts(served.plan)
     slots: Any = views[0].slots
     found = list(map(held.__getitem__, slots.tolist()))
     if None not in found:
@@ -237,7 +237,7 @@ def _item_parts(served: Served, ids: EntityIds, item: tuple[str, ...]) -> list[b
             held[slot] = text
             kept += 1
             size += len(text)
-    copy.keeps(kept, size)
+    cache.count_fragments(kept, size)
     return made
 
 
@@ -251,7 +251,7 @@ def _written(served: Served, ids: EntityIds, item: tuple[str, ...], n: int) -> l
 
 
 def meta(
-    served: Served, freshnesses: Freshnesses, now: int, near: NearCopies | None = None
+    served: Served, freshnesses: Freshnesses, now: int, near: NearCache | None = None
 ) -> dict[str, Any]:
     """Per view: version, as-of time, status, the definition's fingerprint, and how it was near."""
     groups = {id(view): group for group in served.plan.groups for view in group.views}
@@ -270,7 +270,7 @@ def meta(
             "fingerprint": rows.view.fingerprint,
         }
         if near is not None and rows.view.near:
-            found[rows.view.name]["near"] = near.state(groups[id(rows.view)], rows.copy)
+            found[rows.view.name]["near"] = near.state(groups[id(rows.view)], rows.cache)
     return found
 
 

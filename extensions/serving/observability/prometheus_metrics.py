@@ -14,7 +14,7 @@ from prometheus_client import (
 )
 
 from extensions.serving.features.feature_reader import ViewRows
-from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.observability.watermark_watcher import Freshnesses
 from extensions.stores.online_codec import row_format
 from extensions.thread_supervision import Living
@@ -133,14 +133,14 @@ class Metrics:
             child = self._children[view, status] = self.values.labels(view, status)
         child.inc(times)
 
-    def follow(self, round_trips: int, plan: int, near: NearCopies) -> None:
+    def follow(self, round_trips: int, plan: int, near: NearCache) -> None:
         """Take over what others count."""
         for prefix in near.wanted:
-            copy = near.copies.get(prefix)
+            cache = near.caches.get(prefix)
             entity = prefix.decode(errors="replace").strip(":").rpartition(":")[2]
-            self.near_lag.labels(entity).set(copy.lag if copy else 0)
-            self.near_rows.labels(entity).set(copy.count - 1 if copy else 0)
-            self.near_bytes.labels(entity).set(copy.size if copy else 0)
+            self.near_lag.labels(entity).set(cache.lag if cache else 0)
+            self.near_rows.labels(entity).set(cache.count - 1 if cache else 0)
+            self.near_bytes.labels(entity).set(cache.size if cache else 0)
         self.near_loads.inc(near.loads - self._loads)
         self._loads = near.loads
         self.round_trips.inc(round_trips - self._trips)

@@ -13,7 +13,7 @@ from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http import request_validation, responses
 from extensions.serving.http.request_validation import RefusedError, RequestParser
-from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.observability.prometheus_metrics import Metrics
 from extensions.serving.observability.serving_log import ServedLog
 from extensions.serving.observability.watermark_watcher import Watcher
@@ -42,7 +42,7 @@ class Hot:
 
     settings: Settings
     watcher: Watcher
-    near: NearCopies
+    near: NearCache
     reader: FeatureReader
     metrics: Metrics
     log: ServedLog
