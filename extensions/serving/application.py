@@ -20,13 +20,13 @@ from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.redis_connection import UnavailableError, redis_connection
 from extensions.serving.features.request_plan import Plan, Plans
 from extensions.serving.http import responses
-from extensions.serving.http.bounded_http_protocol import Sweep
+from extensions.serving.http.bounded_http_protocol import ConnectionSweep
 from extensions.serving.http.content_encoding import accepts_gzip, compress
 from extensions.serving.http.request_admission import (
     DOCUMENTS,
-    OTHER,
     STATUS,
-    Bodies,
+    UNKNOWN_ROUTE,
+    BodyLimiter,
     DisconnectedError,
     check_amounts,
     replay,
@@ -36,8 +36,8 @@ from extensions.serving.http.request_validation import RefusedError, RequestPars
 from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.near_cache.invalidation import InvalidationListener, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
-from extensions.serving.observability.serving_log import ServedLog
-from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.observability.serving_log import ServingLog
+from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes import get_online_features
 from extensions.serving.routes.documentation import Documentation
 from extensions.serving.routes.feast_app import SERVER_ERROR, Receive, Scope, Send, feast_app
@@ -79,17 +79,17 @@ class Application:
 
     def __init__(self, settings: Settings, store: FeatureStore) -> None:
         self.settings, self.store = settings, store
-        self.watcher = Watcher(store, settings.poll, self._plans_swapped)
+        self.watcher = RegistryWatcher(store, settings.poll, self._plans_swapped)
         self.near = NearCache(settings.near_megabytes * 1_000_000)
         self.redis = redis_connection(
             online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
         )
         # Ends overdue connections; set by `server.http_server`.
-        self.sweep: Sweep | None = None
+        self.sweep: ConnectionSweep | None = None
         self.reader = FeatureReader(self.redis, self.near, self._is_only_request)
         self.online_features = get_online_features.OnlineFeaturesRoute(store, self.reader)
         self.metrics = Metrics(several=settings.workers > 1)
-        self.log = ServedLog(
+        self.log = ServingLog(
             url_of(store.config), settings.log_rates, settings.log_rate, self.metrics.registry
         )
         self.guard = Guard(store, settings)
@@ -106,7 +106,7 @@ class Application:
         )
         self.feast = feast_app(store, self.guard, settings)
         self.documentation = Documentation(settings, self.watcher, self.guard, self.feast)
-        self.bodies = Bodies(settings)
+        self.bodies = BodyLimiter(settings)
         self._in_progress = 0
         # Threads and tasks that must be alive while this worker serves.
         self.threads: list[Living] = []
@@ -118,10 +118,10 @@ class Application:
             await self._lifespan(receive, send)
             return
         started = time.perf_counter()
-        label = OTHER
+        label = UNKNOWN_ROUTE
         try:
             route = route_of(scope)
-            label = route if route in LABELS else OTHER
+            label = route if route in LABELS else UNKNOWN_ROUTE
             if route in OPEN:
                 response = self._open(scope, route)
             else:
@@ -184,7 +184,7 @@ class Application:
         )
         await send({"type": "http.response.body", "body": response.body})
         if route not in OPEN:
-            self.metrics.answer(route, response.status, took)
+            self.metrics.count_response(route, response.status, took)
         if response.after_send is not None:
             response.after_send()
 
@@ -297,8 +297,8 @@ class Application:
     def _collect_metrics(self) -> None:
         """Collect metrics from other components; in each worker, since any may be scraped."""
         trips = getattr(self.redis, "round_trips", 0)
-        self.metrics.follow(trips, self.watcher.plans.number, self.near)
-        self.metrics.see(self.threads)
+        self.metrics.collect(trips, self.watcher.plans.number, self.near)
+        self.metrics.collect_threads(self.threads)
 
     async def _collect_metrics_forever(self) -> None:
         while True:

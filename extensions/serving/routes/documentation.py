@@ -2,7 +2,7 @@
 
 from extensions.serving.auth.authorization import Guard
 from extensions.serving.http import openapi, responses
-from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes.feast_app import FeastApp, Scope
 from extensions.serving.routes.feature_routes import Response
 from extensions.serving.routes.pages import PAGES, Pages
@@ -12,7 +12,9 @@ from extensions.serving.settings import Settings
 class Documentation:
     """Answers the routes of `pages` and of the OpenAPI documents, which follow the registry."""
 
-    def __init__(self, settings: Settings, watcher: Watcher, guard: Guard, feast: FeastApp) -> None:
+    def __init__(
+        self, settings: Settings, watcher: RegistryWatcher, guard: Guard, feast: FeastApp
+    ) -> None:
         self._settings, self._watcher, self._guard, self._feast = settings, watcher, guard, feast
         self._pages = Pages()
         # The documents by path, and the number of the plans that they describe.

@@ -15,8 +15,8 @@ from extensions.serving.http import request_validation, responses
 from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.observability.prometheus_metrics import Metrics
-from extensions.serving.observability.serving_log import ServedLog
-from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.observability.serving_log import ServingLog
+from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes.feast_app import Scope
 from extensions.serving.settings import Settings
 from extensions.stores.online_codec.column_encoding import spread
@@ -44,11 +44,11 @@ class FeatureRoutes:
     """Answers the routes from plans and rows."""
 
     settings: Settings
-    watcher: Watcher
+    watcher: RegistryWatcher
     near: NearCache
     reader: FeatureReader
     metrics: Metrics
-    log: ServedLog
+    log: ServingLog
     guard: Guard
     parser: RequestParser
 
@@ -73,16 +73,16 @@ class FeatureRoutes:
         axes = {name: EntityIds([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
         request = self.parser.without_context(plan)
-        served = responses.serve(plan, rows, request, 1)
+        served = responses.apply_transforms(plan, rows, request, 1)
         after_send = self.after_send(USER, served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
         if wants_meta:
             shape |= self._extra(served, now)
         if headers.get(b"accept") == responses.ARROW:
-            columns = {**served.columns((name,)), **served.made}
+            columns = {**served.columns((name,)), **served.transformed}
             aside = {k: v for k, v in shape.items() if k != "features"}
             return Response(
-                200, responses.ARROW, responses.arrow(columns, 1, aside), after_send=after_send
+                200, responses.ARROW, responses.to_arrow(columns, 1, aside), after_send=after_send
             )
         shape["latencyMs"] = _milliseconds(started)
         return _written(headers, shape, after_send)
@@ -103,7 +103,7 @@ class FeatureRoutes:
         user_key, item_key = request_validation.ranking_keys(plan)
         n, now = len(parsed.items), time.time_ns() // 1000
         rows = await self.reader.read(plan, parsed.axes, now)
-        served = responses.serve(plan, rows, parsed.request, n)
+        served = responses.apply_transforms(plan, rows, parsed.request, n)
         after_send = self.after_send(RANK, served, parsed.axes, parsed.request, n, now)
         both = {(user_key, item_key), (item_key, user_key)}
         head = {"userId": parsed.user, "userFeatures": served.user((user_key,))}
@@ -112,10 +112,12 @@ class FeatureRoutes:
         if parsed.columns or accept in (responses.ARROW, responses.MSGPACK):
             items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
             mixed = [served.columns(keys) for keys in both]
-            pairs = {k: spread(v, n) for part in (*mixed, served.made) for k, v in part.items()}
+            pairs = {
+                k: spread(v, n) for part in (*mixed, served.transformed) for k, v in part.items()
+            }
             if accept == responses.ARROW:
                 columns = {"itemId": parsed.items, **items, **pairs}
-                sent = responses.arrow(columns, n, {**head, **extra})
+                sent = responses.to_arrow(columns, n, {**head, **extra})
                 return Response(200, responses.ARROW, sent, after_send=after_send)
             shape = {
                 **head,
@@ -146,23 +148,23 @@ class FeatureRoutes:
         parsed, plan = self.parser.batch(body, self.plan)
         self.guard.permit(scope, plan.resource)
         now, n = time.time_ns() // 1000, parsed.rows
-        after_send: Callable[[], None] = partial(self.metrics.asked, ANY, n)
+        after_send: Callable[[], None] = partial(self.metrics.count_entities, ANY, n)
         columns: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         if n:
             rows = await self.reader.read(plan, parsed.axes, now)
-            served = responses.serve(plan, rows, parsed.request, n)
+            served = responses.apply_transforms(plan, rows, parsed.request, n)
             after_send = self.after_send(ANY, served, parsed.axes, parsed.request, n, now)
             for view_rows in rows:
                 for name, feature in zip(
                     view_rows.view.names, view_rows.view.features, strict=True
                 ):
                     columns[name] = spread(view_rows.columns[feature], n)
-            columns |= served.made
+            columns |= served.transformed
             extra = self._extra(served, now) if wants_meta else {}
         if headers.get(b"accept") == responses.ARROW:
             aside = {"service": plan.service, **extra}
-            sent = responses.arrow({**parsed.entities, **columns}, n, aside)
+            sent = responses.to_arrow({**parsed.entities, **columns}, n, aside)
             return Response(200, responses.ARROW, sent, after_send=after_send)
         shape: dict[str, Any] = {"service": plan.service}
         if parsed.columns:
@@ -197,20 +199,20 @@ class FeatureRoutes:
     def after_send(
         self,
         route: str,
-        served: responses.Served,
+        served: responses.FeatureRows,
         ids: Mapping[str, Sequence[bytes]],
         request: Mapping[str, Any],
         n: int,
         now: int,
     ) -> Callable[[], None]:
         """The callback for after the response: metrics, and the serving log."""
-        freshnesses = self.watcher.freshnesses
-        through = freshnesses.through
+        watermarks = self.watcher.watermarks
+        through = watermarks.through
 
         def after() -> None:
             if route != USER:  # always one
-                self.metrics.asked(route, n)
-            self.metrics.count(served.rows, freshnesses, now)
+                self.metrics.count_entities(route, n)
+            self.metrics.count(served.rows, watermarks, now)
             if (
                 n and served.plan.service
             ):  # requests by reference belong to no service and are not logged
@@ -218,9 +220,9 @@ class FeatureRoutes:
 
         return after
 
-    def _extra(self, served: responses.Served, now: int) -> dict[str, Any]:
+    def _extra(self, served: responses.FeatureRows, now: int) -> dict[str, Any]:
         """The fields that `?include=meta` adds."""
-        meta = responses.meta(served, self.watcher.freshnesses, now, self.near)
+        meta = responses.meta(served, self.watcher.watermarks, now, self.near)
         return {"meta": meta, "plan": served.plan.number}
 
 
@@ -228,7 +230,7 @@ def _written(
     headers: Mapping[bytes, bytes], shape: Mapping[str, Any], after_send: Callable[[], None]
 ) -> Response:
     if headers.get(b"accept") == responses.MSGPACK:
-        return Response(200, responses.MSGPACK, responses.packed(shape), after_send=after_send)
+        return Response(200, responses.MSGPACK, responses.to_msgpack(shape), after_send=after_send)
     return Response(200, responses.JSON, responses.dumps(shape), after_send=after_send)
 
 

@@ -23,7 +23,7 @@ from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
 from extensions.serving.http import responses
 from extensions.serving.http.request_validation import RefusedError, check_range, entity_id
-from extensions.serving.http.responses import Served
+from extensions.serving.http.responses import FeatureRows
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.stores.online_codec.column_encoding import Coded, Values
 
@@ -103,7 +103,7 @@ class OnlineFeaturesRoute:
 
     async def answer(
         self, plan: Plan, read: Mapping[str, Any], now: int
-    ) -> tuple[bytes, Served, "ParsedRequest"]:
+    ) -> tuple[bytes, FeatureRows, "ParsedRequest"]:
         """Answer a request from its plan: the response's body, the served rows, the parsed request.
 
         Raises:
@@ -112,7 +112,7 @@ class OnlineFeaturesRoute:
         """
         parsed = _parsed(plan, read)
         rows = await self._reader.read(plan, parsed.axes, now)
-        served = responses.serve(plan, rows, parsed.request, parsed.rows)
+        served = responses.apply_transforms(plan, rows, parsed.request, parsed.rows)
         return _body(parsed, served), served, parsed
 
     def _key(self, features: list[Any], plans: Plans) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def _parsed(plan: Plan, read: Mapping[str, Any]) -> ParsedRequest:
     )
 
 
-def _body(parsed: ParsedRequest, served: Served) -> bytes:
+def _body(parsed: ParsedRequest, served: FeatureRows) -> bytes:
     """Write Feast's response: entities, each view's features, outputs of transforms."""
     n, full = parsed.rows, parsed.full
     all_present, no_times = _repeated(_PRESENT, n), _repeated(_NO_TIME, n)
@@ -209,7 +209,7 @@ def _body(parsed: ParsedRequest, served: Served) -> bytes:
     for transform in served.plan.transforms:
         for feature in transform.features:
             name = f"{transform.name}__{feature}" if full else feature
-            found.append((name, _values(served.made[feature], n), all_present, no_times))
+            found.append((name, _values(served.transformed[feature], n), all_present, no_times))
     results = [
         b'{"values":%b,"statuses":%b,"event_timestamps":%b}' % (values, statuses, times)
         for _, values, statuses, times in found
