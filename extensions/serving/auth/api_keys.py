@@ -21,7 +21,7 @@ class ApiKeys:
     A file holds one key a line (blank lines and lines that begin with ``#`` do not count) and is
     read again every ``period`` seconds. So keys are rotated without a restart: add the new one,
     move the callers, remove the old one. A file that is gone, empty or cannot be read changes
-    nothing: the keys last read stay in force, and the log says so.
+    nothing: the keys last read stay in force, and a warning is logged.
 
     Raises:
         SkewlessError: the file holds no key when the server starts.

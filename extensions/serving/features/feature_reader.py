@@ -74,7 +74,7 @@ class ViewRows:
 class FeatureReader:
     """Reads the rows of plans; remembers which hashes are too large to be read whole.
 
-    ``is_only_request``: whether the worker has no other request in hand.
+    ``is_only_request``: whether the worker has no other request in progress.
     """
 
     connection: RedisConnection

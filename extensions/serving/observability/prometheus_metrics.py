@@ -57,19 +57,19 @@ class Metrics:
             multiprocess_mode="min",
         )  # fmt: skip
         self.near_lag = Gauge(
-            "skewless_near_lag_seconds", "How far a near copy may be behind Redis.", ["entity"],
+            "skewless_near_lag_seconds", "How far a near cache may be behind Redis.", ["entity"],
             registry=self.registry, multiprocess_mode="max",
         )  # fmt: skip
         self.near_rows = Gauge(
-            "skewless_near_rows", "Rows that a near copy holds; 0: its views are read from Redis.",
+            "skewless_near_rows", "Rows in a near cache; 0: its views are read from Redis.",
             ["entity"], registry=self.registry, multiprocess_mode="min",
         )  # fmt: skip
         self.near_bytes = Gauge(
-            "skewless_near_bytes", "Bytes that a near copy takes, in each worker.", ["entity"],
+            "skewless_near_bytes", "Bytes of a near cache, in each worker.", ["entity"],
             registry=self.registry, multiprocess_mode="max",
         )  # fmt: skip
         self.near_loads = Counter(
-            "skewless_near_loads", "Whole loads of near copies.", registry=self.registry
+            "skewless_near_loads", "Whole loads of near caches.", registry=self.registry
         )
         self.thread_alive = Gauge(
             "skewless_thread_alive", "Whether a thread of the worker lives.", ["thread"],
