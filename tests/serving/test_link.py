@@ -141,7 +141,7 @@ def test_who_is_slow_is_not_looked_at_for_long(fake: Any) -> None:
         echo(taken, command)
 
     async def work(link: PipelinedConnection) -> None:
-        link._usual = 0.0  # as after quick replies, which a busy machine may not give
+        link._usual_seconds = 0.0  # as after quick replies, which a busy machine may not give
         assert link.answers_quickly
         coming = link.run([("GET", "a")])
         began = time.thread_time()
