@@ -1,4 +1,4 @@
-"""The HTTP server: `run(Settings(...))` serves the hot routes, and Feast's own behind them."""
+"""The HTTP server: `run(Settings(...))` serves our routes and Feast's own."""
 
 from extensions.serving.settings import Settings
 

@@ -1,7 +1,8 @@
-"""The ASGI application: admits every request, answers hot routes, passes the others to Feast.
+"""The ASGI application: admits every request, answers our routes, passes the others to Feast.
 
-Each request goes the same way, whoever answers it: path and promised size, who asks, the body,
-and only then a place among the requests in hand (see `extensions.serving.http.request_admission`).
+Every request takes the same steps, whichever route answers it: path and declared size,
+authorisation, the body, and only then a place among the requests in progress (see
+`extensions.serving.http.request_admission`).
 """
 
 import asyncio
@@ -15,32 +16,41 @@ from typing import Any
 from feast import FeatureStore
 
 from extensions.serving.auth.authorization import TRUSTED, Guard
-from extensions.serving.features.feature_reader import Reader
-from extensions.serving.features.redis_connection import UnavailableError, link_to
+from extensions.serving.features.feature_reader import FeatureReader
+from extensions.serving.features.redis_connection import UnavailableError, redis_connection
 from extensions.serving.features.request_plan import Plan, Plans
-from extensions.serving.http import openapi, responses
-from extensions.serving.http.bounded_http_protocol import Sweep
+from extensions.serving.http import responses
+from extensions.serving.http.bounded_http_protocol import ConnectionSweep
 from extensions.serving.http.content_encoding import accepts_gzip, compress
 from extensions.serving.http.request_admission import (
     DOCUMENTS,
-    OTHER,
     STATUS,
-    Bodies,
+    UNKNOWN_ROUTE,
+    BodyLimiter,
     DisconnectedError,
     check_amounts,
     replay,
     route_of,
 )
 from extensions.serving.http.request_validation import RefusedError, RequestParser
-from extensions.serving.near_cache.cached_views import NearCopies
-from extensions.serving.near_cache.invalidation import Follower, connections
+from extensions.serving.near_cache.cached_views import NearCache
+from extensions.serving.near_cache.invalidation import InvalidationListener, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
-from extensions.serving.observability.serving_log import ServedLog
-from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.observability.serving_log import ServingLog
+from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes import get_online_features
-from extensions.serving.routes.feast_app import FAILED, Receive, Scope, Send, feast_app
-from extensions.serving.routes.feature_routes import ANY, RANK, USER, Answer, Hot, refusal, refused
-from extensions.serving.routes.pages import PAGES, Pages
+from extensions.serving.routes.documentation import Documentation
+from extensions.serving.routes.feast_app import SERVER_ERROR, Receive, Scope, Send, feast_app
+from extensions.serving.routes.feature_routes import (
+    ANY,
+    RANK,
+    USER,
+    FeatureRoutes,
+    Response,
+    error_response,
+    refused_response,
+)
+from extensions.serving.routes.pages import PAGES
 from extensions.serving.settings import Settings
 from extensions.stores.offline.connection_settings import url_of
 from extensions.stores.online.prefix_claims import PROJECT, check_owner
@@ -51,40 +61,40 @@ from extensions.thread_supervision import LastingTask, Living
 logger = logging.getLogger(__name__)
 
 WARM_UP = 30
-# Methods whose requests have a body that is read.
-WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
-# Seconds between two looks at the figures that others count.
-FIGURES_SECONDS = 1.0
-# Routes answered here, all others under /v1/features among them.
-OURS = frozenset((USER, RANK, ANY, "/v1"))
-# Routes that metrics know by name; what strangers make up is one label.
+# Methods whose request body is read.
+METHODS_WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
+# Seconds between two collections of metrics from other components.
+METRICS_SECONDS = 1.0
+# Routes of our own that need authorisation; "/v1": other paths under /v1/features.
+FEATURE_ROUTES = frozenset((USER, RANK, ANY, "/v1"))
+# Routes that are labels of metrics; all other paths share one label.
 OPEN = STATUS | DOCUMENTS | PAGES
-LABELS = OURS | OPEN | {get_online_features.ROUTE}
-# Seconds that the first load of near copies may keep the server from being ready.
-NEAR_PATIENCE = 5.0
+LABELS = FEATURE_ROUTES | OPEN | {get_online_features.ROUTE}
+# Seconds that startup waits for the first load of the near cache.
+NEAR_LOAD_SECONDS = 5.0
 
 
 class Application:
-    """One worker. ASGI."""
+    """The ASGI application of one worker."""
 
     def __init__(self, settings: Settings, store: FeatureStore) -> None:
         self.settings, self.store = settings, store
-        self.watcher = Watcher(store, settings.poll, self._swapped)
-        self.near = NearCopies(settings.near_megabytes * 1_000_000)
-        self.link = link_to(
+        self.watcher = RegistryWatcher(store, settings.poll, self._plans_swapped)
+        self.near = NearCache(settings.near_megabytes * 1_000_000)
+        self.redis = redis_connection(
             online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
         )
-        # Ends overdue connections, where the HTTP server lets us see them.
-        self.sweep: Sweep | None = None
-        self.reader = Reader(self.link, self.near, self._alone)
-        self.as_feast = get_online_features.FeastRoute(store, self.reader)
+        # Ends overdue connections; set by `server.http_server`.
+        self.sweep: ConnectionSweep | None = None
+        self.reader = FeatureReader(self.redis, self.near, self._is_only_request)
+        self.online_features = get_online_features.OnlineFeaturesRoute(store, self.reader)
         self.metrics = Metrics(several=settings.workers > 1)
-        self.log = ServedLog(
+        self.log = ServingLog(
             url_of(store.config), settings.log_rates, settings.log_rate, self.metrics.registry
         )
         self.guard = Guard(store, settings)
         self.unguarded = self.guard.open_to_all
-        self.hot = Hot(
+        self.routes = FeatureRoutes(
             settings,
             self.watcher,
             self.near,
@@ -95,162 +105,161 @@ class Application:
             RequestParser(settings.max_items),
         )
         self.feast = feast_app(store, self.guard, settings)
-        self.bodies = Bodies(settings)
-        self._pages = Pages()
-        # The OpenAPI documents by path, and the number of the plans that they describe.
-        self._documents: dict[str, bytes] = {}
-        self._documented = -1
-        self._waiting = 0
-        # All that must live as long as this worker, once it has begun.
+        self.documentation = Documentation(settings, self.watcher, self.guard, self.feast)
+        self.bodies = BodyLimiter(settings)
+        self._in_progress = 0
+        # Threads and tasks that must be alive while this worker serves.
         self.threads: list[Living] = []
         self._warm = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the server's life."""
+        """Handle a request, or the lifespan."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
             return
         started = time.perf_counter()
-        label = OTHER
+        label = UNKNOWN_ROUTE
         try:
             route = route_of(scope)
-            label = route if route in LABELS else OTHER
+            label = route if route in LABELS else UNKNOWN_ROUTE
             if route in OPEN:
-                answer = self._open(scope, route)
+                response = self._open(scope, route)
             else:
                 headers = dict(scope["headers"])
                 self.bodies.check(headers)
-                ours = route in OURS
+                is_feature_route = route in FEATURE_ROUTES
                 if not self.unguarded:
-                    await self.guard.admit(scope, by_key=ours)
+                    await self.guard.admit(scope, by_key=is_feature_route)
                 with self.bodies.room() as room:
                     body = b""
-                    if scope["method"] in WITH_BODY:
+                    if scope["method"] in METHODS_WITH_BODY:
                         body = await room.read(receive)
-                    if ours:
-                        answer = await self._answer(scope, headers, route, body, started)
+                    if is_feature_route:
+                        response = await self._answer_feature_route(
+                            scope, headers, route, body, started
+                        )
                     else:
-                        found = await self._of_feast(scope, route, body)
+                        found = await self._answer_feast_route(scope, route, body)
                         if found is None:
-                            if scope["method"] in WITH_BODY:
+                            if scope["method"] in METHODS_WITH_BODY:
                                 receive = replay(body, receive)
                             await self.feast(scope, receive, send)
                             return
-                        answer = found
+                        response = found
         except RefusedError as error:
-            answer = refused(error)
+            response = refused_response(error)
         except DisconnectedError:
             return
-        await self._send(scope, send, label, answer, started)
+        await self._send(scope, send, label, response, started)
 
-    def _compressed(self, scope: Scope, answer: Answer) -> Answer:
+    def _compressed(self, scope: Scope, response: Response) -> Response:
         """The reply as gzip, where it is large and the client accepts it.
 
         The event loop waits meanwhile: a thread would let replies pile up without a bound.
         """
-        if any(name == b"vary" for name, _ in answer.headers):  # it was compressed before
-            return answer
-        body, headers = answer.body, (*answer.headers, (b"vary", b"Accept-Encoding"))
+        if any(name == b"vary" for name, _ in response.headers):  # it was compressed before
+            return response
+        body, headers = response.body, (*response.headers, (b"vary", b"Accept-Encoding"))
         if len(body) >= self.settings.gzip_bytes and accepts_gzip(dict(scope["headers"])):
             body, headers = compress(body), (*headers, (b"content-encoding", b"gzip"))
-        return answer._replace(body=body, headers=headers)
+        return response._replace(body=body, headers=headers)
 
     async def _send(
-        self, scope: Scope, send: Send, route: str, answer: Answer, started: float
+        self, scope: Scope, send: Send, route: str, response: Response, started: float
     ) -> None:
         if self.settings.gzip_bytes:
-            answer = self._compressed(scope, answer)
+            response = self._compressed(scope, response)
         took = time.perf_counter() - started
         await send(
             {
                 "type": "http.response.start",
-                "status": answer.status,
+                "status": response.status,
                 "headers": [
-                    (b"content-type", answer.kind),
-                    (b"content-length", b"%d" % len(answer.body)),
+                    (b"content-type", response.kind),
+                    (b"content-length", b"%d" % len(response.body)),
                     (b"x-feature-latency-ms", b"%.3f" % (took * 1000)),
-                    *answer.headers,
+                    *response.headers,
                 ],
             }
         )
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.body", "body": response.body})
         if route not in OPEN:
-            self.metrics.answer(route, answer.status, took)
-        if answer.note is not None:
-            answer.note()
+            self.metrics.count_response(route, response.status, took)
+        if response.after_send is not None:
+            response.after_send()
 
-    def _alone(self) -> bool:
-        """Whether the worker has no other request in hand than the one that asks."""
-        return self._waiting == 1 and not self.feast.working
+    def _is_only_request(self) -> bool:
+        """Whether the worker has exactly one request in progress."""
+        return self._in_progress == 1 and not self.feast.active
 
-    async def _answer(  # noqa: PLR0911 - each way out is one answer
+    async def _answer_feature_route(  # noqa: PLR0911 - each way out is one answer
         self, scope: Scope, headers: Mapping[bytes, bytes], route: str, body: bytes, started: float
-    ) -> Answer:
-        if self._waiting >= self.settings.max_waiting:
-            return refusal(503, "The server is busy.", None)
-        self._waiting += 1
+    ) -> Response:
+        if self._in_progress >= self.settings.max_waiting:
+            return error_response(503, "The server is busy.", None)
+        self._in_progress += 1
         try:
             if route == USER:
-                _method(scope, "GET")
-                return await self.hot.user(scope, headers, scope["path"], started)
-            _method(scope, "POST")
+                _check_method(scope, "GET")
+                return await self.routes.user(scope, headers, scope["path"], started)
+            _check_method(scope, "POST")
             if route == RANK:
-                return await self.hot.rank(scope, headers, body, started)
-            return await self.hot.batch(scope, headers, body, started)
+                return await self.routes.rank(scope, headers, body, started)
+            return await self.routes.batch(scope, headers, body, started)
         except RefusedError as error:
-            return refused(error)
+            return refused_response(error)
         except UnavailableError as error:
-            return refusal(503, str(error), None)
+            return error_response(503, str(error), None)
         except Exception:
             logger.exception("A request to %s failed.", route)
-            return refusal(500, FAILED, None)
+            return error_response(500, SERVER_ERROR, None)
         finally:
-            self._waiting -= 1
+            self._in_progress -= 1
 
-    async def _of_feast(self, scope: Scope, route: str, body: bytes) -> Answer | None:
-        """Feast's own route where it can be answered here; None: Feast's application must.
+    async def _answer_feast_route(self, scope: Scope, route: str, body: bytes) -> Response | None:
+        """Answer a route of Feast's from a plan; None where Feast's application has to.
 
         Raises:
-            RefusedError: the request asks for too much.
+            RefusedError: 422, the request asks for too much.
         """
         asked = check_amounts(route, body, self.settings) if body else None
         if (
             route == get_online_features.ROUTE
             and scope["method"] == "POST"
             and isinstance(asked, dict)
-            and self._waiting < self.settings.max_waiting
+            and self._in_progress < self.settings.max_waiting
         ):
-            self._waiting += 1
+            self._in_progress += 1
             try:
-                return await self._by_plan(scope, asked)
+                return await self._answer_from_plan(scope, asked)
             finally:
-                self._waiting -= 1
+                self._in_progress -= 1
         return None
 
-    async def _by_plan(self, scope: Scope, asked: dict[str, Any]) -> Answer | None:
-        """The answer from a plan; None where Feast's own code has to give it."""
+    async def _answer_from_plan(self, scope: Scope, asked: dict[str, Any]) -> Response | None:
+        """Answer /get-online-features from a plan; None where Feast's own code has to."""
         try:
-            plan = await self.as_feast.plan(asked, self.watcher.plans, self.guard.open)
+            plan = await self.online_features.plan(asked, self.watcher.plans, self.guard.open)
             if plan.resource is not None:
                 self.guard.permit(scope, plan.resource)
             now = time.time_ns() // 1000
-            text, served, read = await self.as_feast.answer(plan, asked, now)
-            note = self.hot.note(
+            text, served, read = await self.online_features.answer(plan, asked, now)
+            after_send = self.routes.after_send(
                 get_online_features.ROUTE, served, read.axes, read.request, read.rows, now
             )
-            return Answer(200, responses.JSON, text, note=note)
-        except get_online_features.UnusualError:
+            return Response(200, responses.JSON, text, after_send=after_send)
+        except get_online_features.NeedsFeastError:
             return None
         except RefusedError as error:
-            return refused(error)
+            return refused_response(error)
         except UnavailableError as error:
-            return refusal(503, str(error), None)
-        except Exception:  # a mistake of ours: Feast's own code can still answer
+            return error_response(503, str(error), None)
+        except Exception:  # a bug of ours: Feast's own code can still answer
             logger.exception("A plan could not answer %s.", get_online_features.ROUTE)
             return None
 
-    def _open(self, scope: Scope, route: str) -> Answer:
-        """A route that is open to everybody.
+    def _open(self, scope: Scope, route: str) -> Response:
+        """Answer a route that is open to everybody.
 
         Raises:
             RefusedError: 405 for another method than GET or HEAD; 404 where it is turned off.
@@ -259,81 +268,59 @@ class Application:
             raise RefusedError(404, "There is no such route.")
         if scope["method"] not in ("GET", "HEAD"):
             raise RefusedError(405, "This route takes GET.", allow="GET, HEAD")
-        if route in STATUS:
-            return self._status(route)
-        if route in DOCUMENTS:
-            return Answer(200, responses.JSON, self._document(route))
-        plans = self.watcher.plans.by_service
-        kind, body, headers = self._pages.page(route, dict(scope["headers"]), plans)
-        return Answer(200, kind, body, headers)
+        return self._status(route) if route in STATUS else self.documentation.answer(scope, route)
 
-    def _document(self, route: str) -> bytes:
-        """An OpenAPI document, written again when the feature services have changed."""
-        plans = self.watcher.plans
-        if self._documented != plans.number:
-            self._documented = plans.number
-            self._documents.clear()
-        if route not in self._documents:
-            subject = openapi.Subject(
-                self.settings,
-                plans.by_service,
-                self.guard.security(by_key=True),
-                self.guard.security(by_key=False),
-            )
-            whole = route == "/openapi.json"
-            found = self.feast.document(subject) if whole else openapi.document(subject)
-            self._documents[route] = responses.dumps(found)
-        return self._documents[route]
-
-    def _status(self, route: str) -> Answer:
+    def _status(self, route: str) -> Response:
         if route == "/health":
             dead = [thread.name for thread in self.threads if not thread.is_alive()]
             status = f"ended: {', '.join(dead)}" if dead else "ok"
-            return Answer(503 if dead else 200, responses.JSON, responses.dumps({"status": status}))
+            return Response(
+                503 if dead else 200, responses.JSON, responses.dumps({"status": status})
+            )
         if route == "/metrics":
-            self._figures()
-            return Answer(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
+            self._collect_metrics()
+            return Response(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
         states = {
-            "redis": self.link.connected,
-            "plan": isinstance(self._found(self.settings.user_service), Plan),
+            "redis": self.redis.connected,
+            "plan": isinstance(self._plan_of(self.settings.user_service), Plan),
             "registry": self.watcher.lag < 60,
             "warm": self._warm,
         }
-        # Serving goes on without PostgreSQL: an old registry is said, and is no reason to stop.
+        # Serving continues without PostgreSQL: a stale registry is reported, but not as unready.
         ready = states["redis"] and states["plan"] and states["warm"]
         body = {"ready": ready, **states, "registryLagSeconds": round(self.watcher.lag, 1)}
-        return Answer(200 if ready else 503, responses.JSON, responses.dumps(body))
+        return Response(200 if ready else 503, responses.JSON, responses.dumps(body))
 
-    def _found(self, service: str) -> Plan | str | None:
+    def _plan_of(self, service: str) -> Plan | str | None:
         return self.watcher.plans.by_service.get(service)
 
-    def _figures(self) -> None:
-        """Take over what others count, in each worker: only one of them is asked for metrics."""
-        trips = getattr(self.link, "round_trips", 0)
-        self.metrics.follow(trips, self.watcher.plans.number, self.near)
-        self.metrics.see(self.threads)
+    def _collect_metrics(self) -> None:
+        """Collect metrics from other components; in each worker, since any may be scraped."""
+        trips = getattr(self.redis, "round_trips", 0)
+        self.metrics.collect(trips, self.watcher.plans.number, self.near)
+        self.metrics.collect_threads(self.threads)
 
-    async def _keep_figures(self) -> None:
+    async def _collect_metrics_forever(self) -> None:
         while True:
-            await asyncio.sleep(FIGURES_SECONDS)
-            self._figures()
+            await asyncio.sleep(METRICS_SECONDS)
+            self._collect_metrics()
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         async with contextlib.AsyncExitStack() as stack:
             await receive()
             self._loop = asyncio.get_running_loop()
             try:
                 self.guard.start()
                 stack.callback(self.guard.stop)
-                await stack.enter_async_context(self.feast.living())
+                await stack.enter_async_context(self.feast.lifespan())
                 self.watcher.start()
                 stack.callback(self.watcher.stop)
-                await self.link.start()
-                stack.push_async_callback(self.link.close)
-                await self._see_owner()
-                follower = self._follow()
+                await self.redis.start()
+                stack.push_async_callback(self.redis.close)
+                await self._check_key_owner()
+                follower = self._start_near_cache()
                 stack.callback(follower.stop)
-                await self.near.loaded(NEAR_PATIENCE)
+                await self.near.loaded(NEAR_LOAD_SECONDS)
                 await self._warm_up()
                 self.log.start()
                 stack.callback(self.log.stop)
@@ -341,7 +328,7 @@ class Application:
                     self.sweep.start()
                     stack.callback(self.sweep.stop)
                 if self.settings.workers > 1:
-                    figures = LastingTask("figures", self._keep_figures)
+                    figures = LastingTask("figures", self._collect_metrics_forever)
                     stack.callback(figures.cancel)
                     self.threads.append(figures)
                 for part in (self.guard, self.watcher, follower, self.log):
@@ -355,28 +342,28 @@ class Application:
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _see_owner(self) -> None:
-        """See that the keys are this project's; a Redis that is away is waited for, as ever."""
+    async def _check_key_owner(self) -> None:
+        """Check that the Redis keys belong to this project; skipped while Redis is unreachable."""
         with contextlib.suppress(UnavailableError):
-            [owner] = await self.link.run([("GET", control_key(self.store.config, PROJECT))])
+            [owner] = await self.redis.run([("GET", control_key(self.store.config, PROJECT))])
             check_owner(self.store.config, owner)
 
-    def _follow(self) -> Follower:
-        """Begin to hold near copies, on connections of their own."""
+    def _start_near_cache(self) -> InvalidationListener:
+        """Start the near cache, on Redis connections of its own."""
         self.near.want(self.watcher.plans)
         config = self.store.config.online_store
         own = type(online_store(self.store))()
-        follower = Follower(self.near, lambda: connections(own, config), self._loop)
+        follower = InvalidationListener(self.near, lambda: connections(own, config), self._loop)
         follower.start()
         return follower
 
-    def _swapped(self, plans: Plans) -> None:
+    def _plans_swapped(self, plans: Plans) -> None:
         self._loop.call_soon_threadsafe(self.near.want, plans)
 
     async def _warm_up(self) -> None:
-        """Run the hot routes, then take all that lives by now out of the collector's sight.
+        """Run the feature routes, then exempt all live objects from garbage collection.
 
-        What a server asks of itself is nobody's request: it is neither counted nor logged.
+        Warm-up requests are neither counted nor logged.
         """
         requests = [("GET", f"{USER}1", b"")] + [
             ("POST", RANK, b'{"userId":1,"itemIds":[%s]}' % b",".join(b"%d" % i for i in range(n)))
@@ -386,7 +373,9 @@ class Application:
             for method, path, body in requests:
                 scope = {"method": method, "path": path, "headers": [], "query_string": b"",
                          "type": "http", "raw_path": path.encode(), TRUSTED: True}  # fmt: skip
-                await self._answer(scope, {}, route_of(scope), body, time.perf_counter())
+                await self._answer_feature_route(
+                    scope, {}, route_of(scope), body, time.perf_counter()
+                )
             await asyncio.sleep(0)
         gc.collect()
         gc.freeze()
@@ -394,7 +383,7 @@ class Application:
         self._warm = True
 
 
-def _method(scope: Scope, wanted: str) -> None:
+def _check_method(scope: Scope, wanted: str) -> None:
     if scope["path"].startswith(USER) or scope["path"] in (RANK, ANY):
         if scope["method"] != wanted:
             raise RefusedError(405, f"This route takes {wanted}.", allow=wanted)

@@ -9,7 +9,7 @@ Held = TypeVar("Held")
 
 
 class ByteCache(Generic[Key, Held]):
-    """Keeps values up to ``most`` bytes in all; those used longest ago go first.
+    """Keeps values of up to ``most`` bytes in all; evicts the least recently used.
 
     The sizes are the caller's, who knows what a value takes. One that is larger than an eighth of
     all is not kept, so that no single one pushes all others out. For one thread.
@@ -24,7 +24,7 @@ class ByteCache(Generic[Key, Held]):
         return len(self._held)
 
     def get(self, key: Key) -> Held | None:
-        """The value, which counts as used now; None if it is not kept."""
+        """Get a value and mark it as used; None if it is not cached."""
         found = self._held.get(key)
         if found is None:
             return None
@@ -32,7 +32,7 @@ class ByteCache(Generic[Key, Held]):
         return found[0]
 
     def put(self, key: Key, value: Held, size: int) -> None:
-        """Keep a value of so many bytes, in the place of those used longest ago."""
+        """Cache a value of so many bytes, evicting the least recently used."""
         self.drop(key)
         if size > self._most // 8:
             return
@@ -43,11 +43,11 @@ class ByteCache(Generic[Key, Held]):
             self.size -= freed
 
     def drop(self, key: Key) -> None:
-        """Forget a value, if it is kept."""
+        """Remove a value, if it is cached."""
         if found := self._held.pop(key, None):
             self.size -= found[1]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all values."""
         self._held.clear()
         self.size = 0

@@ -17,7 +17,11 @@ from feast import FeatureStore
 from starlette.middleware.cors import CORSMiddleware
 
 from extensions.errors import ConflictError, SkewlessError
-from extensions.serving.http.bounded_http_protocol import ConnectionLimits, Sweep, bounded_protocol
+from extensions.serving.http.bounded_http_protocol import (
+    ConnectionLimits,
+    ConnectionSweep,
+    bounded_protocol,
+)
 from extensions.serving.observability.multiprocess_metric_files import metric_files
 from extensions.serving.settings import Settings
 from extensions.serving.supervisor import supervise
@@ -27,10 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Files that a worker may open, where the system lets it; of these, what is not for connections
-# (Redis, PostgreSQL, figures, modules that are imported late).
+# Files that a worker may open, where the system allows it, and those not used for connections
+# (Redis, PostgreSQL, metrics, late imports).
 _MOST_FILES, _OTHER_FILES = 65_536, 256
-# Seconds for TLS to be agreed on: until then a connection is nobody's to count.
+# Seconds for a TLS handshake: until then a connection is not counted.
 _HANDSHAKE_SECONDS = 5.0
 # What pages of other origins may send and read. Tokens and keys are headers: no cookies.
 _CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -61,7 +65,7 @@ def run(settings: Settings) -> None:
 
 
 def _raise_file_limit() -> int:
-    """Let this process open as many files as the system allows it; how many that is."""
+    """Raise the limit of open files as far as allowed; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -139,12 +143,12 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         ssl_keyfile=settings.tls_key and str(settings.tls_key),
     )
     server = uvicorn.Server(config)
-    application.sweep = Sweep(server.server_state.connections)
+    application.sweep = ConnectionSweep(server.server_state.connections)
     return server
 
 
 class Loop(uvloop.Loop):
-    """uvloop's event loop, in which a TLS handshake has seconds, not a minute."""
+    """uvloop's event loop with a short deadline for TLS handshakes."""
 
     def create_server(self, *arguments: Any, **named: Any) -> Any:
         """As uvloop's."""

@@ -25,14 +25,14 @@ class Settings:
     ``max_items``: rows, ids or results that one request may ask for, on every route; ``max_rows``:
     rows that one may write; ``max_references``: features that one may name, and ``max_values``
     those times its rows. ``max_body``: one body; ``max_bodies``: all that a worker has in memory.
-    ``max_waiting``: requests that one worker has in hand; more are answered 503 at once.
+    ``max_waiting``: requests in progress in one worker; more are answered 503 at once.
     ``max_connections``: of one worker, fewer where the process may open fewer files.
     ``max_header``: request line and headers. ``header_seconds`` and ``body_seconds``: how long a
     client may take to send them.
     ``api_key``: where set, demanded in the header ``X-Api-Key``; ``api_key_file``: keys, one a
     line, read again while the server serves; see docs/security.md.
-    ``log_rate``: the share of requests that go to the served log; ``log_rates`` by service.
-    ``near_megabytes``: how much a worker may hold of one entity's near views; 0: none.
+    ``log_rate``: the share of requests that go to the serving log; ``log_rates`` by service.
+    ``near_megabytes``: size of the near cache of one entity in a worker; 0: none.
     ``docs``: whether ``/``, ``/docs`` and the OpenAPI documents are served (to everybody).
     ``cors_origins``: web pages of these origins may call the server from a browser; ``*``: all.
     ``gzip_bytes``: replies of at least so many bytes are compressed for clients that accept it;

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 # Back off before replacing a worker that lived no longer than this, to avoid a crash loop.
 _TOO_SOON = 1.0
-# Seconds between two looks at workers and signals.
+# Seconds between two checks of workers and signals.
 _LOOK_EVERY = 0.1
 # Seconds that workers have to finish requests once they were told to stop; then they are killed.
 _STOP_WITHIN = 20.0
@@ -65,7 +65,7 @@ def supervise(number: int, serve: Callable[[], None], files: MetricFiles) -> Non
 
 
 def _stop(workers: set[int]) -> None:
-    """Tell all to stop, and kill those that do not."""
+    """Stop all workers, and kill those that do not end in time."""
     _signal(workers, signal.SIGTERM)
     until = time.monotonic() + _STOP_WITHIN
     while workers:
@@ -83,7 +83,7 @@ def _signal(workers: set[int], number: signal.Signals) -> None:
 
 
 def _ended() -> list[tuple[int, int]]:
-    """The children that have ended, each once, with their wait status."""
+    """The child processes that have ended, each once, with their wait status."""
     found: list[tuple[int, int]] = []
     while True:
         try:

@@ -21,7 +21,7 @@ from feast.types import Float32, Float64, Int64
 
 from extensions.errors import SkewlessError
 from extensions.serving.observability import serving_log
-from extensions.serving.observability.serving_log import ServedLog, bound, log_shares, request_hash
+from extensions.serving.observability.serving_log import ServingLog, bound, log_shares, request_hash
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.feature_logging import ServedFeaturesDestination
 from tests.served import ask, logged, wait_for
@@ -119,7 +119,7 @@ def test_a_sample_is_decided_by_the_request_alone() -> None:
 
 
 def test_the_share_is_the_servers_or_the_services_own() -> None:
-    log = ServedLog("postgresql://nobody", {"a": 0.5}, 0.02)
+    log = ServingLog("postgresql://nobody", {"a": 0.5}, 0.02)
     plan = SimpleNamespace(service="a", resource=SimpleNamespace(logging_config=None))
     assert log.rate_of(plan) == 0.5
     plan.service = "b"
@@ -134,7 +134,7 @@ def test_the_share_is_the_servers_or_the_services_own() -> None:
 
 def test_a_full_queue_sheds_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_log, "MOST_WAITING", 250)
-    log = ServedLog("postgresql://nobody", rate=1.0)
+    log = ServingLog("postgresql://nobody", rate=1.0)
     plan = SimpleNamespace(service="s", resource=SimpleNamespace(logging_config=None))
     start = time.perf_counter()
     for now in range(1000):

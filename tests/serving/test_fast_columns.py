@@ -8,7 +8,13 @@ import pandas as pd
 import pytest
 
 from extensions.serving.features.on_demand_transforms import Transform
-from extensions.serving.features.transform_frames import Inputs, Made, array, columns, thrifty
+from extensions.serving.features.transform_frames import (
+    InputFrame,
+    OutputFrame,
+    array,
+    columns,
+    with_light_frames,
+)
 from extensions.stores.online_codec.column_encoding import Coded, codes, grouped, taken
 from feature_repo.genres import PLACES
 from feature_repo.transforms import ranking_signals
@@ -64,7 +70,7 @@ def test_columns_give_a_transform_what_a_frame_gives(n: int) -> None:
     arrays = {name: array(column, n) for name, column in drawn(n).items()}
     function = ranking_signals.feature_transformation.udf
     by_frame = function(pd.DataFrame(dict(arrays)))
-    by_columns = function(Inputs(arrays, n))
+    by_columns = function(InputFrame(arrays, n))
     pd.testing.assert_frame_equal(by_columns, by_frame)
     for one, name in zip(columns(by_columns, by_frame.columns), by_frame.columns, strict=True):
         assert one.tolist() == by_frame[name].tolist()
@@ -86,7 +92,7 @@ def test_one_that_wants_more_of_pandas_gets_a_frame_from_then_on() -> None:
     given = {"a": np.array([1, 2, 3]), "b": [0.5]}
     for _ in range(2):
         assert made.run(given, 3)["c"].tolist() == [1.5, 2.5, 3.5]
-    assert seen == [Inputs, pd.DataFrame, pd.DataFrame]
+    assert seen == [InputFrame, pd.DataFrame, pd.DataFrame]
 
 
 def test_one_that_changes_what_it_was_given_before_it_fails() -> None:
@@ -188,7 +194,7 @@ FRAMES: list[Any] = [
 @pytest.mark.parametrize("number", range(len(FRAMES)))
 def test_a_frame_that_a_transform_makes_is_what_pandas_makes_of_it(number: int) -> None:
     function = FRAMES[number]
-    assert thrifty(function) is not function
+    assert with_light_frames(function) is not function
     expected = function(pd.DataFrame({"a": [0.1, 2.0, 4.0], "b": 1}))["c"]
     made = transform(function)
     for _ in range(2):
@@ -200,15 +206,15 @@ def test_a_frame_that_a_transform_makes_is_what_pandas_makes_of_it(number: int) 
 def test_a_frame_of_arrays_is_none_of_pandas() -> None:
     for function in (FRAMES[0], FRAMES[1], ranking_signals.feature_transformation.udf):
         arrays = {name: array(column, 3) for name, column in drawn(3).items()}
-        given = Inputs({**arrays, "a": np.ones(3)}, 3)
-        assert isinstance(thrifty(function)(given), Made)
+        given = InputFrame({**arrays, "a": np.ones(3)}, 3)
+        assert isinstance(with_light_frames(function)(given), OutputFrame)
 
 
 def test_a_function_that_reads_what_may_change_keeps_its_surroundings() -> None:
     def function(inputs: Any) -> pd.DataFrame:
         return pd.DataFrame({"c": inputs["a"].to_numpy() * len(FRAMES)})
 
-    assert thrifty(function) is function
+    assert with_light_frames(function) is function
 
 
 @pytest.mark.parametrize("refused", [{"c": np.ones((3, 2))}, {"c": np.ones(3), "d": np.ones(2)}])

@@ -27,9 +27,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
 
 from extensions.addresses import connection_string_of
-from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plans, compile_plans
-from extensions.serving.routes.get_online_features import FeastRoute, UnusualError
+from extensions.serving.routes.get_online_features import NeedsFeastError, OnlineFeaturesRoute
 from extensions.stores.online.store import SkewlessRedisOnlineStoreConfig
 from extensions.stores.publish_log import online_store
 
@@ -191,20 +191,20 @@ def test_generated_repositories_as_feast(redis_url: str, tmp_path: Path, seed: i
         write(store, store.get_feature_view(view.name), rng)
     store.refresh_registry()
     plans = compile_plans(store, 1)
-    route = FeastRoute(store, Reader(Direct(redis.Redis.from_url(redis_url))))
+    route = OnlineFeaturesRoute(store, FeatureReader(Direct(redis.Redis.from_url(redis_url))))
     fast = 0
     for asked in questions(rng, views):
         theirs = by_feast(store, asked)
         try:
             body = asyncio.run(answered(route, json.loads(json.dumps(asked)), plans))
-        except UnusualError:
+        except NeedsFeastError:
             continue
         fast += 1
         assert by_name(json.loads(body)) == by_name(theirs), asked
     assert fast >= 8
 
 
-async def answered(route: FeastRoute, read: Any, plans: Plans) -> bytes:
+async def answered(route: OnlineFeaturesRoute, read: Any, plans: Plans) -> bytes:
     plan = await route.plan(read, plans, by_reference=True)
     body, _, _ = await route.answer(plan, read, int(NOW.timestamp() * 1e6))
     return body

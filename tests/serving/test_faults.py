@@ -17,7 +17,7 @@ import pytest
 from feast import FeatureService, FeatureStore
 
 from extensions.serving.features.request_plan import Plan, compile_plans
-from extensions.serving.observability.watermark_watcher import Freshnesses
+from extensions.serving.observability.watermark_watcher import Watermarks
 from extensions.serving.settings import Settings
 from tests.databases import cut
 from tests.served import serving
@@ -170,7 +170,7 @@ def test_a_pipeline_that_lags_makes_its_rows_stale(feast_store: FeatureStore) ->
     minute, now = 60_000_000, 1_800_000_000_000_000
     present = np.array([True, True, False])
     events = np.array([now - 4 * minute, now - 600 * minute, 0])
-    known = Freshnesses()
+    known = Watermarks()
     assert known.statuses(view, present, events, now) == ["fresh", "stale", "default"]
     known.through = {("user_watch_stats", 1): now - 4 * minute}  # a quiet user is not a stale one
     assert known.statuses(view, present, events, now) == ["fresh", "fresh", "default"]

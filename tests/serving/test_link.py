@@ -11,7 +11,11 @@ import hiredis
 import pytest
 import uvloop
 
-from extensions.serving.features.redis_connection import LOOK, PipelinedLink, UnavailableError
+from extensions.serving.features.redis_connection import (
+    BUSY_POLL_SECONDS,
+    PipelinedConnection,
+    UnavailableError,
+)
 
 Answer = Callable[[socket.socket, list[Any]], None]
 
@@ -63,9 +67,11 @@ def fake() -> Iterator[Callable[[Answer], FakeRedis]]:
         one.listening.close()
 
 
-def linked(server: FakeRedis, work: Callable[[PipelinedLink], Any], deadline: float = 5) -> Any:
+def linked(
+    server: FakeRedis, work: Callable[[PipelinedConnection], Any], deadline: float = 5
+) -> Any:
     async def run() -> Any:
-        link = PipelinedLink(server.url, deadline)
+        link = PipelinedConnection(server.url, deadline)
         await link.start()
         try:
             return await work(link)
@@ -79,23 +85,23 @@ def echo(taken: socket.socket, command: list[Any]) -> None:
     taken.sendall(b"$%d\r\n%b\r\n" % (len(command[1]), command[1]))
 
 
-def hurried(link: PipelinedLink, seconds: float = 5) -> bool:
+def hurried(link: PipelinedConnection, seconds: float = 5) -> bool:
     """Look again and again, without the loop having a turn."""
     until = time.monotonic() + seconds
-    while not link.hurry():
+    while not link.busy_poll():
         if time.monotonic() > until:
             return False
     return True
 
 
-async def made_again(link: PipelinedLink) -> None:
+async def made_again(link: PipelinedConnection) -> None:
     while not link.connected:  # noqa: ASYNC110 - a link tells nobody
         await asyncio.sleep(0.01)
     assert await link.run([("GET", "b")]) == [b"b"]
 
 
 def test_replies_taken_by_looking_go_to_whom_they_belong(fake: Any) -> None:
-    async def work(link: PipelinedLink) -> None:
+    async def work(link: PipelinedConnection) -> None:
         for i in range(200):
             first = link.run([("GET", f"{i}"), ("GET", "x" * (i * 997 % 70_000))])
             second = link.run([("GET", f"{-i}")])
@@ -104,10 +110,10 @@ def test_replies_taken_by_looking_go_to_whom_they_belong(fake: Any) -> None:
                 assert first.done()
                 assert second.done()
             elif i % 3 == 1:
-                link.hurry()
+                link.busy_poll()
             assert await second == [b"%d" % -i]
             assert await first == [b"%d" % i, b"x" * (i * 997 % 70_000)]
-        assert link.hurry()  # nothing is outstanding
+        assert link.busy_poll()  # nothing is outstanding
 
     linked(fake(echo), work)
 
@@ -118,11 +124,11 @@ def test_a_reply_in_pieces_is_put_together_by_both(fake: Any) -> None:
             taken.sendall(bytes([octet]))
             time.sleep(0.002)
 
-    async def work(link: PipelinedLink) -> None:
+    async def work(link: PipelinedConnection) -> None:
         for word in ("pieces", "of", "eight"):
             coming = link.run([("GET", word)])
             while not coming.done():
-                link.hurry()
+                link.busy_poll()
                 await asyncio.sleep(0.001)
             assert await coming == [word.encode()]
 
@@ -134,15 +140,15 @@ def test_who_is_slow_is_not_looked_at_for_long(fake: Any) -> None:
         time.sleep(0.05)
         echo(taken, command)
 
-    async def work(link: PipelinedLink) -> None:
-        link._usual = 0.0  # as after quick replies, which a busy machine may not give
-        assert link.quick
+    async def work(link: PipelinedConnection) -> None:
+        link._usual_seconds = 0.0  # as after quick replies, which a busy machine may not give
+        assert link.answers_quickly
         coming = link.run([("GET", "a")])
         began = time.thread_time()
-        assert not link.hurry()
-        assert time.thread_time() - began < LOOK + 0.02
+        assert not link.busy_poll()
+        assert time.thread_time() - began < BUSY_POLL_SECONDS + 0.02
         assert await coming == [b"a"]
-        assert not link.quick
+        assert not link.answers_quickly
 
     linked(fake(late), work)
 
@@ -154,15 +160,15 @@ def test_a_connection_that_ends_while_it_is_looked_at_is_made_again(fake: Any) -
             raise ConnectionAbortedError
         echo(taken, command)
 
-    async def work(link: PipelinedLink) -> None:
+    async def work(link: PipelinedConnection) -> None:
         for _ in range(3):
             coming = link.run([("GET", "go")])
             time.sleep(0.05)  # noqa: ASYNC251 - the loop is to have no turn
-            assert not link.hurry()
+            assert not link.busy_poll()
             with pytest.raises(UnavailableError):
                 await coming
-            assert not link.quick
-            assert link.hurry()
+            assert not link.answers_quickly
+            assert link.busy_poll()
             await made_again(link)
 
     server = fake(leave)
@@ -176,7 +182,7 @@ def test_a_reply_that_comes_after_the_deadline_is_nobody_elses(fake: Any) -> Non
             time.sleep(0.1)
         echo(taken, command)
 
-    async def work(link: PipelinedLink) -> None:
+    async def work(link: PipelinedConnection) -> None:
         with pytest.raises(UnavailableError):
             await link.run([("GET", "late")])
         again = link.run([("GET", "next")])
@@ -193,12 +199,12 @@ def test_what_is_no_reply_ends_the_connection(fake: Any) -> None:
         else:
             echo(taken, command)
 
-    async def work(link: PipelinedLink) -> None:
+    async def work(link: PipelinedConnection) -> None:
         for look in (True, False):
             coming = link.run([("GET", "go")])
             if look:
                 time.sleep(0.02)  # noqa: ASYNC251 - the loop is to have no turn
-                assert not link.hurry()
+                assert not link.busy_poll()
             with pytest.raises(UnavailableError):
                 await coming
             await made_again(link)

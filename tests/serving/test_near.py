@@ -16,10 +16,15 @@ from feast import FeatureStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Group, Plan, Plans, compile_plans
-from extensions.serving.near_cache.cached_views import MOST_LAG, Copy, NearCopies, Wanted
-from extensions.serving.near_cache.invalidation import Follower, connections
+from extensions.serving.near_cache.cached_views import (
+    MAX_LAG_SECONDS,
+    EntityCache,
+    EntityCacheSpec,
+    NearCache,
+)
+from extensions.serving.near_cache.invalidation import InvalidationListener, connections
 from extensions.stores.publish_log import online_store
 
 START = datetime(2035, 3, 1, tzinfo=UTC)  # newer than the fixture
@@ -46,17 +51,19 @@ def client(redis_url: str) -> redis.Redis:
 @asynccontextmanager
 async def following(
     store: FeatureStore, plans: Plans, most: int = 10**8
-) -> AsyncIterator[tuple[NearCopies, Group]]:
-    copies = NearCopies(most)
-    copies.want(plans)
+) -> AsyncIterator[tuple[NearCache, Group]]:
+    caches = NearCache(most)
+    caches.want(plans)
     own, config = type(online_store(store))(), store.config.online_store
-    follower = Follower(copies, lambda: connections(own, config), asyncio.get_running_loop())
+    follower = InvalidationListener(
+        caches, lambda: connections(own, config), asyncio.get_running_loop()
+    )
     follower.start()
     try:
-        await copies.loaded(10)
+        await caches.loaded(10)
         plan = plans.by_service["ranking"]
         assert isinstance(plan, Plan)
-        yield copies, next(group for group in plan.groups if group.near)
+        yield caches, next(group for group in plan.groups if group.near)
     finally:
         await asyncio.to_thread(follower.stop)
 
@@ -86,11 +93,11 @@ def genre(store: FeatureStore, number: int, second: int) -> None:
     write(store, "item_profile", number, second, item_genre=Value(string_val=f"g{second % 7}"))
 
 
-def near(copy: Copy, group: Group, numbers: list[int]) -> dict[str, list[Any]]:
-    slots = copy.slots(Ids(numbers, np.array(numbers, np.int64)))
+def near(cache: EntityCache, group: Group, numbers: list[int]) -> dict[str, list[Any]]:
+    slots = cache.slots(EntityIds(numbers, np.array(numbers, np.int64)))
     found: dict[str, list[Any]] = {}
     for view in group.views:
-        columns, present, events = copy.rows(view.decoder, slots, 0)
+        columns, present, events = cache.rows(view.decoder, slots, 0)
         found |= {name: list(column) for name, column in columns.items()}
         found[view.name] = [
             int(event) if held else None for event, held in zip(events, present, strict=True)
@@ -111,9 +118,9 @@ def remote(store: FeatureStore, numbers: list[int]) -> dict[str, list[Any]]:
     return found
 
 
-def equal(copy: Copy | None, group: Group, store: FeatureStore) -> bool:
+def equal(cache: EntityCache | None, group: Group, store: FeatureStore) -> bool:
     numbers = [*IDS, 999_999]
-    return copy is not None and near(copy, group, numbers) == remote(store, numbers)
+    return cache is not None and near(cache, group, numbers) == remote(store, numbers)
 
 
 def test_random_writes(feast_store: FeatureStore, plans: Plans, client: redis.Redis) -> None:
@@ -133,8 +140,8 @@ def test_random_writes(feast_store: FeatureStore, plans: Plans, client: redis.Re
             else:
                 client.delete(PREFIX + b"%d" % number)
 
-    def existed(copy: Copy, group: Group) -> None:
-        found = near(copy, group, list(IDS))
+    def existed(cache: EntityCache, group: Group) -> None:
+        found = near(cache, group, list(IDS))
         for i, number in enumerate(IDS):
             at = found["item_stats"][i]
             if at is not None and at >= base * 1_000_000:
@@ -146,21 +153,21 @@ def test_random_writes(feast_store: FeatureStore, plans: Plans, client: redis.Re
                 assert found["item_genre"][i] == f"g{(at // 1_000_000 - base) % 7}"
 
     async def run() -> None:
-        async with following(feast_store, plans) as (copies, group):
-            assert equal(copies.copy(group), group, feast_store)
+        async with following(feast_store, plans) as (caches, group):
+            assert equal(caches.cache_of(group), group, feast_store)
             task = asyncio.ensure_future(asyncio.to_thread(writes))
             looks = 0
             while not task.done():
-                if copy := copies.copy(group):
-                    existed(copy, group)
+                if cache := caches.cache_of(group):
+                    existed(cache, group)
                     looks += 1
                 await asyncio.sleep(0)
             await task
-            copy = copies.copy(group)
-            await until(lambda: equal(copies.copy(group), group, feast_store), 1.0)
+            cache = caches.cache_of(group)
+            await until(lambda: equal(caches.cache_of(group), group, feast_store), 1.0)
             assert looks > 20
-            assert copies.copy(group) is copy  # followed, not loaded again
-            assert copies.loads == 1
+            assert caches.cache_of(group) is cache  # followed, not loaded again
+            assert caches.loads == 1
 
     asyncio.run(run())
 
@@ -169,18 +176,20 @@ def test_a_write_is_seen_within_a_second_and_the_sequence_moves(
     feast_store: FeatureStore, plans: Plans
 ) -> None:
     async def run() -> None:
-        async with following(feast_store, plans) as (copies, group):
-            copy = copies.copy(group)
-            assert copy is not None
-            before = copy.sequence
+        async with following(feast_store, plans) as (caches, group):
+            cache = caches.cache_of(group)
+            assert cache is not None
+            before = cache.sequence
             took = []
             for second in range(10_000, 10_010):
                 score(feast_store, 7, second)
                 at = (int(START.timestamp()) + second) * 1_000_000
-                took.append(await until(lambda at=at: near(copy, group, [7])["item_stats"] == [at]))
+                took.append(
+                    await until(lambda at=at: near(cache, group, [7])["item_stats"] == [at])
+                )
             assert max(took) < 1.0
-            await until(lambda: copy.sequence >= before + 10)
-            assert copy.lag < 1.0
+            await until(lambda: cache.sequence >= before + 10)
+            assert cache.lag < 1.0
 
     asyncio.run(run())
 
@@ -189,16 +198,16 @@ def test_a_lost_connection_means_a_new_load(
     feast_store: FeatureStore, plans: Plans, client: redis.Redis
 ) -> None:
     async def run() -> None:
-        async with following(feast_store, plans) as (copies, group):
-            old = copies.copy(group)
+        async with following(feast_store, plans) as (caches, group):
+            old = caches.cache_of(group)
             # What is written between the loss and the new load was told to nobody.
             client.client_kill_filter(_type="normal", skipme=True)
             score(feast_store, 9, 20_000)
-            await until(lambda: copies.copy(group) not in (None, old))
-            assert copies.loads == 2
-            assert equal(copies.copy(group), group, feast_store)
+            await until(lambda: caches.cache_of(group) not in (None, old))
+            assert caches.loads == 2
+            assert equal(caches.cache_of(group), group, feast_store)
             client.delete(PREFIX + b"9")
-            await until(lambda: equal(copies.copy(group), group, feast_store), 1.0)
+            await until(lambda: equal(caches.cache_of(group), group, feast_store), 1.0)
 
     asyncio.run(run())
 
@@ -207,8 +216,8 @@ def test_a_new_load_never_shows_half(feast_store: FeatureStore, plans: Plans) ->
     """While another version is loaded the old copy serves the old plan, and is followed."""
 
     async def run() -> None:
-        async with following(feast_store, plans) as (copies, group):
-            old = copies.copy(group)
+        async with following(feast_store, plans) as (caches, group):
+            old = caches.cache_of(group)
             view = group.views[0]
             decoder = dataclasses.replace(view.decoder, defaults={view.features[0]: 0.5})
             changed = tuple(
@@ -217,17 +226,17 @@ def test_a_new_load_never_shows_half(feast_store: FeatureStore, plans: Plans) ->
             )
             plan = dataclasses.replace(plans.by_service["ranking"], views=changed, number=2)
             mine = next(one for one in plan.groups if one.near)
-            copies.want(Plans(2, {"ranking": plan}))
-            assert copies.copy(group) is old
-            assert copies.copy(mine) is None
-            assert copies.state(mine, None) == {"remote": "loading"}
-            await until(lambda: copies.copy(mine) is not None)
-            assert copies.copy(group) is None
-            copy = copies.copy(mine)
-            assert copy is not None
-            assert near(copy, mine, [999_999])[view.features[0]] == [0.5]
+            caches.want(Plans(2, {"ranking": plan}))
+            assert caches.cache_of(group) is old
+            assert caches.cache_of(mine) is None
+            assert caches.state(mine, None) == {"remote": "loading"}
+            await until(lambda: caches.cache_of(mine) is not None)
+            assert caches.cache_of(group) is None
+            cache = caches.cache_of(mine)
+            assert cache is not None
+            assert near(cache, mine, [999_999])[view.features[0]] == [0.5]
 
-    assert MOST_LAG <= 1.0
+    assert MAX_LAG_SECONDS <= 1.0
     asyncio.run(run())
 
 
@@ -235,28 +244,28 @@ def test_too_large_is_read_remotely_and_says_so(
     feast_store: FeatureStore, plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        async with following(feast_store, plans, most=1_000) as (copies, group):
-            await until(lambda: "larger" in copies.remote.get(PREFIX, ""))
-            assert copies.copy(group) is None
-            assert "larger" in copies.state(group, None)["remote"]
+        async with following(feast_store, plans, most=1_000) as (caches, group):
+            await until(lambda: "larger" in caches.remote.get(PREFIX, ""))
+            assert caches.cache_of(group) is None
+            assert "larger" in caches.state(group, None)["remote"]
 
     asyncio.run(run())
     assert "near_megabytes" in caplog.text
 
 
 def test_a_copy_that_lags_is_not_read(feast_store: FeatureStore, plans: Plans) -> None:
-    copies = NearCopies(10**8)
-    copies.want(plans)
-    [wanted] = copies.wanted.values()
-    copy = Copy(wanted, 1)
-    copies.use(copy)
+    caches = NearCache(10**8)
+    caches.want(plans)
+    [wanted] = caches.wanted.values()
+    cache = EntityCache(wanted, 1)
+    caches.use(cache)
     plan = plans.by_service["ranking"]
     group = next(group for group in plan.groups if group.near)
-    copy.exact_at = time.monotonic() - 5
-    assert copies.copy(group) is None
-    assert copies.state(group, None)["remote"] == "behind"
-    copy.exact_at = time.monotonic()
-    assert copies.copy(group) is copy
+    cache.exact_at = time.monotonic() - 5
+    assert caches.cache_of(group) is None
+    assert caches.state(group, None)["remote"] == "behind"
+    cache.exact_at = time.monotonic()
+    assert caches.cache_of(group) is cache
 
 
 FOREIGN = [
@@ -279,21 +288,21 @@ def test_foreign_keys_under_the_prefix_are_nobodys_rows(
         for raw in first:
             client.set(PREFIX + raw, other)
         client.rpush(PREFIX + b"1234567", b"a list")
-        async with following(feast_store, plans) as (copies, group):
-            copy = copies.copy(group)
-            assert copy is not None
-            assert equal(copy, group, feast_store)
+        async with following(feast_store, plans) as (caches, group):
+            cache = caches.cache_of(group)
+            assert cache is not None
+            assert equal(cache, group, feast_store)
             for raw in second:
                 client.set(PREFIX + raw, other)
             client.rpush(PREFIX + b"1234568", b"a list")
             client.set(PREFIX + b"1234569", b"neither a row")
             score(feast_store, 9, 30_001)
             at = (int(START.timestamp()) + 30_001) * 1_000_000
-            await until(lambda: near(copy, group, [9])["item_stats"] == [at])
-            assert copies.copy(group) is copy
-            assert copies.loads == 1
-            assert near(copy, group, [7, 8, 0]) == remote(feast_store, [7, 8, 0])
-            assert near(copy, group, [1_234_567, 1_234_569])["item_stats"] == [None, None]
+            await until(lambda: near(cache, group, [9])["item_stats"] == [at])
+            assert caches.cache_of(group) is cache
+            assert caches.loads == 1
+            assert near(cache, group, [7, 8, 0]) == remote(feast_store, [7, 8, 0])
+            assert near(cache, group, [1_234_567, 1_234_569])["item_stats"] == [None, None]
 
     try:
         asyncio.run(run())
@@ -304,9 +313,9 @@ def test_foreign_keys_under_the_prefix_are_nobodys_rows(
 
 def test_many_ids_as_a_dictionary_would(plans: Plans) -> None:
     """Thousands of ids, settled and fresh, negative and large; assigned again and again."""
-    [wanted] = Wanted.of([plans.by_service["ranking"]]).values()
+    [wanted] = EntityCacheSpec.of([plans.by_service["ranking"]]).values()
     rng = np.random.default_rng(3)
-    copy, known = Copy(wanted, 1), {}
+    cache, known = EntityCache(wanted, 1), {}
     [stats] = [one for one in wanted.decoders.values() if "item_stats" in one.layout.view]
     layout = stats.layout
     pool = np.unique(rng.integers(-(2**62), 2**62, 6_000))
@@ -317,15 +326,15 @@ def test_many_ids_as_a_dictionary_would(plans: Plans) -> None:
             known[number] = step
             row = layout.pack({"item_popularity_score": Value(float_val=step / 8)}, step + 1, None)
             values.append(layout.header(len(row)) + row)
-        copy.assign(*copy.decode([wanted.prefix + b"%d" % one for one in ids], values))
+        cache.assign(*cache.decode([wanted.prefix + b"%d" % one for one in ids], values))
     asked = pool.tolist()
-    slots = copy.slots(Ids(asked, np.array(asked)))
-    columns, present, events = copy.rows(stats, slots, 0)
+    slots = cache.slots(EntityIds(asked, np.array(asked)))
+    columns, present, events = cache.rows(stats, slots, 0)
     assert present.tolist() == [one in known for one in asked]
     assert events.tolist() == [known.get(one, -1) + 1 for one in asked]
     assert columns["item_popularity_score"].tolist() == [known.get(one, 0) / 8 for one in asked]
-    assert copy.count == len(known) + 1
-    assert copy.size > copy.count * 4
+    assert cache.count == len(known) + 1
+    assert cache.size > cache.count * 4
 
 
 def test_over_http_a_reply_says_what_it_was_read_from(http: Any) -> None:
@@ -334,7 +343,7 @@ def test_over_http_a_reply_says_what_it_was_read_from(http: Any) -> None:
     for view in ("item_stats", "item_profile"):
         near = body["meta"][view]["near"]
         assert near["generation"] >= 1
-        assert 0 <= near["lagSeconds"] <= MOST_LAG
+        assert 0 <= near["lagSeconds"] <= MAX_LAG_SECONDS
         assert body["meta"][view]["asOf"][2] is None
     assert "near" not in body["meta"]["user_habits"]
     again = http.post("/v1/features/rank", json=asked).json()

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import redis
 
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Group, Plan, Plans, compile_plans
-from extensions.serving.near_cache.cached_views import NearCopies
-from extensions.serving.near_cache.invalidation import Follower
+from extensions.serving.near_cache.cached_views import NearCache
+from extensions.serving.near_cache.invalidation import InvalidationListener
 from extensions.stores.online_codec.redis_keys import field_of
 from tests.online.test_cluster import cluster  # noqa: F401 - a fixture
 from tests.serving.test_near import until
@@ -32,27 +32,27 @@ def test_loaded_and_followed(cluster: str, feast_store: Any) -> None:  # noqa: F
         return [pool.make_connection()], True
 
     async def run() -> None:
-        copies = NearCopies(10**8)
-        copies.want(plans)
-        follower = Follower(copies, connect, asyncio.get_running_loop())
+        caches = NearCache(10**8)
+        caches.want(plans)
+        follower = InvalidationListener(caches, connect, asyncio.get_running_loop())
         follower.start()
         try:
-            await copies.loaded(10)
-            copy = copies.copy(group)
-            assert copy is not None
+            await caches.loaded(10)
+            cache = caches.cache_of(group)
+            assert cache is not None
             asked = list(range(301))
             decoder = group.views[0].decoder
 
             def scores() -> list[float]:
-                slots = copy.slots(Ids(asked, np.array(asked)))
-                found: Any = copy.rows(decoder, slots, 0)[0]["item_popularity_score"]
+                slots = cache.slots(EntityIds(asked, np.array(asked)))
+                found: Any = cache.rows(decoder, slots, 0)[0]["item_popularity_score"]
                 return list(found)
 
             assert scores() == [*(number / 2 for number in range(300)), 0.0]
             put(300, 7.0, 2_000)
             put(5, 8.0, 2_000)
             await until(lambda: (scores()[300], scores()[5]) == (7.0, 8.0), 2.0)
-            assert copies.loads == 1
+            assert caches.loads == 1
         finally:
             await asyncio.to_thread(follower.stop)
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.serving.near_cache.entity_index import Slots
+from extensions.serving.near_cache.entity_index import EntityIndex
 
 LEAST, MOST = -(2**63), 2**63 - 1
 near = st.integers(-50, 3_000)
@@ -17,7 +17,7 @@ batches = st.lists(st.lists(near, min_size=1, max_size=400) | st.lists(anywhere,
 def test_slots_are_those_that_a_dictionary_knows(
     batches: list[list[int]], others: list[int], offset: int
 ) -> None:
-    slots, known = Slots(), {}
+    slots, known = EntityIndex(), {}
     for batch in batches:
         moved = [one + offset if LEAST <= one + offset <= MOST else one for one in batch]
         new = [one for one in dict.fromkeys(moved) if one not in known]
@@ -30,7 +30,7 @@ def test_slots_are_those_that_a_dictionary_knows(
 
 
 def test_a_table_is_used_while_ids_lie_close_and_left_when_they_do_not() -> None:
-    slots = Slots()
+    slots = EntityIndex()
     slots.add(range(10**12, 10**12 + 10_000), 1)
     assert slots.size < 10_000 * 8 * 3
     slots.add([5], 10_001)

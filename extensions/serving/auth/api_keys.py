@@ -16,12 +16,12 @@ MOST_BYTES = 65_536
 
 
 class ApiKeys:
-    """The keys that callers may show; any one of them will do.
+    """The valid API keys; any of them is accepted.
 
     A file holds one key a line (blank lines and lines that begin with ``#`` do not count) and is
     read again every ``period`` seconds. So keys are rotated without a restart: add the new one,
     move the callers, remove the old one. A file that is gone, empty or cannot be read changes
-    nothing: the keys last read stay in force, and the log says so.
+    nothing: the keys last read stay in force, and a warning is logged.
 
     Raises:
         SkewlessError: the file holds no key when the server starts.
@@ -39,21 +39,21 @@ class ApiKeys:
 
     @property
     def demanded(self) -> bool:
-        """Whether there is any key."""
+        """Whether a key is configured."""
         return bool(self._keys)
 
     def start(self) -> None:
-        """Follow the file, in the background."""
+        """Start to follow the file in the background."""
         if self._file is not None:
             self.threads.append(Lasting("keys", self._run, self._stop))
             self.threads[-1].start()
 
     def stop(self) -> None:
-        """Follow it no more."""
+        """Stop following it."""
         self._stop.set()
 
     def valid(self, given: bytes | None) -> bool:
-        """Whether this is one of the keys. All are compared, in time that tells nothing."""
+        """Whether this is one of the keys; compared in constant time."""
         found = False
         for key in self._keys:
             found |= hmac.compare_digest(given or b"", key)

@@ -1,8 +1,8 @@
-"""Who asks, and may they: Feast's tokens and permissions, or a key, without waiting in the loop.
+"""Authentication and authorisation of requests: Feast's tokens and permissions, or an API key.
 
-Feast's own check asks PostgreSQL for the permissions on each request, and the issuer for its
-keys now and then, both while the event loop waits. Here a thread does both: permissions are
-held in memory, and a token that was found valid is known until it ends.
+Feast's own check reads the permissions from PostgreSQL on each request, and the issuer's keys now
+and then, both blocking the event loop. Here threads do both: permissions are kept in memory, and a
+valid token is cached until it expires.
 """
 
 import asyncio
@@ -46,19 +46,19 @@ from extensions.thread_supervision import Lasting, Living
 
 logger = logging.getLogger(__name__)
 
-# In a request's scope: who asks; and that it needs no permission (a service with the key, or the
-# server itself when it warms up).
+# Keys in a request's scope: the authenticated user; that no permission is needed (a caller with
+# the API key, or the server's own warm-up).
 USER, TRUSTED = "skewless.user", "skewless.trusted"
-# Bytes of tokens known to be valid, about; those used longest ago are forgotten first.
-REMEMBERED, PER_TOKEN = 32_000_000, 1_000
-# Threads that verify tokens; more requests with unknown tokens wait for one of them, and beyond
-# so many, or for longer than so many seconds, they are answered 503.
-ASKING, MOST_ASKING, ASKING_SECONDS = 4, 128, 10.0
-SAY_AWAY_SECONDS = 30.0
+# Estimated bytes of cached valid tokens (least recently used are dropped), and of each.
+TOKEN_CACHE_BYTES, TOKEN_OVERHEAD_BYTES = 32_000_000, 1_000
+# Threads that verify tokens; requests with unknown tokens that may wait for them, and seconds that
+# each may take: beyond it they are answered 503.
+VERIFIER_THREADS, MAX_VERIFYING, VERIFY_SECONDS = 4, 128, 10.0
+LOG_AGAIN_SECONDS = 30.0
 
 
 class Permissions(SecurityManager):
-    """The permissions of the one project that is served, as they were last read.
+    """The permissions of the served project, as last read.
 
     Feast would take the project from the query (``?project=``), and where that has no
     permissions grants everything; this server knows one project only.
@@ -69,20 +69,20 @@ class Permissions(SecurityManager):
         self._store, self._period = store, period
         self._stop = threading.Event()
         self.threads: list[Lasting] = []
-        self._held = self._read()
+        self._current = self._read()
 
     @property
     def permissions(self) -> list[Permission]:
-        """As of the last look; PostgreSQL being away changes nothing."""
-        return self._held
+        """The permissions as last read; unchanged while PostgreSQL is unreachable."""
+        return self._current
 
     def start(self) -> None:
-        """Look again and again, in the background."""
+        """Read the permissions periodically in the background."""
         self.threads.append(Lasting("permissions", self._run, self._stop))
         self.threads[-1].start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop reading."""
         self._stop.set()
 
     def _read(self) -> list[Permission]:
@@ -92,16 +92,16 @@ class Permissions(SecurityManager):
     def _run(self) -> None:
         while not self._stop.wait(self._period):
             try:
-                self._held = self._read()
-            except Exception as error:  # noqa: BLE001 - whatever it is, those held stay in force
+                self._current = self._read()
+            except Exception as error:  # noqa: BLE001 - those held stay in force
                 logger.warning("Permissions cannot be read: %s", type(error).__name__)
 
 
 class Guard:
-    """Admits callers, and permits them what they ask for.
+    """Authenticates callers and checks their permissions.
 
-    Without `auth` in feature_store.yaml everybody is admitted, or, where a key is set, who has
-    it. With `auth`, who has a valid token; a service may show the key instead, on ``/v1``.
+    Without `auth` in feature_store.yaml everybody is admitted, or, where a key is set, callers with
+    the key. With `auth`, callers with a valid token; on ``/v1`` the key is enough.
     """
 
     def __init__(self, store: FeatureStore, settings: Settings) -> None:
@@ -121,23 +121,23 @@ class Guard:
         lifespan = getattr(config, "jwks_cache_lifespan_seconds", 0)
         self._oidc = kind == AuthManagerType.OIDC
         self._remember = lifespan if self._oidc else 0
-        self._known: ByteCache[bytes, tuple[User, float]] = ByteCache(REMEMBERED)
-        self._asking, self._said_away = 0, float("-inf")
-        self._threads = ThreadPoolExecutor(ASKING, thread_name_prefix="tokens")
+        self._valid_tokens: ByteCache[bytes, tuple[User, float]] = ByteCache(TOKEN_CACHE_BYTES)
+        self._verifying, self._logged_unavailable_at = 0, float("-inf")
+        self._threads = ThreadPoolExecutor(VERIFIER_THREADS, thread_name_prefix="tokens")
 
     @property
     def threads(self) -> list[Living]:
-        """Those that follow the permissions and the keys."""
+        """The threads that read permissions and keys."""
         return [*self._keys.threads, *(self._permissions.threads if self._permissions else ())]
 
     def start(self) -> None:
-        """Follow the permissions and the keys."""
+        """Start to follow permissions and keys."""
         self._keys.start()
         if self._permissions:
             self._permissions.start()
 
     def stop(self) -> None:
-        """Let go."""
+        """Stop all threads."""
         self._keys.stop()
         if self._permissions:
             self._permissions.stop()
@@ -145,12 +145,12 @@ class Guard:
 
     @property
     def open(self) -> bool:
-        """Whether nobody needs a permission."""
+        """Whether no permissions are configured."""
         return self._permissions is None
 
     @property
     def open_to_all(self) -> bool:
-        """Whether nobody is asked anything: neither tokens nor keys are configured."""
+        """Whether neither tokens nor keys are configured."""
         return self._permissions is None and not self._keys.demanded
 
     def security(self, *, by_key: bool) -> list[dict[str, list[str]]]:
@@ -168,7 +168,7 @@ class Guard:
         return found
 
     async def admit(self, scope: MutableMapping[str, Any], *, by_key: bool = True) -> None:
-        """Find out who asks. ``by_key``: whether the key is enough where `auth` is configured.
+        """Authenticate a request. ``by_key``: whether the key is enough where `auth` is configured.
 
         Raises:
             RefusedError: 401 without a valid token or key, 503 where the issuer is away.
@@ -176,7 +176,7 @@ class Guard:
         keyed = self._keys.demanded
         if (self._permissions is None and not keyed) or scope.get(TRUSTED):
             return
-        if scope.get(USER):  # admitted before its body was read
+        if scope.get(USER):  # already authenticated
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-api-key")
@@ -194,7 +194,7 @@ class Guard:
         self._permissions.set_current_user(user)
 
     def permit(self, scope: MutableMapping[str, Any], *resources: Any) -> None:
-        """Demand that who was admitted may read these (a service, or views) online.
+        """Check that the caller may read these resources (a service, or views) online.
 
         Raises:
             RefusedError: 403.
@@ -213,7 +213,7 @@ class Guard:
             raise RefusedError(403, str(error)) from None
 
     async def inject(self, request: Request) -> AsyncIterator[Any]:
-        """What stands in for Feast's dependency `inject_user_details`."""
+        """Replaces Feast's dependency `inject_user_details`."""
         try:
             await self.admit(request.scope, by_key=False)
         except RefusedError as error:
@@ -223,37 +223,37 @@ class Guard:
 
     async def _user(self, token: str) -> User:
         name = blake2b(token.encode(), digest_size=16).digest()
-        known = self._known.get(name)
+        known = self._valid_tokens.get(name)
         if known and time.time() < known[1]:
             return known[0]
         if why := bearer_tokens.refused_at_sight(token, oidc=self._oidc):
             raise RefusedError(401, why, "Authorization")
-        if self._asking >= MOST_ASKING:
+        if self._verifying >= MAX_VERIFYING:
             raise RefusedError(503, "Too many unknown tokens wait to be verified.")
-        self._asking += 1
+        self._verifying += 1
         try:
-            user = await self._verified(token)
+            user = await self._verify(token)
         finally:
-            self._asking -= 1
-        if until := self._until(token):
-            self._known.put(name, (user, until), len(token) + PER_TOKEN)
+            self._verifying -= 1
+        if until := self._cache_until(token):
+            self._valid_tokens.put(name, (user, until), len(token) + TOKEN_OVERHEAD_BYTES)
         return user
 
-    async def _verified(self, token: str) -> User:
+    async def _verify(self, token: str) -> User:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(ASKING_SECONDS):
-                return await loop.run_in_executor(self._threads, self._asked, token)
+            async with asyncio.timeout(VERIFY_SECONDS):
+                return await loop.run_in_executor(self._threads, self._read_token, token)
         except Exception as error:  # noqa: BLE001 - whatever a token's reader raises
-            if isinstance(error, TimeoutError) or _issuer_is_away(error):
-                self._say_away(error)
+            if isinstance(error, TimeoutError) or _issuer_unavailable(error):
+                self._log_issuer_unavailable(error)
                 raise RefusedError(503, "The issuer of tokens does not answer.") from None
             raise RefusedError(401, "Invalid or expired access token", "Authorization") from None
 
-    def _say_away(self, error: BaseException) -> None:
-        """Log why tokens cannot be verified, once in a while."""
-        if time.monotonic() - self._said_away > SAY_AWAY_SECONDS:
-            self._said_away = time.monotonic()
+    def _log_issuer_unavailable(self, error: BaseException) -> None:
+        """Log why tokens cannot be verified, at most every `LOG_AGAIN_SECONDS`."""
+        if time.monotonic() - self._logged_unavailable_at > LOG_AGAIN_SECONDS:
+            self._logged_unavailable_at = time.monotonic()
             causes = []
             cause: BaseException | None = error
             while cause is not None:
@@ -261,19 +261,19 @@ class Guard:
                 cause = cause.__cause__ or cause.__context__
             logger.warning("Tokens cannot be verified: %s.", ", from ".join(causes))
 
-    def _asked(self, token: str) -> User:
+    def _read_token(self, token: str) -> User:
         return asyncio.run(self._manager.token_parser.user_details_from_access_token(token))
 
-    def _until(self, token: str) -> float:
-        """When a valid token must be looked at again; 0 where at once (it may be withdrawn)."""
+    def _cache_until(self, token: str) -> float:
+        """Until when a valid token may be cached (Unix time); 0: not at all."""
         claims = jwt.decode(token, options={"verify_signature": False})
         if not self._remember or "kubernetes.io" in claims:
             return 0
         return float(min(time.time() + self._remember, claims.get("exp", float("inf"))))
 
 
-def _issuer_is_away(error: BaseException | None) -> bool:
-    """Whether a token could not be verified, rather than was found invalid."""
+def _issuer_unavailable(error: BaseException | None) -> bool:
+    """Whether a token could not be verified, as opposed to being invalid."""
     while error is not None:
         if isinstance(error, jwt.exceptions.PyJWKClientError):
             return "Unable to find a signing key" not in str(error)

@@ -1,4 +1,4 @@
-"""What can be seen of a bearer token without asking anybody, and an issuer that cannot hang.
+"""Checks of a bearer token without its issuer, and deadlines for the issuer.
 
 Feast's own code verifies tokens (signature, audience, issuer, expiry). These checks come before
 it: what they refuse costs the issuer no request and the worker no thread.
@@ -21,14 +21,14 @@ LONGEST_TOKEN = 16_384
 ALGORITHM = "RS256"
 # Seconds that Feast's code allows clocks to differ.
 SKEW = 10
-# Seconds between two looks at the issuer's keys for tokens that name an unknown one.
+# Seconds between two reads of the issuer's keys because of an unknown key id.
 LOOK_AGAIN_SECONDS = 5.0
 # Seconds after which the issuer's discovery document is read again.
 DISCOVERY_SECONDS = 3600.0
 
 
 class Discovery(OIDCDiscoveryService):  # type: ignore[misc, unused-ignore]
-    """The issuer's discovery document, read with a deadline and again once in a while."""
+    """The issuer's discovery document, read with a deadline and refreshed periodically."""
 
     def __init__(self, config: OidcAuthConfig) -> None:
         super().__init__(config.auth_discovery_url, config.verify_ssl, config.ca_cert_path)
@@ -60,7 +60,7 @@ class Discovery(OIDCDiscoveryService):  # type: ignore[misc, unused-ignore]
 
 
 def harden(parser: Any, config: Any) -> None:
-    """Give Feast's reader of OIDC tokens a deadline, and no tracebacks of what strangers send."""
+    """Give Feast's OIDC token parser deadlines, and keep invalid tokens out of the log."""
     logging.getLogger("feast.permissions.auth").setLevel(logging.CRITICAL)
     if isinstance(parser, OidcTokenParser):
         parser.oidc_discovery_service = Discovery(config)
@@ -73,7 +73,7 @@ def _look_again_soon(client: Any) -> None:
 
 
 def refused_at_sight(token: str, *, oidc: bool) -> str | None:
-    """Why a token cannot be valid, whoever issued it; None: it must be verified.
+    """Why a token cannot be valid, whoever its issuer; None: it has to be verified.
 
     ``oidc``: it is of an OIDC issuer, so that it must be a signed JWT with an expiry. Nothing
     that is read here is believed: it can only refuse.

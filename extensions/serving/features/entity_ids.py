@@ -1,4 +1,4 @@
-"""Ids of one join key: as they came, as numbers where they are, and as they stand in keys."""
+"""The ids of one join key in a request: as sent, as integers, and as encoded in Redis keys."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# A whole number as it stands in keys: in one way only. ``007``, ``-0`` and ``+7`` are other texts,
-# which no request asks for.
+# The one way in which an integer is encoded in a key; ``007``, ``-0`` and ``+7`` are never read.
 _CANONICAL = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 
 def is_whole_number(raw: bytes) -> bool:
-    """Whether a key's part is the one way in which an id of 64 bits is written."""
+    """Whether this part of a key is a 64-bit integer in its canonical encoding."""
     return _CANONICAL.fullmatch(raw) is not None and _LEAST <= int(raw) <= _MOST
 
 
-class Ids(Sequence[bytes]):
-    """A sequence of ids as they stand in keys, made when first asked for.
+class EntityIds(Sequence[bytes]):
+    """A sequence of ids as encoded in Redis keys; the encoding is made on first use.
 
-    ``values``: as they came. ``numbers``: the same as an array, where they are whole numbers.
+    ``values``: the ids as sent. ``numbers``: the same as an int64 array, where they are integers.
     """
 
     def __init__(
@@ -37,12 +36,12 @@ class Ids(Sequence[bytes]):
 
     @cached_property
     def raw(self) -> list[bytes]:
-        """As they stand in keys."""
+        """The ids as encoded in keys."""
         return [b"%d" % value for value in self.values]
 
     @property
-    def octets(self) -> bytes:
-        """Bytes that differ where the ids do: the cheapest to have."""
+    def hash_bytes(self) -> bytes:
+        """Bytes that are equal only for equal ids, in the cheapest form at hand, for hashing."""
         return b",".join(self.raw) if self.numbers is None else self.numbers.tobytes()
 
     def __len__(self) -> int:

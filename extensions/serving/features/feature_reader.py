@@ -1,4 +1,4 @@
-"""One request's rows, in one round trip: keys out, columns back."""
+"""Reads a request's feature rows from Redis in one round trip and decodes them as columns."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.redis_connection import Command, Link
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.redis_connection import Command, RedisConnection
 from extensions.serving.features.request_plan import Plan, View
-from extensions.serving.near_cache.cached_views import Copy, NearCopies
+from extensions.serving.near_cache.cached_views import EntityCache, NearCache
 from extensions.stores.online_codec.column_encoding import Integers, Values, counting, taken
 from extensions.stores.online_codec.row_decoder import Block
 from extensions.stores.online_codec.section_index import fields, sections
@@ -21,117 +21,127 @@ from extensions.stores.online_codec.section_index import fields, sections
 FEW_FIELDS = 24
 # A hash that turned out larger than this is asked for its fields from then on.
 LARGE_HASH = 2_000
-REMEMBERED = 10_000
+MAX_LARGE_HASHES = 10_000
 
-YES, NO = np.array([True]), np.array([False])
-NEVER = np.zeros(1, np.int64)
+PRESENT, MISSING = np.array([True]), np.array([False])
+NO_TIME = np.zeros(1, np.int64)
 
-Axes = Mapping[str, Ids]
-Taker = Callable[[list[Any]], list["Rows"]]
+Axes = Mapping[str, EntityIds]
+ReplyParser = Callable[[list[Any]], list["ViewRows"]]
 
 
 @dataclass
-class Rows:
-    """What was found for one view: columns of length 1 or n, who has a row, and as of when.
+class ViewRows:
+    """One view's rows for a request: columns of length 1 (the same for all) or n.
 
-    ``found``, ``there`` and ``at`` hold each row once; ``inverse`` says where row i of the
-    request stands among them, None: as they are. ``copy`` and ``slots``: where the rows were
-    read from memory.
+    ``unique_columns``, ``unique_present`` and ``unique_events`` hold each distinct row once;
+    ``inverse[i]`` is the index among them of row i of the request, None: they are in order.
+    ``cache`` and ``slots``: the cache that the rows were read from and their indices in it.
     """
 
     view: View
-    found: Mapping[str, Values]
-    there: NDArray[np.bool_]
-    at: Integers
+    unique_columns: Mapping[str, Values]
+    unique_present: NDArray[np.bool_]
+    unique_events: Integers
     inverse: Integers | None = None
-    copy: Copy | None = None
+    cache: EntityCache | None = None
     slots: Integers | None = None
 
     def __post_init__(self) -> None:
-        if self.inverse is None:  # spare each of them a call
-            self.__dict__.update(columns=self.found, present=self.there, events=self.at)
+        if self.inverse is None:  # plain attributes instead of properties
+            self.__dict__.update(
+                columns=self.unique_columns, present=self.unique_present, events=self.unique_events
+            )
 
     @cached_property
     def columns(self) -> Mapping[str, Values]:
-        """The view's features."""
+        """The view's features for each row of the request."""
         assert self.inverse is not None  # else they are here already
-        return {name: taken(column, self.inverse) for name, column in self.found.items()}
+        return {name: taken(column, self.inverse) for name, column in self.unique_columns.items()}
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
-        """Who has a row."""
-        found: NDArray[np.bool_] = self.there[self.inverse]
+        """Whether each row of the request has a row in Redis."""
+        found: NDArray[np.bool_] = self.unique_present[self.inverse]
         return found
 
     @cached_property
     def events(self) -> Integers:
         """As-of times in microseconds since 1970, 0 where there is no row."""
-        return self.at[self.inverse]
+        return self.unique_events[self.inverse]
 
 
 @dataclass
-class Reader:
-    """Reads plans through a link; remembers which hashes are too large to be read whole.
+class FeatureReader:
+    """Reads the rows of plans; remembers which hashes are too large to be read whole.
 
-    ``alone``: whether the worker has nothing else to do than the request that asks.
+    ``is_only_request``: whether the worker has no other request in progress.
     """
 
-    link: Link
-    near: NearCopies | None = None
-    alone: Callable[[], bool] = lambda: False
+    connection: RedisConnection
+    near: NearCache | None = None
+    is_only_request: Callable[[], bool] = lambda: False
     large: dict[bytes, None] = field(default_factory=dict)
 
-    async def read(self, plan: Plan, axes: Axes, now: int) -> list[Rows]:
-        """The rows of every view of the plan, in its order.
+    async def read(self, plan: Plan, axes: Axes, now: int) -> list[ViewRows]:
+        """Read the rows of every view of the plan.
 
-        ``axes``: by join key the ids, one (for all rows) or n. ``now``: microseconds since
-        1970. Raises UnavailableError.
+        Cached rows are looked up after the round trip, or while this process polls for Redis'
+        replies, so that nothing changes them before the response is made.
 
-        What is near is looked up without a pause before the reply is made of it: after the round
-        trip, or while Redis works and this process does not sleep.
+        Args:
+            plan: the service's plan.
+            axes: the ids by join key, one (for all rows) or n.
+            now: microseconds since 1970; rows older than their lifetime then count as missing.
+
+        Returns:
+            One item for each view, in the plan's order.
+
+        Raises:
+            UnavailableError: Redis did not answer in time.
         """
         keys: list[bytes] = []
         commands: list[Command] = []
-        takers: list[Taker] = []
-        early: dict[Taker, list[Rows]] = {}
+        parsers: list[ReplyParser] = []
+        parsed_early: dict[ReplyParser, list[ViewRows]] = {}
         for group in plan.groups:
             if len(group.join_keys) > 1:
-                takers += [self._pairs(view, axes, commands, now) for view in group.views]
+                parsers += [self._pair_keys(view, axes, commands, now) for view in group.views]
                 continue
             ids = axes[group.join_keys[0]]
-            copy = self.near.copy(group) if self.near is not None and group.near else None
-            if copy is not None:
-                takers.append(_near(copy, group.views, ids, now))
-                early[takers[-1]] = []
+            cache = self.near.cache_of(group) if self.near is not None and group.near else None
+            if cache is not None:
+                parsers.append(_cached_rows(cache, group.views, ids, now))
+                parsed_early[parsers[-1]] = []
             else:
-                takers.append(_strings(group.views, ids, keys, now))
+                parsers.append(_string_keys(group.views, ids, keys, now))
         if keys:
             commands.append(("MGET", *keys))
         replies: list[Any] = []
         if commands:
-            coming = self.link.run(commands)
-            if self.alone() and self.link.quick:
-                early = {taker: taker([]) for taker in early}
-                early = early if self.link.hurry() else {}
-            replies = await coming
-        rows = [rows for taker in takers for rows in early.get(taker) or taker(replies)]
+            pending = self.connection.run(commands)
+            if self.is_only_request() and self.connection.answers_quickly:
+                parsed_early = {parser: parser([]) for parser in parsed_early}
+                parsed_early = parsed_early if self.connection.busy_poll() else {}
+            replies = await pending
+        rows = [rows for parser in parsers for rows in parsed_early.get(parser) or parser(replies)]
         return (
             rows
             if plan.in_order
             else sorted(rows, key=lambda view_rows: plan.place[id(view_rows.view)])
         )
 
-    def _pairs(self, view: View, axes: Axes, commands: list[Command], now: int) -> Taker:
+    def _pair_keys(self, view: View, axes: Axes, commands: list[Command], now: int) -> ReplyParser:
         parts = [axes[name] for name in view.join_keys]
         if len(parts) != 2 or len(parts[0]) != 1 or len(parts[1]) < 2:
-            return self._hashes(view, parts, commands, now)
+            return self._hash_keys(view, parts, commands, now)
         leading, ids = parts
         key = view.place.prefix + leading[0]
         whole = len(ids) > FEW_FIELDS and key not in self.large
         number = len(commands)
         commands.append(("HGETALL", key) if whole else ("HMGET", key, *ids.raw))
 
-        def take(replies: list[Any]) -> list[Rows]:
+        def parse(replies: list[Any]) -> list[ViewRows]:
             reply = replies[number]
             if reply is None:  # the key holds another type than ours
                 reply = [] if whole else [None] * len(ids)
@@ -139,25 +149,29 @@ class Reader:
                 # redis-py has made a mapping of it, our own link has not.
                 if isinstance(reply, dict):
                     reply = [part for pair in reply.items() for part in pair]
-                return [self._of_hash(view, key, ids, reply, now)]
-            return [_found(view, reply, now)]
+                return [self._rows_of_hash(view, key, ids, reply, now)]
+            return [_sparse_rows(view, reply, now)]
 
-        return take
+        return parse
 
-    def _of_hash(self, view: View, key: bytes, ids: Ids, reply: list[bytes], now: int) -> Rows:
-        """The rows asked for among all fields and rows of a hash."""
+    def _rows_of_hash(
+        self, view: View, key: bytes, ids: EntityIds, reply: list[bytes], now: int
+    ) -> ViewRows:
+        """The requested rows, from a reply that holds all fields and values of a hash."""
         names, held = reply[::2], reply[1::2]
-        if len(names) > LARGE_HASH and len(self.large) < REMEMBERED:
+        if len(names) > LARGE_HASH and len(self.large) < MAX_LARGE_HASHES:
             self.large[key] = None
         if ids.numbers is not None:
             with contextlib.suppress(ValueError):  # a field that is no number: by their texts
                 known = dict(zip(map(int, names), held, strict=True))
-                return _found(view, list(map(known.get, ids.values)), now)
+                return _sparse_rows(view, list(map(known.get, ids.values)), now)
         by_name = dict(zip(names, held, strict=True))
-        return _found(view, list(map(by_name.get, ids.raw)), now)
+        return _sparse_rows(view, list(map(by_name.get, ids.raw)), now)
 
-    def _hashes(self, view: View, parts: Sequence[Ids], commands: list[Command], now: int) -> Taker:
-        """One command for each leading id."""
+    def _hash_keys(
+        self, view: View, parts: Sequence[EntityIds], commands: list[Command], now: int
+    ) -> ReplyParser:
+        """Request pairs with several leading ids: one HMGET for each."""
         n = max(map(len, parts)) if all(map(len, parts)) else 0
         spread = [part.raw if len(part) == n else list(part.raw[:1]) * n for part in parts]
         asked: dict[bytes, dict[bytes, int]] = {}
@@ -172,81 +186,86 @@ class Reader:
             numbers[key] = len(commands)
             commands.append(("HMGET", key, *names))
 
-        def take(replies: list[Any]) -> list[Rows]:
+        def parse(replies: list[Any]) -> list[ViewRows]:
             found = {
                 key: dict(zip(names, replies[numbers[key]] or [None] * len(names), strict=True))
                 for key, names in asked.items()
             }
             rows = [found[key].get(name) for key, name in places]
             if n == 1:
-                return [_one(view, rows[0], now)]
-            return [_block(view, [row or b"" for row in rows], None, now)]
+                return [_single_row(view, rows[0], now)]
+            return [_dense_rows(view, [row or b"" for row in rows], None, now)]
 
-        return take
+        return parse
 
 
-def _strings(views: Sequence[View], ids: Ids, keys: list[bytes], now: int) -> Taker:
+def _string_keys(views: Sequence[View], ids: EntityIds, keys: list[bytes], now: int) -> ReplyParser:
     prefix = views[0].place.prefix
     start = len(keys)
     if len(ids) == 1:
         keys.append(prefix + ids[0])
 
-        def take_one(replies: list[Any]) -> list[Rows]:
+        def parse_one(replies: list[Any]) -> list[ViewRows]:
             value = replies[-1][start]
             return [
-                _one(view, None if value is None else view.decoder.layout.find(value), now)
+                _single_row(view, None if value is None else view.decoder.layout.find(value), now)
                 for view in views
             ]
 
-        return take_one
+        return parse_one
     unique: dict[bytes, int] = {}
     inverse = [unique.setdefault(entity_id, len(unique)) for entity_id in ids.raw]
     keys += [prefix + entity_id for entity_id in unique]
     again = np.array(inverse, np.int64) if len(unique) < len(ids) else None
 
-    def take(replies: list[Any]) -> list[Rows]:
+    def parse(replies: list[Any]) -> list[ViewRows]:
         values = replies[-1][start : start + len(unique)]
         buffer, places = sections(values, [view.decoder.layout for view in views])
         return [
-            _of(view, view.decoder.block(buffer, at, size, now), again)
+            _view_rows(view, view.decoder.block(buffer, at, size, now), again)
             for view, (at, size) in zip(views, places, strict=True)
         ]
 
-    return take
+    return parse
 
 
-def _near(copy: Copy, views: Sequence[View], ids: Ids, now: int) -> Taker:
-    def take(_: list[Any]) -> list[Rows]:
-        slots = copy.slots(ids)
+def _cached_rows(
+    cache: EntityCache, views: Sequence[View], ids: EntityIds, now: int
+) -> ReplyParser:
+    def parse(_: list[Any]) -> list[ViewRows]:
+        slots = cache.slots(ids)
         return [
-            Rows(view, *copy.rows(view.decoder, slots, now), None, copy, slots) for view in views
+            ViewRows(view, *cache.rows(view.decoder, slots, now), None, cache, slots)
+            for view in views
         ]
 
-    return take
+    return parse
 
 
-def _one(view: View, row: bytes | None, now: int) -> Rows:
+def _single_row(view: View, row: bytes | None, now: int) -> ViewRows:
     values, event = view.decoder.one(row, now)
     found = {name: [value] for name, value in values.items()}
     if event is None:
-        return Rows(view, found, NO, NEVER)
-    return Rows(view, found, YES, np.array([event]))
+        return ViewRows(view, found, MISSING, NO_TIME)
+    return ViewRows(view, found, PRESENT, np.array([event]))
 
 
-def _found(view: View, rows: Sequence[bytes | None], now: int) -> Rows:
-    """Rows of which most are not there: those stand together, as one that holds the defaults."""
+def _sparse_rows(view: View, rows: Sequence[bytes | None], now: int) -> ViewRows:
+    """Rows of which most are missing: these share one row of defaults."""
     there = [i for i, row in enumerate(rows) if row is not None]
     held: Any = [rows[i] for i in there]
     inverse = np.zeros(len(rows), np.int64)
     inverse[there] = counting(1, len(there) + 1)
     alike = view.decoder.alike(held, now)
-    return _of(view, alike, inverse) if alike else _block(view, [b"", *held], inverse, now)
+    return (
+        _view_rows(view, alike, inverse) if alike else _dense_rows(view, [b"", *held], inverse, now)
+    )
 
 
-def _block(view: View, rows: Sequence[bytes], inverse: Integers | None, now: int) -> Rows:
+def _dense_rows(view: View, rows: Sequence[bytes], inverse: Integers | None, now: int) -> ViewRows:
     buffer, at, size = fields(rows)
-    return _of(view, view.decoder.block(buffer, at, size, now), inverse)
+    return _view_rows(view, view.decoder.block(buffer, at, size, now), inverse)
 
 
-def _of(view: View, block: Block, inverse: Integers | None) -> Rows:
-    return Rows(view, block.columns, block.present, block.events, inverse)
+def _view_rows(view: View, block: Block, inverse: Integers | None) -> ViewRows:
+    return ViewRows(view, block.columns, block.present, block.events, inverse)

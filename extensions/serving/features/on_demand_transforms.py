@@ -1,8 +1,8 @@
-"""On-demand transforms on the hot path: Feast's own function, on Feast's own kinds of columns.
+"""Runs on-demand transforms for requests: Feast's own function on columns of Feast's types.
 
-A transform is row-wise: training calls it with thousands of rows and serving with one, and both
-must agree. So it is run once for each distinct row of inputs, which for a ranking of 500 items
-of a few genres is a small part of them.
+A transform is row-wise: training calls it with thousands of rows and serving with one, with the
+same results. So it runs once for each distinct row of inputs: for a ranking of 500 items of a few
+genres, a small part of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,19 +24,21 @@ from extensions.stores.online_codec.column_encoding import Values
 
 @dataclass(frozen=True)
 class Transform:
-    """One on-demand view: ``inputs`` are (column, the long name it may be read by too)."""
+    """One on-demand view. ``inputs``: (column, its long name ``view__feature`` or None).
+
+    ``uses_light_frames``: not empty while the function works with `InputFrame` instead of pandas.
+    """
 
     name: str
     view: OnDemandFeatureView
     inputs: tuple[tuple[str, str | None], ...]
     features: tuple[str, ...]
     types: tuple[str, ...]
-    # Not empty as long as the function did with columns alone; see transform_frames.Inputs.
-    plain: set[bool] = field(default_factory=lambda: {True}, compare=False)
+    uses_light_frames: set[bool] = field(default_factory=lambda: {True}, compare=False)
 
     @classmethod
     def of(cls, view: OnDemandFeatureView, features: tuple[str, ...]) -> "Transform":
-        """Compile.
+        """Compile the transform of a view; ``features``: those that the service returns.
 
         Raises:
             DefinitionError: the view aggregates, or is of a mode that only Feast's route runs.
@@ -63,15 +65,17 @@ class Transform:
         return cls(view.name, view, tuple(inputs), features, tuple(types[f] for f in features))
 
     @cached_property
-    def _thrifty(self) -> Callable[..., Any]:
-        """The function, making frames that cost nothing."""
-        return transform_frames.thrifty(self.view.feature_transformation.udf)  # type: ignore[union-attr]
+    def _light_function(self) -> Callable[..., Any]:
+        """The function, with pandas' frames replaced by light ones."""
+        return transform_frames.with_light_frames(self.view.feature_transformation.udf)  # type: ignore[union-attr]
 
     def run(self, columns: Mapping[str, Values], n: int) -> dict[str, Values]:
-        """The features for ``n`` rows; an input of length 1 is the same in every row."""
+        """Compute the features for ``n`` rows; an input of length 1 is the same in every row."""
         function: Any = self.view.feature_transformation
         if self.view.mode == "python":
-            inputs: dict[str, Any] = {name: _plain(columns[name], n) for name, _ in self.inputs}
+            inputs: dict[str, Any] = {
+                name: _python_values(columns[name], n) for name, _ in self.inputs
+            }
             inputs |= {long: list(inputs[name]) for name, long in self.inputs if long}
             given = function.transform(inputs)
             made = [given[name] for name in self.features]
@@ -88,33 +92,33 @@ class Transform:
         for name, long in self.inputs:
             if long:
                 arrays[long] = arrays[name].copy()
-        if self.plain:
+        if self.uses_light_frames:
             try:
                 return transform_frames.columns(
-                    self._thrifty(transform_frames.Inputs(arrays, n)), self.features
+                    self._light_function(transform_frames.InputFrame(arrays, n)), self.features
                 )
             except Exception:  # noqa: BLE001 - whatever it wants of pandas, it gets below
-                self.plain.clear()
+                self.uses_light_frames.clear()
                 return self._pandas(columns, n)
         return transform_frames.columns(function.udf(transform_frames.frame(arrays)), self.features)
 
 
-def _plain(column: Values, n: int) -> list[Any]:
-    """Python's own values, so that a float32 becomes a double, as with Feast."""
+def _python_values(column: Values, n: int) -> list[Any]:
+    """A column as Python values (float32 becomes double), as Feast hands it over."""
     held = column.tolist() if isinstance(column, np.ndarray) else list(column)
-    plain = [
+    uses_light_frames = [
         value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value for value in held
     ]
-    return plain * n if len(plain) == 1 else plain
+    return uses_light_frames * n if len(uses_light_frames) == 1 else uses_light_frames
 
 
 def _typed(values: Any, kind: str) -> Values:
-    """A transform's column in its declared type; nulls keep it a list."""
-    plain = values.to_numpy() if hasattr(values, "to_numpy") else values
+    """A transform's output in its declared type; a list where it holds nulls."""
+    uses_light_frames = values.to_numpy() if hasattr(values, "to_numpy") else values
     wanted = NUMPY_COLUMNS.get(ValueType[kind])
     if wanted is not None:
-        made: NDArray[Any] = np.asarray(plain)
+        made: NDArray[Any] = np.asarray(uses_light_frames)
         if made.dtype != object:
             return made.astype(wanted)
         return [None if value is None else wanted.type(value) for value in made]
-    return list(plain)
+    return list(uses_light_frames)

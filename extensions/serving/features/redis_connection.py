@@ -1,11 +1,11 @@
-"""One connection to Redis for all requests of a worker: commands are pipelined as they come.
+"""The worker's connection to Redis: one socket, pipelined commands, a deadline for each request.
 
-A reply that does not come in time fails its request and no other; a connection that is lost
-fails what waits on it at once and is made again in the background. Nothing queues: without a
-connection, or with too much outstanding on it, a request is refused immediately.
+A reply after the deadline fails its own request and no other. A lost connection fails all pending
+requests at once and is made again in the background. Nothing is queued: without a connection, or
+with too many outstanding commands, a request is refused immediately.
 
-A server nearby answers in less time than it takes to put a process to sleep and to wake it: a
-request that is alone in its worker looks for its reply before it sleeps (`PipelinedLink.hurry`).
+A server nearby answers faster than the kernel puts a process to sleep and wakes it: the only
+request in a worker busy-polls for its reply for a moment (`PipelinedConnection.busy_poll`).
 """
 
 import asyncio
@@ -36,44 +36,48 @@ Command = Sequence[bytes | str | int]
 
 # After this long without a reply the connection counts as dead, and is made again.
 DEAD_AFTER = 1.0
-RETRY_FIRST, RETRY_LONGEST = 0.05, 0.5
-# A timer may fire before a reply that lies in the socket already was read: look again.
-GRACE = 0.002
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 0.5
+# A timer can fire before a reply that is already in the socket buffer was read: wait once more.
+TIMER_GRACE = 0.002
 MAX_OUTSTANDING = 2_048
-# Seconds to look for a reply before sleeping, and how long replies may usually take for it to be
-# worth while; how much a single reply weighs in what is usual.
-LOOK, WEIGHT = 300e-6, 0.125
-MOST_AT_ONCE = 1 << 18
+# Seconds to busy-poll before sleeping, and the longest average reply time for which it is done;
+# the weight of one reply in that moving average.
+BUSY_POLL_SECONDS, AVERAGE_WEIGHT = 300e-6, 0.125
+READ_BYTES = 1 << 18
 
 
 class UnavailableError(Exception):
     """Redis did not answer: it is gone, slow, loading or out of memory."""
 
 
-class Link(Protocol):
-    """Runs commands in one round trip."""
+class RedisConnection(Protocol):
+    """A connection that runs commands in one round trip."""
 
     connected: bool
 
     @property
-    def quick(self) -> bool:
-        """Whether replies usually come sooner than a process that sleeps wakes up."""
+    def answers_quickly(self) -> bool:
+        """Whether replies usually arrive sooner than a sleeping process would wake up."""
 
     async def start(self) -> None:
-        """Connect; a server that is away is no error here."""
+        """Connect. An unreachable server is not an error: it is retried in the background."""
 
     def run(self, commands: Sequence[Command]) -> Awaitable[list[Any]]:
-        """The replies, in order. Raises UnavailableError."""
+        """Send commands; the replies in order.
 
-    def hurry(self) -> bool:
-        """Look for replies for a moment without sleeping; whether all have come."""
+        Raises:
+            UnavailableError: no reply in time, or an error reply.
+        """
+
+    def busy_poll(self) -> bool:
+        """Poll for replies for a moment without sleeping; whether all have arrived."""
 
     async def close(self) -> None:
-        """Let go."""
+        """Close the connection."""
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingCommands:
     future: asyncio.Future[list[Any]]
     left: int
     replies: list[Any]
@@ -81,8 +85,8 @@ class _Waiting:
     timer: asyncio.TimerHandle | None = None
 
 
-class PipelinedLink(asyncio.Protocol):
-    """A single server, over TCP or TLS, from Feast's connection string."""
+class PipelinedConnection(asyncio.Protocol):
+    """A connection to a single server over TCP or TLS, from Feast's connection string."""
 
     def __init__(self, connection_string: str, deadline: float) -> None:
         nodes, self._options = redis_parts(connection_string)
@@ -90,16 +94,16 @@ class PipelinedLink(asyncio.Protocol):
         self._tls = _tls(self._options)
         self._deadline = deadline
         self._transport: asyncio.Transport | None = None
-        self._waiting: deque[_Waiting] = deque()
+        self._pending: deque[_PendingCommands] = deque()
         self._outstanding = 0
         self._reader = hiredis.Reader()
         self._closed = False
-        self._maker: LastingTask | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._reconnecting: LastingTask | None = None
+        self._liveness_timer: asyncio.TimerHandle | None = None
         self._last_data = 0.0
-        # The connection's own socket once more, to look at without the loop; not with TLS.
+        # A duplicate of the socket, for busy-polling outside the event loop; None with TLS.
         self._socket: socket.socket | None = None
-        self._usual = 0.0
+        self._usual_seconds = 0.0
         self.connected = False
         self.round_trips = 0
 
@@ -109,35 +113,35 @@ class PipelinedLink(asyncio.Protocol):
         try:
             await self._connect()
         except (OSError, UnavailableError, TimeoutError) as error:
-            self._lost(error)
-        self._check()
+            self._connection_failed(error)
+        self._check_liveness()
 
     def run(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """The replies, in order, within the deadline."""
+        """Send commands; the replies in order, within the deadline."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if not self.connected or self._outstanding > MAX_OUTSTANDING:
             future.set_exception(UnavailableError("Redis is not connected."))
             return future
         waiting = self._send(commands, future)
-        waiting.timer = self._loop.call_later(self._deadline, self._late, waiting, False)
+        waiting.timer = self._loop.call_later(self._deadline, self._timed_out, waiting, False)
         return future
 
     @property
-    def quick(self) -> bool:
-        """Whether replies usually come within the moment that `hurry` looks."""
-        return self._socket is not None and self._usual <= LOOK
+    def answers_quickly(self) -> bool:
+        """Whether replies usually arrive within the time that `busy_poll` polls."""
+        return self._socket is not None and self._usual_seconds <= BUSY_POLL_SECONDS
 
-    def hurry(self) -> bool:
-        """Look for replies for a moment; whether all have come."""
-        until = time.perf_counter() + LOOK
-        while self._waiting and self._socket is not None:
+    def busy_poll(self) -> bool:
+        """Poll for replies for a moment; whether all have arrived."""
+        until = time.perf_counter() + BUSY_POLL_SECONDS
+        while self._pending and self._socket is not None:
             try:
-                data = self._socket.recv(MOST_AT_ONCE)
+                data = self._socket.recv(READ_BYTES)
             except BlockingIOError:
                 if time.perf_counter() > until:
                     break
             except OSError:
-                break  # the loop finds it, too, and knows what to do
+                break  # the event loop sees the same error and handles it
             else:
                 if not data:
                     break
@@ -147,25 +151,25 @@ class PipelinedLink(asyncio.Protocol):
                     if self._transport:
                         self._transport.abort()
                     break
-        return not self._waiting
+        return not self._pending
 
     async def close(self) -> None:
-        """End the connection and the attempts to make it."""
+        """Close the connection and stop reconnecting."""
         self._closed = True
-        if self._watch:
-            self._watch.cancel()
-        if self._maker:
-            self._maker.cancel()
+        if self._liveness_timer:
+            self._liveness_timer.cancel()
+        if self._reconnecting:
+            self._reconnecting.cancel()
         if self._transport:
             self._transport.abort()
 
-    # What asyncio calls.
+    # Called by asyncio (asyncio.Protocol).
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A new connection begins with nothing outstanding."""
         self._transport = transport  # type: ignore[assignment]
         self._reader = hiredis.Reader()
-        self._waiting.clear()
+        self._pending.clear()
         self._outstanding = 0
         self._last_data = self._loop.time()
         if self._tls is None:
@@ -173,55 +177,59 @@ class PipelinedLink(asyncio.Protocol):
             self._socket.setblocking(False)
 
     def data_received(self, data: bytes) -> None:
-        """Hand out replies in the order of the commands."""
+        """Resolve pending requests with replies, in the order of their commands."""
         self._last_data = self._loop.time()
         self._reader.feed(data)
-        while self._waiting:
+        while self._pending:
             reply = self._reader.gets()
             if reply is False:
                 return
-            first = self._waiting[0]
+            first = self._pending[0]
             first.replies.append(reply)
             first.left -= 1
             if not first.left:
-                self._waiting.popleft()
+                self._pending.popleft()
                 self._outstanding -= len(first.replies)
-                self._usual += WEIGHT * (time.perf_counter() - first.sent - self._usual)
-                _settle(first)
+                self._usual_seconds += AVERAGE_WEIGHT * (
+                    time.perf_counter() - first.sent - self._usual_seconds
+                )
+                _resolve(first)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what waits, and begin again."""
-        self._lost(exc or ConnectionError("closed"))
+        """Fail all pending requests and reconnect."""
+        self._connection_failed(exc or ConnectionError("closed"))
 
-    def _send(self, commands: Sequence[Command], future: asyncio.Future[list[Any]]) -> _Waiting:
+    def _send(
+        self, commands: Sequence[Command], future: asyncio.Future[list[Any]]
+    ) -> _PendingCommands:
         assert self._transport is not None  # connected
-        waiting = _Waiting(future, len(commands), [], time.perf_counter())
-        self._waiting.append(waiting)
+        waiting = _PendingCommands(future, len(commands), [], time.perf_counter())
+        self._pending.append(waiting)
         self._outstanding += len(commands)
         self.round_trips += 1
         packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
         self._transport.write(b"".join(packed))
         return waiting
 
-    def _late(self, waiting: _Waiting, final: bool) -> None:
+    def _timed_out(self, waiting: _PendingCommands, final: bool) -> None:
         if waiting.future.done():
             return
         if not final:
-            waiting.timer = self._loop.call_later(GRACE, self._late, waiting, True)
+            waiting.timer = self._loop.call_later(TIMER_GRACE, self._timed_out, waiting, True)
             return
         waiting.future.set_exception(UnavailableError("Redis did not answer in time."))
 
-    def _check(self) -> None:
-        """Once in a while: a connection on which replies are overdue is given up."""
-        self._watch = self._loop.call_later(DEAD_AFTER / 4, self._check)
+    def _check_liveness(self) -> None:
+        """Periodic timer: drop a connection whose replies are overdue; ping an idle one."""
+        self._liveness_timer = self._loop.call_later(DEAD_AFTER / 4, self._check_liveness)
         stalled = self._loop.time() - self._last_data > DEAD_AFTER
         if self.connected and self._transport:
-            if self._waiting and stalled:
+            if self._pending and stalled:
                 self._transport.abort()
-            elif stalled:  # idle: make sure that somebody is there
+            elif stalled:  # idle
                 self.run([("PING",)]).add_done_callback(lambda done: done.exception())
 
-    def _lost(self, error: Exception) -> None:
+    def _connection_failed(self, error: Exception) -> None:
         if self.connected:
             logger.warning("Redis at %s:%s is gone (%s).", self._host, self._port, error)
         self.connected = False
@@ -229,27 +237,27 @@ class PipelinedLink(asyncio.Protocol):
         if self._socket:
             self._socket.close()
             self._socket = None
-        for waiting in self._waiting:
+        for waiting in self._pending:
             if waiting.timer:
                 waiting.timer.cancel()
             if not waiting.future.done():
                 waiting.future.set_exception(UnavailableError("The connection to Redis was lost."))
-        self._waiting.clear()
-        if not self._closed and (self._maker is None or not self._maker.is_alive()):
-            self._maker = LastingTask("link", self._make)
+        self._pending.clear()
+        if not self._closed and (self._reconnecting is None or not self._reconnecting.is_alive()):
+            self._reconnecting = LastingTask("link", self._reconnect)
 
-    async def _make(self) -> None:
-        pause = RETRY_FIRST
+    async def _reconnect(self) -> None:
+        pause = FIRST_RETRY_SECONDS
         while not self._closed:
             await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY_LONGEST)
+            pause = min(pause * 2, LONGEST_RETRY_SECONDS)
             with contextlib.suppress(OSError, UnavailableError, TimeoutError):
                 await self._connect()
                 logger.warning("Redis at %s:%s is back.", self._host, self._port)
                 return
 
     async def _connect(self) -> None:
-        async with asyncio.timeout(RETRY_LONGEST * 2):
+        async with asyncio.timeout(LONGEST_RETRY_SECONDS * 2):
             await self._loop.create_connection(lambda: self, self._host, self._port, ssl=self._tls)
             greeting: list[Command] = []
             if password := self._options.get("password"):
@@ -269,34 +277,34 @@ class PipelinedLink(asyncio.Protocol):
         self.connected = True
 
 
-class ClientLink:
-    """Sentinel and Cluster: redis-py's own client knows where the keys are."""
+class ClientConnection:
+    """A connection for Sentinel and Cluster: redis-py's client, which locates the keys."""
 
     def __init__(self, store: RedisOnlineStore, config: Any, deadline: float) -> None:
         self._store, self._config, self._deadline = store, config, deadline
-        self._prober: LastingTask | None = None
+        self._probing: LastingTask | None = None
         self.connected = False
         self.round_trips = 0
 
     async def start(self) -> None:
-        """Make the client; it connects when it is used."""
+        """Create the client; it connects on first use."""
         self._client = await redis_client_async(self._store, self._config)
-        # The first connection finds the nodes out, and may take longer than a request may.
+        # The first connection discovers the nodes, and may take longer than a request's deadline.
         with contextlib.suppress(UnavailableError):
-            await self._run([("PING",)], RETRY_LONGEST * 2)
-        self._prober = LastingTask("link", self._probe)
+            await self._run([("PING",)], LONGEST_RETRY_SECONDS * 2)
+        self._probing = LastingTask("link", self._probe)
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies, in order; in a cluster the keys of an MGET are asked one by one."""
+        """Send commands; the replies in order. In a cluster, an MGET is split by node."""
         return await self._run(commands, self._deadline)
 
     @property
-    def quick(self) -> bool:
-        """Its connections are the client's own: there is nothing to look at."""
+    def answers_quickly(self) -> bool:
+        """False: the client's connections cannot be polled."""
         return False
 
-    def hurry(self) -> bool:
-        """Nothing to look at."""
+    def busy_poll(self) -> bool:
+        """Do nothing; False."""
         return False
 
     async def _run(self, commands: Sequence[Command], deadline: float) -> list[Any]:
@@ -313,53 +321,59 @@ class ClientLink:
                         replies = await pipe.execute(raise_on_error=False)
                 replies = [none_if_foreign(reply) for reply in replies]
         except (RedisError, RedisClusterException, AttributeError, OSError, TimeoutError) as error:
-            # AttributeError: redis-py trips over a node that it is just learning of.
+            # AttributeError: redis-py raises it while it discovers a new node.
             self.connected = False
             raise UnavailableError(f"Redis did not answer: {type(error).__name__}.") from error
         self.connected = True
         return list(replies)
 
     async def _in_cluster(self, commands: Sequence[Command]) -> list[Any]:
-        asked = [
+        replies_to_come = [
             self._client.mget_nonatomic(command[1:])
             if command[0] == "MGET"
             else self._client.execute_command(*command)
             for command in commands
         ]
-        return list(await asyncio.gather(*map(_answer, asked)))
+        return list(await asyncio.gather(*map(_answer, replies_to_come)))
 
     async def _probe(self) -> None:
-        """Find out, also while nobody asks, whether it is away or back (a node, a failover)."""
+        """Ping periodically, so that an outage or a failover is noticed without requests."""
         while True:
             await asyncio.sleep(DEAD_AFTER / 4)
-            # What is away is given more time than a request: to find the new master, or nodes.
-            deadline = self._deadline if self.connected else RETRY_LONGEST
+            # More time than a request has: the client may have to find the new master or nodes.
+            deadline = self._deadline if self.connected else LONGEST_RETRY_SECONDS
             with contextlib.suppress(UnavailableError):
                 await self._run([("PING",)], deadline)
 
     async def close(self) -> None:
         """Close the client's connections."""
-        if self._prober:
-            self._prober.cancel()
+        if self._probing:
+            self._probing.cancel()
         await self._client.aclose()
 
 
-async def _answer(asked: Awaitable[Any]) -> Any:
+async def _answer(replies_to_come: Awaitable[Any]) -> Any:
     try:
-        return await asked
+        return await replies_to_come
     except ResponseError as error:
         return error
 
 
-def link_to(store: RedisOnlineStore, config: Any, deadline: float) -> Link:
-    """The link that the online store's settings ask for."""
+def redis_connection(store: RedisOnlineStore, config: Any, deadline: float) -> RedisConnection:
+    """The connection for the online store's settings.
+
+    Args:
+        store: the online store, whose client serves Sentinel and Cluster.
+        config: its settings.
+        deadline: seconds for each request.
+    """
     if config.redis_type == RedisType.redis:
-        return PipelinedLink(config.connection_string, deadline)
-    return ClientLink(store, config, deadline)
+        return PipelinedConnection(config.connection_string, deadline)
+    return ClientConnection(store, config, deadline)
 
 
 def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """As redis-py reads its options; None: over TCP.
+    """The TLS context for redis-py's options; None without TLS.
 
     Raises:
         ConfigurationError: a file is not there, or not what it should be.
@@ -380,7 +394,7 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     return context
 
 
-def _settle(waiting: _Waiting) -> None:
+def _resolve(waiting: _PendingCommands) -> None:
     if waiting.timer:
         waiting.timer.cancel()
     if waiting.future.done():

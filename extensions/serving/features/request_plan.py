@@ -1,4 +1,4 @@
-"""The request plan: what one feature service needs, worked out once for its versions."""
+"""The request plan of a feature service: keys, layouts, defaults and transforms, compiled once."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.values.default_values import default_values
 from extensions.version_names import sql_file
 
-_PLAIN = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}
+_COMMON_TYPES = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class View:
 
     @property
     def join_keys(self) -> tuple[str, ...]:
-        """Whose values these are."""
+        """The join keys of the view's entities."""
         return self.place.join_keys
 
 
@@ -73,7 +73,7 @@ class Group:
 
     @cached_property
     def prefix(self) -> bytes:
-        """What the keys begin with."""
+        """The prefix of the group's Redis keys."""
         return self.views[0].place.prefix
 
     @cached_property
@@ -92,8 +92,9 @@ class Plan:
     """One service: its views, its transforms, and the request's own fields.
 
     ``number``: of the state of the registry that it was compiled from. ``resource``: what a
-    caller must be permitted to read; None where only references were given. ``plain``: whether
-    Feast would answer it with nothing but what is in the plan (see feast_route).
+    caller must be permitted to read; None where only references were given.
+    ``feast_equivalent``: whether the plan gives Feast's own response to /get-online-features
+    (see `routes.get_online_features`).
     """
 
     service: str
@@ -103,7 +104,7 @@ class Plan:
     key_types: Mapping[str, ValueType]
     resource: FeatureService | None
     number: int = 0
-    plain: bool = False
+    feast_equivalent: bool = False
 
     @property
     def join_keys(self) -> tuple[str, ...]:
@@ -152,14 +153,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Plans:
-    """All services of one state of the registry; swapped as a whole."""
+    """The plans of all services for one state of the registry; swapped as a whole.
+
+    ``by_service``: the plan, or why there is none.
+    """
 
     number: int
     by_service: Mapping[str, Plan | str]
 
 
 def compile_plans(store: FeatureStore, number: int) -> Plans:
-    """A plan for each service; a sentence that says why where there can be none."""
+    """Compile a plan for each service of the (cached) registry."""
     found: dict[str, Plan | str] = {}
     for service in store.registry.list_feature_services(store.project, allow_cache=True):
         try:
@@ -170,9 +174,7 @@ def compile_plans(store: FeatureStore, number: int) -> Plans:
 
 
 def compile_plan(store: FeatureStore, service: FeatureService | list[str], number: int = 0) -> Plan:
-    """Work out which rows a service reads, and how its features are made of them.
-
-    ``service``: or references to features, ``view:feature``.
+    """Compile the plan of a feature service, or of references to features (``view:feature``).
 
     Raises:
         SkewlessError: a transform of a kind that the hot path does not run.
@@ -182,10 +184,10 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         store.registry, store.project, service, allow_cache=True, hide_dummy_entity=False
     )
     if isinstance(service, FeatureService):
-        _refuse_renamed(service, tables)
-    wanted = _wanted(service)
-    times = Counter(name for features in wanted.values() for name in features)
-    clashing = {name for name, n in times.items() if n > 1}
+        _check_not_aliased(service, tables)
+    requested = _requested_features(service)
+    occurrences = Counter(name for features in requested.values() for name in features)
+    clashing = {name for name, n in occurrences.items() if n > 1}
     views: dict[str, View] = {}
     pinned = {
         table.name: {field.name for field in table.features}
@@ -193,16 +195,16 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         if table.projection.version_tag is not None
     }
     for table in tables:
-        if table.projection.version_tag is None and _name(table.projection) not in wanted:
+        if table.projection.version_tag is None and _name(table.projection) not in requested:
             read = {field.name for field in table.projection.features}
             if read <= pinned.get(table.name, set()) or not read:
                 # A transform reads the version that its service names, as training does.
                 continue
         # An on-demand view's source may be the same version that the service names itself.
-        view = _view(store, table, wanted, clashing)
+        view = _view(store, table, requested, clashing)
         views.setdefault(view.decoder.layout.view, view)
     transforms = tuple(
-        Transform.of(view, wanted.get(_name(view.projection), ())) for view in on_demand
+        Transform.of(view, requested.get(_name(view.projection), ())) for view in on_demand
     )
     request = request_fields(on_demand)
     key_types: dict[str, ValueType] = {}
@@ -219,11 +221,11 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         number,
     )
     projections = [view.projection for view in (*tables, *on_demand)]
-    return replace(plan, plain=not clashing and _is_plain(plan, projections))
+    return replace(plan, feast_equivalent=not clashing and _feast_equivalent(plan, projections))
 
 
-def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> None:
-    """What reads one view under several names, or by other keys, is Feast's to answer.
+def _check_not_aliased(service: FeatureService, tables: Iterable[FeatureView]) -> None:
+    """Check that the service reads no view by mapped join keys or under several names.
 
     Raises:
         DefinitionError: the service does; the sentence says where it is served.
@@ -242,8 +244,8 @@ def _refuse_renamed(service: FeatureService, tables: Iterable[FeatureView]) -> N
         )
 
 
-def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
-    """The features asked for, by the name of the view."""
+def _requested_features(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
+    """The requested features by the view's name."""
     if isinstance(service, FeatureService):
         return {
             _name(projection): tuple(field.name for field in projection.features)
@@ -256,8 +258,8 @@ def _wanted(service: FeatureService | list[str]) -> dict[str, tuple[str, ...]]:
     return {view: tuple(features) for view, features in found.items()}
 
 
-def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
-    """No other names, none of the types that Feast's JSON treats specially, defaults or none."""
+def _feast_equivalent(plan: Plan, projections: Iterable[Any]) -> bool:
+    """Whether the plan gives Feast's own response: no aliases, common types, uniform defaults."""
     if any(projection.name_alias or projection.join_key_map for projection in projections):
         return False
     for view in plan.views:
@@ -266,7 +268,7 @@ def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
             return False
         if not view.features and not all(declared):
             return False
-        if any(column.value_type not in _PLAIN for column in view.decoder.layout.columns):
+        if any(column.value_type not in _COMMON_TYPES for column in view.decoder.layout.columns):
             return False
         if not set(view.features) <= set(view.decoder.layout.names):
             return False
@@ -276,7 +278,7 @@ def _is_plain(plan: Plan, projections: Iterable[Any]) -> bool:
 def _view(
     store: FeatureStore,
     table: FeatureView,
-    wanted: Mapping[str, tuple[str, ...]],
+    requested: Mapping[str, tuple[str, ...]],
     clashing: set[str],
 ) -> View:
     layout = layout_of(store.config, table)
@@ -285,7 +287,7 @@ def _view(
     lifetime = lifetime_of(store.config, table)
     ttl = lifetime // timedelta(microseconds=1) if lifetime else None
     version = table.projection.version_tag or table.current_version_number or view_version(table)
-    features = wanted.get(_name(table.projection), ())
+    features = requested.get(_name(table.projection), ())
     alias = table.projection.name_alias or table.name
     freshness = table.tags.get("freshness")
     return View(

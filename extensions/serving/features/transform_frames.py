@@ -1,9 +1,9 @@
-"""What a transform in mode pandas is called with on the hot path, and what it makes there.
+"""Light stand-ins for pandas frames, for transforms in mode pandas.
 
-A frame and its series take 100 to 300 µs, whatever the number of rows. Most transforms take the
-columns out whole, go on in numpy and put arrays into a frame; for them there are `Inputs` and
-`Made`, which can do just that. All else that may be asked of a frame or a series fails, so that
-the caller can start again with pandas; nothing has an answer here that pandas would not give.
+A frame and its series cost 100 to 300 µs, whatever the number of rows. Most transforms take whole
+columns, compute with numpy and return a frame of arrays: `InputFrame` and `OutputFrame` do just
+that. Any other operation raises, and the caller runs the transform again with real frames; no
+operation gives a result that pandas would not give.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from extensions.stores.online_codec.column_encoding import Coded
 
 
-class _Plain:
-    """Python answers some questions about any object; here they are pandas' to answer."""
+class _Refusing:
+    """Refuses the operations that Python defines for any object but pandas defines otherwise."""
 
     __slots__ = ()
     __array_ufunc__ = None
@@ -33,8 +33,8 @@ class _Plain:
     __bool__ = __array__ = _refuse
 
 
-class Column(_Plain):
-    """A column as `pandas.Series` hands it out whole, and nothing else of a series."""
+class Column(_Refusing):
+    """A stand-in for `pandas.Series` that can only be taken out whole."""
 
     __slots__ = ("_array",)
 
@@ -42,7 +42,7 @@ class Column(_Plain):
         self._array = array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # type: ignore[override]
-        """What numpy makes of a series."""
+        """The array, as numpy converts a series."""
         return np.array(self._array, dtype, copy=copy)
 
     def to_numpy(self) -> NDArray[Any]:
@@ -50,7 +50,7 @@ class Column(_Plain):
         return self._array
 
     def tolist(self) -> list[Any]:
-        """Python's own values."""
+        """The column as Python values."""
         held: list[Any] = self._array.tolist()
         return held
 
@@ -61,8 +61,8 @@ class Column(_Plain):
         return iter(self._array.tolist())
 
 
-class Inputs(_Plain):
-    """Columns by name, their number of rows and their index: what of a frame costs nothing."""
+class InputFrame(_Refusing):
+    """A stand-in for the input frame: columns by name, length and index."""
 
     __slots__ = ("_arrays", "_n")
 
@@ -71,7 +71,7 @@ class Inputs(_Plain):
 
     @property
     def index(self) -> pd.RangeIndex:
-        """As of a frame that was given none."""
+        """The default index of a frame."""
         return _index(self._n)
 
     def __getitem__(self, name: str) -> Column:
@@ -86,10 +86,11 @@ def _index(n: int) -> pd.RangeIndex:
     return pd.RangeIndex(n)
 
 
-class Made(_Plain):
-    """`pandas.DataFrame` for who makes one of numbers in arrays and asks nothing of it.
+class OutputFrame(_Refusing):
+    """A stand-in for a `pandas.DataFrame` made of numeric arrays.
 
-    Raises TypeError where pandas would have to look closer.
+    Raises:
+        TypeError: the data needs pandas' own conversion.
     """
 
     __slots__ = ("arrays",)
@@ -108,23 +109,23 @@ class Made(_Plain):
             self.arrays[name] = column if copy is False else column.copy()
 
 
-class _Pandas(ModuleType):
-    """pandas, but for the frame that is made."""
+class _LightPandas(ModuleType):
+    """The pandas module with `OutputFrame` as its DataFrame."""
 
-    DataFrame = Made
+    DataFrame = OutputFrame
 
     def __getattr__(self, name: str) -> Any:
         return getattr(pd, name)
 
 
-_PANDAS = _Pandas("pandas")
+_LIGHT_PANDAS = _LightPandas("pandas")
 
 
-def thrifty(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with `Made` in the place of `pandas.DataFrame`.
+def with_light_frames(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of the function in which `pandas.DataFrame` is `OutputFrame`.
 
-    As it is, if it reads more than modules from outside: the copy of its surroundings that it
-    gets would not follow what changes there.
+    Returned unchanged if it reads globals other than modules: the copy would not follow changes
+    to them.
     """
     if not isinstance(function, FunctionType):
         return function
@@ -134,7 +135,7 @@ def thrifty(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     if not all(isinstance(value, ModuleType) for value in read.values()):
         return function
-    held = {name: _PANDAS if value is pd else value for name, value in read.items()}
+    held = {name: _LIGHT_PANDAS if value is pd else value for name, value in read.items()}
     held["__builtins__"] = around.get("__builtins__", __builtins__)
     made = FunctionType(
         function.__code__, held, function.__name__, function.__defaults__, function.__closure__
@@ -144,7 +145,7 @@ def thrifty(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """What a function and those within it may look up outside."""
+    """The global names that a function and its nested functions may read."""
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -153,13 +154,13 @@ def _names(code: CodeType) -> set[str]:
 
 
 def frame(arrays: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
-    """A frame of the arrays, in which a transform may do as it likes."""
+    """A real frame of the arrays."""
     return pd.DataFrame(dict(arrays))
 
 
-def columns(made: pd.DataFrame | Made, names: Sequence[str]) -> list[NDArray[Any]]:
+def columns(made: pd.DataFrame | OutputFrame, names: Sequence[str]) -> list[NDArray[Any]]:
     """A frame's columns."""
-    if isinstance(made, Made):
+    if isinstance(made, OutputFrame):
         return [made.arrays[name] for name in names]
     try:  # a series for each, or a look-up by name, costs more than all the rest
         manager = made._mgr  # noqa: SLF001
@@ -172,9 +173,9 @@ def columns(made: pd.DataFrame | Made, names: Sequence[str]) -> list[NDArray[Any
 
 
 def array(values: Any, n: int) -> NDArray[Any]:  # noqa: PLR0911 - one for each kind of column
-    """A column of ``n`` rows as Feast hands it to a transform; one value stands for all.
+    """A column of ``n`` rows as Feast hands it to a transform; a single value is repeated.
 
-    Numbers are 64 bits wide and null among them is NaN; all else is an object.
+    Numbers are 64 bits wide with NaN for null; everything else is an object array.
     """
     if len(values) == 1:
         return _constant(values[0], n)

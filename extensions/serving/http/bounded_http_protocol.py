@@ -1,8 +1,7 @@
 """HTTP/1.1 connections with limits: uvicorn's protocol, bounded in number, size and time.
 
-Every route is behind these limits, whoever answers it. A periodic sweep ends what is overdue
-(slow headers, slow bodies, idle connections, clients that do not read), so that a request in
-time pays no timer for them.
+The limits hold for every route. A periodic sweep closes overdue connections (slow headers, slow
+bodies, idle connections, clients that do not read), so that no request needs a timer of its own.
 """
 
 import asyncio
@@ -15,21 +14,21 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Seconds between two sweeps; of many connections, how many are looked at in one go (a fraction of
-# a millisecond), and the seconds between.
+# Seconds between two sweeps; connections checked in one step (a fraction of a millisecond), and the
+# seconds between two steps.
 SWEEP_SECONDS, SWEEP_AT_ONCE, SWEEP_PAUSE = 0.5, 200, 0.005
-# Seconds that a refused client is read from (and ignored), so that it can read the refusal.
+# Seconds that a refused client is still read from (and ignored), so that it reads the response.
 LINGER_SECONDS = 2.0
-# Seconds that a client may leave a reply unread once the buffers are full.
+# Seconds that a client may leave a response unread once the buffers are full.
 WRITE_SECONDS = 20.0
-# Bytes of replies that are not read, of all connections; beyond it those unread longest are ended.
+# Bytes of unread responses of all connections; beyond it those unread longest are closed.
 MOST_UNREAD = 256_000_000
-# Requests that a connection may send ahead of their replies.
+# Requests that a connection may pipeline.
 MOST_PIPELINED = 64
-# Connections beyond the limit are told so, up to this share; further ones are just closed.
+# Up to this share of the limit, excess connections get a 503; further ones are just closed.
 TOLD_SHARE = 1.1
 
-# What is being read: nothing, a request's headers, its body; or nothing any more.
+# The phase of a connection: idle, reading headers, reading a body, closing.
 _IDLE, _HEADERS, _BODY, _CLOSING = range(4)
 
 
@@ -51,7 +50,7 @@ class ConnectionLimits:
 
 
 class _RefusedError(Exception):
-    """Raised in a parser's callback to end the parsing; the protocol knows the answer."""
+    """Raised in a parser callback to stop parsing; the response is in ``_answer``."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -70,10 +69,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._requests = 0
         self._write_paused_at = 0.0
 
-    # What asyncio calls.
+    # Called by asyncio (asyncio.Protocol).
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, or say that there are too many."""
+        """Accept the connection, or refuse it with 503 where there are too many."""
         super().connection_made(transport)
         self._since = self.loop.time()
         most = self.limits.connections
@@ -83,7 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(503, "The server has too many connections.")
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within the limits."""
+        """Parse received data, within the limits."""
         if self._phase == _CLOSING:
             return
         self._chunk = len(data)
@@ -92,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                # No other protocol is spoken here: what follows is the next request.
+                # Upgrades are ignored: what follows is the next request.
                 read = upgrade.args[0]
                 data = data[read:]
                 if read and data:
@@ -162,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._phase in (_IDLE, _BODY):
             self._since = self.loop.time()
 
-    # What the sweep calls.
+    # Called by the sweep.
 
     def sweep(self, now: float) -> None:
         """End the connection if it is overdue."""
@@ -184,18 +183,18 @@ class BoundedProtocol(HttpToolsProtocol):
             limits.keep_alive if self._requests else limits.header_seconds
         ):
             if self.transport.is_closing() or self.transport.get_write_buffer_size():
-                self.transport.abort()  # or it would wait for a client that does not read
+                self.transport.abort()  # close() would wait for a client that does not read
             else:
                 self.transport.close()
 
     @property
     def unread(self) -> tuple[float, int]:
-        """Since when the client has not kept up, and the bytes of replies that it has not read."""
+        """Since when responses are unread, and how many bytes of them."""
         return self._write_paused_at, self.transport.get_write_buffer_size()
 
     @property
     def keeps_up(self) -> bool:
-        """Whether the client reads its replies."""
+        """Whether the client reads its responses."""
         return not self._write_paused_at
 
     def abort(self) -> None:
@@ -204,14 +203,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _busy(self) -> bool:
-        """Whether a whole request waits for its reply."""
+        """Whether a complete request waits for its response."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _too_large(self) -> tuple[int, str]:
         return 431, f"Request line and headers may have at most {self.limits.headers} bytes."
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer in the application's place, read nothing more, and close soon."""
+        """Send an error response without the application, stop reading, and close soon."""
         reading, self._phase, self._since = self._phase, _CLOSING, self.loop.time()
         if self.transport.is_closing():
             return
@@ -243,12 +242,12 @@ def _reply(status: int, message: str) -> bytes:
 
 
 def bounded_protocol(limits: ConnectionLimits) -> type[BoundedProtocol]:
-    """The protocol's class for one server."""
+    """Make the protocol class of one server, with its limits."""
     return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
 
 
-class Sweep:
-    """Ends overdue connections, twice a second, some at a time. ``connections``: of one server."""
+class ConnectionSweep:
+    """Closes overdue connections periodically. ``connections``: those of one server."""
 
     def __init__(self, connections: Iterable[Any]) -> None:
         self._connections = connections
@@ -277,7 +276,7 @@ class Sweep:
         self._timer = self._loop.call_later(pause, self._run)
 
     def _end_unread(self) -> None:
-        """Keep the memory of replies that nobody reads within its bound."""
+        """Close connections with unread responses until these fit their memory limit."""
         slow = [connection for connection in self._left if not connection.keeps_up]
         held = sorted(((*connection.unread, i) for i, connection in enumerate(slow)), reverse=True)
         total = sum(size for _, size, _ in held)

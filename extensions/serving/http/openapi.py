@@ -94,13 +94,13 @@ def document(subject: Subject) -> dict[str, Any]:
         "info": {
             "title": "Skewless",
             "version": "1",
-            "description": "Features online: ours under /v1, and all of Feast's own routes.",
+            "description": "Online features: our routes under /v1, and Feast's own.",
         },
         "servers": [{"url": "/", "description": "This server"}],
         "tags": [
-            {"name": "features", "description": "What models and pages ask for."},
-            {"name": "operations", "description": "What operators ask."},
-            {"name": "feast", "description": "Feast's own routes, for Feast's own clients."},
+            {"name": "features", "description": "Features for models and applications."},
+            {"name": "operations", "description": "Health, readiness and metrics."},
+            {"name": "feast", "description": "Feast's own routes, for Feast's clients."},
         ],
         "paths": {**_features(subject, services, user, rank), **_operations()},
         "components": {

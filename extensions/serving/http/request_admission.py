@@ -1,7 +1,7 @@
-"""Admission of a request: its path, size, encoding and body, before anything is made of it.
+"""Admission of a request: checks of path, size and encoding, and bounded reading of the body.
 
-The order is the protection: what costs nothing comes first (path, declared size, encoding), then
-who asks, then the body, and only a whole body takes one of the places of requests in hand.
+Cheap checks come first (path, declared size, encoding), then authorisation, then the body; only a
+request whose body is complete takes one of the places of requests in progress.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from extensions.serving.settings import Settings
 STATUS = frozenset(("/health", "/ready", "/metrics"))
 # Open to everybody, unless turned off: the OpenAPI documents, which show no feature's value.
 DOCUMENTS = frozenset(("/openapi.json", "/v1/openapi.json"))
-# The label of routes that there are not.
-OTHER = "other"
-READS = ("/get-online-features", "/search", "/retrieve-online-documents")
-WRITES = ("/push", "/write-to-online-store")
-SEARCHES = "/v1/vector_stores/"
+# The metrics label of unknown routes.
+UNKNOWN_ROUTE = "other"
+READ_ROUTES = ("/get-online-features", "/search", "/retrieve-online-documents")
+WRITE_ROUTES = ("/push", "/write-to-online-store")
+SEARCH_PREFIX = "/v1/vector_stores/"
 
 
 class DisconnectedError(Exception):
-    """The client has gone, or was too slow and has been answered by the connection."""
+    """The client disconnected, or was too slow and was answered by the connection."""
 
 
 def route_of(scope: Scope) -> str:
-    """The route's name, for paths of ours; other paths as they are.
+    """The route of a path: the route's name for our own, else the path itself.
 
     Raises:
         RefusedError: 404, for a path whose meaning depends on who decodes it.
@@ -52,17 +52,17 @@ def route_of(scope: Scope) -> str:
     return "/v1" if path.startswith(ANY) else path
 
 
-class Bodies:
-    """Reads request bodies, bounded each and all together. For one event loop."""
+class BodyLimiter:
+    """Limits the size of each request body and of all bodies in memory. For one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._most, self._most_held = settings.max_body, settings.max_bodies
         self.held = 0
-        # Those that have not come to their end, in the order in which they began.
-        self.reading: dict[Body, None] = {}
+        # Incomplete bodies, in the order in which they began.
+        self.reading: dict[RequestBody, None] = {}
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Look at what the headers promise.
+        """Check the headers that describe the body.
 
         Raises:
             RefusedError: 413 for a body that would be too large, 415 for one that is compressed.
@@ -77,18 +77,18 @@ class Bodies:
                 "Content-Encoding",
             )  # fmt: skip
 
-    def room(self) -> "Body":
-        """Room for one body, given back in the end (a context manager)."""
-        return Body(self)
+    def room(self) -> "RequestBody":
+        """A context manager for one body; releases its bytes at the end."""
+        return RequestBody(self)
 
-    def take(self, body: "Body", more: int) -> None:
-        """Count bytes that came for a body.
+    def add(self, body: "RequestBody", more: int) -> None:
+        """Count received bytes of a body.
 
-        Where all bodies together become too many, the largest that is still being read gives way
-        (of two, the one begun first): bodies that never end do not keep the others out.
+        Where all bodies together exceed the limit, the largest incomplete one is aborted (of two,
+        the one begun first), so that bodies that never end do not block others.
 
         Raises:
-            RefusedError: 413 where this body is too large, 503 where it has to give way.
+            RefusedError: 413 where this body is too large, 503 where it is the one to abort.
         """
         if body.size + more > self._most:
             raise self._too_large()
@@ -98,10 +98,10 @@ class Bodies:
             largest = max(self.reading, key=lambda reading: reading.size, default=body)
             if largest is body:
                 raise RefusedError(503, "The server is busy.")
-            largest.give_way()
+            largest.abort()
 
-    def give_back(self, body: "Body") -> None:
-        """Count a body's bytes no more."""
+    def release(self, body: "RequestBody") -> None:
+        """Release a body's bytes."""
         self.held -= body.size
         body.size = 0
 
@@ -109,12 +109,12 @@ class Bodies:
         return RefusedError(413, f"A body may have at most {self._most} bytes.")
 
 
-class Body:
-    """One body, while it is read and in hand."""
+class RequestBody:
+    """One body, while it is read and in use."""
 
     __slots__ = ("_bodies", "_task", "size")
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: BodyLimiter) -> None:
         self._bodies = bodies
         self._task: asyncio.Task[Any] | None = None
         self.size = 0
@@ -126,22 +126,22 @@ class Body:
         self._bodies.held -= self.size
 
     async def read(self, receive: Receive) -> bytes:
-        """The whole body.
+        """Read the whole body.
 
         Raises:
-            RefusedError: 413 or 503 (see `Bodies.take`).
-            DisconnectedError: it does not come to its end.
+            RefusedError: 413 or 503 (see `BodyLimiter.add`).
+            DisconnectedError: the client went away.
         """
         message = await receive()
         if message["type"] == "http.request" and not message["more_body"]:
             body: bytes = message["body"]
-            self._bodies.take(self, len(body))  # the usual case: it came in one piece
+            self._bodies.add(self, len(body))  # the usual case: one message
             return body
         self._task, self._bodies.reading[self] = asyncio.current_task(), None
         try:
             return await self._rest(message, receive)
         except asyncio.CancelledError:
-            if self._task is not None:  # by somebody else, for another reason
+            if self._task is not None:  # cancelled for another reason
                 raise
             if task := asyncio.current_task():
                 task.uncancel()
@@ -155,23 +155,23 @@ class Body:
             if message["type"] != "http.request":
                 raise DisconnectedError
             if piece := message.get("body", b""):
-                self._bodies.take(self, len(piece))
+                self._bodies.add(self, len(piece))
                 pieces.append(piece)
             if not message.get("more_body"):
                 return b"".join(pieces)
             message = await receive()
 
-    def give_way(self) -> None:
-        """End the reading, in favour of others."""
+    def abort(self) -> None:
+        """Stop reading and release the bytes."""
         task, self._task = self._task, None
         self._bodies.reading.pop(self, None)
-        self._bodies.give_back(self)
+        self._bodies.release(self)
         if task is not None:
             task.cancel()
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A function that gives the whole body once, then what comes after it."""
+    """A ``receive`` that returns the body that was already read, then what follows."""
     given = False
 
     async def again() -> Any:
@@ -185,16 +185,16 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def check_amounts(path: str, body: bytes, settings: Settings) -> Any:
-    """Look at how much a request to one of Feast's routes asks for, before Feast does.
+    """Check the amounts that a request to one of Feast's routes asks for.
 
     Returns:
-        The body, read as JSON; None where it is none, or none that has such amounts.
+        The parsed JSON body; None where it is no JSON object or has no such amounts.
 
     Raises:
         RefusedError: 422, naming the field that holds too much.
     """
-    reads, writes = path in READS, path in WRITES
-    if not (reads or writes or path.startswith(SEARCHES)):
+    reads, writes = path in READ_ROUTES, path in WRITE_ROUTES
+    if not (reads or writes or path.startswith(SEARCH_PREFIX)):
         return None
     try:
         read = orjson.loads(body)
@@ -206,16 +206,16 @@ def check_amounts(path: str, body: bytes, settings: Settings) -> Any:
     if not isinstance(read, dict):
         return None
     if writes:
-        _bound(_longest(read.get("df")), settings.max_rows, "df", "rows")
+        _check_limit(_longest(read.get("df")), settings.max_rows, "df", "rows")
         return read
     rows = _longest(read.get("entities"))
-    _bound(rows, settings.max_items, "entities", "rows")
+    _check_limit(rows, settings.max_items, "entities", "rows")
     for field in ("top_k", "max_num_results"):
         if isinstance(read.get(field), int):
-            _bound(read[field], settings.max_items, field, "results")
+            _check_limit(read[field], settings.max_items, field, "results")
     features = read.get("features")
     if isinstance(features, list):
-        _bound(len(features), settings.max_references, "features", "references")
+        _check_limit(len(features), settings.max_references, "features", "references")
         if len(features) * rows > settings.max_values:
             raise RefusedError(
                 422, f"{len(features)} features of {rows} rows are more than "
@@ -232,6 +232,6 @@ def _longest(columns: Any) -> int:
     return max(lengths, default=0)
 
 
-def _bound(amount: int, most: int, field: str, what: str) -> None:
+def _check_limit(amount: int, most: int, field: str, what: str) -> None:
     if amount > most:
         raise RefusedError(422, f"{field} may have at most {most} {what}.", field)

@@ -14,7 +14,7 @@ from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.feature_types import BITS
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_types import (
@@ -57,7 +57,7 @@ class Ranking:
 
     user: Any
     items: list[Any]
-    axes: Mapping[str, Ids]
+    axes: Mapping[str, EntityIds]
     request: Mapping[str, Any]
     columns: bool
 
@@ -68,7 +68,7 @@ class Batch:
 
     service: str
     entities: Mapping[str, list[Any]]
-    axes: Mapping[str, Ids]
+    axes: Mapping[str, EntityIds]
     request: Mapping[str, Any]
     columns: bool
     rows: int
@@ -94,12 +94,12 @@ class RequestParser:
         user, items = read.field_0, read.field_1
         kind = plan.key_types[item_key]
         if kind == ValueType.INT64:
-            ids = Ids(items, np.array(items, np.int64))
+            ids = EntityIds(items, np.array(items, np.int64))
         else:
             raw = [entity_id(item, kind, f"itemIds[{i}]")[1] for i, item in enumerate(items)]
-            ids = Ids(items, None, raw)
+            ids = EntityIds(items, None, raw)
         user_id = entity_id(user, plan.key_types[user_key], "userId")[1]
-        axes = {user_key: Ids([user], None, [user_id]), item_key: ids}
+        axes = {user_key: EntityIds([user], None, [user_id]), item_key: ids}
         return Ranking(user, items, axes, self._context(read, plan), read.layout == "columns")
 
     def batch(self, body: bytes, plan_of: Callable[[str], Plan]) -> tuple[Batch, Plan]:
@@ -117,17 +117,17 @@ class RequestParser:
         read = _decoded(types.decode_features, body)
         rows = read.field_1
         entities: dict[str, list[Any]] = {}
-        ids: dict[str, Ids] = {}
+        ids: dict[str, EntityIds] = {}
         for place, key in enumerate(types.keys):
             kind, name = plan.key_types[key], f"field_{place}"
             entities[key] = column = [getattr(row, name) for row in rows]
             raw = [
                 entity_id(value, kind, f"entities[{i}].{key}")[1] for i, value in enumerate(column)
             ]
-            ids[key] = Ids(column, None, raw)
+            ids[key] = EntityIds(column, None, raw)
         if DUMMY_ENTITY_ID in plan.key_types:
             # Feast's name for the one entity of a view without entities.
-            ids[DUMMY_ENTITY_ID] = Ids(
+            ids[DUMMY_ENTITY_ID] = EntityIds(
                 [DUMMY_ENTITY_VAL] * len(rows), None, [b"=" + DUMMY_ENTITY_VAL.encode()] * len(rows)
             )
         columns = read.layout == "columns"
@@ -170,9 +170,9 @@ class RequestParser:
                 msgspec.convert(by_camel, types.context_type)
             except msgspec.ValidationError as error:
                 message, path = _sentence(error)
-                name = types.spellings.get(path, "")
+                name = types.spellings.get(path or "", "")
                 asked = spelled.get(name, name)
-                message = message.replace(path, asked, 1)
+                message = message.replace(path or "", asked, 1)
                 raise RefusedError(422, message, f"context.{asked}") from None
         return _request_values(given, plan)
 
@@ -204,7 +204,7 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
         with contextlib.suppress(orjson.JSONDecodeError):  # msgspec stops at the first mistake
             orjson.loads(body)
             message, path = _sentence(error)
-            raise RefusedError(422, message, path or None) from None
+            raise RefusedError(422, message, path) from None
         raise RefusedError(400, "The body is not JSON.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError(400, f"The body is not JSON: {error}.") from None
@@ -212,13 +212,13 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
 
 def _sentence(  # noqa: PLR0911 - one for each kind of mistake
     error: msgspec.ValidationError,
-) -> tuple[str, str]:
+) -> tuple[str, str | None]:
     """What msgspec finds wrong, as a sentence, and the path of the field at fault."""
     text, _, path = str(error).partition(" - at `$")
     path = path.removesuffix("`").removeprefix(".")
     where = path or "The body"
     if not path and text.startswith("Expected `object`"):
-        return "The body must be a JSON object.", ""
+        return "The body must be a JSON object.", None
     if field := _FIELD.match(text):
         problem, name = field.groups()
         path = f"{path}.{name}" if path else name

@@ -1,4 +1,4 @@
-"""Replies: JSON in the published shapes, columns, msgpack and Arrow."""
+"""Writes responses: JSON rows and columns, msgpack and Arrow."""
 
 import base64
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.feature_reader import Rows
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_validation import RefusedError
-from extensions.serving.near_cache.cached_views import NearCopies
-from extensions.serving.observability.watermark_watcher import Freshnesses
+from extensions.serving.near_cache.cached_views import NearCache
+from extensions.serving.observability.watermark_watcher import Watermarks
 from extensions.stores.online_codec.column_encoding import (
     Coded,
     Groups,
@@ -33,49 +33,52 @@ MSGPACK = b"application/msgpack"
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
-# Up to this many rows, finding those that are alike costs more than it saves.
-FEW = 16
+# Up to this many rows, grouping equal rows costs more than it saves.
+MIN_ROWS_TO_GROUP = 16
 
 
 @dataclass
-class Served:
-    """Rows and what the transforms made of them: all that a reply is written from.
+class FeatureRows:
+    """The rows of all views and the transforms' outputs: what a response is written from.
 
-    ``groups``: rows that are alike in all that transforms read and in what is of their own pair
-    of entities; None: each row is its own. ``each``: what was made, once for each group.
+    ``groups``: rows that are equal in the transforms' inputs and in the features of the pair of
+    entities; None: no grouping. ``transformed_groups``: the outputs, one value for each group.
     """
 
     plan: Plan
-    rows: Sequence[Rows]
-    each: Mapping[str, Values]
+    rows: Sequence[ViewRows]
+    transformed_groups: Mapping[str, Values]
     groups: Groups | None = None
 
     @cached_property
-    def made(self) -> Mapping[str, Values]:
-        """What the transforms made, for each row."""
+    def transformed(self) -> Mapping[str, Values]:
+        """The transforms' outputs for each row."""
         if self.groups is None:
-            return self.each
-        return {name: taken(column, self.groups.inverse) for name, column in self.each.items()}
+            return self.transformed_groups
+        return {
+            name: taken(column, self.groups.inverse)
+            for name, column in self.transformed_groups.items()
+        }
 
     def user(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
-        """The one row of the views with just these join keys."""
+        """The features of the views with exactly these join keys, of their first row."""
         found = {}
         for rows in self.rows:
             view = rows.view
             if view.place.join_keys == join_keys:
                 for name, feature in zip(view.names, view.features, strict=True):
-                    found[name] = rows.found[feature][0]
+                    found[name] = rows.unique_columns[feature][0]
         return found
 
     def single(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
-        """As `user`, with what the transforms made."""
+        """As `user`, with the transforms' outputs."""
         found = self.user(join_keys)
-        for name, column in self.each.items():
+        for name, column in self.transformed_groups.items():
             found[name] = column[0]
         return found
 
     def columns(self, join_keys: tuple[str, ...]) -> dict[str, Values]:
-        """The returned features of the views with just these join keys, in order."""
+        """The returned features of the views with exactly these join keys, as columns."""
         return {
             name: rows.columns[feature]
             for rows in self.rows
@@ -84,14 +87,20 @@ class Served:
         }
 
 
-def serve(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Served:
-    """Run the plan's transforms over the rows, once for those that are alike."""
+def apply_transforms(
+    plan: Plan, rows: Sequence[ViewRows], request: Mapping[str, Any], n: int
+) -> FeatureRows:
+    """Run the plan's transforms, once for each group of equal rows.
+
+    Raises:
+        RefusedError: 409, a transform failed.
+    """
     if not n:
-        return Served(
+        return FeatureRows(
             plan, rows, {name: [] for transform in plan.transforms for name in transform.features}
         )
-    groups = _groups(plan, rows, request, n) if n > FEW else None
-    each: dict[str, Values] = {}
+    groups = _groups(plan, rows, request, n) if n > MIN_ROWS_TO_GROUP else None
+    transformed_groups: dict[str, Values] = {}
     if plan.transforms:
         inputs = dict(_request(request, groups))
         for view_rows in rows:
@@ -101,15 +110,15 @@ def serve(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) 
         count = n if groups is None else len(groups.first)
         for transform in plan.transforms:
             try:
-                each.update(transform.run(inputs, count))
+                transformed_groups.update(transform.run(inputs, count))
             except Exception as error:  # the user's own code
                 what = f"The transform {transform.name} failed: {type(error).__name__}: {error}"
                 raise RefusedError(409, what) from error
-    return Served(plan, rows, each, groups)
+    return FeatureRows(plan, rows, transformed_groups, groups)
 
 
 def _request(request: Mapping[str, Any], groups: Groups | None) -> Iterator[tuple[str, Values]]:
-    """The request's own fields: a value, or a column."""
+    """The request fields as columns of length 1 or one value for each group."""
     for name, value in request.items():
         if not isinstance(value, (list, np.ndarray)):
             yield name, [value]
@@ -117,7 +126,9 @@ def _request(request: Mapping[str, Any], groups: Groups | None) -> Iterator[tupl
             yield name, value if groups is None or len(value) == 1 else taken(value, groups.first)
 
 
-def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int) -> Groups | None:
+def _groups(
+    plan: Plan, rows: Sequence[ViewRows], request: Mapping[str, Any], n: int
+) -> Groups | None:
     parts = []
     for value in request.values():
         if isinstance(value, (list, np.ndarray)) and len(value) > 1:
@@ -127,7 +138,7 @@ def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int
             parts.append(part)
     for view_rows in rows:
         if view_rows.inverse is not None and view_rows.view.place.composite:
-            parts.append((view_rows.inverse, len(view_rows.there)))
+            parts.append((view_rows.inverse, len(view_rows.unique_present)))
             continue
         names = plan.read.get(id(view_rows.view), ())
         for name in {*names, *view_rows.view.features} if view_rows.view.place.composite else names:
@@ -141,12 +152,12 @@ def _groups(plan: Plan, rows: Sequence[Rows], request: Mapping[str, Any], n: int
     return grouped(parts, n)
 
 
-def _of_groups(plan: Plan, rows: Rows, groups: Groups) -> dict[str, Values]:
-    """What transforms read of a view, once for each group."""
+def _of_groups(plan: Plan, rows: ViewRows, groups: Groups) -> dict[str, Values]:
+    """A view's columns that transforms read, one value for each group."""
     columns = {}
     for name in plan.read.get(id(rows.view), ()):
-        column = rows.found[name]
-        if len(rows.there) > 1 or rows.inverse is not None:
+        column = rows.unique_columns[name]
+        if len(rows.unique_present) > 1 or rows.inverse is not None:
             where = groups.first if rows.inverse is None else rows.inverse[groups.first]
             column = taken(column, where)
         columns[name] = column
@@ -154,12 +165,12 @@ def _of_groups(plan: Plan, rows: Rows, groups: Groups) -> dict[str, Values]:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON; numpy as numbers, bytes as base64, sets as lists."""
-    return orjson.dumps(value, default=_other, option=OPTIONS)
+    """Write JSON: numpy values as numbers, bytes as base64, sets as lists."""
+    return orjson.dumps(value, default=_json_default, option=OPTIONS)
 
 
 def tokens(column: Values, n: int) -> list[bytes]:
-    """Each value as JSON; numbers are written all at once and cut apart."""
+    """Each value of a column as JSON; numbers are written together and split."""
     if len(column) == 1 and n != 1:
         return [dumps(column[0])] * n
     if isinstance(column, np.ndarray) and column.dtype != object:
@@ -173,7 +184,7 @@ def tokens(column: Values, n: int) -> list[bytes]:
 def objects(
     columns: Mapping[str, Values], n: int, before: bytes = b"", after: bytes = b""
 ) -> list[bytes]:
-    """Each row as a JSON object, with this text before and after it."""
+    """Each row as a JSON object, with text before and after it."""
     if not columns:
         return [before + b"{}" + after] * n
     text = b"{" + b",".join(_quoted(name) + b":%b" for name in columns) + b"}"
@@ -183,9 +194,9 @@ def objects(
 
 
 def ranked_rows(
-    served: Served, ids: Ids, item: tuple[str, ...], pair: Container[tuple[str, ...]]
+    served: FeatureRows, ids: EntityIds, item: tuple[str, ...], pair: Container[tuple[str, ...]]
 ) -> list[bytes]:
-    """The items of a ranking as a JSON array in pieces, in the order of ``ids``.
+    """The items of a ranking as fragments of a JSON array, in the order of ``ids``.
 
     ``item``: the join keys of what stands under itemFeatures; ``pair``: of what stands, with
     the transforms' features, under interactionFeatures.
@@ -193,7 +204,7 @@ def ranked_rows(
     n = len(ids)
     if not n:
         return [b"[]"]
-    first = _item_parts(served, ids, item)
+    first = _cached_item_fragments(served, ids, item)
     columns: dict[str, Values] = {}
     groups = served.groups
     for rows in served.rows:
@@ -201,7 +212,7 @@ def ranked_rows(
             held = rows.columns if groups is None else _pairs_of_groups(rows, groups)
             for name, feature in zip(rows.view.names, rows.view.features, strict=True):
                 columns[name] = held[feature]
-    columns |= served.each
+    columns |= served.transformed_groups
     second = objects(columns, n if groups is None else len(groups.first), after=b"},")
     pieces = [b"["] * (2 * n + 1)
     pieces[1::2] = first
@@ -212,34 +223,38 @@ def ranked_rows(
     return pieces
 
 
-def _pairs_of_groups(rows: Rows, groups: Groups) -> dict[str, Values]:
+def _pairs_of_groups(rows: ViewRows, groups: Groups) -> dict[str, Values]:
     where = groups.first if rows.inverse is None else rows.inverse[groups.first]
-    return {name: taken(column, where) for name, column in rows.found.items()}
+    return {name: taken(column, where) for name, column in rows.unique_columns.items()}
 
 
-def _item_parts(served: Served, ids: Ids, item: tuple[str, ...]) -> list[bytes]:
-    """Each item's part of a row; of rows that are near, the one that was written before."""
+def _cached_item_fragments(
+    served: FeatureRows, ids: EntityIds, item: tuple[str, ...]
+) -> list[bytes]:
+    """Each item's JSON fragment; cached for rows of the near cache until they change."""
     views = [rows for rows in served.rows if rows.view.join_keys == item]
-    copy = views[0].copy if views else None
-    if copy is None or any(rows.copy is not copy or rows.view.decoder.ttl for rows in views):
-        return _written(served, ids, item, len(ids))
-    held = copy.texts(served.plan)
+    cache = views[0].cache if views else None
+    if cache is None or any(rows.cache is not cache or rows.view.decoder.ttl for rows in views):
+        return _item_fragments(served, ids, item, len(ids))
+    held = cache.texts(served.plan)
     slots: Any = views[0].slots
     found = list(map(held.__getitem__, slots.tolist()))
     if None not in found:
         return found  # type: ignore[return-value] # none is None
-    made = _written(served, ids, item, len(ids))
+    fragments = _item_fragments(served, ids, item, len(ids))
     kept = size = 0
-    for slot, text in zip(slots.tolist(), made, strict=True):
+    for slot, text in zip(slots.tolist(), fragments, strict=True):
         if slot and held[slot] is None:  # slot 0 is of many ids
             held[slot] = text
             kept += 1
             size += len(text)
-    copy.keeps(kept, size)
-    return made
+    cache.count_fragments(kept, size)
+    return fragments
 
 
-def _written(served: Served, ids: Ids, item: tuple[str, ...], n: int) -> list[bytes]:
+def _item_fragments(
+    served: FeatureRows, ids: EntityIds, item: tuple[str, ...], n: int
+) -> list[bytes]:
     columns = served.columns(item)
     column: Values = ids.numbers if ids.numbers is not None else ids.values
     names = b",".join(_quoted(name) + b":%b" for name in columns)
@@ -249,13 +264,13 @@ def _written(served: Served, ids: Ids, item: tuple[str, ...], n: int) -> list[by
 
 
 def meta(
-    served: Served, freshnesses: Freshnesses, now: int, near: NearCopies | None = None
+    served: FeatureRows, watermarks: Watermarks, now: int, near: NearCache | None = None
 ) -> dict[str, Any]:
-    """Per view: version, as-of time, status, the definition's fingerprint, and how it was near."""
+    """Per view: version, as-of time, status, the definition's fingerprint, the cache used."""
     groups = {id(view): group for group in served.plan.groups for view in group.views}
     found: dict[str, dict[str, Any]] = {}
     for rows in served.rows:
-        status = freshnesses.statuses(rows.view, rows.present, rows.events, now)
+        status = watermarks.statuses(rows.view, rows.present, rows.events, now)
         as_of = [
             np.datetime_as_string(np.datetime64(event, "us"), timezone="UTC") if held else None
             for event, held in zip(rows.events.tolist(), rows.present.tolist(), strict=True)
@@ -268,18 +283,24 @@ def meta(
             "fingerprint": rows.view.fingerprint,
         }
         if near is not None and rows.view.near:
-            found[rows.view.name]["near"] = near.state(groups[id(rows.view)], rows.copy)
+            found[rows.view.name]["near"] = near.state(groups[id(rows.view)], rows.cache)
     return found
 
 
-def packed(value: Any) -> bytes:
-    """Msgpack of the same shape as the JSON."""
-    data: bytes = msgpack.packb(value, default=_plain)
+def to_msgpack(value: Any) -> bytes:
+    """Write msgpack of the same shape as the JSON."""
+    data: bytes = msgpack.packb(value, default=_msgpack_default)
     return data
 
 
-def arrow(columns: Mapping[str, Values], n: int, aside: Mapping[str, Any]) -> bytes:
-    """An Arrow stream of one batch; what is the same for all rows is in the schema's metadata."""
+def to_arrow(columns: Mapping[str, Values], n: int, aside: Mapping[str, Any]) -> bytes:
+    """Write an Arrow stream of one batch.
+
+    Args:
+        columns: by name, each of length 1 or ``n``.
+        n: the number of rows.
+        aside: what is the same for all rows; written as JSON into the schema's metadata.
+    """
     arrays, names = [], []
     for name, column in columns.items():
         held = spread(column, n)
@@ -298,7 +319,7 @@ def _quoted(name: str) -> bytes:
     return dumps(name).replace(b"%", b"%%")
 
 
-def _other(value: Any) -> Any:
+def _json_default(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, (set, frozenset, Coded)):
@@ -308,9 +329,9 @@ def _other(value: Any) -> Any:
     return str(value)
 
 
-def _plain(value: Any) -> Any:
+def _msgpack_default(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
-    return _other(value)
+    return _json_default(value)

@@ -1,9 +1,9 @@
-"""Near copies: small, slow views held in the worker, so that their rows cost no round trip.
+"""The near cache: small, slowly changing views held in each worker, read without a round trip.
 
-A copy holds all near views of one entity as numpy columns. A thread follows Redis
-(`near_cache.invalidation`) and decodes; the event loop alone changes a copy that is in
-use, between requests, so that a request sees each row whole. Slot 0 stands for ids that have no
-row and holds the defaults.
+An `EntityCache` holds all near views of one entity as numpy columns. A thread listens to Redis'
+invalidations (`near_cache.invalidation`) and decodes changed rows; only the event loop changes a
+cache that is in use, between requests, so that a request sees each row whole. Slot 0 stands for
+ids without a row and holds the defaults.
 """
 
 import asyncio
@@ -16,23 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extensions.serving.features.entity_ids import Ids, is_whole_number
+from extensions.serving.features.entity_ids import EntityIds, is_whole_number
 from extensions.serving.features.request_plan import Group, Plan, Plans
-from extensions.serving.near_cache.entity_index import Slots
+from extensions.serving.near_cache.entity_index import EntityIndex
 from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
 from extensions.stores.online_codec.row_decoder import Block, Decoder
 from extensions.stores.online_codec.section_index import sections
 
-# A copy that may lag further behind Redis than this is not read from.
-MOST_LAG = 1.0
-# Bytes of pieces of replies that are kept for rows as they are now; what each takes beside its
-# own length.
-MOST_TEXTS, PER_TEXT = 64_000_000, 50
+# A cache that may be further behind Redis than this is not read.
+MAX_LAG_SECONDS = 1.0
+# Bytes of JSON fragments of responses kept for cached rows; the overhead of each fragment.
+MAX_FRAGMENT_BYTES, FRAGMENT_OVERHEAD = 64_000_000, 50
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The near views of one entity. ``signatures``: their layouts and defaults."""
+class EntityCacheSpec:
+    """What a cache of one entity must hold. ``signatures``: the views' layouts and defaults."""
 
     prefix: bytes
     decoders: Mapping[str, Decoder]
@@ -40,8 +39,8 @@ class Wanted:
     signatures: frozenset[str]
 
     @classmethod
-    def of(cls, plans: Sequence[Plan]) -> dict[bytes, "Wanted"]:
-        """What the plans want near, by the entity's prefix."""
+    def of(cls, plans: Sequence[Plan]) -> dict[bytes, "EntityCacheSpec"]:
+        """The caches that the plans need, by the entity's key prefix."""
         found: dict[bytes, dict[str, Decoder]] = {}
         numbers: dict[bytes, bool] = {}
         for plan in plans:
@@ -51,7 +50,7 @@ class Wanted:
                 decoders = found.setdefault(group.prefix, {})
                 numbers[group.prefix] = group.numbers
                 for view in group.views:
-                    # Age is looked at when a row is read.
+                    # Lifetime is checked when a row is read.
                     decoders[view.decoder.layout.view] = replace(view.decoder, ttl=None, ahead=None)
         return {
             prefix: cls(
@@ -64,46 +63,50 @@ class Wanted:
         }
 
 
-class Copy:
-    """One entity's near views. ``generation``: which load it came from.
+class EntityCache:
+    """The cached rows of one entity's near views. ``generation``: the number of its load.
 
-    ``sequence`` counts the notifications that it has followed since; ``exact_at`` is a moment
-    (monotonic seconds) up to which every write to Redis is in it.
+    ``sequence`` counts the invalidations applied since; ``exact_at`` is the time (monotonic
+    seconds) up to which it holds every write to Redis.
     """
 
-    def __init__(self, wanted: Wanted, generation: int) -> None:
+    def __init__(self, wanted: EntityCacheSpec, generation: int) -> None:
         self.wanted, self.generation = wanted, generation
         self.sequence, self.exact_at = 0, 0.0
         self.count = 1
-        self._numbers = Slots()
+        self._numbers = EntityIndex()
         self._named: dict[bytes, int] = {}
         self._room = 1024
         self._views = {
-            name: _View(decoder, self._room) for name, decoder in wanted.decoders.items()
+            name: _CachedView(decoder, self._room) for name, decoder in wanted.decoders.items()
         }
         self._texts: dict[str, tuple[Plan, list[bytes | None]]] = {}
-        self._kept = 0
+        self._fragment_bytes = 0
 
     @property
     def lag(self) -> float:
-        """Seconds that the copy may be behind Redis."""
+        """Seconds that the cache may be behind Redis."""
         return max(0.0, time.monotonic() - self.exact_at)
 
     @property
     def size(self) -> int:
-        """Bytes, but for the pieces of replies."""
+        """Size in bytes, without the fragments of responses."""
         index = self._numbers.size + len(self._named) * 130
         return index + sum(view.size for view in self._views.values())
 
     def decode(
         self, keys: Sequence[bytes], values: Sequence[bytes | None]
-    ) -> tuple[Ids, list[Block]]:
-        """Entities' ids, and their values as blocks of the near views, in order."""
+    ) -> tuple[EntityIds, list[Block]]:
+        """Decode values of Redis keys.
+
+        Returns:
+            The entities' ids, and a block of rows for each near view, in order.
+        """
         skip = len(self.wanted.prefix)
         raw = [key[skip:] for key in keys]
-        ids = Ids(raw, None, raw)
+        ids = EntityIds(raw, None, raw)
         if self.wanted.numbers:
-            ids = Ids([int(part) for part in raw], None, raw)
+            ids = EntityIds([int(part) for part in raw], None, raw)
             ids.numbers = np.array(ids.values, np.int64)
         decoders = list(self.wanted.decoders.values())
         buffer, places = sections(values, [decoder.layout for decoder in decoders])
@@ -112,8 +115,8 @@ class Copy:
             for decoder, (at, size) in zip(decoders, places, strict=True)
         ]
 
-    def assign(self, ids: Ids, blocks: Sequence[Block]) -> None:
-        """Put rows in the place of those that were there; no id may come twice."""
+    def assign(self, ids: EntityIds, blocks: Sequence[Block]) -> None:
+        """Insert or replace rows; each id may occur once."""
         where = self.slots(ids)
         new = np.flatnonzero(where == 0).tolist()
         if new:
@@ -127,8 +130,8 @@ class Copy:
                 if slot < len(texts):
                     texts[slot] = None
 
-    def slots(self, ids: Ids) -> Integers:
-        """Where the ids' rows are; 0 where there is none."""
+    def slots(self, ids: EntityIds) -> Integers:
+        """The slot of each id's row; 0 where there is none."""
         if not self.wanted.numbers:
             return np.array([self._named.get(entity_id, 0) for entity_id in ids.raw], np.int64)
         numbers = ids.numbers
@@ -137,24 +140,24 @@ class Copy:
     def rows(
         self, decoder: Decoder, slots: Integers, now: int
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Integers]:
-        """Columns, who has a row, and as-of times."""
+        """Columns, presence and as-of times (microseconds) of the rows in these slots."""
         return self._views[decoder.layout.view].rows(slots, now, decoder)
 
     def texts(self, plan: Plan) -> list[bytes | None]:
-        """Pieces of a service's replies, by slot; each is forgotten when its row changes."""
+        """JSON fragments of a service's responses by slot; dropped when the row changes."""
         of, held = self._texts.get(plan.service, (None, []))
-        if of is not plan or self._kept > MOST_TEXTS:
-            if self._kept > MOST_TEXTS:
-                self._texts, self._kept = {}, 0
+        if of is not plan or self._fragment_bytes > MAX_FRAGMENT_BYTES:
+            if self._fragment_bytes > MAX_FRAGMENT_BYTES:
+                self._texts, self._fragment_bytes = {}, 0
             held = []
             self._texts[plan.service] = plan, held
         if len(held) < self.count:
             held.extend([None] * (self.count - len(held)))
         return held
 
-    def keeps(self, pieces: int, size: int) -> None:
-        """Note that this many pieces were made, of so many bytes."""
-        self._kept += size + pieces * PER_TEXT
+    def count_fragments(self, pieces: int, size: int) -> None:
+        """Count fragments that were added, and their bytes."""
+        self._fragment_bytes += size + pieces * FRAGMENT_OVERHEAD
 
     def _add(self, ids: list[Any]) -> None:
         if self.wanted.numbers:
@@ -168,19 +171,19 @@ class Copy:
                 view.grow(self._room)
 
     def fits(self, key: bytes) -> bool:
-        """Whether the key is of an id of this entity's type; others' keys are no rows of ours."""
+        """Whether the key holds an id of this entity's type; other keys are ignored."""
         raw = key[len(self.wanted.prefix) :]
         return is_whole_number(raw) if self.wanted.numbers else raw.startswith(b"=")
 
 
-class _View:
-    """One view's columns, by slot."""
+class _CachedView:
+    """One view's cached columns, indexed by slot."""
 
     def __init__(self, decoder: Decoder, room: int) -> None:
         self._empty = decoder.block(b"", np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
         self._present = np.zeros(room, np.bool_)
         self._events = np.zeros(room, np.int64)
-        self._latest = 0  # no row was later
+        self._latest = 0  # the latest event time of any row
         self._columns: dict[str, NDArray[Any]] = {}
         self._texts: dict[str, list[Any]] = {}
         self._codes: dict[str, dict[Any, int]] = {}
@@ -217,7 +220,7 @@ class _View:
         for name, values in block.columns.items():
             column = self._columns[name]
             if name in self._texts:
-                column[where] = self._coded(name, values)
+                column[where] = self._encode(name, values)
             elif isinstance(values, np.ndarray) and column.dtype != object:
                 column[where] = values
             else:
@@ -225,7 +228,7 @@ class _View:
                     self._columns[name] = column = column.astype(object)
                 for slot, value in zip(where.tolist(), values, strict=True):
                     column[slot] = value
-                    self._bytes += getattr(value, "nbytes", 0) + 100  # what was there, too
+                    self._bytes += getattr(value, "nbytes", 0) + 100  # replaced values stay counted
 
     def rows(
         self, slots: Integers, now: int, decoder: Decoder
@@ -245,12 +248,12 @@ class _View:
                 found[name] = column[slots]
         return found, self._present[slots], self._events[slots]
 
-    def _coded(self, name: str, values: Values) -> Integers:
+    def _encode(self, name: str, values: Values) -> Integers:
         if isinstance(values, Coded):
-            return self._numbered(name, values.values)[values.codes]
-        return self._numbered(name, values)
+            return self._codes_of(name, values.values)[values.codes]
+        return self._codes_of(name, values)
 
-    def _numbered(self, name: str, values: Iterable[Any]) -> Integers:
+    def _codes_of(self, name: str, values: Iterable[Any]) -> Integers:
         texts, codes = self._texts[name], self._codes[name]
         found = []
         for value in values:
@@ -263,44 +266,45 @@ class _View:
         return np.array(found, np.int64)
 
 
-class NearCopies:
-    """The copies in use. Only the event loop changes what is here.
+class NearCache:
+    """The caches in use by entity prefix. Only the event loop changes this object.
 
-    ``remote`` says, by entity's prefix, why its views are read from Redis instead.
+    ``remote``: by entity prefix, why its views are read from Redis instead. ``max_bytes``: of one
+    cache.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._ready = asyncio.Event()
-        self.copies: dict[bytes, Copy] = {}
+        self.caches: dict[bytes, EntityCache] = {}
         self.remote: dict[bytes, str] = {}
-        self.wanted: Mapping[bytes, Wanted] = {}
+        self.wanted: Mapping[bytes, EntityCacheSpec] = {}
         self.loads = 0
 
     def want(self, plans: Plans) -> None:
-        """Hold what these plans want, and let go of what none does."""
+        """Set what to cache from these plans, and drop caches that none of them needs."""
         found = [plan for plan in plans.by_service.values() if isinstance(plan, Plan)]
-        wanted = Wanted.of(found) if self.most else {}
+        wanted = EntityCacheSpec.of(found) if self.max_bytes else {}
         for prefix, held in self.wanted.items():
             if prefix in wanted and wanted[prefix].signatures == held.signatures:
                 wanted[prefix] = held
         self.wanted = wanted
-        for prefix in [prefix for prefix in self.copies if prefix not in wanted]:
-            del self.copies[prefix]
+        for prefix in [prefix for prefix in self.caches if prefix not in wanted]:
+            del self.caches[prefix]
         for prefix in wanted:
-            if prefix not in self.copies:
+            if prefix not in self.caches:
                 self.remote.setdefault(prefix, "loading")
-        self._look()
+        self._signal_if_ready()
 
-    def copy(self, group: Group) -> Copy | None:
-        """The copy to read all of the group's views from; None: ask Redis."""
-        copy = self.copies.get(group.prefix)
-        if copy is None or not group.signatures <= copy.wanted.signatures:
+    def cache_of(self, group: Group) -> EntityCache | None:
+        """The cache to read all of the group's views from; None: read them from Redis."""
+        cache = self.caches.get(group.prefix)
+        if cache is None or not group.signatures <= cache.wanted.signatures:
             return None
-        return copy if copy.lag <= MOST_LAG else None
+        return cache if cache.lag <= MAX_LAG_SECONDS else None
 
-    def state(self, group: Group, used: Copy | None) -> dict[str, Any]:
-        """What `?include=meta` says: the copy that was read from, or why there was none."""
+    def state(self, group: Group, used: EntityCache | None) -> dict[str, Any]:
+        """The description for `?include=meta`: the cache that was read, or why there was none."""
         if used is not None:
             return {
                 "generation": used.generation,
@@ -309,31 +313,31 @@ class NearCopies:
             }
         if not group.near:
             return {"remote": "read together with a view that is not near"}
-        copy = self.copies.get(group.prefix)
-        if copy is None:
+        cache = self.caches.get(group.prefix)
+        if cache is None:
             return {"remote": self.remote.get(group.prefix, "loading")}
-        if not group.signatures <= copy.wanted.signatures:
+        if not group.signatures <= cache.wanted.signatures:
             return {"remote": "loading"}
-        return {"remote": "behind", "lagSeconds": round(copy.lag, 3)}
+        return {"remote": "behind", "lagSeconds": round(cache.lag, 3)}
 
-    def use(self, copy: Copy) -> None:
-        """Swap a whole copy in."""
+    def use(self, cache: EntityCache) -> None:
+        """Put a loaded cache into use."""
         self.loads += 1
-        self.copies[copy.wanted.prefix] = copy
-        self.remote.pop(copy.wanted.prefix, None)
-        self._look()
+        self.caches[cache.wanted.prefix] = cache
+        self.remote.pop(cache.wanted.prefix, None)
+        self._signal_if_ready()
 
     def refuse(self, prefix: bytes, reason: str) -> None:
-        """Let a copy go, and say why."""
-        self.copies.pop(prefix, None)
+        """Drop a cache and record the reason."""
+        self.caches.pop(prefix, None)
         self.remote[prefix] = reason
-        self._look()
+        self._signal_if_ready()
 
-    async def loaded(self, patience: float) -> None:
-        """Wait until each copy is there, or is known not to be, for so many seconds at most."""
+    async def loaded(self, seconds: float) -> None:
+        """Wait until each cache is loaded or refused, for at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ready.wait(), patience)
+            await asyncio.wait_for(self._ready.wait(), seconds)
 
-    def _look(self) -> None:
-        if all(prefix in self.copies or self.remote[prefix] != "loading" for prefix in self.wanted):
+    def _signal_if_ready(self) -> None:
+        if all(prefix in self.caches or self.remote[prefix] != "loading" for prefix in self.wanted):
             self._ready.set()

@@ -1,4 +1,4 @@
-"""Files through which several workers share their Prometheus figures.
+"""The files through which several workers share their Prometheus metrics.
 
 prometheus_client adds up what each process keeps in files. Here a file belongs to a worker's
 place, not to its process: a worker that replaces another goes on with its counters, so that
@@ -23,33 +23,33 @@ _LOCK = "lock"
 
 
 class MetricFiles:
-    """The folder, and which of its files belong to this process."""
+    """The folder of metric files, and the name of this process's own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._own = "supervisor"
 
     def name(self) -> str:
-        """What this process's files are called by."""
+        """The name in this process's files."""
         return self._own
 
     def take(self, place: int) -> None:
-        """In a worker: be the one of this place."""
+        """In a worker: take the name of this place."""
         self._own = f"worker{place}"
 
     def start(self, place: int) -> None:
-        """Before a worker starts: whatever was left there says nothing of it."""
+        """Before a worker starts: remove the gauges of its predecessor."""
         self.end(place)
 
     def end(self, place: int) -> None:
-        """A worker has died: what it held is not so any more."""
+        """After a worker has died: remove its gauges."""
         for file in self.folder.glob(f"gauge_*_worker{place}.db"):
             file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def metric_files(*, several: bool) -> Iterator[MetricFiles]:
-    """A folder for the figures of this server, removed in the end.
+    """A folder for the metrics of this server, removed in the end.
 
     A folder that is given by the variable is used as it is, and stays. Folders of servers that
     were killed are removed by the next one: nobody holds their locks.
@@ -76,7 +76,7 @@ def metric_files(*, several: bool) -> Iterator[MetricFiles]:
         for variable in VARIABLES:
             os.environ[variable] = str(folder)
         if feasts is not None and _made_here():
-            shutil.rmtree(feasts, ignore_errors=True)  # and not used any more
+            shutil.rmtree(feasts, ignore_errors=True)  # unused from now on
         files = MetricFiles(folder)
         _name_by(files, several=several)
         yield files
@@ -97,7 +97,7 @@ def _made_here() -> bool:
 
 
 def _name_by(files: MetricFiles, *, several: bool) -> None:
-    """Let prometheus_client call its files by the worker's place."""
+    """Let prometheus_client name its files by the worker's place."""
     if several:
         values.ValueClass = values.MultiProcessValue(files.name)  # type: ignore[no-untyped-call]
 

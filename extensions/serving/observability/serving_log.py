@@ -1,4 +1,4 @@
-"""The served log: a sample of what requests were answered with, kept aside of the requests.
+"""The serving log: a sample of requests with the features served, written in the background.
 
 A request that is in the sample costs the event loop one hash and one append to a bounded queue.
 A thread makes Arrow columns of what waits and copies them into ``served_features``; what it
@@ -25,9 +25,9 @@ from prometheus_client import Counter as Metric
 from extensions.database import connect, connect_arrow
 from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server, outage
-from extensions.serving.features.entity_ids import Ids
+from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Plan
-from extensions.serving.http.responses import Served
+from extensions.serving.http.responses import FeatureRows
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 from extensions.stores.online_codec.column_encoding import Values, spread
@@ -36,7 +36,7 @@ from extensions.thread_supervision import Lasting, Living
 logger = logging.getLogger(__name__)
 
 DEFAULT_RATE = 0.01
-# Rows that may wait; a ranking of 500 items is 500 rows.
+# Rows in the queue at most; a ranking of 500 items is 500 rows.
 MOST_WAITING = 100_000
 EVERY_SECONDS = 0.5
 ROWS_PER_BATCH = 20_000
@@ -45,19 +45,19 @@ RETRY_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class _Entry:
-    """One request's answer. ``ids`` by join key: one value for all rows, or n."""
+    """One request and its response. ``ids`` by join key: one value for all rows, or n."""
 
     served_at: int
     request_id: int
-    served: Served
+    served: FeatureRows
     ids: Mapping[str, Sequence[bytes]]
     request: Mapping[str, Any]
     rows: int
     through: Mapping[tuple[str, int], int]
 
 
-class ServedLog:
-    """One worker's log. ``rates`` by service; others have ``rate``.
+class ServingLog:
+    """The serving log of one worker. ``rates``: by service; ``rate``: of all others.
 
     ``outcomes`` counts rows: ``written``, and ``shed`` where the queue was full or the database
     refused them.
@@ -95,30 +95,30 @@ class ServedLog:
 
     @property
     def threads(self) -> list[Living]:
-        """The one that writes."""
+        """The writing thread."""
         return [self._thread] if self._thread is not None else []
 
     def start(self) -> None:
-        """Begin to write; call it in the worker's own process."""
+        """Start the writing thread, in the worker's own process."""
         self._thread = Lasting("served log", self._run, self._stop)
         self._thread.start()
 
     def stop(self, seconds: float = 5.0) -> None:
-        """Write what waits, for at most ``seconds``."""
+        """Write queued rows for at most ``seconds``, then end."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=seconds)
 
     def offer(
         self,
-        served: Served,
+        served: FeatureRows,
         ids: Mapping[str, Sequence[bytes]],
         request: Mapping[str, Any],
         rows: int,
         now: int,
         through: Mapping[tuple[str, int], int],
     ) -> None:
-        """Take the answer if it is in the sample; never blocks, never raises.
+        """Queue a response if it is in the sample; never blocks, never raises.
 
         ``ids``: by join key as they stand in keys. ``request``: the request's own fields, a value
         or a column. ``now``: microseconds since 1970, as of when
@@ -141,7 +141,7 @@ class ServedLog:
         self._queue.append(_Entry(now, signed, served, ids, request, rows, through))
 
     def rate_of(self, plan: Plan) -> float:
-        """What the server was told, else the service's own `LoggingConfig`, else the default."""
+        """The sampling rate: from the settings, the service's `LoggingConfig`, or the default."""
         if plan.service in self._rates:
             return self._rates[plan.service]
         config = getattr(plan.resource, "logging_config", None)
@@ -158,7 +158,7 @@ class ServedLog:
                 return
 
     def _next(self) -> list[_Entry]:
-        """Entries of one plan, so that they have the same columns."""
+        """Take queued entries of one plan, which have the same columns."""
         first = self._queue.popleft()
         batch, rows = [first], first.rows
         while self._queue and rows < ROWS_PER_BATCH:
@@ -176,13 +176,13 @@ class ServedLog:
             except Exception as error:
                 if not outage(error):
                     raise
-                # A connection that has been cut meanwhile deserves one more try.
+                # The connection may have been closed meanwhile: retry once.
                 self._disconnect()
                 self._copy(batch)
             self._count("written", rows)
             self._silent = False
         except Exception as error:
-            self._lose(rows)
+            self._shed(rows)
             if not (isinstance(error, SkewlessError) or of_a_server(error)):
                 logger.exception("%d rows of the served log are lost.", rows)
                 return False
@@ -204,7 +204,7 @@ class ServedLog:
         if self._counted is not None:
             self._counted.labels(outcome).inc(rows)
 
-    def _lose(self, rows: int) -> None:
+    def _shed(self, rows: int) -> None:
         self._count("shed", rows)
         self._disconnect()
 
@@ -255,18 +255,23 @@ def log_shares(options: Sequence[str]) -> dict[str, Any]:
 
 
 def request_hash(service: str, ids: Iterable[Sequence[bytes]], served_at: int) -> int:
-    """64 bits of BLAKE2b over service, ids and time: which requests are in a sample."""
+    """64 bits of BLAKE2b over service, ids and time, which decide about the sample."""
     text = blake2b(service.encode(), digest_size=8)
     for entity_ids in ids:
         text.update(
-            b"\0" + (entity_ids.octets if isinstance(entity_ids, Ids) else b",".join(entity_ids))
+            b"\0"
+            + (
+                entity_ids.hash_bytes
+                if isinstance(entity_ids, EntityIds)
+                else b",".join(entity_ids)
+            )
         )
     text.update(b"\0%d" % served_at)
     return int.from_bytes(text.digest(), "big")
 
 
 def bound(rate: float) -> int:
-    """Requests whose hash is below are in the sample: a larger sample holds every smaller one."""
+    """The hash below which a request is sampled: a larger sample contains every smaller one."""
     return round(rate * (1 << 64))
 
 
@@ -296,13 +301,15 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
         column = column_name("request", name)
         types[column] = from_value_type(field.value_type)
         columns[column] = [
-            value for entry in batch for value in _given(entry.request.get(name), entry.rows)
+            value
+            for entry in batch
+            for value in _request_values(entry.request.get(name), entry.rows)
         ]
     for place, view in enumerate(plan.views):
         parts = [entry.served.rows[place] for entry in batch]
         if not view.features:
             continue
-        where = _places([len(part.present) for part in parts], starts, total)
+        where = _row_indices([len(part.present) for part in parts], starts, total)
         present = np.concatenate([part.present for part in parts])
         events = np.concatenate([part.events for part in parts])
         through = np.concatenate(
@@ -322,23 +329,25 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
         }
         for name, (dtype, values) in about.items():
             column = column_name(view.name, name)
-            types[column], columns[column] = dtype, _placed(values, dtype, where)
+            types[column], columns[column] = dtype, _aligned(values, dtype, where)
         held = {c.name: c.value_type for c in view.decoder.layout.columns}
         for feature in view.features:
             column = column_name(view.name, feature)
             types[column] = dtype = from_value_type(held[feature])
-            columns[column] = _placed(
-                _joined([part.columns[feature] for part in parts]), dtype, where
+            columns[column] = _aligned(
+                _concatenated([part.columns[feature] for part in parts]), dtype, where
             )
     for transform in plan.transforms:
         for feature, named in zip(transform.features, transform.types, strict=True):
             column = column_name(transform.name, feature)
-            made = [entry.served.made[feature] for entry in batch]
+            made = [entry.served.transformed[feature] for entry in batch]
             types[column] = dtype = from_value_type(ValueType[named])
-            columns[column] = _placed(
-                _joined(made), dtype, _places([len(column) for column in made], starts, total)
+            columns[column] = _aligned(
+                _concatenated(made),
+                dtype,
+                _row_indices([len(column) for column in made], starts, total),
             )
-        # The interpreter is handed back between columns: a request waits for one, not for all.
+        # Release the interpreter lock between columns, so that requests wait for one at most.
         time.sleep(0)
     schema = serving_log_table.arrow_schema(types)
     return (
@@ -347,7 +356,7 @@ def columns_of(batch: Sequence[_Entry]) -> tuple[pa.Table, dict[str, FeastType]]
     )
 
 
-def _places(lengths: list[int], starts: Any, total: int) -> pa.Array:
+def _row_indices(lengths: list[int], starts: Any, total: int) -> pa.Array:
     """For each row the place of its value among those served; null where it was served above."""
     where = np.full(total, -1, np.int64)
     at = 0
@@ -358,7 +367,7 @@ def _places(lengths: list[int], starts: Any, total: int) -> pa.Array:
     return pa.array(where, mask=where < 0)
 
 
-def _placed(values: Any, dtype: FeastType, where: pa.Array) -> pa.Array:
+def _aligned(values: Any, dtype: FeastType, where: pa.Array) -> pa.Array:
     [field] = serving_log_table.arrow_schema({"one": dtype})
     return _array(values, field.type).take(where)
 
@@ -373,14 +382,14 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _joined(parts: Sequence[Values]) -> Any:
+def _concatenated(parts: Sequence[Values]) -> Any:
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
     return [value for part in parts for value in part]
 
 
-def _given(value: Any, n: int) -> Values:
-    """A field of the request for ``n`` rows, of which it gave one value or each row's."""
+def _request_values(value: Any, n: int) -> Values:
+    """A request field for ``n`` rows, from one value for all or one for each."""
     return spread(value, n) if isinstance(value, (list, np.ndarray)) else [value] * n
 
 

@@ -1,8 +1,8 @@
-"""How far the pipelines have come: watermarks, and the registry's changes, watched from aside.
+"""Watches the pipelines' watermarks and changes of the registry, in a background thread.
 
-A thread looks, twice a second and when PostgreSQL says that the registry changed; the event loop
-only ever reads what it found. Without PostgreSQL serving goes on with what is known: a watermark
-that no longer moves makes its views stale in time, as it must.
+The thread reads both twice a second, and when PostgreSQL notifies it of a change of the registry;
+the event loop only reads the result. While PostgreSQL is unreachable, serving continues with the
+last state: a watermark that no longer moves makes its views stale in time.
 """
 
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 CHANNEL = "skewless_registry"
 # Seconds that stopping may take.
-STOP_WITHIN = 0.5
+STOP_SECONDS = 0.5
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Changes in any definition change this; Feast's own timestamps count whole seconds.
@@ -46,12 +46,12 @@ SELECT md5(concat(
 """
 
 
-# How often the registry is read, within one look, for as long as it keeps changing.
-_READS = 5
+# How often the registry is read in one refresh while it keeps changing.
+_MAX_READS = 5
 
 
-class Freshnesses:
-    """The watermarks of all view versions, as of the last look, in microseconds."""
+class Watermarks:
+    """The watermarks of all view versions (microseconds since 1970), as last read."""
 
     def __init__(self) -> None:
         self.through: dict[tuple[str, int], int] = {}
@@ -65,30 +65,30 @@ class Freshnesses:
         return found
 
     def all_fresh(self, view: View, now: int) -> bool:
-        """Whether the pipeline is in time, so that no row can be stale."""
+        """Whether the pipeline is within its budget, so that no row can be stale."""
         return now - self.through.get((view.name, view.version), 0) <= view.late_after
 
     def fresh(self, view: View, event: int, now: int) -> bool:
-        """Whether a row of this time is fresh, without numpy's cost for arrays of one."""
+        """Whether one row is fresh; as `stale`, without numpy's overhead."""
         through = self.through.get((view.name, view.version), 0)
         return now - max(event, through) <= view.late_after
 
     def stale(self, view: View, events: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
-        """Rows of a pipeline that lags. A row itself shows that it had come so far."""
+        """Which rows are stale: neither the watermark nor the row's own time is recent enough."""
         if self.all_fresh(view, now):
             return np.zeros(len(events), np.bool_)
         result: NDArray[np.bool_] = events < now - view.late_after
         return result
 
 
-class Watcher:
-    """The thread that looks, and what it found last."""
+class RegistryWatcher:
+    """The watching thread, and what it read last: plans, watermarks."""
 
     def __init__(
         self, store: FeatureStore, period: float, changed: Callable[[Plans], None] | None = None
     ) -> None:
         self.store = store
-        self.freshnesses = Freshnesses()
+        self.watermarks = Watermarks()
         self.plans = compile_plans(store, 1)
         self.seen = datetime.now(UTC)
         self._period, self._changed = period, changed
@@ -98,8 +98,8 @@ class Watcher:
         self._thread = Lasting("watcher", self._run, self._stop)
 
     def start(self) -> None:
-        """Look once, then go on in the background."""
-        self._look()
+        """Read once, then go on in the background."""
+        self._refresh()
         self._thread.start()
 
     def stop(self) -> None:
@@ -109,46 +109,46 @@ class Watcher:
 
     @property
     def threads(self) -> list[Living]:
-        """The one that looks."""
+        """The watching thread."""
         return [self._thread]
 
     @property
     def lag(self) -> float:
-        """Seconds since the registry was last seen."""
+        """Seconds since the registry was last read."""
         return (datetime.now(UTC) - self.seen).total_seconds()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wait()
             if not self._stop.is_set():
-                self._look()
+                self._refresh()
 
     def _wait(self) -> None:
-        """Until the registry changes, or the period is over."""
+        """Wait until the registry changes or the period is over."""
         until = time.monotonic() + self._period
         while self._conn is not None and not self._stop.is_set():
             left = until - time.monotonic()
             if left <= 0:
                 return
             try:
-                for _ in self._conn.notifies(timeout=min(left, STOP_WITHIN), stop_after=1):
+                for _ in self._conn.notifies(timeout=min(left, STOP_SECONDS), stop_after=1):
                     return
             except psycopg.Error:
                 break
         self._stop.wait(max(0.0, until - time.monotonic()))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         try:
-            self._watermarks()
-            self._registry()
+            self._read_watermarks()
+            self._read_registry()
             self.seen = datetime.now(UTC)
-        except Exception as error:  # noqa: BLE001 - whatever it is, serving goes on
+        except Exception as error:  # noqa: BLE001 - serving continues
             logger.warning("PostgreSQL cannot be read: %s", str(error).splitlines()[0:1])
             if self._conn is not None and not self._conn.closed:
                 self._conn.close()
             self._conn = None
 
-    def _watermarks(self) -> None:
+    def _read_watermarks(self) -> None:
         if self._conn is None:
             self._conn = connect(url_of(self.store.config), autocommit=True, name="skewless serve")
             self._conn.execute("SET statement_timeout = '5s'")
@@ -156,32 +156,32 @@ class Watcher:
         rows = self._conn.execute(
             "SELECT view_name, version, processed_through FROM watermarks"
         ).fetchall()
-        self.freshnesses.through = {
+        self.watermarks.through = {
             (view, version): int((at - _EPOCH).total_seconds() * 1e6) for view, version, at in rows
         }
 
     def _listen(self, conn: psycopg.Connection) -> None:
-        """Be told of changes, where this role may ask for it; else polling has to do."""
+        """Listen for notifications; a role that may not make the triggers relies on polling."""
         try:
             conn.execute("SELECT follow_registry()")
         except psycopg.Error as error:
             logger.info("Registry changes are found by polling: %s", str(error).splitlines()[0])
         conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
 
-    def _registry(self) -> None:
+    def _read_registry(self) -> None:
         engine = getattr(self.store.registry, "read_engine", None)
         if engine is None or engine.dialect.name != "postgresql":
             raise ConfigurationError(
                 "The registry must be in PostgreSQL for its changes to be followed."
             )
-        state = _state_of(engine)
+        state = _registry_state(engine)
         if state == self._state:
             return
-        for _ in range(_READS):
+        for _ in range(_MAX_READS):
             self.store.refresh_registry()  # type: ignore[no-untyped-call]
             # Feast reads table by table: a plan must be made of one state, so it reads again if
             # something changed meanwhile.
-            before, state = state, _state_of(engine)
+            before, state = state, _registry_state(engine)
             if state == before:
                 break
         else:
@@ -192,6 +192,6 @@ class Watcher:
             self._changed(self.plans)
 
 
-def _state_of(engine: Any) -> Any:
+def _registry_state(engine: Any) -> Any:
     with engine.connect() as conn:
         return conn.exec_driver_sql(_REGISTRY_STATE).scalar()

@@ -1,4 +1,4 @@
-"""Feast's own application behind ours: its routes, with errors that say whose mistake they are."""
+"""Feast's own application, served behind ours, with bounded concurrency and mapped errors."""
 
 import contextlib
 import logging
@@ -42,40 +42,40 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# What Feast raises of requests that it cannot make sense of.
-MISTAKES = (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
-FAILED = "The server made a mistake; its log says more."
-# Routes that may take as long as they take: they compute.
-LONG = ("/materialize", "/materialize-incremental")
-# How many times fewer of Feast's requests than of ours may be at work: they are that much slower.
-SLOWER = 8
-# Computations at a time: each takes one of Feast's threads for as long as it takes.
-MOST_LONG = 4
+# Exceptions that Feast raises for invalid requests.
+CLIENT_ERRORS = (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
+SERVER_ERROR = "The server made a mistake; its log says more."
+# Routes that compute and have no time limit.
+COMPUTING_ROUTES = ("/materialize", "/materialize-incremental")
+# Feast's requests are about this many times slower than ours: fewer may be active at a time.
+FEAST_SLOWDOWN = 8
+# Computations at a time: each occupies one of Feast's threads.
+MAX_COMPUTING = 4
 # What Feast's application brings and this server does not: its pages of documentation, which load
 # their scripts from other hosts (ours are in `routes.pages`). Web sockets are not spoken at all.
 NOT_SERVED = ("/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json")
-# Seconds that a write waits for Redis, twice at most; reads have the server's own deadline.
+# Seconds that a write waits for Redis, with one retry; reads have the server's own deadline.
 WRITE_DEADLINE, CONNECT_DEADLINE = 1.0, 0.5
 
 
-class Behind:
-    """Feast's application, in which no more than ``most`` requests are at work at a time. ASGI.
+class FeastApp:
+    """ASGI wrapper of Feast's application with at most ``most`` active requests.
 
-    Whoever calls it has admitted the caller and read the whole body: a request that is at work
-    waits for nobody's network.
+    Callers have authorised the request and read its whole body before: an active request does not
+    wait for its client.
     """
 
     def __init__(self, app: FastAPI, store: FeatureStore, most: int) -> None:
         self.app, self._store, self._most = app, store, most
-        self.working = self._long = 0
+        self.active = self._computing = 0
 
     def document(self, subject: Subject) -> dict[str, Any]:
         """The OpenAPI document of these routes and ours."""
         return whole_document(self.app, self._store, subject)
 
     @contextlib.asynccontextmanager
-    async def living(self) -> AsyncIterator[None]:
-        """Between its startup and its shutdown."""
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Run the application's lifespan: startup on entry, shutdown on exit."""
         async with self.app.router.lifespan_context(self.app):
             settings = self._store.config.online_store
             online: Any = online_store(self._store)
@@ -83,48 +83,48 @@ class Behind:
                 redis_client(online, settings),
                 await redis_client_async(online, settings),
             ):
-                _bound(client)
+                _set_timeouts(client)
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, admitted and whole; at work until its reply begins."""
-        long = scope.get("path", "") in LONG
-        if self._long >= MOST_LONG if long else self.working >= self._most:
+        """Handle a request; it counts as active until its response begins."""
+        computes = scope.get("path", "") in COMPUTING_ROUTES
+        if self._computing >= MAX_COMPUTING if computes else self.active >= self._most:
             await _busy(scope, receive, send)
             return
-        at_work = True
-        self._count(long, 1)
+        active = True
+        self._count(computes, 1)
 
-        async def replied(message: MutableMapping[str, Any]) -> None:
-            # A client that does not read its reply takes nobody's place.
-            nonlocal at_work
-            if at_work:
-                at_work = False
-                self._count(long, -1)
+        async def send_and_release(message: MutableMapping[str, Any]) -> None:
+            # A client that reads its response slowly does not block others.
+            nonlocal active
+            if active:
+                active = False
+                self._count(computes, -1)
             await send(message)
 
         try:
-            await self.app(scope, receive, replied)
-        except Exception:  # its cause was logged where it was answered
-            if at_work:  # nothing was answered
+            await self.app(scope, receive, send_and_release)
+        except Exception:  # already logged if an error response was sent
+            if active:  # no response was begun
                 logger.exception("A request to %s failed.", scope.get("path"))
-                await _refusal(500, FAILED)(scope, receive, replied)
+                await _error_response(500, SERVER_ERROR)(scope, receive, send_and_release)
         finally:
-            if at_work:
-                self._count(long, -1)
+            if active:
+                self._count(computes, -1)
 
-    def _count(self, long: bool, more: int) -> None:
-        if long:
-            self._long += more
+    def _count(self, computes: bool, change: int) -> None:
+        if computes:
+            self._computing += change
         else:
-            self.working += more
+            self.active += change
 
 
 class StoreOverHttp:
-    """The store as Feast's application sees it: ids are those of JSON.
+    """The feature store as passed to Feast's application: ids follow the rules of JSON.
 
-    Feast's remote online store names the times ``event_timestamp`` and ``created``, whatever
-    the view's source calls them; Feast's server would look for the source's names in vain.
+    Feast's remote online store names the times ``event_timestamp`` and ``created``, whatever the
+    view's source calls them; they are renamed to the source's columns here.
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -133,17 +133,17 @@ class StoreOverHttp:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def get_online_features(self, **asked: Any) -> OnlineResponse:
+    def get_online_features(self, **arguments: Any) -> OnlineResponse:
         """As Feast's, with request fields within their declared bounds."""
-        self._check_ranges(asked["features"], asked["entity_rows"])
+        self._check_ranges(arguments["features"], arguments["entity_rows"])
         with json_ids():
-            return self._store.get_online_features(**asked)
+            return self._store.get_online_features(**arguments)
 
-    async def get_online_features_async(self, **asked: Any) -> OnlineResponse:
+    async def get_online_features_async(self, **arguments: Any) -> OnlineResponse:
         """As Feast's, with request fields within their declared bounds."""
-        self._check_ranges(asked["features"], asked["entity_rows"])
+        self._check_ranges(arguments["features"], arguments["entity_rows"])
         with json_ids():
-            return await self._store.get_online_features_async(**asked)
+            return await self._store.get_online_features_async(**arguments)
 
     def _check_ranges(self, features: Any, columns: Any) -> None:
         """Check request fields against their declared bounds.
@@ -163,18 +163,20 @@ class StoreOverHttp:
             if isinstance(values, list):
                 check_range(field, values)
 
-    def push(self, **pushed: Any) -> None:
+    def push(self, **arguments: Any) -> None:
         """As Feast's."""
         with json_ids():
-            self._store.push(**pushed)
+            self._store.push(**arguments)
 
-    async def push_async(self, **pushed: Any) -> None:
+    async def push_async(self, **arguments: Any) -> None:
         """As Feast's."""
         with json_ids():
-            await self._store.push_async(**pushed)
+            await self._store.push_async(**arguments)
 
-    def write_to_online_store(self, feature_view_name: str, df: pd.DataFrame, **more: Any) -> None:
-        """As Feast's, with the times under their names."""
+    def write_to_online_store(
+        self, feature_view_name: str, df: pd.DataFrame, **options: Any
+    ) -> None:
+        """As Feast's, with the time columns renamed to the source's."""
         view = get_feature_view_from_feature_store(self._store, feature_view_name)
         if source := getattr(view, "batch_source", None):
             names = {
@@ -190,11 +192,14 @@ class StoreOverHttp:
                 }
             )
         with json_ids():
-            self._store.write_to_online_store(feature_view_name, df=df, **more)
+            self._store.write_to_online_store(feature_view_name, df=df, **options)
 
 
-def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
-    """Feast's routes. The registry is refreshed by our watcher, so Feast's own timer is off."""
+def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> FeastApp:
+    """Feast's application with our stores, errors and limits.
+
+    The registry is refreshed by our watcher, so Feast's own timer is off.
+    """
     app: FastAPI = get_app(cast("FeatureStore", StoreOverHttp(store)), registry_ttl_sec=0)
     app.router.routes[:] = [
         route
@@ -202,12 +207,12 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
         if not isinstance(route, WebSocketRoute) and getattr(route, "path", "") not in NOT_SERVED
     ]
     app.dependency_overrides[inject_user_details] = guard.inject
-    for mistake in MISTAKES:
-        app.add_exception_handler(mistake, _client_error)
-    for away in (RedisError, RedisClusterException, OSError):
-        app.add_exception_handler(away, _redis_error)
-    for failure in (psycopg.Error, DBAPIError):
-        app.add_exception_handler(failure, _database_error)
+    for client_error in CLIENT_ERRORS:
+        app.add_exception_handler(client_error, _client_error)
+    for unavailable in (RedisError, RedisClusterException, OSError):
+        app.add_exception_handler(unavailable, _redis_error)
+    for database_error in (psycopg.Error, DBAPIError):
+        app.add_exception_handler(database_error, _database_error)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(FeastError, _feast_error)
     app.add_exception_handler(SkewlessError, _client_error)
@@ -218,11 +223,11 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> Behind:
     if settings.gzip_bytes:
         app.add_middleware(GZipMiddleware, minimum_size=settings.gzip_bytes, compresslevel=1)
     online_store(store).read_deadline = settings.redis_deadline_ms / 1000
-    return Behind(app, store, max(1, settings.max_waiting // SLOWER))
+    return FeastApp(app, store, max(1, settings.max_waiting // FEAST_SLOWDOWN))
 
 
-def _bound(client: Any) -> None:
-    """No thread and no request waits for a Redis that does not answer longer than it must."""
+def _set_timeouts(client: Any) -> None:
+    """Bound how long Feast's Redis client waits for a server that does not reply."""
     if not hasattr(client, "connection_pool"):
         return  # a cluster's nodes take socket_timeout from the connection string only
     client.set_retry(Retry(NoBackoff(), 1))
@@ -231,63 +236,63 @@ def _bound(client: Any) -> None:
     limits["socket_connect_timeout"] = limits.get("socket_connect_timeout") or CONNECT_DEADLINE
 
 
-def _refusal(status: int, message: str, field: str | None = None) -> JSONResponse:
+def _error_response(status: int, message: str, field: str | None = None) -> JSONResponse:
     headers = {"Retry-After": "1"} if status == 503 else None
-    said = {"message": message, **({"field": field} if field else {})}
-    return JSONResponse({"error": said}, status, headers=headers)
+    error_body = {"message": message, **({"field": field} if field else {})}
+    return JSONResponse({"error": error_body}, status, headers=headers)
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
-    await _refusal(503, "The server is busy.")(scope, receive, send)
+    await _error_response(503, "The server is busy.")(scope, receive, send)
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
-    return _refusal(error.status, str(error), error.field)
+    return _error_response(error.status, str(error), error.field)
 
 
 async def _client_error(request: Request, error: Exception) -> JSONResponse:
-    # The message may hold ids, and stays between the server and who asked.
+    # The message may contain ids: it goes to the client and not into the log.
     logger.info("Refused a request to %s: %s.", request.url.path, type(error).__name__)
-    return _refusal(422, str(error) or type(error).__name__)
+    return _error_response(422, str(error) or type(error).__name__)
 
 
 async def _feast_error(_: Request, error: Exception) -> JSONResponse:
     status = error.http_status_code() if isinstance(error, FeastError) else 500
-    return _refusal(422 if status == 500 else status, str(error) or type(error).__name__)
+    return _error_response(422 if status == 500 else status, str(error) or type(error).__name__)
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
-    """What FastAPI refuses by itself: no such route, another method (with ``Allow``)."""
+    """Errors of FastAPI itself: an unknown route, a wrong method (with ``Allow``)."""
     assert isinstance(error, HTTPException)
-    refused = _refusal(error.status_code, str(error.detail))
+    refused = _error_response(error.status_code, str(error.detail))
     refused.headers.update(error.headers or {})
     return refused
 
 
 async def _body_error(_: Request, error: Exception) -> JSONResponse:
-    """A body that is not what its route takes: the first field at fault, and why."""
+    """A body that fails validation: the first field at fault and the reason."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"][1:]))
-    return _refusal(422, f"{field or 'The body'}: {first['msg']}.", field or None)
+    return _error_response(422, f"{field or 'The body'}: {first['msg']}.", field or None)
 
 
 async def _other_error(request: Request, error: Exception) -> JSONResponse:
-    """A user's transform that fails, and whatever else nobody foresaw."""
+    """Unexpected errors, those of a user's transform among them."""
     logger.error("A request to %s failed.", request.url.path, exc_info=error)
-    return _refusal(500, FAILED)
+    return _error_response(500, SERVER_ERROR)
 
 
 async def _redis_error(request: Request, error: Exception) -> JSONResponse:
     logger.warning("%s: Redis does not answer (%s).", request.url.path, type(error).__name__)
-    return _refusal(503, "Redis does not answer.")
+    return _error_response(503, "Redis does not answer.")
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
-    """PostgreSQL away is ours to say; a value that it does not take is the client's."""
+    """503 where PostgreSQL is unreachable; 422 for a value that it rejects."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, (psycopg.DataError, psycopg.IntegrityError)):
-        return _refusal(422, str(cause).splitlines()[0])
+        return _error_response(422, str(cause).splitlines()[0])
     logger.warning("%s: PostgreSQL failed (%s).", request.url.path, type(cause).__name__)
-    return _refusal(503, "PostgreSQL does not answer.")
+    return _error_response(503, "PostgreSQL does not answer.")

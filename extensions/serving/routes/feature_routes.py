@@ -1,4 +1,4 @@
-"""The hot routes: a user's features, a ranking, any service; answered from a plan and its rows."""
+"""The routes under /v1/features: a user's features, a ranking, any feature service."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from extensions.serving.auth.authorization import Guard
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.feature_reader import Reader
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http import request_validation, responses
 from extensions.serving.http.request_validation import RefusedError, RequestParser
-from extensions.serving.near_cache.cached_views import NearCopies
+from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.observability.prometheus_metrics import Metrics
-from extensions.serving.observability.serving_log import ServedLog
-from extensions.serving.observability.watermark_watcher import Watcher
+from extensions.serving.observability.serving_log import ServingLog
+from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes.feast_app import Scope
 from extensions.serving.settings import Settings
 from extensions.stores.online_codec.column_encoding import spread
@@ -26,33 +26,41 @@ RANK = "/v1/features/rank"
 ANY = "/v1/features"
 
 
-class Answer(NamedTuple):
-    """What goes back. ``note``: the counting that is left for when it has gone."""
+class Response(NamedTuple):
+    """An HTTP response. ``kind``: its content type.
+
+    ``after_send``: callback run after the response is sent; updates metrics and the serving log.
+    """
 
     status: int
     kind: bytes
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    note: Callable[[], None] | None = None
+    after_send: Callable[[], None] | None = None
 
 
 @dataclass
-class Hot:
-    """What the routes need."""
+class FeatureRoutes:
+    """Answers the routes from plans and rows."""
 
     settings: Settings
-    watcher: Watcher
-    near: NearCopies
-    reader: Reader
+    watcher: RegistryWatcher
+    near: NearCache
+    reader: FeatureReader
     metrics: Metrics
-    log: ServedLog
+    log: ServingLog
     guard: Guard
     parser: RequestParser
 
     async def user(
         self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
-    ) -> Answer:
-        """One user's features."""
+    ) -> Response:
+        """``GET /v1/features/user/{id}``: a user's features.
+
+        Raises:
+            RefusedError: the request is invalid or not permitted.
+            UnavailableError: Redis did not answer in time.
+        """
         wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.user_service)
         if len(plan.join_keys) != 1:
@@ -62,108 +70,124 @@ class Hot:
         user, raw = request_validation.user_in_path(raw_path.split(USER, 1)[-1], kind)
         self.guard.permit(scope, plan.resource)
         now = time.time_ns() // 1000
-        axes = {name: Ids([user], None, [raw])}
+        axes = {name: EntityIds([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
         request = self.parser.without_context(plan)
-        served = responses.serve(plan, rows, request, 1)
-        note = self.note(USER, served, axes, request, 1, now)
+        served = responses.apply_transforms(plan, rows, request, 1)
+        after_send = self.after_send(USER, served, axes, request, 1, now)
         shape = {"userId": user, "features": served.single((name,))}
         if wants_meta:
             shape |= self._extra(served, now)
         if headers.get(b"accept") == responses.ARROW:
-            columns = {**served.columns((name,)), **served.made}
+            columns = {**served.columns((name,)), **served.transformed}
             aside = {k: v for k, v in shape.items() if k != "features"}
-            return Answer(200, responses.ARROW, responses.arrow(columns, 1, aside), note=note)
+            return Response(
+                200, responses.ARROW, responses.to_arrow(columns, 1, aside), after_send=after_send
+            )
         shape["latencyMs"] = _milliseconds(started)
-        return _written(headers, shape, note)
+        return _written(headers, shape, after_send)
 
     async def rank(
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
-    ) -> Answer:
-        """The items asked for, in their order, with the user's features of each."""
+    ) -> Response:
+        """``POST /v1/features/rank``: features of a user and of items, in the requested order.
+
+        Raises:
+            RefusedError: the request is invalid or not permitted.
+            UnavailableError: Redis did not answer in time.
+        """
         wants_meta = _wants_meta(scope)
         plan = self.plan(self.settings.rank_service)
-        asked = self.parser.ranking(body, plan)
+        parsed = self.parser.ranking(body, plan)
         self.guard.permit(scope, plan.resource)
         user_key, item_key = request_validation.ranking_keys(plan)
-        n, now = len(asked.items), time.time_ns() // 1000
-        rows = await self.reader.read(plan, asked.axes, now)
-        served = responses.serve(plan, rows, asked.request, n)
-        note = self.note(RANK, served, asked.axes, asked.request, n, now)
+        n, now = len(parsed.items), time.time_ns() // 1000
+        rows = await self.reader.read(plan, parsed.axes, now)
+        served = responses.apply_transforms(plan, rows, parsed.request, n)
+        after_send = self.after_send(RANK, served, parsed.axes, parsed.request, n, now)
         both = {(user_key, item_key), (item_key, user_key)}
-        head = {"userId": asked.user, "userFeatures": served.user((user_key,))}
+        head = {"userId": parsed.user, "userFeatures": served.user((user_key,))}
         extra = self._extra(served, now) if wants_meta else {}
         accept = headers.get(b"accept")
-        if asked.columns or accept in (responses.ARROW, responses.MSGPACK):
+        if parsed.columns or accept in (responses.ARROW, responses.MSGPACK):
             items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
             mixed = [served.columns(keys) for keys in both]
-            pairs = {k: spread(v, n) for part in (*mixed, served.made) for k, v in part.items()}
+            pairs = {
+                k: spread(v, n) for part in (*mixed, served.transformed) for k, v in part.items()
+            }
             if accept == responses.ARROW:
-                columns = {"itemId": asked.items, **items, **pairs}
-                sent = responses.arrow(columns, n, {**head, **extra})
-                return Answer(200, responses.ARROW, sent, note=note)
+                columns = {"itemId": parsed.items, **items, **pairs}
+                sent = responses.to_arrow(columns, n, {**head, **extra})
+                return Response(200, responses.ARROW, sent, after_send=after_send)
             shape = {
                 **head,
-                "itemIds": asked.items,
+                "itemIds": parsed.items,
                 "itemFeatures": items,
                 "interactionFeatures": pairs,
                 **extra,
                 "latencyMs": _milliseconds(started),
             }
-            return _written(headers, shape, note)
-        listed = responses.ranked_rows(served, asked.axes[item_key], (item_key,), both)
+            return _written(headers, shape, after_send)
+        listed = responses.ranked_rows(served, parsed.axes[item_key], (item_key,), both)
         tail = b"," + responses.dumps(extra)[1:-1] if extra else b""
         tail += b',"latencyMs":%.3f}' % _milliseconds(started)
-        # Joined once: a reply of a hundred kilobytes is not to be copied for each of its parts.
+        # Joined once, so that a large response is not copied for each of its parts.
         whole = b"".join([responses.dumps(head)[:-1], b',"items":', *listed, tail])
-        return Answer(200, responses.JSON, whole, note=note)
+        return Response(200, responses.JSON, whole, after_send=after_send)
 
     async def batch(
         self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
-    ) -> Answer:
-        """Any service, by entity rows."""
+    ) -> Response:
+        """``POST /v1/features``: features of any service for entity rows.
+
+        Raises:
+            RefusedError: the request is invalid or not permitted.
+            UnavailableError: Redis did not answer in time.
+        """
         wants_meta = _wants_meta(scope)
-        asked, plan = self.parser.batch(body, self.plan)
+        parsed, plan = self.parser.batch(body, self.plan)
         self.guard.permit(scope, plan.resource)
-        now, n = time.time_ns() // 1000, asked.rows
-        note: Callable[[], None] = partial(self.metrics.asked, ANY, n)
+        now, n = time.time_ns() // 1000, parsed.rows
+        after_send: Callable[[], None] = partial(self.metrics.count_entities, ANY, n)
         columns: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         if n:
-            rows = await self.reader.read(plan, asked.axes, now)
-            served = responses.serve(plan, rows, asked.request, n)
-            note = self.note(ANY, served, asked.axes, asked.request, n, now)
+            rows = await self.reader.read(plan, parsed.axes, now)
+            served = responses.apply_transforms(plan, rows, parsed.request, n)
+            after_send = self.after_send(ANY, served, parsed.axes, parsed.request, n, now)
             for view_rows in rows:
                 for name, feature in zip(
                     view_rows.view.names, view_rows.view.features, strict=True
                 ):
                     columns[name] = spread(view_rows.columns[feature], n)
-            columns |= served.made
+            columns |= served.transformed
             extra = self._extra(served, now) if wants_meta else {}
         if headers.get(b"accept") == responses.ARROW:
             aside = {"service": plan.service, **extra}
-            sent = responses.arrow({**asked.entities, **columns}, n, aside)
-            return Answer(200, responses.ARROW, sent, note=note)
+            sent = responses.to_arrow({**parsed.entities, **columns}, n, aside)
+            return Response(200, responses.ARROW, sent, after_send=after_send)
         shape: dict[str, Any] = {"service": plan.service}
-        if asked.columns:
+        if parsed.columns:
             features = columns or {name: [] for name in plan.feature_names}
-            shape |= {"entities": asked.entities, "features": features}
+            shape |= {"entities": parsed.entities, "features": features}
         else:
             names, held = list(columns), [list(column) for column in columns.values()]
             shape["results"] = [
                 {
-                    "entity": {name: asked.entities[name][i] for name in asked.entities},
+                    "entity": {name: parsed.entities[name][i] for name in parsed.entities},
                     "features": {name: held[j][i] for j, name in enumerate(names)},
                 }
                 for i in range(n)
             ]
-        return _written(headers, {**shape, **extra, "latencyMs": _milliseconds(started)}, note)
+        return _written(
+            headers, {**shape, **extra, "latencyMs": _milliseconds(started)}, after_send
+        )
 
     def plan(self, service: str) -> Plan:
         """The plan of a service.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: 404, there is no such service; 409, it cannot be served here.
         """
         found = self.watcher.plans.by_service.get(service)
         if found is None:
@@ -172,40 +196,42 @@ class Hot:
             raise RefusedError(409, found, "service")
         return found
 
-    def note(
+    def after_send(
         self,
         route: str,
-        served: responses.Served,
+        served: responses.FeatureRows,
         ids: Mapping[str, Sequence[bytes]],
         request: Mapping[str, Any],
         n: int,
         now: int,
     ) -> Callable[[], None]:
-        """What is to be counted of an answer that was given, and offered to the served log."""
-        freshnesses = self.watcher.freshnesses
-        through = freshnesses.through
+        """The callback for after the response: metrics, and the serving log."""
+        watermarks = self.watcher.watermarks
+        through = watermarks.through
 
         def after() -> None:
             if route != USER:  # always one
-                self.metrics.asked(route, n)
-            self.metrics.count(served.rows, freshnesses, now)
-            if n and served.plan.service:  # references alone belong to no service's sample
+                self.metrics.count_entities(route, n)
+            self.metrics.count(served.rows, watermarks, now)
+            if (
+                n and served.plan.service
+            ):  # requests by reference belong to no service and are not logged
                 self.log.offer(served, ids, request, n, now, through)
 
         return after
 
-    def _extra(self, served: responses.Served, now: int) -> dict[str, Any]:
-        """What `?include=meta` adds."""
-        meta = responses.meta(served, self.watcher.freshnesses, now, self.near)
+    def _extra(self, served: responses.FeatureRows, now: int) -> dict[str, Any]:
+        """The fields that `?include=meta` adds."""
+        meta = responses.meta(served, self.watcher.watermarks, now, self.near)
         return {"meta": meta, "plan": served.plan.number}
 
 
 def _written(
-    headers: Mapping[bytes, bytes], shape: Mapping[str, Any], note: Callable[[], None]
-) -> Answer:
+    headers: Mapping[bytes, bytes], shape: Mapping[str, Any], after_send: Callable[[], None]
+) -> Response:
     if headers.get(b"accept") == responses.MSGPACK:
-        return Answer(200, responses.MSGPACK, responses.packed(shape), note=note)
-    return Answer(200, responses.JSON, responses.dumps(shape), note=note)
+        return Response(200, responses.MSGPACK, responses.to_msgpack(shape), after_send=after_send)
+    return Response(200, responses.JSON, responses.dumps(shape), after_send=after_send)
 
 
 def _wants_meta(scope: Scope) -> bool:
@@ -230,17 +256,17 @@ def _milliseconds(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
 
 
-def refused(error: RefusedError) -> Answer:
-    """As `refusal`, of an error that says all of it."""
-    answer = refusal(error.status, str(error), error.field)
+def refused_response(error: RefusedError) -> Response:
+    """The error response for an exception, with ``Allow`` where it has one."""
+    answer = error_response(error.status, str(error), error.field)
     if error.allow is None:
         return answer
     return answer._replace(headers=(*answer.headers, (b"allow", error.allow.encode())))
 
 
-def refusal(status: int, message: str, field: str | None) -> Answer:
-    """An error as a JSON body that names the field."""
+def error_response(status: int, message: str, field: str | None) -> Response:
+    """An error response: a JSON body with the message and the field at fault."""
     named = {} if field is None else {"field": field}
     error = {**named, "message": message}
     headers = ((b"retry-after", b"1"),) if status == 503 else ()
-    return Answer(status, responses.JSON, responses.dumps({"error": error}), headers)
+    return Response(status, responses.JSON, responses.dumps({"error": error}), headers)

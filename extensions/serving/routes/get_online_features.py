@@ -1,8 +1,7 @@
-"""Feast's `/get-online-features`, answered from our plans, in just Feast's words.
+"""Feast's `/get-online-features` answered from our plans, byte for byte as Feast answers it.
 
-What is not plainly a list of entities for a service or for references (a renamed view, a type
-that Feast's JSON treats specially, a wrong value, a NaN) is left to Feast's own code behind: it
-gives the answer, or the error.
+Requests out of the ordinary (a renamed view, a type that Feast's JSON treats specially, a wrong
+value, a NaN) raise `NeedsFeastError`: Feast's own code answers them, or reports the error.
 """
 
 import asyncio
@@ -18,59 +17,62 @@ import numpy as np
 from feast import FeatureStore, ValueType
 
 from extensions.feature_types import JSON_TYPES, NUMPY_COLUMNS
-from extensions.serving.features.entity_ids import Ids
-from extensions.serving.features.feature_reader import Reader, Rows
+from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.feature_reader import FeatureReader, ViewRows
 from extensions.serving.features.redis_connection import UnavailableError
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
 from extensions.serving.http import responses
 from extensions.serving.http.request_validation import RefusedError, check_range, entity_id
-from extensions.serving.http.responses import Served
+from extensions.serving.http.responses import FeatureRows
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.stores.online_codec.column_encoding import Coded, Values
 
 ROUTE = "/get-online-features"
-FIELDS = {"feature_service", "features", "entities", "full_feature_names"}
-# Bytes of plans for references; what a plan takes beside its references' names, about: a string
-# in the key, and several times that in the plan.
-MOST_BYTES, PER_REFERENCE, PLAN_SHARE = 32_000_000, 100, 8
-# Plans that may be waited for; more requests for others are answered 503.
-MOST_COMPILING = 16
+REQUEST_FIELDS = {"feature_service", "features", "entities", "full_feature_names"}
+# Bytes of cached plans for references; the estimated size of a reference in the key, and how many
+# times larger than its key a plan is.
+MAX_PLAN_BYTES, PER_REFERENCE, PLAN_SHARE = 32_000_000, 100, 8
+# Plans being compiled at a time; further requests for new plans are answered 503.
+MAX_COMPILING = 16
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENT, _NOT_FOUND, _NO_TIME = b'"PRESENT"', b'"NOT_FOUND"', b'"1970-01-01T00:00:00Z"'
 
 
-class UnusualError(Exception):
-    """The request is for Feast's own code."""
+class NeedsFeastError(Exception):
+    """The request has to be answered by Feast's own code."""
 
 
-class FeastRoute:
-    """Plans for references, kept as long as the registry does not change.
+class OnlineFeaturesRoute:
+    """Answers the route; caches plans for references until the registry changes.
 
-    They are compiled in a thread of their own, one at a time. Those that cannot be are remembered
-    apart from the others: what strangers make up pushes no plan out.
+    Plans are compiled in a thread of their own, one at a time. References that make no plan are
+    cached separately, so that made-up ones evict no plan.
     """
 
-    def __init__(self, store: FeatureStore, reader: Reader) -> None:
+    def __init__(self, store: FeatureStore, reader: FeatureReader) -> None:
         self._store, self._reader = store, reader
         self._of: Plans | None = None
-        self._plans: ByteCache[tuple[str, ...], Plan] = ByteCache(MOST_BYTES)
-        self._unusual: ByteCache[tuple[str, ...], bool] = ByteCache(MOST_BYTES // 8)
+        self._plans: ByteCache[tuple[str, ...], Plan] = ByteCache(MAX_PLAN_BYTES)
+        self._not_plannable: ByteCache[tuple[str, ...], bool] = ByteCache(MAX_PLAN_BYTES // 8)
         self._compiling: dict[tuple[str, ...], asyncio.Future[Plan | None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plans")
 
     async def plan(self, read: Mapping[str, Any], plans: Plans, by_reference: bool) -> Plan:
-        """The plan that a request (its JSON, read) asks for.
+        """The plan for a request.
 
-        ``by_reference``: whether references may be answered here; where a permission is needed
-        for each view, Feast's own code looks at them.
+        Args:
+            read: the parsed JSON body.
+            plans: the current plans of services.
+            by_reference: whether references may be answered here; where each view needs a
+                permission, Feast's own code checks it.
 
         Raises:
-            UnusualError: there is none.
+            NeedsFeastError: there is no plan for it.
         """
-        if not set(read) <= FIELDS:
-            raise UnusualError
+        if not set(read) <= REQUEST_FIELDS:
+            raise NeedsFeastError
         service, features = read.get("feature_service"), read.get("features") or []
         plan: Plan | str | None
         if isinstance(service, str) and service and not features:
@@ -79,63 +81,63 @@ class FeastRoute:
             key = self._key(features, plans)
             plan = self._plans.get(key) or await self._compile(key, plans)
         else:
-            raise UnusualError
-        if not isinstance(plan, Plan) or not plan.plain:
-            raise UnusualError
+            raise NeedsFeastError
+        if not isinstance(plan, Plan) or not plan.feast_equivalent:
+            raise NeedsFeastError
         return plan
 
     async def answer(
         self, plan: Plan, read: Mapping[str, Any], now: int
-    ) -> tuple[bytes, Served, "Asked"]:
-        """The reply's body, what was served, and what had been asked.
+    ) -> tuple[bytes, FeatureRows, "ParsedRequest"]:
+        """Answer a request from its plan: the response's body, the served rows, the parsed request.
 
         Raises:
-            UnusualError: this request is for Feast's own code.
+            NeedsFeastError: Feast's own code has to answer it.
             RefusedError: a request field is out of its range, or a transform failed.
         """
-        asked = _asked(plan, read)
-        rows = await self._reader.read(plan, asked.axes, now)
-        served = responses.serve(plan, rows, asked.request, asked.rows)
-        return _body(asked, served), served, asked
+        parsed = _parsed(plan, read)
+        rows = await self._reader.read(plan, parsed.axes, now)
+        served = responses.apply_transforms(plan, rows, parsed.request, parsed.rows)
+        return _body(parsed, served), served, parsed
 
     def _key(self, features: list[Any], plans: Plans) -> tuple[str, ...]:
-        """What the plan of these references is kept by."""
+        """The cache key of the plan for these references."""
         if self._of is not plans:
             self._of = plans
             self._compiling = {}
             self._plans.clear()
-            self._unusual.clear()
+            self._not_plannable.clear()
         if not features or any(
             not isinstance(reference, str) or reference.count(":") != 1 or "@" in reference
             for reference in features
         ):
-            raise UnusualError
+            raise NeedsFeastError
         return tuple(features)
 
     async def _compile(self, key: tuple[str, ...], plans: Plans) -> Plan | None:
-        if self._unusual.get(key) or len(set(key)) < len(key):
+        if self._not_plannable.get(key) or len(set(key)) < len(key):
             return None
         future = self._compiling.get(key)
         if future is None:
-            if len(self._compiling) >= MOST_COMPILING:
+            if len(self._compiling) >= MAX_COMPILING:
                 raise UnavailableError("The server is busy.")
             loop = asyncio.get_running_loop()
             future = loop.run_in_executor(self._thread, self._compiled, list(key), plans.number)
             self._compiling[key] = future
-            future.add_done_callback(lambda done: self._keep(key, plans, done))
-        # Whoever goes away meanwhile does not end it for the others.
+            future.add_done_callback(lambda done: self._remember(key, plans, done))
+        # A request that is cancelled does not cancel it for the others.
         return await asyncio.shield(future)
 
     def _compiled(self, features: list[str], number: int) -> Plan | None:
         try:
             return compile_plan(self._store, features, number)
-        except Exception:  # noqa: BLE001 - Feast says it in its own words
+        except Exception:  # noqa: BLE001 - Feast reports the error
             return None
 
-    def _keep(
+    def _remember(
         self, key: tuple[str, ...], plans: Plans, done: "asyncio.Future[Plan | None]"
     ) -> None:
-        if self._of is not plans:  # of a registry that has changed meanwhile
+        if self._of is not plans:  # the registry has changed meanwhile
             return
         self._compiling.pop(key, None)
         if done.cancelled():
@@ -143,54 +145,56 @@ class FeastRoute:
         size = sum(map(len, key)) + PER_REFERENCE * len(key)
         plan = done.result()
         if plan is None:
-            self._unusual.put(key, True, size)
+            self._not_plannable.put(key, True, size)
         else:
             self._plans.put(key, plan, size * PLAN_SHARE)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request's columns, checked. ``full``: features are named with their view."""
+class ParsedRequest:
+    """A checked request, in columns. ``full``: features are named with their view."""
 
     entities: Mapping[str, list[Any]]
-    axes: Mapping[str, Ids]
+    axes: Mapping[str, EntityIds]
     request: Mapping[str, Values]
     rows: int
     full: bool
 
 
-def _asked(plan: Plan, read: Mapping[str, Any]) -> Asked:
-    """The request's columns, checked."""
+def _parsed(plan: Plan, read: Mapping[str, Any]) -> ParsedRequest:
+    """Check a request and take its columns apart."""
     entities, full = read.get("entities"), read.get("full_feature_names", False)
     if not isinstance(entities, dict) or not isinstance(full, bool):
-        raise UnusualError
+        raise NeedsFeastError
     if set(entities) != {*plan.key_types, *plan.request}:
-        raise UnusualError
+        raise NeedsFeastError
     columns = list(entities.values())
     n = len(columns[0]) if columns and isinstance(columns[0], list) else 0
     if not n or any(not isinstance(column, list) or len(column) != n for column in columns):
-        raise UnusualError
+        raise NeedsFeastError
     axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
-    request = {name: _given(entities[name], field) for name, field in plan.request.items()}
-    return Asked(
+    request = {name: _request_column(entities[name], field) for name, field in plan.request.items()}
+    return ParsedRequest(
         {name: entities[name] for name in entities if name in axes}, axes, request, n, full
     )
 
 
-def _body(asked: Asked, served: Served) -> bytes:
-    """Feast's response: the entities, each view's features, what the transforms made."""
-    n, full = asked.rows, asked.full
-    always, never = _all(_PRESENT, n), _all(_NO_TIME, n)
-    found = [(name, responses.dumps(ids), always, never) for name, ids in asked.entities.items()]
+def _body(parsed: ParsedRequest, served: FeatureRows) -> bytes:
+    """Write Feast's response: entities, each view's features, outputs of transforms."""
+    n, full = parsed.rows, parsed.full
+    all_present, no_times = _repeated(_PRESENT, n), _repeated(_NO_TIME, n)
+    found = [
+        (name, responses.dumps(ids), all_present, no_times) for name, ids in parsed.entities.items()
+    ]
     for rows in served.rows:
-        about = _about(rows, n) if rows.view.features else (b"", b"")
+        about = _statuses_and_times(rows, n) if rows.view.features else (b"", b"")
         for feature in rows.view.features:
             name = f"{rows.view.name}__{feature}" if full else feature
             found.append((name, _values(rows.columns[feature], n), *about))
     for transform in served.plan.transforms:
         for feature in transform.features:
             name = f"{transform.name}__{feature}" if full else feature
-            found.append((name, _values(served.made[feature], n), always, never))
+            found.append((name, _values(served.transformed[feature], n), all_present, no_times))
     results = [
         b'{"values":%b,"statuses":%b,"event_timestamps":%b}' % (values, statuses, times)
         for _, values, statuses, times in found
@@ -199,92 +203,92 @@ def _body(asked: Asked, served: Served) -> bytes:
     return b'{"results":[%b],"metadata":{"feature_names":%b}}' % (b",".join(results), names)
 
 
-def _ids(values: list[Any], kind: ValueType) -> Ids:
-    """Checked ids; one for all rows where they are the same."""
+def _ids(values: list[Any], kind: ValueType) -> EntityIds:
+    """Check ids; a single one where all rows have the same."""
     wanted = str if kind == ValueType.STRING else int
     if set(map(type, values)) != {wanted}:
-        raise UnusualError
+        raise NeedsFeastError
     try:
         if values.count(values[0]) == len(values):
-            return Ids(values[:1], None, [entity_id(values[0], kind, "")[1]])
+            return EntityIds(values[:1], None, [entity_id(values[0], kind, "")[1]])
         if kind == ValueType.INT64:
-            return Ids(values, np.array(values, np.int64))
-        return Ids(values, None, [entity_id(value, kind, "")[1] for value in values])
+            return EntityIds(values, np.array(values, np.int64))
+        return EntityIds(values, None, [entity_id(value, kind, "")[1] for value in values])
     except (RefusedError, OverflowError):
-        raise UnusualError from None
+        raise NeedsFeastError from None
 
 
-def _given(values: list[Any], field: RequestField) -> Values:
-    """A column of the request's own."""
+def _request_column(values: list[Any], field: RequestField) -> Values:
+    """Check a column of a request field."""
     kind = field.value_type
     wanted = JSON_TYPES.get(kind)
     if wanted is None or not set(map(type, values)) <= set(wanted):
-        raise UnusualError
+        raise NeedsFeastError
     check_range(field, values)
     column: Values = values
     if kind != ValueType.STRING:
         try:
             column = np.array(values, NUMPY_COLUMNS[kind])
         except OverflowError:
-            raise UnusualError from None
+            raise NeedsFeastError from None
     return column[:1] if values.count(values[0]) == len(values) else column
 
 
-def _about(rows: Rows, n: int) -> tuple[bytes, bytes]:
-    """A view's statuses and times, as JSON."""
-    there, at = rows.there.tolist(), rows.at.tolist()
-    times = [_stamp(event) if held else _NO_TIME for event, held in zip(at, there, strict=True)]
+def _statuses_and_times(rows: ViewRows, n: int) -> tuple[bytes, bytes]:
+    """A view's statuses and event timestamps as JSON."""
+    there, at = rows.unique_present.tolist(), rows.unique_events.tolist()
+    times = [_timestamp(event) if held else _NO_TIME for event, held in zip(at, there, strict=True)]
     where = None if rows.inverse is None else rows.inverse.tolist()
     if where is not None:
         times = list(map(times.__getitem__, where))
-    stamps = _all(times[0], n) if len(times) == 1 else b"[" + b",".join(times) + b"]"
+    stamps = _repeated(times[0], n) if len(times) == 1 else b"[" + b",".join(times) + b"]"
     if rows.view.decoder.filled:
-        return _all(_PRESENT, n), stamps
+        return _repeated(_PRESENT, n), stamps
     statuses = [_PRESENT if held else _NOT_FOUND for held in there]
     if where is not None:
         statuses = list(map(statuses.__getitem__, where))
     if len(statuses) == 1:
-        return _all(statuses[0], n), stamps
+        return _repeated(statuses[0], n), stamps
     return b"[" + b",".join(statuses) + b"]", stamps
 
 
 def _values(column: Values, n: int) -> bytes:
-    """A column as JSON: float32 as the double that it is, as Feast writes it."""
+    """A column as JSON; a float32 is written as the equal double, as Feast does."""
     if isinstance(column, np.ndarray) and column.dtype != object and len(column) == n:
         if column.dtype.kind == "f":
             if not np.isfinite(column).all():
-                raise UnusualError
+                raise NeedsFeastError
             column = column.astype(np.float64)
         return responses.dumps(column)
     if isinstance(column, Coded):
         return b"[" + b",".join(responses.tokens(column, n)) + b"]"
-    texts = [responses.dumps(_plain(value)) for value in column]
+    texts = [responses.dumps(_as_double(value)) for value in column]
     return b"[" + b",".join(texts * n if len(texts) == 1 else texts) + b"]"
 
 
-def _plain(value: Any) -> Any:
+def _as_double(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind != "f":
             return value
         if not np.isfinite(value).all():
-            raise UnusualError
+            raise NeedsFeastError
         return value.astype(np.float64)
     if isinstance(value, (float, np.floating)):
         if not math.isfinite(value):
-            raise UnusualError
+            raise NeedsFeastError
         return float(value)
     return value
 
 
 @lru_cache(maxsize=128)
-def _all(token: bytes, n: int) -> bytes:
-    """A column of one token. Few are kept: each takes as many bytes as a request may have rows."""
+def _repeated(token: bytes, n: int) -> bytes:
+    """A JSON array that repeats a token. The cache is small: each entry is as long as a request."""
     return b"[" + b",".join([token] * n) + b"]"
 
 
 @lru_cache(maxsize=4096)
-def _stamp(micros: int) -> bytes:
-    """As protobuf writes a timestamp: no more of a second's digits than it needs, by threes."""
+def _timestamp(micros: int) -> bytes:
+    """A timestamp in protobuf's JSON form: 0, 3 or 6 digits of a second."""
     seconds, rest = divmod(micros, 1_000_000)
     whole = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
     if not rest:
