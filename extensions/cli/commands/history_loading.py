@@ -95,7 +95,6 @@ def simulate(
     from datetime import UTC, datetime, timedelta
 
     from extensions.addresses import postgres_url
-    from extensions.asof.history_span import written
     from extensions.history.simulate import simulate as run
     from extensions.history.simulated_platform import Simulation
 
@@ -112,6 +111,9 @@ def simulate(
     if as_json:
         emit([result.events.to_json()], as_json)
     else:
+        # Imports Feast, for which nobody should wait who mistyped an address.
+        from extensions.asof.history_span import written
+
         loaded, last = result.events, simulation.until
         first = last - timedelta(days=simulation.days)
         say(
