@@ -14,6 +14,12 @@ from extensions.local.child_process import hold_folder, run, spawn, stop_all, wa
 from extensions.local.ports import free_port, is_free
 from tests.local.conftest import end, eventually, run_python, said
 
+COUNTING = """
+import itertools, time
+for number in itertools.count():
+    print(number, flush=True)
+    time.sleep(0.01)
+"""
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
