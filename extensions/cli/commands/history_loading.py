@@ -57,7 +57,7 @@ KEPT = (
 )
 # Values online need nothing: what was computed before is computed again with the new rows.
 NEXT = (
-    "Next: `skewless backfill all --from …` for training (--again if it was done before); "
+    "Next: `skewless backfill all` (or `--last 7d`) for training (--again if it was done before); "
     "values online follow by themselves under `skewless up`, else by `skewless refresh`."
 )
 
