@@ -130,7 +130,7 @@ class Terminal:
         state = self.folder / ".environment"
         script = f"set -e\n{command}\nenv -0 > {state}\n"
         done = subprocess.run(
-            ["bash", "-c", script], cwd=self.folder, env=self.environment, timeout=280,
+            ["bash", "-c", script], cwd=self.folder, env=self.environment, timeout=600,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"$ {command}\n{done.stdout}"
@@ -139,7 +139,7 @@ class Terminal:
         return done.stdout
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 def test_the_quick_start_works_as_it_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "skewless"
     clone(folder)

@@ -14,6 +14,12 @@ from extensions.local.child_process import hold_folder, run, spawn, stop_all, wa
 from extensions.local.ports import free_port, is_free
 from tests.local.conftest import end, eventually, run_python, said
 
+COUNTING = """
+import itertools, time
+for number in itertools.count():
+    print(number, flush=True)
+    time.sleep(0.01)
+"""
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -36,6 +42,28 @@ def test_last_words_are_of_this_run(tmp_path: Path) -> None:
         child.wait(20)
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
     assert child.last_words() == "two"
+
+
+def test_a_full_log_begins_anew_while_its_program_writes(tmp_path: Path) -> None:
+    script = (
+        "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(.01)"
+    )
+    child = spawn([sys.executable, "-c", script], "talker", tmp_path / "talk.log")
+    try:
+        assert eventually(lambda: child.log_path.stat().st_size > 50)
+        child.rotate_log(limit=1_000_000)
+        assert not (tmp_path / "talk.old.log").exists()
+        child.rotate_log(limit=50)
+        before = (tmp_path / "talk.old.log").read_text()
+        assert before.startswith("0\n1\n")
+        # The program goes on at the beginning of the file: no hole, nothing twice.
+        assert eventually(lambda: child.log_path.stat().st_size > 20)
+        after = child.log_path.read_text()
+        assert "\0" not in after
+        assert int(after.split()[0]) > int(before.split()[-1])
+        assert child.last_words()
+    finally:
+        child.stop()
 
 
 def test_stop_is_idempotent(tmp_path: Path) -> None:

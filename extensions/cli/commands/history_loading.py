@@ -57,7 +57,7 @@ KEPT = (
 )
 # Values online need nothing: what was computed before is computed again with the new rows.
 NEXT = (
-    "Next: `skewless backfill all --from …` for training; "
+    "Next: `skewless backfill all` (or `--last 7d`) for training; "
     "values online follow by themselves under `skewless up`, else by `skewless refresh`."
 )
 
@@ -113,6 +113,8 @@ def simulate(
     if as_json:
         emit([result.events.to_json()], as_json)
     else:
+        # Imports Feast, for which nobody should wait who mistyped an address.
+
         loaded, first = result.events, last - timedelta(days=days)
         say(
             f"{loaded.inserted:,} events from {time_text(first)} to {time_text(last)}: "
