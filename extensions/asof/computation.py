@@ -18,8 +18,9 @@ from feast.repo_operations import parse_repo
 from feast.types import Array, FeastType, PrimitiveFeastType, from_value_type
 
 from extensions.asof.default_parsing import read_default
-from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
+from extensions.asof.definition_validation import check_contents, split_names
 from extensions.errors import DefinitionError
+from extensions.suggestions import did_you_mean
 from extensions.version_names import DEFINITIONS, log_table, sql_file, version_name
 
 

@@ -18,6 +18,7 @@ from extensions.database import connect
 from extensions.errors import InputError, SkewlessError
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
+from extensions.suggestions import did_you_mean
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.retirement import finish_retired
 
@@ -72,8 +73,11 @@ class Refresher:
             # Only the stream knows whether what was produced has arrived.
             chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
         if not chosen:
-            known = ", ".join(sorted({c.view for c in live.values()}))
-            raise InputError(f"There is no view {view}: known are {known}.")
+            known = sorted({c.view for c in live.values()})
+            raise InputError(
+                f"There is no view {view}: there are {', '.join(known)}."
+                f"{did_you_mean(str(view), [*known, *live])}"
+            )
         return chosen
 
     def refresh(

@@ -24,6 +24,7 @@ from extensions.stores.offline.join.point_in_time import HIDDEN
 from extensions.stores.offline.join.versioned_transforms import ServedTransform
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import PointInTimeQuestion, SkewlessRetrievalJob
+from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import (
@@ -116,8 +117,11 @@ def _take(
     try:
         features = store.get_feature_service(service)
     except FeatureServiceNotFoundException as error:
-        names = ", ".join(sorted(s.name for s in store.list_feature_services()))
-        raise InputError(f"There is no feature service {service}: there are {names}.") from error
+        names = sorted(s.name for s in store.list_feature_services())
+        raise InputError(
+            f"There is no feature service {service}: there are {', '.join(names)}."
+            f"{did_you_mean(service, names)}"
+        ) from error
     output_path(out)
     output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)

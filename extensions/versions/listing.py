@@ -12,7 +12,12 @@ from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import identifiers, table_exists
 from extensions.database.scalars import clock, one_row
 from extensions.errors import SkewlessError
-from extensions.stores.registry.version_store import Published, promotions, published
+from extensions.stores.registry.version_store import (
+    Published,
+    promotions,
+    published,
+    versions_of,
+)
 from extensions.versions.online_sample import sample
 from extensions.versions.retirement import users_of
 
@@ -43,10 +48,14 @@ class Version:
 def overview(
     store: FeatureStore, conn: psycopg.Connection, *, view: str | None = None, retired: bool = False
 ) -> list[Version]:
-    """All versions that are kept, and with ``retired`` those that are not. ``conn``: autocommit."""
+    """All versions that are kept, and with ``retired`` those that are not. ``conn``: autocommit.
+
+    Raises:
+        InputError: there is no such view.
+    """
     moves = {(move.view_name, move.to_version): move for move in promotions(conn, view)}
     found = []
-    for one in published(conn, view):
+    for one in published(conn) if view is None else versions_of(conn, view):
         if not one.kept and not retired:
             continue
         move = moves.get((one.view_name, one.version))

@@ -21,6 +21,7 @@ from extensions.stores.registry.version_store import (
     promotions,
     published,
     set_state,
+    versions_of,
 )
 from extensions.versions.failpoints import Fault
 
@@ -76,7 +77,7 @@ def rollback(
     Raises:
         InputError: as `promote`, or there is nothing to go back to.
     """
-    known = published(conn, view)
+    known = versions_of(conn, view)
     current = active(known)
     if to is None:
         to = before(promotions(conn, view), current.version if current else None)
