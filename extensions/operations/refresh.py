@@ -106,7 +106,8 @@ class Refresher:
                 if refreshed is not None:
                     done.append(refreshed)
             except SkewlessError as error:
-                failed.append(f"{computation.name}: {error.message}")
+                named = computation.name in error.message
+                failed.append(error.message if named else f"{computation.name}: {error.message}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
                 # The view's own SQL failed on its data; the other views are none the worse.
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")

@@ -27,6 +27,7 @@ from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
 from extensions.stores.transform_inputs import inputs_of
 from extensions.stores.values.join_keys import arrow_type
+from extensions.user_code import user_transform
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class ServedTransform:
                     f"column {name} to the labels, or name a version."
                 )
         had = {feature.name for feature in one.view.features}
-        made = one.view.transform_arrow(mine, full)
+        with user_transform(f"{self.name} v{one.version}"):
+            made = one.view.transform_arrow(mine, full)
         columns = {}
         for name, feature in zip(self._names(full), self.features, strict=True):
             kind = arrow_type(feature.dtype)
