@@ -1,4 +1,4 @@
-"""Taking a training set: labels joined to a service's features, written whole or not at all."""
+"""Training sets: labels joined point-in-time to a service's features, written atomically."""
 
 import os
 import re
@@ -33,7 +33,7 @@ from extensions.training.manifest import (
     manifest_path,
     read_manifest,
 )
-from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
+from extensions.training.quality_counts import QualityCounts, Span, WatchedTransform, WatchedVersion
 from extensions.version_names import log_table_sql
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
@@ -140,7 +140,7 @@ def _take(
     question = job.question
     assert isinstance(question, PointInTimeQuestion)
     total = question.labels.count
-    tally = Tally(
+    counts = QualityCounts(
         question.labels.timestamp_column,
         _watched(store, question),
         known_at,
@@ -148,8 +148,8 @@ def _take(
         full=full,
     )
     with whole_file(out) as partial:
-        _write(job, tally, partial, progress, total)
-        manifest = _manifest(store, service, labels, out, tally, question)
+        _write(job, counts, partial, progress, total)
+        manifest = _manifest(store, service, labels, out, counts, question)
         if expected is not None and manifest.sha256 != expected.sha256:
             raise ConflictError(
                 "The training set is not the same any more: rows dated back were appended to a "
@@ -164,20 +164,20 @@ def _take(
 
 def _write(
     job: SkewlessRetrievalJob,
-    tally: "Tally",
+    counts: "QualityCounts",
     path: Path,
     progress: Progress | None,
     total: int | None,
 ) -> None:
     writer = None
     try:
-        for piece in job.to_batches():
-            kept = tally.count(as_stored(piece))
+        for batch in job.to_batches():
+            kept = counts.count(as_stored(batch))
             if writer is None:
                 writer = pq.ParquetWriter(path, kept.schema, compression="zstd")
             writer.write_table(kept.cast(writer.schema))
             if progress:
-                progress(tally.rows, total)
+                progress(counts.rows, total)
     finally:
         if writer is not None:
             writer.close()
@@ -188,24 +188,24 @@ def _manifest(
     service: str,
     labels: Labels,
     out: Path,
-    tally: "Tally",
+    counts: "QualityCounts",
     question: PointInTimeQuestion,
 ) -> Manifest:
-    rates = tally.default_rates()
+    rates = counts.default_rates()
     path = os.path.relpath(labels.path, out.parent) if labels.path else None
     return Manifest(
         service=service,
         project=store.project,
-        known_at=tally.known_at.astimezone(UTC).isoformat(),
+        known_at=counts.known_at.astimezone(UTC).isoformat(),
         bitemporal=question.options.bitemporal,
-        full=tally.full,
-        rows=tally.rows,
-        first_label=tally.first.isoformat() if tally.first else None,
-        last_label=tally.last.isoformat() if tally.last else None,
+        full=counts.full,
+        rows=counts.rows,
+        first_label=counts.first.isoformat() if counts.first else None,
+        last_label=counts.last.isoformat() if counts.last else None,
         labels=LabelsUsed(path=path, sql=labels.sql, sha256=labels.sha256),
-        views=tally.used(),
-        transforms=tally.transforms(),
-        columns=tally.columns(
+        views=counts.used(),
+        transforms=counts.transforms(),
+        columns=counts.columns(
             {
                 feature.output: rates[view.label]
                 for view in question.views
@@ -213,8 +213,8 @@ def _manifest(
                 if feature.default is not None and not feature.output.startswith(HIDDEN)
             }
         ),
-        warnings=tuple(tally.warnings()),
-        sha256=tally.digest.hexdigest(),
+        warnings=tuple(counts.warnings()),
+        sha256=counts.digest.hexdigest(),
     )
 
 
@@ -279,7 +279,7 @@ def _spans(multirange: str) -> tuple[Span, ...]:
 
 
 def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[WatchedVersion]:
-    """The versions, with the moments up to which their logs are complete where that is noted."""
+    """The versions with their watermarks and coverage, where these are recorded."""
     through: dict[str, datetime] = {}
     covered: dict[str, Coverage] = {}
     retired: set[tuple[str, int]] = set()
@@ -307,7 +307,7 @@ def _watched(store: FeatureStore, question: PointInTimeQuestion) -> list[Watched
 
 
 def _settled(store: FeatureStore) -> datetime:
-    """A moment just before which every publication is visible."""
+    """The latest instant up to which every published row is visible."""
     with arrow_session(store.config, "reading the clock") as session:
         at: datetime = session.table(
             sql.SQL("SELECT s.settled - interval '1 microsecond' AS at FROM ({}) AS s").format(

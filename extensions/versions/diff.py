@@ -1,7 +1,7 @@
-"""The difference between two versions: both computed for the same entities at the same moments.
+"""`skewless diff`: two versions computed for the same entities at the same timestamps, compared.
 
-What a reviewer wants before promoting: how many values differ, by how much, whether the
-distribution moved, and which cases are the largest.
+Reports how many values differ and by how much, whether the distribution shifted, and the largest
+differences.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,14 +22,14 @@ from extensions.errors import InputError
 from extensions.stores.registry.version_store import find
 from extensions.versions.column_distance import Shape, distance_of, histogram, shape_of
 
-MOMENTS = 7
-APART = timedelta(days=1)
+SAMPLED_DAYS = 7
+INTERVAL = timedelta(days=1)
 LARGEST = 10
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question and both answers."""
+    """One entity at one timestamp, with both versions' values."""
 
     keys: tuple[Any, ...]
     as_of: datetime
@@ -61,7 +61,7 @@ class FeatureDiff:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two versions of a view over ``questions`` pairs of an entity and a moment."""
+    """Two versions of a view over ``questions`` pairs of an entity and a timestamp."""
 
     view: str
     first: int
@@ -120,7 +120,9 @@ class Comparison:
 def compare(
     conn: psycopg.Connection, url: str, view: str, first: int, second: int, *, size: int = 5_000
 ) -> Comparison:
-    """Ask both versions the same ``size`` questions: active entities at daily moments of a week.
+    """Compute both versions over one sampled spine: active entities at daily timestamps of a week.
+
+    ``size``: the most rows of the spine.
 
     Raises:
         InputError: a version is unknown or a transform, or no entity was active.
@@ -132,7 +134,7 @@ def compare(
             "with it."
         )
     left, right = one.definition.computation(), other.definition.computation()
-    moments = tuple(settled_now(conn) - i * APART for i in range(MOMENTS))
+    moments = tuple(settled_now(conn) - i * INTERVAL for i in range(SAMPLED_DAYS))
     spine = questions(_wider(left, right), moments, size)
     with connect_arrow(url) as arrow:
         answers = [_answers(arrow, computation, spine) for computation in (left, right)]
@@ -160,7 +162,7 @@ def compare(
 
 
 def questions(computation: Computation, moments: tuple[datetime, ...], size: int) -> Spine:
-    """``size`` pairs of an entity and a moment at which it was active; the same every time."""
+    """A deterministic sample of ``size`` pairs (entity, timestamp at which it was active)."""
     each = sql.SQL(" UNION ALL ").join(active(computation, at).query for at in moments)
     keys = identifiers(computation.join_keys, "q")
     return Spine(
@@ -172,7 +174,7 @@ def questions(computation: Computation, moments: tuple[datetime, ...], size: int
 
 
 def _wider(left: Computation, right: Computation) -> Computation:
-    """The one whose entities are active for longer."""
+    """The version with the longer horizon, whose active entities include the other's."""
     if left.horizon is None or right.horizon is None:
         return left if left.horizon is None else right
     return left if left.horizon >= right.horizon else right
@@ -224,7 +226,7 @@ def _quantiles(change: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _change_bars(change: NDArray[np.float64]) -> tuple[tuple[str, int, int], ...]:
-    """How many values changed by how much, of those that did."""
+    """Histogram of the changes of the values that differ."""
     if not len(change):
         return ()
     counts, edges = np.histogram(change, bins=min(20, max(1, len(np.unique(change)))))

@@ -1,4 +1,4 @@
-"""The overview: which versions there are, since when, for whom, and what they cost."""
+"""`skewless versions`: state, services, log rows, Redis bytes and lag of each version."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,7 +82,7 @@ def overview(
 def _cost(
     store: FeatureStore, conn: psycopg.Connection, one: Published
 ) -> tuple[int | None, int | None, int | None, float | None]:
-    """Rows of the log, entities, bytes in Redis, seconds behind; None for what has none."""
+    """(log rows, entities, bytes in Redis, seconds behind); None where it does not apply."""
     if one.kind == "transform" or not table_exists(conn, one.log_table):
         return None, None, None, None
     computation = one.definition.computation()

@@ -70,7 +70,7 @@ def test_a_version_from_plan_to_retirement(world: World, tmp_path: Path) -> None
     assert back["to"] == "v1"
     notes = run(world, "plan").stdout
     assert notes.startswith("No changes. The files name item_stats v2; v1 is the default (rollback")
-    assert notes.count("\n") == 1
+    assert notes.count("\n") == 2  # wrapped, and nothing else
     answer(world, "promote", "item_stats", "2")
     [retired] = answer(world, "retire", "item_stats", "v1", "--keep-log-days", "0")
     assert retired["log_drops_at"] is None
