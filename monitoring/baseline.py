@@ -13,6 +13,7 @@ from feast import FeatureStore
 
 from extensions.errors import InputError
 from extensions.statistics.histogram import bin_edges
+from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
 from monitoring.baselines.distributions import (
@@ -82,7 +83,11 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
     try:
         result = store.get_feature_service(service)
     except Exception as error:
-        raise InputError(f"There is no feature service {service}.") from error
+        names = sorted(each.name for each in store.list_feature_services())
+        raise InputError(
+            f"There is no feature service {service}: there are {', '.join(names)}."
+            f"{did_you_mean(service, names)}"
+        ) from error
     features = []
     for projection in result.feature_view_projections:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)

@@ -17,9 +17,10 @@ from feast.types import from_value_type
 
 from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
 from extensions.asof.default_parsing import read_default
-from extensions.asof.definition_validation import check_contents, did_you_mean, split_names
+from extensions.asof.definition_validation import check_contents, split_names
 from extensions.errors import DefinitionError
 from extensions.feature_types import pg_type
+from extensions.suggestions import did_you_mean
 from extensions.version_names import DEFINITIONS, log_table, sql_file
 
 

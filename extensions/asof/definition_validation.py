@@ -4,7 +4,6 @@ Refuses what PostgreSQL would truncate, Redis would confuse or the engine would 
 before anything is created from it.
 """
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,12 +16,12 @@ from feast.repo_contents import RepoContents
 from extensions.asof.default_parsing import read_default
 from extensions.database.identifier_limits import BACKFILLED, LONGEST_NAME
 from extensions.errors import DefinitionError
+from extensions.suggestions import did_you_mean, nearest
 
 # The tags that have a meaning here. Others are the user's own, unless they look like a misspelling.
 VIEW_TAGS = ("freshness", "horizon", "decays", "reads", "near")
 FIELD_TAGS = ("default",)
 SOURCE_TAGS = ("keys",)
-_NEARLY = 0.8
 _BOOLEAN_TAGS = ("decays", "near")
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -133,18 +132,6 @@ def _tag_problems(what: str, tags: Mapping[str, str], ours: tuple[str, ...]) -> 
                 f"{what} has a tag {tag!r}, which means nothing here: did you mean {near}? "
                 "(A tag of your own needs a name that is less like it.)"
             )
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` is most likely meant to be, if it is near one."""
-    found = difflib.get_close_matches(name.strip().lower(), list(known), n=1, cutoff=_NEARLY)
-    return found[0] if found else None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean x?``, or nothing."""
-    near = nearest(name, known)
-    return f" Did you mean {near}?" if near else ""
 
 
 def _collisions(views: Iterable[Any]) -> Iterator[str]:

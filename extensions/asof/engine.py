@@ -1,7 +1,5 @@
 """The engine: runs a computation in PostgreSQL, to Arrow or appended to its feature log."""
 
-from typing import Any
-
 import psycopg
 import pyarrow as pa
 from adbc_driver_postgresql import dbapi
@@ -11,7 +9,9 @@ from extensions.asof.computation import Computation
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers
 from extensions.database.identifier_limits import BACKFILLED
+from extensions.database.scalars import one_row
 from extensions.errors import DefinitionError
+from extensions.user_code import user_sql
 
 
 def answers(computation: Computation, spine: Spine) -> sql.Composed:
@@ -31,8 +31,11 @@ def compute(conn: dbapi.Connection, computation: Computation, spine: Spine) -> p
 
     ``conn`` is an ADBC connection (`extensions.database.connect_arrow`): values travel as
     PostgreSQL's binary COPY and never become Python objects.
+
+    Raises:
+        DefinitionError: the computation's SQL failed.
     """
-    with conn.cursor() as cursor:
+    with user_sql(computation.view, computation.version), conn.cursor() as cursor:
         query = sql.SQL("{} SELECT * FROM answered").format(answers(computation, spine))
         cursor.execute(query.as_string(None))
         table: pa.Table = cursor.fetch_arrow_table()
@@ -53,8 +56,8 @@ def append(
     published then. A row that the log already holds is not changed.
 
     Raises:
-        DefinitionError: the computation did not return exactly one row per spine row;
-            the caller must roll the transaction back.
+        DefinitionError: the computation's SQL failed, or did not return exactly one row per
+            spine row; the caller must roll the transaction back.
     """
     created = sql.SQL("as_of" if as_it_happened else "clock_timestamp()")
     backfilled = sql.SQL("TRUE" if as_it_happened else "FALSE")
@@ -75,16 +78,11 @@ def append(
         mark=sql.Identifier(BACKFILLED),
         backfilled=backfilled,
     )
-    asked, answered, appended = _one_row(conn.execute(statement))
+    with user_sql(computation.view, computation.version):
+        asked, answered, appended = one_row(conn, statement)
     if asked != answered:
         raise DefinitionError(
             f"Computation {computation.name} returned {answered} rows for {asked} questions: "
             "it must return exactly one row for each row of the spine."
         )
     return int(appended)
-
-
-def _one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
-    row = cursor.fetchone()
-    assert row is not None  # an aggregate always returns a row
-    return tuple(row)

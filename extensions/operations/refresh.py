@@ -20,6 +20,7 @@ from extensions.database.project_claim import check_project
 from extensions.errors import InputError, SkewlessError
 from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import reconcile
+from extensions.suggestions import did_you_mean
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.retirement import finish_retired
 
@@ -75,8 +76,11 @@ class Refresher:
             # Only the stream knows whether what was produced has arrived.
             chosen = [c for c in chosen if c.freshness is not Freshness.REALTIME]
         if not chosen:
-            known = ", ".join(sorted({c.view for c in live.values()}))
-            raise InputError(f"There is no view {view}: known are {known}.")
+            known = sorted({c.view for c in live.values()})
+            raise InputError(
+                f"There is no view {view}: there are {', '.join(known)}."
+                f"{did_you_mean(str(view), [*known, *live])}"
+            )
         return chosen
 
     def refresh(
@@ -105,7 +109,8 @@ class Refresher:
                 if refreshed is not None:
                     done.append(refreshed)
             except SkewlessError as error:
-                failed.append(f"{computation.name}: {error.message}")
+                named = computation.name in error.message
+                failed.append(error.message if named else f"{computation.name}: {error.message}")
             except (psycopg.DataError, psycopg.ProgrammingError) as error:
                 # The view's own SQL failed on its data; the other views go on.
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")

@@ -45,6 +45,7 @@ from extensions.stores.restore_detection import (
     note_restart,
 )
 from extensions.stores.stray_rows import drop_strays
+from extensions.suggestions import did_you_mean
 from extensions.timestamps import EPOCH
 from extensions.version_names import log_table, version_name
 
@@ -98,8 +99,11 @@ def rebuild_online(
     chosen = [c for c in known if view in (None, c.view, c.name, c.log_table)]
     mine = [v for v in own if view in (None, *_names(v))]
     if view is not None and not chosen and not mine:
-        names = ", ".join(sorted({c.view for c in known} | {v.name for v in own}))
-        raise InputError(f"There is no view {view!r}: choose among {names}.")
+        names = sorted({c.view for c in known} | {v.name for v in own})
+        raise InputError(
+            f"There is no view {view!r}: choose among {', '.join(names)}."
+            f"{did_you_mean(view, [*names, *(c.name for c in known)])}"
+        )
     done = []
     for computation in chosen:
         with closing(connect(url_of(store.config), autocommit=True)) as conn:

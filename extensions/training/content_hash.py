@@ -1,4 +1,4 @@
-"""A hash of a table's values: the same however they are cut into batches or files."""
+"""Content hash of a table: independent of batches, encodings and file format."""
 
 import hashlib
 from functools import lru_cache

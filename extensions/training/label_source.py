@@ -1,4 +1,4 @@
-"""Labels: what happened to whom and when, from a file or from a query."""
+"""Labels (entity keys, event timestamps, outcomes) from CSV, Parquet, or a SQL query."""
 
 import hashlib
 import io

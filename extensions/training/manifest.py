@@ -1,4 +1,4 @@
-"""The manifest of a training set: what it was made of, so that it can be taken again."""
+"""Manifest of a training set: its inputs and versions, so that it can be reproduced."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -90,7 +90,7 @@ class Manifest:
 
     @property
     def known(self) -> datetime:
-        """`known_at` as a moment."""
+        """`known_at` as a datetime."""
         return parse_timestamp(self.known_at)
 
 

@@ -1,4 +1,4 @@
-"""What is counted while a training set is written: rows, nulls, defaults, labels too new."""
+"""Quality counts of a training set, batch by batch: rows, nulls, defaults, uncovered labels."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from extensions.asof.log_coverage import NOT_KNOWN, Coverage, before_sentence, g
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Column, TransformUsed, ViewUsed
 
-# From this share of labels without a row on, a training set has as good as none of a view.
+# From this share of labels without a row on, a warning says that a view has no values.
 ALL_DEFAULT = 0.99
 
-# Moments [since, until); None is without a bound.
+# Timestamps [since, until); None is unbounded.
 Span = tuple[datetime | None, datetime | None]
 
 
@@ -62,8 +62,8 @@ class _Counts:
     last: datetime | None = None
 
 
-class Tally:
-    """Counts over the pieces of one training set, each looked at once."""
+class QualityCounts:
+    """Counts over the batches of one training set, in one pass."""
 
     def __init__(
         self,
@@ -87,35 +87,35 @@ class Tally:
         self._nulls: Counter[str] = Counter()
         self._after_known = 0
 
-    def count(self, piece: pa.Table) -> pa.Table:
-        """Count ``piece``, a full answer; returns the columns that are kept of it."""
+    def count(self, batch: pa.Table) -> pa.Table:
+        """Count a batch of the join with all details; returns the columns that are written."""
         details = [
             name
             for label in {version.label: None for version in self._counts}
             for name in (f"{label}__age_seconds", f"{label}__found")
         ]
-        kept = piece if self.full else piece.drop_columns(details)
+        kept = batch if self.full else batch.drop_columns(details)
         self._schema = self._schema or kept.schema
         self.digest.update(kept)
-        self.rows += piece.num_rows
+        self.rows += batch.num_rows
         for name in kept.column_names:
             self._nulls[name] += kept[name].null_count
-        moments = piece[self._timestamp_column].cast(pa.timestamp("us", "UTC"), safe=False)
+        timestamps = batch[self._timestamp_column].cast(pa.timestamp("us", "UTC"), safe=False)
         for version, counts in self._counts.items():
-            own = _within(version.spans, moments)
+            own = _within(version.spans, timestamps)
             counts.labels += _count(own)
-            counts.missing += _count(pc.and_not(own, piece[f"{version.label}__found"]))
-            latest = pc.max(moments.filter(own)).as_py()
+            counts.missing += _count(pc.and_not(own, batch[f"{version.label}__found"]))
+            latest = pc.max(timestamps.filter(own)).as_py()
             counts.last = max(filter(None, (counts.last, latest)), default=None)
             if version.processed_through is not None:
-                newer = pc.greater(moments, _scalar(version.processed_through))
+                newer = pc.greater(timestamps, _scalar(version.processed_through))
                 counts.too_new += _count(pc.and_(own, newer))
-            counts.before += _count(pc.and_(own, version.coverage.before(moments)))
-            counts.in_gap += _count(pc.and_(own, version.coverage.in_gap(moments)))
+            counts.before += _count(pc.and_(own, version.coverage.before(timestamps)))
+            counts.in_gap += _count(pc.and_(own, version.coverage.in_gap(timestamps)))
         for transform in self._transformed:
-            self._transformed[transform] += _count(_within(transform.spans, moments))
-        self._after_known += _count(pc.greater(moments, _scalar(self.known_at)))
-        bounds = pc.min_max(moments)
+            self._transformed[transform] += _count(_within(transform.spans, timestamps))
+        self._after_known += _count(pc.greater(timestamps, _scalar(self.known_at)))
+        bounds = pc.min_max(timestamps)
         if bounds["min"].is_valid:
             first, last = bounds["min"].as_py(), bounds["max"].as_py()
             self.first = first if self.first is None else min(self.first, first)
@@ -163,7 +163,7 @@ class Tally:
         )
 
     def columns(self, default_rates: dict[str, float]) -> tuple[Column, ...]:
-        """What is said of each column that was kept."""
+        """Type, null rate and default rate of each column."""
         return tuple(
             Column(
                 field.name,
@@ -175,55 +175,55 @@ class Tally:
         )
 
     def warnings(self) -> list[str]:
-        """One sentence each: what a reader of the training set should know."""
-        said = []
+        """One sentence each on labels that were newer, older or elsewhere than the logs cover."""
+        warnings = []
         for one, counts in self._counts.items():
             name = one.label if one.spans == ((None, None),) else f"{one.label} v{one.version}"
             if not counts.labels and self.rows:
                 continue
             if one.table is None:
-                said.append(
+                warnings.append(
                     f"{counts.labels} of {self.rows} labels were served {name}, whose log is gone: "
                     "its values are null."
                 )
             elif one.processed_through is None and not one.complete:
-                said.append(
+                warnings.append(
                     f"The log of {name} has no watermark: it may be incomplete; run "
                     "`skewless refresh` or `skewless backfill`."
                 )
             elif one.processed_through is not None and counts.too_new:
-                said.append(
+                warnings.append(
                     f"{counts.too_new} of {self.rows} labels are newer than the log of {name}, "
                     f"which is complete up to {one.processed_through.isoformat()}: what they "
                     "were joined to may still change."
                 )
             if counts.in_gap:
-                said.append(gap_sentence(name, counts.in_gap, self.rows, one.coverage))
+                warnings.append(gap_sentence(name, counts.in_gap, self.rows, one.coverage))
             if counts.before:
-                said.append(before_sentence(name, counts.before, self.rows, one.coverage))
+                warnings.append(before_sentence(name, counts.before, self.rows, one.coverage))
             if one.table is not None and _rate(counts.missing, counts.labels) >= ALL_DEFAULT:
-                said.append(
+                warnings.append(
                     f"{counts.missing} of {counts.labels} labels found no row of {name} and got "
                     "its defaults: see that the labels' keys and times are those of the history, "
                     "and that the view was computed (`skewless backfill`)."
                 )
         if self._after_known:
-            said.append(
+            warnings.append(
                 f"{self._after_known} of {self.rows} labels are newer than "
                 f"{self.known_at.isoformat()}, up to which the logs were read."
             )
-        return said
+        return warnings
 
 
-def _within(spans: tuple[Span, ...], moments: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which of the moments lie in one of the spans."""
-    found = pa.chunked_array([pa.repeat(pa.scalar(False), len(moments))])
+def _within(spans: tuple[Span, ...], timestamps: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which of the timestamps lie in one of the spans."""
+    found = pa.chunked_array([pa.repeat(pa.scalar(False), len(timestamps))])
     for since, until in spans:
-        own = pc.is_valid(moments)
+        own = pc.is_valid(timestamps)
         if since is not None:
-            own = pc.and_(own, pc.greater_equal(moments, _scalar(since)))
+            own = pc.and_(own, pc.greater_equal(timestamps, _scalar(since)))
         if until is not None:
-            own = pc.and_(own, pc.less(moments, _scalar(until)))
+            own = pc.and_(own, pc.less(timestamps, _scalar(until)))
         found = pc.or_(found, own)
     return found
 
@@ -236,5 +236,5 @@ def _count(flags: pa.ChunkedArray) -> int:
     return int(pc.sum(flags).as_py() or 0)
 
 
-def _scalar(moment: datetime) -> pa.Scalar:
-    return pa.scalar(moment, pa.timestamp("us", "UTC"))
+def _scalar(timestamp: datetime) -> pa.Scalar:
+    return pa.scalar(timestamp, pa.timestamp("us", "UTC"))

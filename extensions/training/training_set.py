@@ -1,4 +1,4 @@
-"""Taking a training set: labels joined to a service's features, written whole or not at all."""
+"""Training sets: labels joined point-in-time to a service's features, written atomically."""
 
 import os
 import re
@@ -25,6 +25,7 @@ from extensions.stores.offline.join.versioned_transforms import VersionedTransfo
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.retrieval_requests import PointInTimeRequest
+from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels
 from extensions.training.manifest import (
@@ -34,7 +35,7 @@ from extensions.training.manifest import (
     read_manifest,
 )
 from extensions.training.manifest_html import manifest_html
-from extensions.training.quality_counts import Span, Tally, WatchedTransform, WatchedVersion
+from extensions.training.quality_counts import QualityCounts, Span, WatchedTransform, WatchedVersion
 from extensions.version_names import log_table_sql
 
 # Rows done, and of how many; None where a query's labels were not counted beforehand.
@@ -122,8 +123,11 @@ def _take(
     try:
         features = store.get_feature_service(service)
     except FeatureServiceNotFoundException as error:
-        names = ", ".join(sorted(s.name for s in store.list_feature_services()))
-        raise InputError(f"There is no feature service {service}: there are {names}.") from error
+        names = sorted(s.name for s in store.list_feature_services())
+        raise InputError(
+            f"There is no feature service {service}: there are {', '.join(names)}."
+            f"{did_you_mean(service, names)}"
+        ) from error
     output_path(out)
     output_path(manifest_path(out))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
@@ -140,7 +144,7 @@ def _take(
     request = job.request
     assert isinstance(request, PointInTimeRequest)
     total = request.labels.count
-    tally = Tally(
+    counts = QualityCounts(
         request.labels.timestamp_column,
         _watched(store, request),
         known_at,
@@ -148,8 +152,8 @@ def _take(
         full=full,
     )
     with whole_file(out) as partial:
-        _write(job, tally, partial, progress, total)
-        manifest = _manifest(store, service, labels, out, tally, request)
+        _write(job, counts, partial, progress, total)
+        manifest = _manifest(store, service, labels, out, counts, request)
         if expected is not None and manifest.sha256 != expected.sha256:
             raise ConflictError(
                 "The training set is not the same any more: rows dated back were appended to a "
@@ -164,20 +168,20 @@ def _take(
 
 def _write(
     job: SkewlessRetrievalJob,
-    tally: "Tally",
+    counts: "QualityCounts",
     path: Path,
     progress: Progress | None,
     total: int | None,
 ) -> None:
     writer = None
     try:
-        for piece in job.to_batches():
-            kept = tally.count(as_stored(piece))
+        for batch in job.to_batches():
+            kept = counts.count(as_stored(batch))
             if writer is None:
                 writer = pq.ParquetWriter(path, kept.schema, compression="zstd")
             writer.write_table(kept.cast(writer.schema))
             if progress:
-                progress(tally.rows, total)
+                progress(counts.rows, total)
     finally:
         if writer is not None:
             writer.close()
@@ -188,24 +192,24 @@ def _manifest(
     service: str,
     labels: Labels,
     out: Path,
-    tally: "Tally",
+    counts: "QualityCounts",
     request: PointInTimeRequest,
 ) -> Manifest:
-    rates = tally.default_rates()
+    rates = counts.default_rates()
     path = os.path.relpath(labels.path, out.parent) if labels.path else None
     return Manifest(
         service=service,
         project=store.project,
-        known_at=tally.known_at.astimezone(UTC).isoformat(),
+        known_at=counts.known_at.astimezone(UTC).isoformat(),
         bitemporal=request.options.bitemporal,
-        full=tally.full,
-        rows=tally.rows,
-        first_label=tally.first.isoformat() if tally.first else None,
-        last_label=tally.last.isoformat() if tally.last else None,
+        full=counts.full,
+        rows=counts.rows,
+        first_label=counts.first.isoformat() if counts.first else None,
+        last_label=counts.last.isoformat() if counts.last else None,
         labels=LabelsUsed(path=path, sql=labels.sql, sha256=labels.sha256),
-        views=tally.used(),
-        transforms=tally.transforms(),
-        columns=tally.columns(
+        views=counts.used(),
+        transforms=counts.transforms(),
+        columns=counts.columns(
             {
                 feature.output: rates[view.label]
                 for view in request.views
@@ -213,8 +217,8 @@ def _manifest(
                 if feature.default is not None and not feature.output.startswith(HIDDEN)
             }
         ),
-        warnings=tuple(tally.warnings()),
-        sha256=tally.digest.hexdigest(),
+        warnings=tuple(counts.warnings()),
+        sha256=counts.digest.hexdigest(),
     )
 
 
@@ -279,7 +283,7 @@ def _spans(multirange: str) -> tuple[Span, ...]:
 
 
 def _watched(store: FeatureStore, request: PointInTimeRequest) -> list[WatchedVersion]:
-    """The versions, with the moments up to which their logs are complete where that is noted."""
+    """The versions with their watermarks and coverage, where these are recorded."""
     through: dict[str, datetime] = {}
     covered: dict[str, Coverage] = {}
     retired: set[tuple[str, int]] = set()
@@ -307,7 +311,7 @@ def _watched(store: FeatureStore, request: PointInTimeRequest) -> list[WatchedVe
 
 
 def _settled(store: FeatureStore) -> datetime:
-    """A moment just before which every publication is visible."""
+    """The latest instant up to which every published row is visible."""
     with arrow_session(store.config, "reading the clock") as session:
         at: datetime = session.table(
             sql.SQL("SELECT s.settled - interval '1 microsecond' AS at FROM ({}) AS s").format(

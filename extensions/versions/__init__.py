@@ -1,1 +1,1 @@
-"""Versions: publish a definition beside the old one, promote it, and take it back in a second."""
+"""Versions of views: plan, apply, promote, roll back, retire, list and compare them."""

@@ -1,7 +1,7 @@
-"""Apply: carry the plan out; a new version is filled whole before it can be promoted.
+"""`skewless apply`: publish new versions, backfill them and fill Redis; nothing is promoted.
 
-The steps are numbered in the order in which they may be cut short. Each can be done twice; the
-next apply goes on where this one ended.
+The steps are numbered in the order in which an interruption may cut them short. Each is idempotent:
+the next apply resumes where this one ended.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Filled:
-    """A version that is complete: rows that were backfilled, and rows that Redis took."""
+    """A version whose values are complete: rows backfilled into the log, rows written to Redis."""
 
     view: str
     version: int
@@ -56,7 +56,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Applied:
-    """What apply did; ``plan`` is what it found to do."""
+    """The result of an apply; ``plan`` is what it carried out."""
 
     plan: Plan
     filled: tuple[Filled, ...]
@@ -70,7 +70,7 @@ def apply(
     since: datetime | None = None,
     progress: Progress | None = None,
 ) -> Applied:
-    """Bring the registry, the logs and Redis to what the files at ``repo_root`` declare.
+    """Make the registry, the logs and Redis match the files at ``repo_root``.
 
     ``since``: where backfills begin, else where the default version's log does. ``conn`` must
     be in autocommit. ``progress(version's name, done, total)`` counts days of backfill.
@@ -78,7 +78,7 @@ def apply(
     Raises:
         ConflictError: the plan is refused, somebody else is applying, or Feast refused.
     """
-    with _alone(conn):
+    with _apply_lock(conn):
         config = load_repo_config(repo_root, repo_root / "feature_store.yaml")
         plan = make_plan(conn, config.project, repo_root, since=since, estimates=False)
         if plan.refused:
@@ -99,14 +99,14 @@ def apply(
         point(Fault.APPLY_LOGS_MADE)
 
         # 2. Feast's registry, and with it what is published: staged, beside the default.
-        _restore(config, conn)
+        _restore_registry(config, conn)
         _feast_apply(repo_root, first=any(c.severity is Severity.NEW_VIEW for c in plan.changes))
         point(Fault.APPLY_PUBLISHED)
 
         # 3. Values: history, now, online; then, and only then, it counts as complete.
         store = FeatureStore(config=config)
         filled = [
-            _fill(store, conn, one, since, progress)
+            _fill_version(store, conn, one, since, progress)
             for one in published(conn)
             if not complete(conn, one)
         ]
@@ -116,10 +116,11 @@ def apply(
     return Applied(plan, tuple(filled), tuple(removed))
 
 
-def _restore(config: RepoConfig, conn: psycopg.Connection) -> None:
-    """Give Feast what it lacks of published versions, whether or not a file still names them.
+def _restore_registry(config: RepoConfig, conn: psycopg.Connection) -> None:
+    """Write the rows of published versions that Feast's registry lacks.
 
-    So a registry that is new, or lost rows, has the versions that services name.
+    A new registry, or one that lost rows, then has the versions that services name, whether or
+    not a file still defines them.
     """
     if not any(one.kept for one in published(conn)):
         return
@@ -145,7 +146,7 @@ def _restore(config: RepoConfig, conn: psycopg.Connection) -> None:
                     feast_registry_rows.write_default(conn, config.project, one.kind, view, message)
 
 
-def _fill(
+def _fill_version(
     store: FeatureStore,
     conn: psycopg.Connection,
     one: Published,
@@ -192,7 +193,7 @@ def _report(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 
 def _feast_apply(repo_root: Path, *, first: bool) -> None:
-    """Run Feast's apply in this process, without its chatter.
+    """Run `feast apply` in this process and discard what it prints.
 
     On a registry that lacks a view, its services wait for a second round: ``"view@v1"`` in a
     service is looked up before Feast has registered anything of this round.
@@ -217,8 +218,8 @@ def _feast_apply(repo_root: Path, *, first: bool) -> None:
 
 
 @contextlib.contextmanager
-def _alone(conn: psycopg.Connection) -> Iterator[None]:
-    """One apply at a time; a promote or a rollback need not wait for it."""
+def _apply_lock(conn: psycopg.Connection) -> Iterator[None]:
+    """Hold the lock of apply. Promote and rollback do not take it, so they need not wait."""
 
     def refusal() -> ConflictError:
         other = holder(conn, LOCK)

@@ -1,4 +1,4 @@
-"""The checker: PostgreSQL, Feast's registry and Redis say the same of every version."""
+"""Consistency of versions between PostgreSQL, Feast's registry and Redis, for `skewless doctor`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ SCANNED_KEYS = 20_000
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two parts that say different things, and what to do about it."""
+    """An inconsistency between two of them, and what to do about it."""
 
     view: str
     what: str
@@ -38,9 +38,12 @@ class Disagreement:
 def disagreements(
     store: FeatureStore, conn: psycopg.Connection, repo_root: Path | None = None
 ) -> list[Disagreement]:
-    """All of them; none is what must be. ``conn`` is in autocommit.
+    """Return every inconsistency; an empty list means healthy.
 
-    With ``repo_root``, also where the files redefine what is published.
+    Args:
+        store: Feast's store, with its registry and Redis.
+        conn: A connection in autocommit.
+        repo_root: Where given, files that redefine a published version are reported, too.
     """
     if not has_versions(conn) or not table_exists(conn, "feature_view_version_history"):
         return []
@@ -65,7 +68,7 @@ class _Checker:
         self._snapshots = feast_registry_rows.snapshots(conn, store.project)
 
     def pointer(self, view: str, versions: list[Published]) -> Iterator[Disagreement]:
-        """One default, the same in our record, in the record of moves and in Feast's row."""
+        """The view's default is the same in `view_versions`, `promotions` and Feast's registry."""
         default = active(versions)
         kept = [one for one in versions if one.kept]
         message = feast_registry_rows.default(self._conn, self._project, versions[0].kind, view)
@@ -95,7 +98,7 @@ class _Checker:
             )
 
     def version(self, one: Published) -> Iterator[Disagreement]:
-        """A kept version has its snapshot, its log and its rows; a retired one has none."""
+        """A live version has its registry snapshot, log and online rows; a retired one has none."""
         view, name = one.view_name, f"v{one.version}"
         message = self._snapshots.get((view, one.version))
         if one.fingerprint != one.definition.fingerprint:
@@ -154,7 +157,7 @@ class _Checker:
             )  # fmt: skip
 
     def leftovers(self) -> Iterator[Disagreement]:
-        """What a retire that was cut short left behind."""
+        """Leftovers of an interrupted retire."""
         for one in unfinished(self._conn):
             yield Disagreement(
                 one.view_name,
@@ -163,7 +166,7 @@ class _Checker:
             )
 
     def services(self, known: dict[str, list[Published]]) -> Iterator[Disagreement]:
-        """A service reads versions that are kept, and features that they have."""
+        """Services read versions that exist, and features that these have."""
         for service in feast_registry_rows.services(self._conn, self._project):
             for projection in service.spec.features:
                 versions = known.get(projection.feature_view_name)

@@ -1,4 +1,4 @@
-"""What a backfill will cost: rows and seconds, from the history itself."""
+"""Cost estimate of a backfill: rows and seconds, extrapolated from a day of the history."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,9 +13,9 @@ from extensions.database.connection import table_exists
 from extensions.database.scalars import scalar
 
 DAY = timedelta(days=1)
-SAMPLED_QUESTIONS = 300
-# Counting a day of a large history must not be a job of its own.
-PATIENCE = "15 s"
+SAMPLED_ROWS = 300
+# Statement timeout, so that a plan over a large history stays quick.
+STATEMENT_TIMEOUT = "15 s"
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ class Estimate:
 def estimate(
     conn: psycopg.Connection, computation: Computation, start: datetime, end: datetime
 ) -> Estimate:
-    """Count the questions of the range's last day, and time some of them. Nothing is written."""
+    """Count the spine rows of the range's last day and time a sample of them; write nothing."""
     absent = [source.table for source in computation.reads if not table_exists(conn, source.table)]
     if absent:
         why = f"there is no table {', '.join(absent)}"
         return Estimate(start, end, None, None, why)
     try:
         with conn.transaction(force_rollback=True):
-            conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(PATIENCE)))
+            conn.execute(
+                sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(STATEMENT_TIMEOUT))
+            )
             rows = _count(conn, active(computation, start))
             if end > start:
                 day = min(DAY, end - start)
@@ -52,7 +54,7 @@ def estimate(
                 start, end, rows, round(rows * _seconds_each(conn, computation, end), 1)
             )
     except psycopg.errors.QueryCanceled:
-        return Estimate(start, end, None, None, f"counting took longer than {PATIENCE}")
+        return Estimate(start, end, None, None, f"counting took longer than {STATEMENT_TIMEOUT}")
 
 
 def _count(conn: psycopg.Connection, spine: Spine) -> int:
@@ -60,15 +62,15 @@ def _count(conn: psycopg.Connection, spine: Spine) -> int:
 
 
 def _seconds_each(conn: psycopg.Connection, computation: Computation, at: datetime) -> float:
-    some = Spine(
+    sampled = Spine(
         sql.SQL("SELECT * FROM ({}) AS s LIMIT {}").format(
-            active(computation, at).query, sql.Literal(SAMPLED_QUESTIONS)
+            active(computation, at).query, sql.Literal(SAMPLED_ROWS)
         )
     )
-    asked = _count(conn, some)
-    if not asked:
+    rows = _count(conn, sampled)
+    if not rows:
         return 0.0
     began = perf_counter()
-    conn.execute(sql.SQL("{} SELECT count(*) FROM answered").format(answers(computation, some)))
-    # Appending to the log and its index costs about as much again.
-    return 2 * (perf_counter() - began) / asked
+    conn.execute(sql.SQL("{} SELECT count(*) FROM answered").format(answers(computation, sampled)))
+    # Appending to the log and its index takes about as long as computing.
+    return 2 * (perf_counter() - began) / rows

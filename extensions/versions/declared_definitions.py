@@ -1,4 +1,4 @@
-"""What the files declare: each view's definition, its description, and the services."""
+"""Definitions as the repository's files declare them: views, versions and services."""
 
 import sys
 from collections.abc import Mapping
@@ -63,6 +63,6 @@ def read_declared(repo_root: Path) -> Declared:
 
 
 def forget_modules() -> None:
-    """Let the next reading import the files again, for a process that outlives an edit."""
+    """Forget imported definition files, so that the next read imports the edited ones."""
     for name in [name for name in sys.modules if name.split(".")[0] == str(DEFINITIONS)]:
         del sys.modules[name]

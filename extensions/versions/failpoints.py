@@ -1,10 +1,10 @@
-"""The failpoints between the steps of apply, promote and retire, see `extensions.failpoints`."""
+"""Failpoints between the steps of apply, promote and retire; see `extensions.failpoints`."""
 
 from enum import Enum
 
 
 class Fault(Enum):
-    """Each boundary of a step, in the order in which they are passed."""
+    """A failpoint after each step, in the order of the steps."""
 
     APPLY_PLANNED = "apply-planned"
     APPLY_LOGS_MADE = "apply-logs-made"

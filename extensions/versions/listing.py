@@ -1,4 +1,4 @@
-"""The overview: which versions there are, since when, for whom, and what they cost."""
+"""`skewless versions`: state, services, log rows, Redis bytes and lag of each version."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,12 @@ from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import identifiers, table_exists
 from extensions.database.scalars import clock, one_row
 from extensions.errors import SkewlessError
-from extensions.stores.registry.version_store import Published, promotions, published
+from extensions.stores.registry.version_store import (
+    Published,
+    promotions,
+    published,
+    versions_of,
+)
 from extensions.versions.online_sample import sample
 from extensions.versions.retirement import users_of
 
@@ -43,10 +48,14 @@ class Version:
 def overview(
     store: FeatureStore, conn: psycopg.Connection, *, view: str | None = None, retired: bool = False
 ) -> list[Version]:
-    """All versions that are kept, and with ``retired`` those that are not. ``conn``: autocommit."""
+    """All versions that are kept, and with ``retired`` those that are not. ``conn``: autocommit.
+
+    Raises:
+        InputError: there is no such view.
+    """
     moves = {(move.view_name, move.to_version): move for move in promotions(conn, view)}
     found = []
-    for one in published(conn, view):
+    for one in published(conn) if view is None else versions_of(conn, view):
         if not one.kept and not retired:
             continue
         move = moves.get((one.view_name, one.version))
@@ -73,7 +82,7 @@ def overview(
 def _cost(
     store: FeatureStore, conn: psycopg.Connection, one: Published
 ) -> tuple[int | None, int | None, int | None, float | None]:
-    """Rows of the log, entities, bytes in Redis, seconds behind; None for what has none."""
+    """(log rows, entities, bytes in Redis, seconds behind); None where it does not apply."""
     if one.kind == "transform" or not table_exists(conn, one.log_table):
         return None, None, None, None
     computation = one.definition.computation()

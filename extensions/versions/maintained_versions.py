@@ -1,4 +1,4 @@
-"""The live versions: every computation whose values are kept fresh, with what it costs alone."""
+"""The versions whose values are maintained by ticks, backfills and the stream."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from extensions.stores.registry.version_store import has_versions, published
 def live_computations(
     conn: psycopg.Connection, declared: Mapping[str, Computation]
 ) -> dict[str, Computation]:
-    """The versions that are computed, by ``view.vN``.
+    """Return the computations to maintain, by ``view.vN``.
 
     A published version is computed as it was published, whatever its file says by now; a version
     that the files name and nobody applied yet is not. Of views that were never published, what

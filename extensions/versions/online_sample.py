@@ -1,4 +1,4 @@
-"""A look at what Redis holds of a version: the packed rows of some of its entities."""
+"""Sample of a version's rows in Redis, for consistency checks and size estimates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Held:
-    """One entity: the event time of its newest row in the log, and its row in Redis."""
+class OnlineRow:
+    """An entity's packed row in Redis, and the event time of its newest row in the log."""
 
     logged: datetime
     row: bytes | None
@@ -36,7 +36,7 @@ class Held:
 
     @property
     def current(self) -> bool:
-        """Redis has this row or a newer one, in the version's layout."""
+        """Whether Redis has that row or a newer one, in the version's row format."""
         if self.row is None:
             return False
         try:
@@ -46,8 +46,8 @@ class Held:
         return _EPOCH + timedelta(microseconds=event) >= self.logged
 
 
-def where_of(store: FeatureStore, one: Published) -> tuple[KeyLayout, Layout]:
-    """The place and the layout of a version's rows."""
+def row_location(store: FeatureStore, one: Published) -> tuple[KeyLayout, Layout]:
+    """The Redis keys and the row format of a version's rows."""
     view = feast_view(one)
     layout = layout_of(store.config, view)
     return key_layout_of(store.config, view, layout.view), layout
@@ -55,14 +55,14 @@ def where_of(store: FeatureStore, one: Published) -> tuple[KeyLayout, Layout]:
 
 def sample(
     store: FeatureStore, conn: psycopg.Connection, one: Published, through: datetime, size: int
-) -> list[Held]:
+) -> list[OnlineRow]:
     """At most ``size`` entities of a version's log, as of ``through``, with their rows online."""
     computation = one.definition.computation()
     row = conn.execute(
         "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)", [one.log_table]
     ).fetchone()
     rows = max(float(row[0]) if row else 0.0, 1.0)
-    # A block here and there: who is in the sample is up to chance, and the log is not read whole.
+    # Sample random blocks instead of reading the whole log.
     percent = min(100.0, 100.0 * 20 * size / rows)
     keys = identifiers(computation.join_keys)
     chosen = sql.SQL(
@@ -80,13 +80,13 @@ def sample(
         table = cursor.fetch_arrow_table()
     if not table.num_rows:
         return []
-    place, layout = where_of(store, one)
+    place, layout = row_location(store, one)
     types = {field.name: field.dtype.to_value_type() for field in feast_view(one).entity_columns}
     columns = [ids(table, name, types[name]) for name in place.join_keys]
     addresses = [place.of_ids(one_id) for one_id in zip(*columns, strict=True)]
     times = table["event_timestamp"].to_pylist()
     return [
-        Held(at, row, layout)
+        OnlineRow(at, row, layout)
         for at, row in zip(times, fetch(store, layout, addresses), strict=True)
     ]
 
@@ -110,7 +110,7 @@ def fetch(
 def leftovers(store: FeatureStore, one: Published, most_keys: int) -> int:
     """Rows of a version among the first ``most_keys`` keys of its entity; for one that is gone."""
     client: Any = redis_client(online_store(store), store.config.online_store)
-    place, layout = where_of(store, one)
+    place, layout = row_location(store, one)
     looked = found = 0
     for keys in scan(client, place.prefix):
         if place.composite:

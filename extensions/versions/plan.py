@@ -1,4 +1,4 @@
-"""The plan: what the files would change, how severe it is, and what it costs. Changes nothing."""
+"""`skewless plan`: what the files would change, its severity, readers and cost. Read-only."""
 
 import difflib
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ from extensions.versions.retirement import readers_of
 
 
 class Severity(IntEnum):
-    """How much a change asks of whoever applies it, in rising order."""
+    """Kind of a change, in rising order of what it asks of the operator."""
 
-    METADATA = 1  # words only: nothing is computed
+    METADATA = 1  # descriptions, tags, owner: nothing is computed
     NEW_VIEW = 2  # becomes the default at once: nobody uses it yet
     NEW_VERSION = 3  # computed and served beside the default, until it is promoted
-    UNFINISHED = 4  # an apply was cut short: it goes on
-    REMOVED = 5  # out of the files, and of no use to anybody
-    REFUSED = 6  # would change what is published
+    UNFINISHED = 4  # an apply was interrupted: the next one resumes it
+    REMOVED = 5  # no longer in the files, and not in use
+    REFUSED = 6  # would change a published definition
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def refused(self) -> tuple[Change, ...]:
-        """What keeps the plan from being carried out."""
+        """The changes that keep the plan from being applied."""
         return tuple(c for c in self.changes if c.severity is Severity.REFUSED)
 
 
@@ -129,7 +129,7 @@ class _Planner:
             known = self._known.get(name, [])
             if change := self._view(definition, known):
                 changes.append(change)
-            if note := self._pointer(name, known):
+            if note := self._pointer_note(name, known):
                 notes.append(note)
         changes.extend(
             self._unfinished(one)
@@ -167,7 +167,7 @@ class _Planner:
     def _unfinished(self, one: Published) -> Change:
         return self._change(one.definition, Severity.UNFINISHED, "is not filled yet", fill=True)
 
-    def _pointer(self, name: str, known: list[Published]) -> str | None:
+    def _pointer_note(self, name: str, known: list[Published]) -> str | None:
         default, number = active(known), self._declared.number(name)
         if default is None or number is None or default.version == number:
             return None
@@ -216,10 +216,10 @@ class _Planner:
         applied = {service.spec.name: service for service in self._services}
         found = []
         for name, service in self._declared.services.items():
-            wanted = _asked(service)
+            wanted = _declared_references(service)
             if name not in applied:
                 found.append(self._service(name, Severity.NEW_VIEW, "new service"))
-            elif wanted != _held(applied[name]):
+            elif wanted != _applied_references(applied[name]):
                 found.append(
                     self._service(name, Severity.METADATA, "the service names other views")
                 )
@@ -289,7 +289,7 @@ def text_difference(before: Definition, after: Definition) -> str | None:
 
 
 def complete(conn: psycopg.Connection, one: Published) -> bool:
-    """Whether a version has all the values that it is to have: backfilled, computed, online."""
+    """Whether a version is backfilled, has been ticked, and is published online."""
     if not one.kept or one.kind == "transform":
         return True
     if one.filled_at is None or not table_exists(conn, one.log_table):
@@ -304,7 +304,7 @@ def fill_range(
     known: list[Published],
     since: datetime | None,
 ) -> tuple[datetime, datetime]:
-    """The range to backfill: as begun, as asked for, or as long as the default's log is."""
+    """The range to backfill, from ``since``, an earlier fill's beginning, or the default's log."""
     now = clock(conn)
     begun = [one.fill_from for one in known if one.version == definition.version and one.fill_from]
     default = active(known)
@@ -315,21 +315,21 @@ def fill_range(
     return min(start or now, now), now
 
 
-def _asked(service: Any) -> set[tuple[str, int | None]]:
-    """(view, pinned version) as the file has it; what is given as an object follows, too."""
-    asked: set[tuple[str, int | None]] = set()
+def _declared_references(service: Any) -> set[tuple[str, int | None]]:
+    """(view, pinned version or None) as a service's file names them."""
+    references: set[tuple[str, int | None]] = set()
     for one in written_features(service):
         if isinstance(one, str):
             view, _, rest = one.partition("@")
             version = rest.partition(":")[0]
-            asked.add((view.partition(":")[0], int(version[1:]) if version else None))
+            references.add((view.partition(":")[0], int(version[1:]) if version else None))
         else:
             pinned = None if is_versioned(one) else number_of(one)
-            asked.add((one.name, one.projection.version_tag or pinned))
-    return asked
+            references.add((one.name, one.projection.version_tag or pinned))
+    return references
 
 
-def _held(service: Any) -> set[tuple[str, int | None]]:
+def _applied_references(service: Any) -> set[tuple[str, int | None]]:
     return {
         (p.feature_view_name, p.version_tag if p.HasField("version_tag") else None)
         for p in service.spec.features

@@ -1,4 +1,4 @@
-"""Promote and rollback: a view's pointer moves in one transaction, with who, when and why."""
+"""Promote and rollback: move a view's default version in one transaction, with an audit record."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,13 +21,14 @@ from extensions.stores.registry.version_store import (
     promotions,
     published,
     set_state,
+    versions_of,
 )
 from extensions.versions.failpoints import Fault
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A move that is done. ``following``: the services that serve ``to_version`` from now on."""
+    """A completed move. ``following``: the services that serve ``to_version`` from now on."""
 
     view: str
     kind: Move
@@ -71,15 +72,15 @@ def rollback(
     by: str | None = None,
     force: bool = False,
 ) -> Moved:
-    """Take a promotion back; ``to`` names another version than the one before.
+    """Undo the last promotion, or make ``to`` the default again.
 
     Raises:
         InputError: as `promote`, or there is nothing to go back to.
     """
-    known = published(conn, view)
+    known = versions_of(conn, view)
     current = active(known)
     if to is None:
-        to = before(promotions(conn, view), current.version if current else None)
+        to = previous_version(promotions(conn, view), current.version if current else None)
         if to is None or not any(one.version == to and one.kept for one in known):
             raise InputError(
                 f"There is no version of {view} to go back to: say which, with --to vN "
@@ -127,16 +128,16 @@ def rollback_once(
     return f"v{moved.from_version} -> v{moved.to_version}"
 
 
-def before(moves: list[Promotion], current: int | None) -> int | None:
-    """The default that the promotion of ``current`` replaced; rollbacks to it do not count."""
+def previous_version(moves: list[Promotion], current: int | None) -> int | None:
+    """The version that the promotion of ``current`` replaced; earlier rollbacks do not count."""
     for move in reversed(moves):
         if move.to_version == current and move.kind != "rollback":
             return move.from_version
     return None
 
 
-def unready(conn: psycopg.Connection, one: Published) -> str | None:
-    """Why a version's values are not complete and fresh; None when they are."""
+def not_ready_reason(conn: psycopg.Connection, one: Published) -> str | None:
+    """Why a version may not be promoted: not filled, never ticked, or stale; None if it may."""
     if one.kind == "transform":
         return None
     if one.filled_at is None:
@@ -212,5 +213,5 @@ def _check(conn: psycopg.Connection, target: Published, *, force: bool) -> None:
             f"{target.name} was retired and its values are gone: publish its definition again "
             "under the next number."
         )
-    if not force and (why := unready(conn, target)):
+    if not force and (why := not_ready_reason(conn, target)):
         raise ConflictError(f"{why}; --force takes it as it is, and is recorded.")

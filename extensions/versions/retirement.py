@@ -1,4 +1,4 @@
-"""Retire: a version that nobody uses leaves Redis, the work and, in time, PostgreSQL.
+"""`skewless retire`: stop computing an unused version, delete its online rows, later its log.
 
 The mark is one transaction; what follows is removed step by step and noted, so that whoever comes
 next (retire, apply, the refresh loop) goes on where it was cut short.
@@ -30,7 +30,7 @@ NOTICED_AFTER_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Retired:
-    """What became of a version; ``log_drops_at`` None: the log is gone."""
+    """The result of a retire; ``log_drops_at`` None: the log is dropped already."""
 
     view: str
     version: int
@@ -47,14 +47,14 @@ def retire(
     keep_log_days: float = 0.0,
     declared: int | None = None,
 ) -> Retired:
-    """Take a version out of use. ``conn`` must be in autocommit.
+    """Retire a version. ``conn`` must be in autocommit.
 
     ``declared``: the version that the files name; a default goes only with its files.
 
     Raises:
         SkewlessError: a service or a transform uses it, it is the default, or unknown.
     """
-    with _undisturbed(conn, find(conn, view, version)), conn.transaction():
+    with _version_lock(conn, find(conn, view, version)), conn.transaction():
         hold_pointer(conn, view, wait=False)
         one = find(conn, view, version)
         if one.state != "retired":
@@ -89,7 +89,7 @@ def retire(
 
 
 def finish_retired(store: FeatureStore, conn: psycopg.Connection) -> list[str]:
-    """Remove what is left of retired versions, as far as it is due; returns what was removed."""
+    """Delete the due remains of retired versions; returns what was deleted."""
     removed = []
     for one in published(conn):
         if one.state == "retired" and one.kind == "computation":
@@ -102,7 +102,7 @@ def finish_retired(store: FeatureStore, conn: psycopg.Connection) -> list[str]:
 
 
 def unfinished(conn: psycopg.Connection) -> list[Published]:
-    """Retired versions of which something is left that is due."""
+    """Retired versions with remains that are due to be deleted."""
     now = clock(conn)
     return [
         one
@@ -148,7 +148,7 @@ def readers_of(conn: psycopg.Connection, project: str, view: str) -> list[str]:
 
 
 def feast_view(one: Published) -> FeatureView:
-    """Feast's view as it was published, to find its rows online."""
+    """Feast's view as it was published, to address its online rows."""
     proto: Any = feast_registry_rows.parse(one.kind, one.feast_proto)
     view: FeatureView = FeatureView.from_proto(proto)
     view.current_version_number = one.version
@@ -183,8 +183,8 @@ def _check(
         )
 
 
-def _undisturbed(conn: psycopg.Connection, one: Published) -> AbstractContextManager[None]:
-    """No tick and no sweep of the version meanwhile."""
+def _version_lock(conn: psycopg.Connection, one: Published) -> AbstractContextManager[None]:
+    """Hold the version's lock, so that no tick and no reconciliation runs meanwhile."""
     if one.kind == "transform":
         return nullcontext()
     return alone_on(conn, one.definition.computation(), patience=PATIENCE_SECONDS)
@@ -214,7 +214,7 @@ def _remove_online(store: FeatureStore, conn: psycopg.Connection, one: Published
 
 
 def _drop_log(conn: psycopg.Connection, one: Published) -> bool:
-    """Drop the log when its day has come, with the notes of its backfills."""
+    """Drop the log and its backfill records once its retention has ended; whether it was due."""
     with conn.transaction():
         due = conn.execute(
             "UPDATE view_versions SET log_dropped_at = clock_timestamp() "

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from extensions.database.advisory_locks import session_lock
 from extensions.errors import NothingToCheckError, SkewlessError
+from extensions.suggestions import did_you_mean
 from monitoring.baseline import Baseline
 from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import ERROR, Finding, Floor
@@ -115,7 +116,8 @@ def bound_baseline(conn: psycopg.Connection, service: str) -> tuple[str, Baselin
     if row is None:
         raise NothingToCheckError(
             f"The service {service} has no baseline: run `skewless drift baseline {service} "
-            "--training-set …manifest.json` with the set its model was trained on.",
+            "--training-set …manifest.json` with the set its model was trained on."
+            f"{did_you_mean(service, bound_services(conn))}",
         )
     return row[0], Baseline.from_json(row[1])
 

@@ -16,6 +16,7 @@ from extensions.asof.safe_time import settled_now
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError, UnavailableError
 from extensions.feature_types import UTC_MICROSECONDS, arrow_of_postgres
+from extensions.user_code import user_sql
 
 TICK = timedelta(microseconds=1)
 _PAUSE = 0.002
@@ -74,7 +75,7 @@ def log_values(conn: psycopg.Connection, computation: Computation, spine: Spine)
         features=identifiers(features),
         appended=identifiers(names, "appended"),
     )
-    with conn.cursor(binary=True) as cursor:
+    with user_sql(computation.view, computation.version), conn.cursor(binary=True) as cursor:
         _numbers_for_times(cursor)
         rows = cursor.execute(statement).fetchall()
     asked, answered = rows[0][:2]

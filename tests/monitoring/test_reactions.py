@@ -163,9 +163,10 @@ def test_nothing_is_resumed_of_an_incident_that_is_over(
     assert len(receiver.bodies) == 1  # it had begun, and that is still said
 
 
-def _move(url: str, root: str, evidence: dict[str, Any], fault: str) -> None:
+def _move(url: str, redis_url: str, root: str, evidence: dict[str, Any], fault: str) -> None:
     os.environ[VARIABLE] = fault
     os.environ[addresses.POSTGRES_VARIABLE] = url
+    os.environ[addresses.REDIS_VARIABLE] = redis_url
     in_repository(Path(root))("item_profile", "incident 7", evidence)
 
 
@@ -183,7 +184,8 @@ def test_a_view_goes_back_once(world: World, fault: str) -> None:
         world.refresh()
         promote(world.conn, world.store().project, "item_profile", number)
     evidence = {"version": 3, "windows": []}
-    killed = crash(_move, world.database, str(world.root), evidence, fault)
+    redis_url = os.environ[addresses.REDIS_VARIABLE]
+    killed = crash(_move, world.database, redis_url, str(world.root), evidence, fault)
     assert killed == (fault != "none")
     wait_until_gone(world.conn)
     roll_back = in_repository(world.root)

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from extensions.database.advisory_locks import transaction_lock
 from extensions.database.connection import table_exists
 from extensions.errors import ConflictError, InputError
+from extensions.suggestions import did_you_mean
 from extensions.version_names import log_table, version_name
 
 if TYPE_CHECKING:
@@ -126,16 +127,30 @@ def find(conn: psycopg.Connection, view: str, version: int) -> Published:
     Raises:
         InputError: it was never published.
     """
-    known = published(conn, view)
-    for each in known:
-        if each.version == version:
-            return each
-    numbers = ", ".join(f"v{each.version}" for each in known if each.state != "retired")
-    if not numbers:
-        raise InputError(
-            f"There is no published view {view}: `skewless versions` lists those there are.",
-        )
-    raise InputError(f"{view} v{version} was never published: there are {numbers}.")
+    known = versions_of(conn, view)
+    for one in known:
+        if one.version == version:
+            return one
+    numbers = [f"v{one.version}" for one in known if one.state != "retired"]
+    raise InputError(
+        f"{view} v{version} was never published: there "
+        f"{'are ' + ', '.join(numbers) if numbers else 'is none that is not retired'}."
+    )
+
+
+def versions_of(conn: psycopg.Connection, view: str) -> list[Published]:
+    """The versions of one view.
+
+    Raises:
+        InputError: it was never published.
+    """
+    if known := published(conn, view):
+        return known
+    views = sorted({one.view_name for one in published(conn)})
+    raise InputError(
+        f"There is no published view {view}: `skewless versions` lists those there are."
+        f"{did_you_mean(view, views)}"
+    )
 
 
 def active(known: Sequence[Published]) -> Published | None:

@@ -27,6 +27,7 @@ from extensions.stores.offline.join.point_in_time import (
 from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
 from extensions.stores.transform_inputs import inputs_of
+from extensions.user_code import user_transform
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class VersionedTransform:
                     f"column {name} to the labels, or name a version."
                 )
         had = {feature.name for feature in version.view.features}
-        made = version.view.transform_arrow(mine, full)
+        with user_transform(f"{self.name} v{version.version}"):
+            made = version.view.transform_arrow(mine, full)
         columns = {}
         for name, feature in zip(self._names(full), self.features, strict=True):
             kind = arrow_type(feature.dtype)
