@@ -16,6 +16,7 @@ from typing import Any
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.coordinator.base import MemberState
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
@@ -26,6 +27,7 @@ from streaming.settings import Settings
 logger = logging.getLogger(__name__)
 
 _LONGEST_PATIENCE_SECONDS = 300.0
+_LONGEST_FAREWELL_SECONDS = 10.0
 _ORIGIN = re.compile(r"[^\0/]{1,220}/[0-9]{1,9}/[0-9]{1,18}(@[0-9]{1,5})?")
 # What a broker takes to answer with what it has.
 _ANSWER_MS = 5
@@ -256,9 +258,23 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
         except KafkaError as error:
             logger.info("Kafka did not take the offsets (%s).", type(error).__name__)
 
+    def joining(self) -> bool:
+        """Whether the group is forming, and what this member asked of it is not answered yet."""
+        return self.consumer._coordinator.state is MemberState.REBALANCING  # noqa: SLF001
+
     def close(self) -> None:
-        """Leave the group."""
-        self.consumer.close(autocommit=False, timeout_ms=5_000)
+        """Leave the group; a join that is under way is waited for, as long as one may take.
+
+        Tansu 0.1.2 keeps a member that leaves while the group forms as its leader, and every other
+        member then waits for that one's assignment, for ever.
+        """
+        patience = min(self._settings.session_timeout, _LONGEST_FAREWELL_SECONDS)
+        deadline = monotonic() + patience
+        try:
+            while self.joining() and monotonic() < deadline:
+                self.keep_alive(0.05)
+        finally:
+            self.consumer.close(autocommit=False, timeout_ms=5_000)
 
 
 def _message(record: Any, incarnation: int) -> Message:
