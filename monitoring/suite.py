@@ -14,6 +14,7 @@ from great_expectations.core.expectation_validation_result import (
     ExpectationSuiteValidationResult,
 )
 from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.datasource.fluent.interfaces import TestConnectionError
 from great_expectations.expectations.core import ExpectColumnToExist
 from great_expectations.expectations.expectation import Expectation
 
@@ -34,8 +35,8 @@ IS_DEFAULT, IS_STALE = "is_default", "is_stale"
 # An anchor suite needs fewer rows than a distribution: it compares entities with themselves.
 LEAST_ANCHORS = 10
 
-# It would tell of every temporary folder.
-logging.getLogger("great_expectations").setLevel(logging.ERROR)
+# It would tell of every temporary folder, and with a traceback of what its results say as well.
+logging.getLogger("great_expectations").setLevel(logging.CRITICAL)
 
 _CLASSES = {
     NUMERIC: ExpectNumbersLikeBaseline,
@@ -150,8 +151,17 @@ class Measuring:
             self._source = self._context.data_sources.add_postgres("live", connection_string=text)
 
     def of_relation(self, relation: str) -> Batch:
-        """The batch of all rows of a table or view."""
-        asset = self._source.add_table_asset(self._name(), table_name=relation)
+        """The batch of all rows of a table or view.
+
+        Raises:
+            Exception: what the driver raised; everybody can tell whether that is an outage.
+        """
+        try:
+            asset = self._source.add_table_asset(self._name(), table_name=relation)
+        except TestConnectionError as wrapped:
+            if wrapped.__cause__ is None:
+                raise
+            raise wrapped.__cause__ from None
         batch: Batch = asset.add_batch_definition_whole_table("all").get_batch()
         return batch
 

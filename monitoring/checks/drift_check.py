@@ -11,6 +11,7 @@ import psycopg
 from extensions.database import connect
 from extensions.errors import InputError
 from extensions.failpoints import point
+from extensions.failure_classification import first_line, of_a_server
 from monitoring.baseline import Baseline, FeatureBaseline
 from monitoring.baselines.stratified_baselines import conditioned
 from monitoring.checks import drift_store
@@ -108,8 +109,11 @@ def _measured(
         findings += [_not_watched(label, why) for label, why in measured.unwatched.items()]
         findings.sort(key=_gravity)
     except Exception as error:  # whatever it is, it is no drift
-        logger.exception("The drift check of %s failed.", window.service)
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if of_a_server(error):
+            logger.warning("The drift check of %s failed: %s", window.service, reason)
+        else:  # a mistake of ours: where it is, only a traceback says
+            logger.exception("The drift check of %s failed.", window.service)
         return Run(
             window.service, window.start, window.end, baseline_id, ERROR, requests, (), reason
         )
