@@ -58,11 +58,13 @@ def render(results: list[dict[str, Any]]) -> str:
 def _section(result: dict[str, Any]) -> str:
     machine = result["machine"]
     flags = " --quick" if result["quick"] else ""
+    # What a test suite measured names its own command.
+    command = result.get("command") or f"uv run python -m benchmarks.{result['benchmark']}{flags}"
     lines = [
-        f"\n## {result['benchmark']}\n",
+        f"\n## {result.get('title') or result['benchmark']}\n",
         (
-            f"`uv run python -m benchmarks.{result['benchmark']}{flags}` on "
-            f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}.\n"
+            f"`{command}` on {machine['cores']} cores, {machine['memory_gib']} GiB, "
+            f"Python {machine['python']}.\n"
         ),
         "| work | metric | ours | stock | limit | ratio | spread | equal |",
         "|---|---|---|---|---|---|---|---|",

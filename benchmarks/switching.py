@@ -51,9 +51,16 @@ class Connection:
 
     replies: list[Reply] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    # When each of them was told, by `time.monotonic`.
+    failed_at: list[float] = field(default_factory=list)
     # Of the client's end; None while there is no connection.
     port: int | None = None
     renew: threading.Event = field(default_factory=threading.Event)
+
+    def fail(self, why: str) -> None:
+        """Note a request that was not answered."""
+        self.failures.append(why)
+        self.failed_at.append(time.monotonic())
 
     @property
     def last(self) -> State | None:
@@ -178,11 +185,11 @@ class Load:
                 body = answer.read()
                 mine.port = client.sock.getsockname()[1] if client.sock else None
                 if answer.status != 200:
-                    mine.failures.append(f"{answer.status} {body[:200]!r}")
+                    mine.fail(f"{answer.status} {body[:200]!r}")
                     continue
                 mine.replies.append(self._reply(asked, json.loads(body)))
             except (OSError, http.client.HTTPException) as error:
-                mine.failures.append(repr(error))
+                mine.fail(repr(error))
                 client.close()
             time.sleep(self._pause)
         client.close()

@@ -1,245 +1,157 @@
 """The kill matrix: each command with itself or a server killed in its midst, then done again.
 
 Whatever was killed, and when: the command says one sentence or succeeds, the same command again
-completes it, and log and Redis then hold what the oracle says, with no event lost or doubled.
+completes it, and log and Redis then hold what the oracle says, with no event lost or doubled. A
+kill comes at a random instant, or at a failpoint: there the program kills itself, or it stands
+still while a server is killed and started again, and goes on then.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
-from feast import FeatureStore
-
-from extensions.asof import Computation, load_computations
 from extensions.database import connect
-from tests.faults.platform import (
-    ITEMS,
-    REPO_ROOT,
-    USERS,
-    Command,
-    Oracle,
-    Platform,
-    history,
-    latest_rows,
-    online_rows,
-)
+from extensions.operations.refresh import Refresher
+from extensions.versions.maintained_versions import live_computations
+from tests.faults.compute_operations import ComputeOperations
+from tests.faults.drift_operations import DriftOperations, receiving
+from tests.faults.judge import Oracle, assert_view, history
+from tests.faults.operation import Attempt, Away, Cell, Operation, Result
+from tests.faults.platform import Command, Platform
+from tests.faults.version_operations import VersionOperations
 
 VICTIMS = ("program", "postgres", "redis")
-NEW_EVENTS = 300
 # How often the same command may fail after everything is back.
 _ATTEMPTS = 2
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One command and who is killed during it."""
-
-    operation: str
-    victim: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a cell did; ``hit``: the command was still running when the victim was killed."""
-
-    cell: Cell
-    after_seconds: float
-    hit: bool
-    first_exit: int
-
-
+@dataclass
 class KillMatrix:
     """Runs cells one after the other on one platform, and judges after each."""
 
-    def __init__(self, platform: Platform, seed: int) -> None:
-        self.platform = platform
-        self._draw = random.Random(seed)
-        self._computations = load_computations(REPO_ROOT)
+    platform: Platform
+    seed: int
+    operations: dict[str, Operation] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(self.seed)
         self._took: dict[str, float] = {}
-        self._files = 0
-        self._imported: set[str] = set()
-        self.operations: dict[str, Callable[[], Callable[[], Command]]] = {
-            "refresh": self._refresh,
-            "refresh --full": self._refresh_full,
-            "backfill": self._backfill,
-            "import": self._import,
-            "materialize": self._materialize,
-            "rebuild-online": self._rebuild,
-            "training-set": self._training_set,
-        }
         # The first process of all waits for everything to be imported: its time says nothing.
-        first = platform.start("refresh")
+        first = self.platform.start("refresh")
         assert first.end() == 0, first.text()
 
     def undisturbed(self, operation: str) -> float:
         """Seconds that the operation takes when nobody dies; measured once."""
         if operation not in self._took:
-            command = self.operations[operation]()
+            attempt = self.operations[operation].begin()
             began = time.monotonic()
-            running = command()
-            assert running.end() == 0, running.text()
+            running = attempt.start("")
+            running.end()
             self._took[operation] = time.monotonic() - began
+            assert attempt.completed(running), running.text()
         return self._took[operation]
 
     def run(self, cell: Cell) -> Result:
-        """Kill the victim somewhere in the operation; then everything must come right.
+        """Kill the victim in the midst of the operation; then everything must come right.
 
         Raises:
             AssertionError: it did not, and how.
         """
-        took = self.undisturbed(cell.operation)
-        command = self.operations[cell.operation]()
-        delay = self._draw.uniform(0, took)
-        running = command()
-        time.sleep(delay)
-        hit = running.process.is_alive()
+        began = time.monotonic()
+        where = f"{cell} (seed {self.seed})"
+        took = 0.0 if cell.at else self.undisturbed(cell.operation)
+        attempt = self.operations[cell.operation].begin()
+        away: list[Away] = []
+        with attempt.beside(away):
+            hit, code = self._kill(cell, attempt, took, away)
+            attempt.between()
+            _until_completed(attempt, where)
+            attempt.check(where)
+        self._judge(where, attempt)
+        return Result(cell, hit, code, round(time.monotonic() - began, 1))
+
+    def cells(self, rounds: int) -> list[Cell]:
+        """The whole matrix: ``rounds`` random instants, then each failpoint with each victim.
+
+        The order of the operations is a version's life, so that few must be made for a cell alone.
+        """
+        found = [Cell(name, victim) for victim in VICTIMS for name in self.operations] * rounds
+        for victim in VICTIMS:
+            most = max(len(operation.failpoints) for operation in self.operations.values())
+            for place in range(most):
+                found += [
+                    Cell(name, victim, operation.failpoints[place])
+                    for name, operation in self.operations.items()
+                    if place < len(operation.failpoints)
+                    and (victim == "program" or victim in operation.servers)
+                ]
+        return found
+
+    def _kill(
+        self, cell: Cell, attempt: Attempt, took: float, away: list[Away]
+    ) -> tuple[bool, int]:
+        """Returns whether the victim died while the command ran, and the command's exit code."""
+        if cell.at and cell.victim == "program":
+            code = _end(attempt.start(cell.at))
+            assert code < 0, f"{cell}: the failpoint was not passed (exit code {code})"
+            return True, code
+        if cell.at:
+            running = attempt.start(f"{cell.at}:1:freeze")
+            assert running.wait_until_frozen(), f"{cell}: not passed: {running.text()}"
+            away.append(Away(cell.victim, *self.platform.kill_server(cell.victim)))
+            running.go_on()
+            return True, running.end()
+        running = attempt.start("")
+        time.sleep(self.draw.uniform(0, took))
         if cell.victim == "program":
-            running.process.kill()
-            running.process.join(20)
-            code = running.process.exitcode or 0
-        else:
-            self.platform.kill_server(cell.victim)
-            code = running.end()
-        self._until_done(command, cell)
-        self._judge(cell)
-        return Result(cell, round(delay, 3), hit, code)
+            code = running.kill()
+            return code < 0, code
+        hit = running.process.is_alive()
+        away.append(Away(cell.victim, *self.platform.kill_server(cell.victim)))
+        return hit, running.end()
 
-    def _until_done(self, command: Callable[[], Command], cell: Cell) -> None:
-        said = []
-        for _ in range(_ATTEMPTS):
-            running = command()
-            if running.end() == 0:
-                return
-            said.append(running.text())
-        raise AssertionError(f"{cell}: does not complete: {said}")
-
-    def _judge(self, cell: Cell) -> None:
+    def _judge(self, where: str, attempt: Attempt) -> None:
         """Log = Redis = oracle for every entity; nothing of the history lost or doubled."""
-        converge = self.platform.start("refresh")
-        assert converge.end() == 0, converge.text()
-        oracle = Oracle.of(history(self.platform.url))
-        self._assert_imported(oracle)
-        store = FeatureStore(str(REPO_ROOT))
+        store = self.platform.store()
         with connect(self.platform.url, autocommit=True) as conn:
-            for computation in self._computations.values():
-                self._assert_view(conn, store, oracle, computation, cell)
-
-    def _assert_view(
-        self,
-        conn: psycopg.Connection,
-        store: FeatureStore,
-        oracle: Oracle,
-        computation: Computation,
-        cell: Cell,
-    ) -> None:
-        view = computation.view
-        logged = latest_rows(conn, computation)
-        entities = _everyone(computation)
-        online = online_rows(store, computation, entities)
-        now = datetime.now(UTC)
-        for keys in entities:
-            row, served = logged.get(keys), online[keys]
-            where = f"{cell}: {computation.name} {keys}"
-            if row is None:
-                assert not oracle.active(view, keys, now), f"{where} has no row in the log"
-                assert served is None, f"{where} is online and not in the log"
-                continue
-            assert oracle.agrees(view, keys, row), f"{where}: the log has {row}"
-            assert served == row, f"{where}: Redis has {served}, the log {row}"
-
-    def _assert_imported(self, oracle: Oracle) -> None:
-        stored = [one.event_id for one in oracle.whole.deliveries]
-        assert len(stored) == len(set(stored))
-        assert self._imported <= set(stored)
-
-    def _refresh(self) -> Callable[[], Command]:
-        self._more_events()
-        return lambda: self.platform.start("refresh")
-
-    def _refresh_full(self) -> Callable[[], Command]:
-        self._more_events()
-        return lambda: self.platform.start("refresh", "--full")
-
-    def _backfill(self) -> Callable[[], Command]:
-        end = datetime.now(UTC)
-        start = (end - timedelta(days=6)).isoformat()
-        return lambda: self.platform.start(
-            "backfill", "all", "--from", start, "--to", end.isoformat(), "--again"
-        )
-
-    def _import(self) -> Callable[[], Command]:
-        path = self._csv()
-        return lambda: self.platform.start("import", "events", str(path))
-
-    def _materialize(self) -> Callable[[], Command]:
-        return self.platform.start_materialize
-
-    def _rebuild(self) -> Callable[[], Command]:
-        return lambda: self.platform.start("rebuild-online")
-
-    def _training_set(self) -> Callable[[], Command]:
-        labels, out = self._labels(), self.platform.folder / f"train-{self._files}.parquet"
-        return lambda: self.platform.start("training-set", "ranking", str(labels), str(out))
-
-    def _more_events(self) -> None:
-        """Events that arrive now, by the database's clock, as the stream's do."""
-        with connect(self.platform.url) as conn:
-            conn.execute(
-                "INSERT INTO watch_events "
-                "(event_id, user_id, item_id, watched_at, duration_ms, progress) "
-                "SELECT gen_random_uuid()::text, 1 + n * 7 %% %(users)s, 1 + n * 5 %% %(items)s, "
-                "now() - n * interval '31 minutes', 60000, 0.25 "
-                "FROM generate_series(1, %(events)s) AS n",
-                {"users": USERS, "items": ITEMS, "events": NEW_EVENTS},
-            )
-
-    def _csv(self) -> Path:
-        self._files += 1
-        path = self.platform.folder / f"events-{self._files}.csv"
-        now = datetime.now(UTC)
-        rows = []
-        for n in range(NEW_EVENTS):
-            event_id = f"import-{self._files}-{n}"
-            self._imported.add(event_id)
-            at = now - timedelta(minutes=self._draw.uniform(1, 10_000))
-            rows.append(
-                f"{event_id},{self._draw.randint(1, USERS)},{self._draw.randint(1, ITEMS)},"
-                f"{at.isoformat()},{self._draw.randint(1, 90)},0.5"
-            )
-        header = "event_id,user_id,item_id,watched_at,duration_min,progress"
-        path.write_text("\n".join([header, *rows]) + "\n")
-        return path
-
-    def _labels(self) -> Path:
-        self._files += 1
-        path = self.platform.folder / f"labels-{self._files}.csv"
-        now = datetime.now(UTC)
-        rows = [
-            f"{self._draw.randint(1, USERS)},{self._draw.randint(1, ITEMS)},{now.hour},"
-            f"{(now - timedelta(seconds=n)).isoformat()}"
-            for n in range(2_000)
-        ]
-        path.write_text("\n".join(["user_id,item_id,request_hour,event_timestamp", *rows]) + "\n")
-        return path
+            refresher = Refresher(conn, {}, store)
+            refresher.refresh(refresher.choose(None), None)
+            oracle = Oracle.of(history(self.platform.url))
+            stored = [watch.event_id for watch in oracle.whole.deliveries]
+            assert len(stored) == len(set(stored)), where
+            for computation in live_computations(conn, {}).values():
+                assert_view(conn, store, oracle, computation, where)
+        attempt.after(where, oracle)
 
 
-def _everyone(computation: Computation) -> list[tuple[int, ...]]:
-    match computation.join_keys:
-        case ("user_id",):
-            return [(user,) for user in range(1, USERS + 1)]
-        case ("item_id",):
-            return [(item,) for item in range(1, ITEMS + 1)]
-        case _:
-            return [(u, i) for u in range(1, USERS + 1) for i in range(1, ITEMS + 1)]
+def _end(running: Command) -> int:
+    running.process.join(120)
+    assert not running.process.is_alive(), f"{running.name} hangs: {running.text()}"
+    return running.process.exitcode or 0
+
+
+def _until_completed(attempt: Attempt, where: str) -> None:
+    told = []
+    for _ in range(_ATTEMPTS):
+        running = attempt.start("")
+        running.end()
+        if attempt.completed(running):
+            return
+        told.append(running.text())
+    raise AssertionError(f"{where}: does not complete: {told}")
 
 
 @contextmanager
 def kill_matrix(folder: Path, seed: int) -> Iterator[KillMatrix]:
-    """A matrix on a platform of its own."""
-    with Platform.run(folder) as platform:
-        yield KillMatrix(platform, seed)
+    """A matrix of all operations, on a platform of its own."""
+    with Platform.run(folder) as platform, receiving() as receiver:
+        matrix = KillMatrix(platform, seed)
+        versions = VersionOperations(platform, matrix.draw)
+        matrix.operations |= ComputeOperations(platform, matrix.draw).all()
+        matrix.operations |= versions.published()
+        matrix.operations |= DriftOperations(platform, versions, receiver).all()
+        matrix.operations |= versions.retired()
+        yield matrix

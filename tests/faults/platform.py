@@ -1,68 +1,91 @@
-"""A small platform on durable servers, and its commands as processes that can be killed."""
+"""A small platform on durable servers: commands that can be killed, and an HTTP server beside."""
 
 import contextlib
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
-from collections import defaultdict
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import psycopg
+import psutil
 from feast import FeatureStore
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import load_repo_config
-from feast.repo_operations import apply_total
-from psycopg import sql
 
 from extensions import addresses
-from extensions.asof import Computation
 from extensions.cli import main
 from extensions.cli.app import app
 from extensions.database import connect
+from extensions.failpoints import VARIABLE
 from extensions.local import postgres, valkey
+from extensions.local.ports import free_port
 from extensions.local.server_process import Server
 from extensions.operations.database_setup import prepare_database
-from extensions.stores.publish_log import online_store, registered
-from tests.online.repository import EPOCH, watch
-from tests.oracle.answers import VIEWS, Answer, agrees
-from tests.oracle.features import Keys
-from tests.oracle.records import Classification, GenrePlace, History, Watch
+from extensions.versions.apply import apply
+from tests.online.repository import watch
+from tests.versions.repositories import Repository
 
-REPO_ROOT = Path(__file__).resolve().parents[2]
 USERS, ITEMS, EVENTS = 40, 24, 2_000
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["tests.faults.platform"])
+_FORKSERVER.set_forkserver_preload(["tests.faults.preload"])
 _SERVERS = {"postgres": postgres, "redis": valkey}
+_HTTP_SERVER = """
+import sys
+from pathlib import Path
+from extensions.serving.server import run
+from extensions.serving.settings import Settings
+run(Settings(repo=Path.cwd(), port=int(sys.argv[1]), workers=2, redis_deadline_ms=2000))
+"""
 
 
 @dataclass
 class Platform:
-    """Servers with data of their own, prepared, applied and with a month of history."""
+    """Servers with data of their own, a copy of the repository that is applied, and history.
+
+    ``begun``: from then on values were computed live; what the logs hold of earlier moments was
+    backfilled. ``answered`` and ``refused``: requests over HTTP beside the commands.
+    """
 
     folder: Path
+    repository: Repository
     servers: dict[str, Server] = field(default_factory=dict)
     commands: int = 0
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    answered: int = 0
+    refused: int = 0
+    _http: "subprocess.Popen[bytes] | None" = None
+    _http_port: int = 0
 
     @classmethod
     @contextlib.contextmanager
     def run(cls, folder: Path) -> Iterator["Platform"]:
         """Servers that are stopped at the end, whoever killed them in between."""
-        platform = cls(folder)
+        platform = cls(folder, Repository.copy(folder / "repository"))
+        before = {name: os.environ.get(name) for name in _VARIABLES}
         try:
             for kind, module in _SERVERS.items():
                 platform.servers[kind] = module.start(folder / kind)
             platform.prepare()
             yield platform
         finally:
+            if platform._http is not None:
+                platform._http.terminate()
+                platform._http.wait(30)
             for server in platform.servers.values():
                 server.stop()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+    @property
+    def root(self) -> Path:
+        return self.repository.root
 
     @property
     def url(self) -> str:
@@ -75,37 +98,88 @@ class Platform:
             addresses.REDIS_VARIABLE: self.servers["redis"].url,
         }
 
+    def store(self) -> FeatureStore:
+        return FeatureStore(str(self.root))
+
     def prepare(self) -> None:
         os.environ.update(self.environment)
         prepare_database(self.url)
         watch(self.url, USERS, ITEMS, EVENTS, datetime.now(UTC) - timedelta(minutes=5))
-        with contextlib.chdir(REPO_ROOT):
-            config = load_repo_config(REPO_ROOT, REPO_ROOT / "feature_store.yaml")
-            apply_total(config, REPO_ROOT, skip_source_validation=False)
+        self.begun = datetime.now(UTC)
+        self.apply()
 
-    def start(self, *arguments: str) -> "Command":
-        """A `skewless` command in a process of its own, everything imported already."""
-        return self._start(_skewless, arguments)
+    def apply(self, since: datetime | None = None) -> None:
+        """`skewless apply` in this process, where nobody is killed."""
+        with self.repository.current(), connect(self.url, autocommit=True) as conn:
+            apply(conn, self.root, since=since)
+
+    def start(
+        self, *arguments: str, fault: str = "", environment: Mapping[str, str] | None = None
+    ) -> "Command":
+        """A `skewless` command in a process of its own, everything imported already.
+
+        ``fault``: the failpoint that is armed in it, as `extensions.failpoints` reads it.
+        """
+        return self._start(_skewless, arguments, {**(environment or {}), VARIABLE: fault})
 
     def start_materialize(self) -> "Command":
         """`feast materialize` over all history, the same way."""
-        return self._start(_materialize, ())
+        return self._start(_materialize, (), {})
 
-    def _start(self, target: Callable[..., None], arguments: tuple[str, ...]) -> "Command":
+    def _start(
+        self,
+        target: Callable[..., None],
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+    ) -> "Command":
         self.commands += 1
         output = self.folder / f"command-{self.commands}.log"
         process = _FORKSERVER.Process(
-            target=target, args=(arguments, self.environment, str(output)), daemon=True
+            target=target,
+            args=(arguments, {**self.environment, **environment}, str(output), str(self.root)),
+            daemon=True,
         )
         process.start()
         return Command(process, output, " ".join(arguments) or target.__name__)
 
-    def kill_server(self, kind: str) -> None:
-        """Kill −9 a server, and start it again on its data and port."""
+    def kill_server(self, kind: str) -> tuple[float, float]:
+        """Kill −9 a server, and start it again on its data and port.
+
+        Returns when it was killed and when it answered again, by `time.monotonic`.
+        """
         old = self.servers[kind]
+        killed = time.monotonic()
         old.process.kill()
         old.process.wait(20)
         self.servers[kind] = _SERVERS[kind].start(self.folder / kind, old.port)
+        return killed, time.monotonic()
+
+    def http_port(self) -> int:
+        """The port of an HTTP server of two workers, which is started when first asked for."""
+        if self._http is None:
+            self._http_port = free_port()
+            self._http = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", _HTTP_SERVER, str(self._http_port)],
+                cwd=self.root,
+                stderr=(self.folder / "http.log").open("ab"),
+            )
+        deadline = time.monotonic() + 120
+        while not self._ready():
+            assert self._http.poll() is None, "the HTTP server has ended"
+            assert time.monotonic() < deadline, "the HTTP server is not ready"
+            time.sleep(0.1)
+        return self._http_port
+
+    def _ready(self) -> bool:
+        url = f"http://127.0.0.1:{self._http_port}/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+
+_VARIABLES = (addresses.POSTGRES_VARIABLE, addresses.REDIS_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -128,150 +202,60 @@ class Command:
         assert self.process.exitcode is not None
         return self.process.exitcode
 
+    def kill(self) -> int:
+        """Kill −9 it, wherever it is; returns its exit code, which may be of an earlier end."""
+        self.process.kill()
+        self.process.join(20)
+        return self.process.exitcode or 0
+
+    def wait_until_frozen(self, seconds: float = 60) -> bool:
+        """Whether it stopped at its failpoint (``…:freeze``); False where it ended before."""
+        deadline = time.monotonic() + seconds
+        while self.process.is_alive():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED:
+                    return True
+            assert time.monotonic() < deadline, f"{self.name} does not come to its failpoint"
+            time.sleep(0.01)
+        return False
+
+    def go_on(self) -> None:
+        """Let a frozen command continue."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGCONT)
+
     def text(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
 
 
-def _skewless(arguments: tuple[str, ...], environment: Mapping[str, str], output: str) -> None:
-    with _as_a_command(environment, output):
+def _skewless(
+    arguments: tuple[str, ...], environment: Mapping[str, str], output: str, root: str
+) -> None:
+    with _as_a_command(environment, output, Path(root)):
         sys.argv = ["skewless", *arguments]
         main(lambda: app(standalone_mode=True))
 
 
-def _materialize(_: tuple[str, ...], environment: Mapping[str, str], output: str) -> None:
+def _materialize(
+    _: tuple[str, ...], environment: Mapping[str, str], output: str, root: str
+) -> None:
     def run() -> None:
-        store = FeatureStore(str(REPO_ROOT))
+        store = FeatureStore(root)
         store.materialize(datetime.now(UTC) - timedelta(days=60), datetime.now(UTC))
 
-    with _as_a_command(environment, output):
+    with _as_a_command(environment, output, Path(root)):
         main(run)
 
 
 @contextlib.contextmanager
-def _as_a_command(environment: Mapping[str, str], output: str) -> Iterator[None]:
+def _as_a_command(environment: Mapping[str, str], output: str, root: Path) -> Iterator[None]:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(environment)
-    with contextlib.chdir(REPO_ROOT):
+    # The command line works on the repository in which it lies: here on its copy.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("extensions.") and hasattr(module, "REPO_ROOT"):
+            module.REPO_ROOT = root
+    with Repository(root).current():
         yield
-
-
-def history(url: str) -> History:
-    """All that the database holds, as the oracle reads it."""
-    with connect(url) as conn:
-        watches = conn.execute(
-            "SELECT event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress "
-            "FROM watch_events ORDER BY ingested_at"
-        ).fetchall()
-        items = conn.execute("SELECT item_id, genre, valid_from, ingested_at FROM items").fetchall()
-        places = conn.execute("SELECT genre, embedding, ingested_at FROM genres").fetchall()
-    return History(
-        tuple(Watch(*row) for row in watches),
-        tuple(Classification(*row) for row in items),
-        tuple(GenrePlace(genre, tuple(at), known) for genre, at, known in places),
-    )
-
-
-@dataclass(frozen=True)
-class Row:
-    """An entity's latest row of a log, or what Redis holds of it."""
-
-    as_of: datetime
-    answer: Answer
-
-
-def latest_rows(conn: psycopg.Connection, computation: Computation) -> dict[Keys, Row]:
-    """Each entity's latest row of the view's log."""
-    keys = [sql.Identifier(key) for key in computation.join_keys]
-    rows = conn.execute(
-        sql.SQL(
-            "SELECT DISTINCT ON ({keys}) {keys}, event_timestamp, {features} FROM {log} "
-            "ORDER BY {keys}, event_timestamp DESC, created_timestamp DESC"
-        ).format(
-            keys=sql.SQL(", ").join(keys),
-            features=sql.SQL(", ").join(sql.Identifier(f.name) for f in computation.features),
-            log=sql.Identifier(computation.log_table),
-        )
-    ).fetchall()
-    width = len(keys)
-    return {row[:width]: Row(row[width], _answer(computation, row[width + 1 :])) for row in rows}
-
-
-def online_rows(
-    store: FeatureStore, computation: Computation, entities: list[Keys]
-) -> dict[Keys, Row | None]:
-    """What Redis holds of each entity, by Feast's own way to read it; None: nothing."""
-    view = registered(store, computation)
-    asked = [
-        EntityKey(join_keys=computation.join_keys, entity_values=[Value(int64_val=k) for k in keys])
-        for keys in entities
-    ]
-    found: dict[Keys, Row | None] = {}
-    read = online_store(store).online_read(store.config, view, asked)
-    for keys, (as_of, values) in zip(entities, read, strict=True):
-        if as_of is None or values is None or as_of.replace(tzinfo=UTC) == EPOCH:
-            found[keys] = None
-            continue
-        plain = [_plain(values[feature.name]) for feature in computation.features]
-        found[keys] = Row(as_of.replace(tzinfo=as_of.tzinfo or UTC), _answer(computation, plain))
-    return found
-
-
-def _plain(value: Any) -> Any:
-    kind = value.WhichOneof("val")
-    held = getattr(value, kind)
-    return list(held.val) if hasattr(held, "val") else held
-
-
-def _answer(computation: Computation, values: Any) -> Answer:
-    """Values in the oracle's own types: float32 where the log has real."""
-    return tuple(
-        _typed(value, feature.pg_type)
-        for value, feature in zip(values, computation.features, strict=True)
-    )
-
-
-def _typed(value: Any, pg_type: str) -> Any:
-    if pg_type == "real[]":
-        return tuple(np.float32(each) for each in value)
-    return np.float32(value) if pg_type == "real" else value
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """The oracle's answers over one history, each entity's events found once."""
-
-    whole: History
-    by_user: Mapping[int, History]
-    by_item: Mapping[int, History]
-
-    @classmethod
-    def of(cls, whole: History) -> "Oracle":
-        users, items = defaultdict(list), defaultdict(list)
-        for one in whole.deliveries:
-            users[one.user_id].append(one)
-            items[one.item_id].append(one)
-
-        def narrowed(parts: Mapping[int, list[Watch]]) -> dict[int, History]:
-            return {
-                key: History(tuple(part), whole.classifications, whole.places)
-                for key, part in parts.items()
-            }
-
-        return cls(whole, narrowed(users), narrowed(items))
-
-    def agrees(self, view: str, keys: Keys, row: Row) -> bool:
-        """Whether the row is what the oracle answers for its own time."""
-        oracle = VIEWS[view]
-        parts = self.by_user if oracle.join_keys[0] == "user_id" else self.by_item
-        history = parts.get(keys[0]) or History((), self.whole.classifications, self.whole.places)
-        return agrees(row.answer, oracle(history, keys, row.as_of), oracle.float32_steps)
-
-    def active(self, view: str, keys: Keys, as_of: datetime) -> bool:
-        """Whether the oracle's answer differs from that over no history at all."""
-        oracle = VIEWS[view]
-        parts = self.by_user if oracle.join_keys[0] == "user_id" else self.by_item
-        history = parts.get(keys[0])
-        nobody = History((), (), self.whole.places)
-        return history is not None and oracle(history, keys, as_of) != oracle(nobody, keys, as_of)

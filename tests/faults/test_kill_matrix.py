@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.kill_matrix import Cell, kill_matrix
+from tests.faults.kill_matrix import kill_matrix
+from tests.faults.operation import Cell
 
 CELLS = [
     Cell("refresh", "postgres"),
@@ -14,6 +15,12 @@ CELLS = [
     Cell("materialize", "redis"),
     Cell("rebuild-online", "program"),
     Cell("training-set", "postgres"),
+    # At failpoints nothing is left to chance, and no undisturbed run is needed to time the kill.
+    Cell("apply", "postgres", "apply-ticked"),
+    Cell("promote", "program", "move-noted"),
+    Cell("rollback", "postgres", "move-feast-written"),
+    Cell("drift check", "program", "rollback-done"),
+    Cell("retire", "program", "retire-online-removed"),
 ]
 
 
