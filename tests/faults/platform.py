@@ -163,7 +163,7 @@ class Platform:
                 cwd=self.root,
                 stderr=(self.folder / "http.log").open("ab"),
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not self._ready():
             assert self._http.poll() is None, "the HTTP server has ended"
             assert time.monotonic() < deadline, "the HTTP server is not ready"
