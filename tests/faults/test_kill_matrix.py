@@ -24,7 +24,7 @@ CELLS = [
 ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_kill_in_the_midst_of_a_command_is_made_good_by_the_next_one(tmp_path: Path) -> None:
     with kill_matrix(tmp_path, seed=11) as matrix:
         results = [matrix.run(cell) for cell in CELLS]
