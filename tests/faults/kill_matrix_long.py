@@ -108,7 +108,7 @@ def figures(parts: Sequence[Part]) -> list[Row]:
         Row("all commands", "lost, doubled or wrong afterwards", "kills", "lower",
             float(len(failed)), equal=not failed,
             why=f"{kills} kills survived in {seconds / 60:.0f} minutes, "
-            f"{sum(part.left_out for part in parts)} cells of the matrix not run"),
+            f"{sum(part.left_out for part in parts)} cells of the matrix not run to their end"),
         Row("rankings over HTTP beside the kills of versions and drift checks",
             "answered, none of mixed versions", "answers", "higher",
             float(sum(part.answered for part in parts)), equal=not failed,

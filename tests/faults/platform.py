@@ -208,14 +208,16 @@ class Command:
         self.process.join(20)
         return self.process.exitcode or 0
 
-    def wait_until_frozen(self, seconds: float = 60) -> bool:
+    def wait_until_frozen(self, seconds: float = 300) -> bool:
         """Whether it stopped at its failpoint (``…:freeze``); False where it ended before."""
         deadline = time.monotonic() + seconds
         while self.process.is_alive():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED:
                     return True
-            assert time.monotonic() < deadline, f"{self.name} does not come to its failpoint"
+            if time.monotonic() > deadline:
+                self.kill()  # what comes next must not meet it
+                raise AssertionError(f"{self.name} does not come to its failpoint")
             time.sleep(0.01)
         return False
 
