@@ -193,10 +193,8 @@ def _of_kafka(error: BaseException) -> tuple[bool, Outage | None]:
 def _of_system(error: OSError) -> Outage | None:
     if isinstance(error, TimeoutError):
         return Outage.TIMEOUT
-    # Arrow's reader of a result that broke off has no number, and says nothing of the reason.
-    nameless = error.errno is None and type(error) is OSError
     name_lookup = isinstance(error, _class("socket", "gaierror"))
-    if nameless or name_lookup or isinstance(error, ConnectionError) or error.errno in _LOST:
+    if name_lookup or isinstance(error, ConnectionError) or error.errno in _LOST:
         return Outage.LOST
     return Outage.FULL if error.errno in _FULL else None
 

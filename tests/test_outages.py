@@ -13,6 +13,7 @@ import pytest
 import redis.exceptions
 from adbc_driver_postgresql import dbapi
 
+from extensions.database.adbc_connections import record_batches
 from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, first_line, of_a_server, outage
 from tests.databases import cut
@@ -58,19 +59,33 @@ def test_a_connection_that_is_cut_is_lost(postgres_server: str, fresh_database: 
         conn = psycopg.connect(fresh_database)
         with dbapi.connect(fresh_database) as arrow, arrow.cursor() as cursor:
             cursor.execute("SELECT repeat('x', 999) FROM generate_series(1, 3000000)")
-            reader = cursor.fetch_record_batch()
+            reader = record_batches(cursor)
             cut(admin, name)
             for _ in range(2):
                 with pytest.raises(psycopg.Error) as caught:
                     conn.execute("SELECT 1")
                 found.append(caught.value)
-            with pytest.raises(OSError, match="libpq") as broke:
+            with pytest.raises(adbc_driver_manager.Error) as broke:
                 list(reader)
             found.append(broke.value)
             with pytest.raises(adbc_driver_manager.Error) as gone:
                 cursor.execute("SELECT 1")
             found.append(gone.value)
     assert [outage(one) for one in found] == [Outage.LOST] * len(found), found
+
+
+def test_what_a_statement_does_wrong_while_its_rows_are_read_is_no_outage(
+    fresh_database: str,
+) -> None:
+    """The division fails in the last of many rows, long after the first ones were read."""
+    query = "SELECT 1 / (400000 - n), repeat('x', 99) FROM generate_series(1, 400000) AS n"
+    with dbapi.connect(fresh_database) as arrow, arrow.cursor() as cursor:
+        cursor.execute(query)
+        with pytest.raises(adbc_driver_manager.Error, match="division by zero") as caught:
+            list(record_batches(cursor))
+    assert caught.value.sqlstate == "22012"
+    assert outage(caught.value) is None
+    assert outage(OSError("an error without a number says nothing of a server")) is None
 
 
 @pytest.mark.parametrize("text", REPLIES)

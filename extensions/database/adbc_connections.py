@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+import pyarrow as pa
 from adbc_driver_manager import AdbcConnection
+from adbc_driver_manager._reader import AdbcRecordBatchReader
 from adbc_driver_manager.dbapi import _SharedDatabase
 from adbc_driver_postgresql import connect as open_database
 from adbc_driver_postgresql import dbapi
@@ -71,6 +73,21 @@ def arrow_connection(url: str) -> dbapi.Connection:
     with _held(url) as known:
         assert known is not None  # kept a moment ago, and the newest of all
         return known.connection()
+
+
+def record_batches(cursor: dbapi.Cursor) -> pa.RecordBatchReader:
+    """The result of ``cursor``, read as it is consumed: batches of some megabytes.
+
+    Iterate over it; what fails meanwhile is the driver's own error, with its SQLSTATE. From the
+    reader that `Cursor.fetch_record_batch` gives it is an OSError that says nothing of the cause.
+
+    Raises:
+        adbc_driver_manager.Error: the statement fails, or the connection breaks.
+    """
+    # Importing moves the stream out of the handle, which has to live until then.
+    handle = cursor.fetch_arrow()
+    made: pa.RecordBatchReader = AdbcRecordBatchReader._import_from_c(handle.address)  # noqa: SLF001
+    return made
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from extensions.asof.computation import Computation
 from extensions.asof.unpublished_ranges import UnpublishedRange, forget_unpublished, unpublished
 from extensions.asof.watermarks import advance_published, read_watermark
 from extensions.database import connect_arrow
+from extensions.database.adbc_connections import record_batches
 from extensions.database.connection import identifiers
 from extensions.errors import ConfigurationError
 from extensions.feast_internals import provider_of
@@ -129,7 +130,7 @@ def write_query(store: FeatureStore, view: FeatureView, query: sql.Composed) -> 
         cursor.execute("SET timezone = 'UTC'")
         cursor.execute(query.as_string(None))
         waiting: list[pa.RecordBatch] = []
-        for batch in cursor.fetch_record_batch():
+        for batch in record_batches(cursor):
             waiting.append(batch)
             if sum(rows.num_rows for rows in waiting) >= ROWS_PER_BATCH:
                 written += online.write_arrow(store.config, view, pa.Table.from_batches(waiting))

@@ -173,7 +173,7 @@ def list_(
 ) -> list[DeadLetter]:
     """The letters that the topic holds, oldest first, each once; only those of ``reason``."""
     found = []
-    for letter in _letters(settings):
+    for letter in letters(settings):
         if reason in (None, letter.reason):
             found.append(letter)
             if limit is not None and len(found) >= limit:
@@ -187,7 +187,7 @@ def show(settings: Settings, position: str) -> DeadLetter:
     Raises:
         InputError: there is no such letter.
     """
-    for letter in _letters(settings):
+    for letter in letters(settings):
         if letter.position == position:
             return letter
     raise InputError(
@@ -206,7 +206,7 @@ def replay(settings: Settings, *, reason: str | None = None, position: str | Non
     Raises:
         SkewlessError: ``position`` names no letter, or one that was cut short or is foreign.
     """
-    letters: Iterator[DeadLetter]
+    wanted: Iterator[DeadLetter]
     if position:
         letter = show(settings, position)
         if letter.truncated:
@@ -216,18 +216,18 @@ def replay(settings: Settings, *, reason: str | None = None, position: str | Non
                 f"The dead letter {position} was written by another program, which does not say "
                 "where it belongs: send it with that program.",
             )
-        letters = iter([letter])
+        wanted = iter([letter])
     else:
-        letters = (
+        wanted = (
             letter
-            for letter in _letters(settings)
+            for letter in letters(settings)
             if reason in (None, letter.reason) and not letter.truncated and not letter.foreign
         )
     producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=5)
     try:
         there = producer.partitions_for(settings.topic)
         count = 0
-        while part := list(islice(letters, _AT_ONCE)):
+        while part := list(islice(wanted, _AT_ONCE)):
             futures = [(letter, _again(producer, letter, there)) for letter in part]
             producer.flush(timeout=_SEND_SECONDS)
             for letter, future in futures:
@@ -267,7 +267,7 @@ def _again(
     )
 
 
-def _letters(settings: Settings) -> Iterator[DeadLetter]:
+def letters(settings: Settings) -> Iterator[DeadLetter]:
     """Every letter once, up to the end of the topic as it was when reading began.
 
     Memory does not grow with the letters: repetitions are looked for among the latest ones.

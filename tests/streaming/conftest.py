@@ -21,7 +21,8 @@ REPO_ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def applied_database(postgres_server: str, template_database: str, redis_server: str) -> str:
     """The name of a database with the registry filled, to copy from."""
-    name = "template_applied"
+    # Rooms that borrow this fixture each make one.
+    name = f"template_applied_{uuid.uuid4().hex[:8]}"
     url = create(postgres_server, name, template_database)
     with Addresses(url, redis_server):
         config = load_repo_config(REPO_ROOT, REPO_ROOT / "feature_store.yaml")

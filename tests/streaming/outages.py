@@ -76,12 +76,12 @@ def under_load(
         producer = Producer(settings, seed=3, rate=rate)
         producer.start()
         time.sleep(1)
-        before = _megabytes(worker.pid)
+        before = megabytes(worker.pid)
         for outage in outages:
             with outage:
                 time.sleep(seconds)
             time.sleep(1)
-        most = _peak_megabytes(worker.pid)
+        most = peak_megabytes(worker.pid)
         load = producer.stop()
         wait_until(
             lambda: stream.stored() >= len(load.events) and stream.at_rest(),
@@ -103,11 +103,11 @@ def under_load(
     return load
 
 
-def _megabytes(pid: int | None) -> float:
+def megabytes(pid: int | None) -> float:
     return _memory(pid, "VmRSS")
 
 
-def _peak_megabytes(pid: int | None) -> float:
+def peak_megabytes(pid: int | None) -> float:
     return _memory(pid, "VmHWM")
 
 

@@ -41,7 +41,6 @@ def _caused() -> Exception:
 
 OUTAGES: dict[str, Callable[[], BaseException]] = {
     "adbc": _adbc,
-    "arrow": lambda: OSError("[libpq] PQgetCopyData() failed: server closed the connection"),
     "arrow memory": lambda: pa.lib.ArrowMemoryError("malloc of size 64 failed"),
     "psycopg": lambda: psycopg.OperationalError("consuming input failed"),
     "disk full": lambda: psycopg.errors.DiskFull("could not extend file"),

@@ -12,6 +12,7 @@ from feast import RepoConfig
 from psycopg import sql
 
 from extensions.database import connect_arrow
+from extensions.database.adbc_connections import record_batches
 from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, outage
 from extensions.stores.offline.arrow.postgres_arrow_types import to_plain_types
@@ -61,7 +62,7 @@ class ArrowSession:
     def rows(self, statement: sql.Composable | str) -> pa.RecordBatchReader:
         """Execute a query and stream its result in batches of some megabytes."""
         self._cursor.execute(_text(statement))
-        return self._cursor.fetch_record_batch()
+        return record_batches(self._cursor)
 
     def chunks(
         self, statement: sql.Composable | str, exact: Collection[str] = ()
