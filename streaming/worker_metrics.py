@@ -1,20 +1,31 @@
 """What the worker says of itself: Prometheus metrics, and a row that `skewless status` reads."""
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import psycopg
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from extensions.errors import ConfigurationError
+from extensions.thread_supervision import Lasting
 from streaming.settings import Settings
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 1, 2.5, 5, 15, 60, 300, 3600)
 _SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 _REMEMBERED = 20_000
 OBSERVED_PER_STEP = 100
+
+
+class _Quiet(WSGIRequestHandler):
+    """Says nothing of each scrape."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing."""
 
 
 @dataclass
@@ -77,23 +88,35 @@ class WorkerMetrics:
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
 
     def serve(self, settings: Settings) -> None:
-        """Answer Prometheus on ``metrics_port``, where one is set.
+        """Answer Prometheus on ``metrics_port``, where one is set; a failure begins anew.
 
         Raises:
             ConfigurationError: the port is taken.
         """
         if settings.metrics_port is None:
             return
+        listening = [self._listen(settings)]
+
+        def answer() -> None:
+            with listening.pop() if listening else self._listen(settings) as server:
+                server.serve_forever()
+
+        thread = Lasting("metrics", answer, threading.Event())
+        thread.start()
+        self.watch(thread.name, thread.is_alive)
+
+    def _listen(self, settings: Settings) -> ThreadingWSGIServer:
+        assert settings.metrics_port is not None
         try:
-            _, thread = start_http_server(
-                settings.metrics_port, settings.metrics_host, registry=self.registry
-            )
+            return make_server(
+                settings.metrics_host, settings.metrics_port, make_wsgi_app(self.registry),
+                ThreadingWSGIServer, _Quiet,
+            )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot answer Prometheus on {settings.metrics_host}:{settings.metrics_port} "
                 f"({error.strerror}): choose another --metrics-port."
             ) from None
-        self.watch("metrics", thread.is_alive)
 
     def watch(self, thread: str, alive: Callable[[], bool]) -> None:
         """Show whether the thread lives, whenever somebody asks."""

@@ -327,6 +327,7 @@ class Application:
                 if self.sweep:
                     self.sweep.start()
                     stack.callback(self.sweep.stop)
+                    self.threads += self.sweep.threads
                 if self.settings.workers > 1:
                     figures = LastingTask("figures", self._collect_metrics_forever)
                     stack.callback(figures.cancel)

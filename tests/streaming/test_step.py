@@ -7,11 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from feast import FeatureView, Field
+from feast.types import Array, Int64
 from pyarrow import Table
 
+from extensions.asof.computation import FeatureColumn
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.errors import SkewlessError
+from extensions.failure_classification import outage
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import JsonDecoder, Message
 from streaming.kafka.subscription import Batch, Placed
@@ -179,6 +183,65 @@ def test_metrics_and_status_say_what_a_step_did(worker: OneWorker, settings: Set
     assert row.steps > 0
     assert row.records_per_step is not None
     assert row.freshness_p99_ms is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("ARRAY[1, NULL, count(*)]", "numbers holds an array with a null inside"),
+        ("ARRAY[1 / (count(*) - 1)]", "division by zero"),
+        ("ARRAY[count(*) * 9223372036854775807::bigint]", "bigint out of range"),
+    ],
+)
+def test_a_computation_that_fails_is_named_and_holds_up_no_other_view(
+    settings: Settings, stream: Stream, publisher: Fickle, caplog: pytest.LogCaptureFixture,
+    answer: str, said: str,
+) -> None:  # fmt: skip
+    first = view_of(stream, "user_watch_stats")
+    broken = array_view(first, f"SELECT s.user_id, s.as_of, (SELECT {answer} FROM watch_events AS "
+                        "e WHERE e.user_id = s.user_id) AS numbers FROM spine AS s")  # fmt: skip
+    worker = OneWorker(settings, [broken, first], publisher)
+    ensure_log_tables(worker.conn, [broken.computation])
+    failures = {"view": broken.computation.name}
+    worker.metrics.view_failures.labels(broken.computation.name)
+    before = value_of(worker, failures)
+    worker.step(event(5), event(5) if "out of range" in said else event(6))
+    assert value_of(worker, failures) == before + 1
+    assert f"View user_watch_numbers.v1 fell behind: {said}" in caplog.text.replace(
+        "The column ", ""
+    )
+    assert served(stream, first, 5) == (2 if "out of range" in said else 1)
+    for _ in range(2):
+        sweep_all(worker, [first])
+        mended = pytest.raises((SkewlessError, psycopg.Error), match=said)
+        with mended as caught:
+            sweep(worker.conn, settings, broken, publisher)
+        # The same again would fail the same way: it is nobody's outage.
+        assert outage(caught.value) is None
+    found = marks(worker.conn, [first, broken])
+    assert found[first.computation.name] > found[broken.computation.name]
+    worker.conn.close()
+
+
+def array_view(first: LiveView, text: str) -> LiveView:
+    """A view of whole numbers of a user, computed by ``text``."""
+    feature_view = FeatureView(
+        name="user_watch_numbers", entities=[], schema=[Field(name="numbers", dtype=Array(Int64))],
+        source=first.feature_view.batch_source, ttl=timedelta(0),
+    )  # fmt: skip
+    feature_view.entities = first.feature_view.entities
+    feature_view.entity_columns = first.feature_view.entity_columns
+    feature_view.current_version_number = 1
+    computation = replace(
+        first.computation, view="user_watch_numbers", version=1, sql=text,
+        features=(FeatureColumn("numbers", "bigint[]", []),),
+    )  # fmt: skip
+    return LiveView(computation, feature_view)
+
+
+def value_of(worker: OneWorker, labels: dict[str, str]) -> float:
+    name = "skewless_stream_view_failures_total"
+    return worker.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def test_a_late_step_is_fenced_and_leaves_nothing(worker: OneWorker, stream: Stream) -> None:

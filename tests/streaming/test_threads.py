@@ -13,9 +13,11 @@ import pytest
 import sqlalchemy
 from adbc_driver_postgresql import dbapi
 from kafka.errors import KafkaConnectionError
+from prometheus_client.exposition import ThreadingWSGIServer
 from redis.exceptions import ClusterDownError, OutOfMemoryError, SlotNotCoveredError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from extensions import thread_supervision
 from extensions.errors import SkewlessError
 from extensions.local.ports import free_port
 from streaming.processing import reconciliation
@@ -129,3 +131,24 @@ def test_liveness_names_each_thread_and_when_it_last_worked(
         assert first[f'skewless_stream_thread_alive{{thread="{thread}"}}'] == 1
     works = [f'skewless_stream_last_seconds{{work="{work}"}}' for work in ("turn", "sweep")]
     wait_until(lambda: all(told()[one] > first[one] for one in works), 20, "both move on")
+
+
+def test_the_metrics_are_answered_again_after_their_thread_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_supervision, "PAUSE_FIRST", 0.01)
+    metrics, port = WorkerMetrics(), free_port()
+    failures: list[int] = []
+
+    def failing(_: object) -> None:
+        failures.append(1)
+        if len(failures) <= 2:
+            raise KeyError("unforeseen")
+
+    monkeypatch.setattr(ThreadingWSGIServer, "service_actions", failing, raising=False)
+    metrics.serve(replace(settings, metrics_port=port))
+    wait_until(lambda: len(failures) > 3, 20, "it serves on")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        assert b'skewless_stream_thread_alive{thread="metrics"} 1.0' in reply.read()
+    with pytest.raises(SkewlessError, match="choose another --metrics-port"):
+        WorkerMetrics().serve(replace(settings, metrics_port=port))

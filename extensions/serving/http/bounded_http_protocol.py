@@ -5,6 +5,7 @@ bodies, idle connections, clients that do not read), so that no request needs a 
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,6 +14,10 @@ from typing import Any
 import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from extensions.thread_supervision import LastingTask, Living
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two sweeps; connections checked in one step (a fraction of a millisecond), and the
 # seconds between two steps.
@@ -252,28 +257,43 @@ class ConnectionSweep:
     def __init__(self, connections: Iterable[Any]) -> None:
         self._connections = connections
         self._left: list[Any] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._task: LastingTask | None = None
+
+    @property
+    def threads(self) -> list[Living]:
+        """What does the work, for liveness."""
+        return [self._task] if self._task else []
 
     def start(self) -> None:
         """Begin, in the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(SWEEP_SECONDS, self._run)
+        self._task = LastingTask("connections", self._run)
 
     def stop(self) -> None:
         """End."""
-        if self._timer:
-            self._timer.cancel()
+        if self._task:
+            self._task.cancel()
 
-    def _run(self) -> None:
+    async def _run(self) -> None:
+        pause = SWEEP_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            self._look()
+            pause = SWEEP_PAUSE if self._left else SWEEP_SECONDS
+
+    def _look(self) -> None:
+        """At the next connections; one that cannot be looked at is ended, and no other."""
         if not self._left:
             self._left = list(self._connections)
             self._end_unread()
-        now = self._loop.time()
-        for connection in self._left[-SWEEP_AT_ONCE:]:
-            connection.sweep(now)
+        now = asyncio.get_running_loop().time()
+        part = self._left[-SWEEP_AT_ONCE:]
         del self._left[-SWEEP_AT_ONCE:]
-        pause = SWEEP_PAUSE if self._left else SWEEP_SECONDS
-        self._timer = self._loop.call_later(pause, self._run)
+        for connection in part:
+            try:
+                connection.sweep(now)
+            except Exception:
+                logger.exception("A connection could not be swept; it is ended.")
+                connection.abort()
 
     def _end_unread(self) -> None:
         """Close connections with unread responses until these fit their memory limit."""
