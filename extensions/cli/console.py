@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -38,17 +39,27 @@ _MOST_LINES_IN_A_CELL = 3
 _NUMBER = re.compile(r"[-\d.,]+|–")
 
 
-def emit(rows: list[Any], as_json: bool) -> None:
-    """Print frozen values or mappings, all of one shape: as a table or records, or as JSON.
+# Rows of a table; further ones begin another one below.
+ROWS_OF_A_TABLE = 10_000
+
+
+def emit(rows: Iterable[Any], as_json: bool) -> None:
+    """Print frozen values or mappings, all of one shape: as tables or records, or as JSON.
 
     A table that does not fit the terminal without breaking words, hashes or paths is printed as
-    records: a block of lines for each row.
+    records: a block of lines for each row. Rows are printed as they come: however many there
+    are, some thousands are in memory.
     """
-    records = [_record(row) for row in rows]
+    records = map(_record, rows)
     if as_json:
-        print_json(records)
-    elif records:
-        print_rows([{k: _cell(k, value) for k, value in each.items()} for each in records])
+        separator = "["
+        for record in records:
+            sys.stdout.write(separator + json.dumps(record, default=_plain))
+            separator = ", "
+        print("[]" if separator == "[" else "]")  # noqa: T201
+        return
+    while part := list(islice(records, ROWS_OF_A_TABLE)):
+        print_rows([{k: _cell(k, value) for k, value in each.items()} for each in part])
 
 
 def print_json(content: Any) -> None:

@@ -37,7 +37,7 @@ _KEPT_BYTES = (256 * 1024, 4 * 1024, 0)
 _SEND_SECONDS = 30.0
 _QUIET_SECONDS = 2.0
 # Letters that are read, or originals that are sent, before the next ones are.
-_AT_ONCE = 1_000
+_AT_ONCE, _BYTES_AT_ONCE = 1_000, 16 << 20
 # Repetitions of a letter lie within the batch of one step, of each partition.
 _REMEMBERED = 50_000
 # The original's own headers, in the letter.
@@ -172,13 +172,15 @@ def list_(
     settings: Settings, *, reason: str | None = None, limit: int | None = None
 ) -> list[DeadLetter]:
     """The letters that the topic holds, oldest first, each once; only those of ``reason``."""
-    found = []
-    for letter in letters(settings):
-        if reason in (None, letter.reason):
-            found.append(letter)
-            if limit is not None and len(found) >= limit:
-                break
-    return found
+    return list(each(settings, reason=reason, limit=limit))
+
+
+def each(
+    settings: Settings, *, reason: str | None = None, limit: int | None = None
+) -> Iterator[DeadLetter]:
+    """As `list_`, one after the other: of a million letters one is in memory."""
+    found = (letter for letter in letters(settings) if reason in (None, letter.reason))
+    yield from islice(found, limit)
 
 
 def show(settings: Settings, position: str) -> DeadLetter:
@@ -227,7 +229,7 @@ def replay(settings: Settings, *, reason: str | None = None, position: str | Non
     try:
         there = producer.partitions_for(settings.topic)
         count = 0
-        while part := list(islice(wanted, _AT_ONCE)):
+        for part in _parts(wanted):
             futures = [(letter, _again(producer, letter, there)) for letter in part]
             producer.flush(timeout=_SEND_SECONDS)
             for letter, future in futures:
@@ -240,6 +242,20 @@ def replay(settings: Settings, *, reason: str | None = None, position: str | Non
     finally:
         producer.close(timeout=1)
     return count
+
+
+def _parts(wanted: Iterator[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """The letters in order, in parts that are bounded in number and in bytes."""
+    part: list[DeadLetter] = []
+    size = 0
+    for letter in wanted:
+        part.append(letter)
+        size += len(letter.value or b"") + len(letter.key or b"") + _length(letter.headers)
+        if len(part) == _AT_ONCE or size > _BYTES_AT_ONCE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _again(

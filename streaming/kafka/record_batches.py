@@ -1,8 +1,9 @@
 """Kafka record batches: bounded decompression, bounded records, errors that name the place.
 
 kafka-python 3.0.12 raises what its codecs raise, names no partition, and after that spins for ever
-on the batch that it could not take apart. It also decompresses whatever size a batch unfolds to.
-Both are put right where it parses a fetched partition, for every consumer of this process.
+on the batch that it could not take apart. It also decompresses whatever size a batch unfolds to,
+and brings as many records at a time as were asked for, whatever their sizes. All three are put right
+where it parses a fetched partition, for every consumer that is made afterwards in this process.
 """
 
 import struct
@@ -14,6 +15,7 @@ import lz4.frame
 import snappy
 import zstandard
 from kafka import TopicPartition
+from kafka.consumer import group
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.record import default_records, legacy_records
 
@@ -23,6 +25,9 @@ MAX_BATCH_BYTES = 128 << 20
 MAX_VALUE_BYTES = 1 << 20
 MAX_KEY_BYTES = 64 << 10
 MAX_HEADER_BYTES = 64 << 10
+# What one poll brings at most, as it is kept, and one more record: a thousand records of a
+# megabyte fit into a compressed megabyte.
+MAX_POLL_BYTES = 32 << 20
 
 
 class UnreadableBatchError(Exception):
@@ -58,6 +63,28 @@ class _Batches:
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of a fetched partition; one that cannot be read ends them, by its place."""
 
+    # What the next `take` may bring, in bytes.
+    room = MAX_POLL_BYTES
+
+    def take(self, n: int | None = None) -> list[ConsumerRecord]:
+        """At most ``n`` records, and no further one once the room is used up."""
+        records = self.record_iterator
+        self.record_iterator = self._within_room(records)
+        try:
+            found: list[ConsumerRecord] = super().take(n)
+        finally:
+            if self.record_iterator is not None:  # else they have been drained
+                self.record_iterator = records
+        return found
+
+    def _within_room(self, records: Iterator[ConsumerRecord]) -> Iterator[ConsumerRecord]:
+        while self.room > 0:
+            record = next(records, None)
+            if record is None:
+                return
+            self.room -= _kept_bytes(record)
+            yield record
+
     def _unpack_records(
         self, tp: TopicPartition, records: Any, key_deserializer: Any, value_deserializer: Any
     ) -> Iterator[ConsumerRecord]:
@@ -73,6 +100,31 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             self.drain()
             last = _last_offset(batches.last, offset)
             raise UnreadableBatchError(tp, offset, last, _why(error)) from error
+
+
+class _Fetcher(Fetcher):  # type: ignore[misc]
+    """A fetcher whose polls are bounded in bytes as well."""
+
+    PartitionRecords = _PartitionRecords
+
+    def fetched_records(self, *arguments: Any, **named: Any) -> Any:
+        """As Kafka's."""
+        self._room = MAX_POLL_BYTES
+        return super().fetched_records(*arguments, **named)
+
+    def _append(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
+        """Take from a partition; once the room is used up, the poll has all that it may have."""
+        if not part:
+            return 0
+        part.room = self._room
+        taken: int = super()._append(drained, part, max_records, update_offsets)
+        self._room = part.room
+        return max_records if self._room <= 0 else taken
+
+
+def _kept_bytes(record: ConsumerRecord) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers
 
 
 def _bounded(record: ConsumerRecord) -> ConsumerRecord:
@@ -168,7 +220,7 @@ def _within(data: bytes) -> bytes:
 
 
 def install() -> None:
-    """Parse fetched partitions like this from now on, in this process; doing it twice is once."""
+    """Let consumers made from now on fetch and parse like this; doing it twice is once."""
     decoders: dict[str, Callable[..., bytes]] = {
         "gzip_decode": _gzip,
         "snappy_decode": _snappy,
@@ -178,4 +230,4 @@ def install() -> None:
     for module in (default_records, legacy_records):
         for name in decoders.keys() & vars(module).keys():
             setattr(module, name, decoders[name])
-    Fetcher.PartitionRecords = _PartitionRecords
+    group.Fetcher = _Fetcher

@@ -21,7 +21,7 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message
-from streaming.kafka.record_batches import UnreadableBatchError, install
+from streaming.kafka.record_batches import MAX_POLL_BYTES, UnreadableBatchError, install
 from streaming.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
             sleep(settings.batch_wait)
             # The answer that came meanwhile has the first messages since; the next has the rest.
             for patience in (0, _ANSWER_MS):
-                if found >= limit:
+                if found >= limit or _kept(records) >= MAX_POLL_BYTES:
                     break
                 for partition, rest in self._fetched(patience, limit - found).items():
                     records.setdefault(partition, []).extend(rest)
@@ -275,6 +275,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.keep_alive(0.05)
         finally:
             self.consumer.close(autocommit=False, timeout_ms=5_000)
+
+
+def _kept(records: Mapping[TopicPartition, list[Any]]) -> int:
+    """Bytes of the values."""
+    return sum(len(record.value or b"") for part in records.values() for record in part)
 
 
 def _message(record: Any, incarnation: int) -> Message:

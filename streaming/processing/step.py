@@ -149,7 +149,7 @@ class Stepper:
                     events.append(decode(message, now))
                     messages.append(message)
                 except RejectedError as error:
-                    rejected.append((message, error))
+                    rejected.append((message, _alone(error)))
                 except Exception as error:  # noqa: BLE001 - a decoder's fault is the message's end
                     name = type(error).__name__
                     rejected.append((message, RejectedError(Reason.DECODER, f"failed by {name}")))
@@ -266,6 +266,16 @@ class guarded:  # noqa: N801 - reads as a verb
         self._metrics.view_failures.labels(name).inc()
         logger.error("View %s fell behind: %s", name, first_line(error))
         return True
+
+
+def _alone(error: RejectedError) -> RejectedError:
+    """The error without the frames that it passed through.
+
+    They hold the list that it is put into: a circle, which keeps the messages of each step until
+    Python collects its oldest generation.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _touched(view: LiveView, events: Sequence[WatchEvent], moment: datetime) -> list[Spine]:

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from streaming.kafka import dead_letters
 from streaming.kafka.stopped_partitions import skip
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
@@ -85,6 +86,33 @@ def test_each_hostile_message_is_one_letter_and_each_event_is_stored_once(
         letters=dict(letters), values_compared=values, damaged={damaged[at]: why for at, why in stops.items()},
         seconds=round(seconds, 1), megabytes_grown=round(grown), rest=round(before),
     )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_messages_that_unfold_to_a_megabyte_each_are_taken_a_few_at_a_time(
+    settings: Settings,
+) -> None:
+    """Three thousand are three megabytes on the wire, and a step would take them all."""
+    ensure_topics(settings)
+    stream, landed = HostileStream(settings), Landed()
+    event = [one for one in messages(seed=15, count=40, events=1) if one.timestamp_ms is None]
+    large = Hostile("large", b" " * (1 << 20), frozenset({"oversized"}), key=b"k", packs=True)
+    with Fleet(settings) as fleet:
+        worker = fleet.start()
+        wait_until(stream.at_rest, 60, "a worker has every partition")
+        send(settings, event[:5], landed)
+        wait_until(lambda: stream.stored() >= 5, 60, "its clients are there")
+        before = megabytes(worker.pid)
+        assert fleet.stop(worker) == 0
+        send(settings, [large] * 3_000 + event[5:], landed)
+        worker = fleet.start()
+        wait_until(lambda: stream.stored() == len(event) and stream.at_rest(), 300, "all is read")
+        grown = peak_megabytes(worker.pid) - before
+        assert fleet.stop(worker) == 0
+    letters = sum(1 for _ in dead_letters.each(settings, reason="oversized"))
+    assert letters == len(landed.no_events) == 3_000
+    record("3,000 messages that unfold to 1 MiB each", megabytes_grown=round(grown))
+    assert grown < MOST_MEGABYTES
 
 
 def _skipped(settings: Settings, stops: dict[int, str]) -> None:

@@ -165,10 +165,10 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """Where each came from and why it was refused; never its content, which may be personal."""
-    from streaming.kafka.dead_letters import list_
+    from streaming.kafka.dead_letters import each
 
-    found = list_(_settings(topic=topic), reason=reason, limit=limit)
-    emit([{"position": one.position, "reason": one.reason} for one in found], as_json)
+    found = each(_settings(topic=topic), reason=reason, limit=limit)
+    emit(({"position": letter.position, "reason": letter.reason} for letter in found), as_json)
 
 
 def show_letter(
