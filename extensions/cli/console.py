@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass

@@ -123,7 +123,10 @@ def latest(
 
 
 def write_query(store: FeatureStore, view: FeatureView, query: sql.Composed) -> int:
-    """Stream the query's rows into Redis; returns how many were newer than what was there."""
+    """Stream the query's rows into Redis; returns how many were newer than what was there.
+
+    The query passes over rows from the future (`latest`), by the database's clock.
+    """
     online = online_store(store)
     written = 0
     with connect_arrow(url_of(store.config)) as conn, conn.cursor() as cursor:
@@ -133,10 +136,12 @@ def write_query(store: FeatureStore, view: FeatureView, query: sql.Composed) -> 
         for batch in record_batches(cursor):
             waiting.append(batch)
             if sum(rows.num_rows for rows in waiting) >= ROWS_PER_BATCH:
-                written += online.write_arrow(store.config, view, pa.Table.from_batches(waiting))
+                rows = pa.Table.from_batches(waiting)
+                written += online.write_arrow(store.config, view, rows, checked=True)
                 waiting = []
         if waiting:
-            written += online.write_arrow(store.config, view, pa.Table.from_batches(waiting))
+            rows = pa.Table.from_batches(waiting)
+            written += online.write_arrow(store.config, view, rows, checked=True)
     return written
 
 

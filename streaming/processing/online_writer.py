@@ -30,7 +30,8 @@ class Publisher:
             SkewlessError: a row does not fit the view as it is registered.
         """
         if rows.num_rows:
-            self._online.write_arrow(self.feast_store.config, view.feature_view, rows)
+            # Their times are the database's, of a moment ago.
+            self._online.write_arrow(self.feast_store.config, view.feature_view, rows, checked=True)
 
     def publish_logged(self, view: LiveView, since: datetime) -> int:
         """Each entity's newest row of the log from ``since`` on; returns how many were newer.

@@ -79,8 +79,10 @@ class Stepper:
         began = time.monotonic()
         point(Fault.POLLED)
 
-        # 1. Decode and validate; nothing outside this process has changed yet.
-        events, messages, rejected = self._decode(batch)
+        # 1. Decode and validate; nothing outside this process has changed yet. What lies in the
+        #    future is the database's to say: this machine's clock may have been set.
+        now = _clock(conn)
+        events, messages, rejected = self._decode(batch, now)
         point(Fault.DECODED)
 
         # 2. Dead letters are with the broker before the offsets pass them. A crash after this
@@ -91,7 +93,7 @@ class Stepper:
         # 3. One transaction: the events, each id once, and the offsets, if they are still ours.
         #    From here on Kafka is not needed any more for this batch.
         moves = _moves(batch)
-        self._ensure_months(conn, events)
+        self._ensure_months(conn, events, now)
         stored = store(conn, self.settings, events, moves)
         point(Fault.EVENTS_COMMITTED)
 
@@ -137,10 +139,9 @@ class Stepper:
         point(Fault.RECOVERED)
 
     def _decode(
-        self, batch: Batch
+        self, batch: Batch, now: datetime
     ) -> tuple[list[WatchEvent], list[Message], list[tuple[Message, RejectedError]]]:
         """Events with their messages, and the messages that are none."""
-        now = datetime.now(UTC)
         decode = self.decoder.decode
         events, messages, rejected = [], [], []
         for part in batch.messages.values():
@@ -155,8 +156,10 @@ class Stepper:
                     rejected.append((message, RejectedError(Reason.DECODER, f"failed by {name}")))
         return events, messages, rejected
 
-    def _ensure_months(self, conn: psycopg.Connection, events: Sequence[WatchEvent]) -> None:
-        missing = months_of(events, datetime.now(UTC)) - self._months
+    def _ensure_months(
+        self, conn: psycopg.Connection, events: Sequence[WatchEvent], now: datetime
+    ) -> None:
+        missing = months_of(events, now) - self._months
         if missing:
             ensure_months(conn, missing)
             self._months |= missing

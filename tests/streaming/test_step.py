@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import psycopg
 import pytest
@@ -19,6 +19,7 @@ from extensions.failure_classification import outage
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import JsonDecoder, Message
 from streaming.kafka.subscription import Batch, Placed
+from streaming.processing import step
 from streaming.processing.event_transaction import open_store
 from streaming.processing.offsets import FencedError, begin, read_position, under_way_since
 from streaming.processing.online_writer import Publisher

@@ -158,6 +158,7 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         rows: pa.Table,
         *,
         before: int | None = None,
+        checked: bool = False,
     ) -> int:
         """Write an Arrow table as the view's source returns it; returns the rows that were newer.
 
@@ -167,6 +168,8 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
             rows: The join keys, every feature, and the source's event and created time.
             before: Stored rows whose event time (microseconds since 1970) is not later give way
                 even to older ones: the rows are what is true, not only what is newer.
+            checked: The database's clock has judged the rows' times: this machine's, which may
+                be wrong, is not asked.
 
         Raises:
             SkewlessError: a column is missing or does not fit, an id or event time is null, or a
@@ -178,7 +181,8 @@ class SkewlessRedisOnlineStore(RedisOnlineStore):
         event = source.timestamp_field if source else "event_timestamp"
         created = (source.created_timestamp_column if source else "") or "created_timestamp"
         types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
-        refuse_future_rows(config, layout.view, rows, [event, created])
+        if not checked:
+            refuse_future_rows(config, layout.view, rows, [event, created])
         client, expiry = self._get_client(config.online_store), self._expiry(config, table)
         missing = self._unclaimed(config, table, layout, key_layout)
         if missing or before is not None:  # a repair finds a Redis that may have lost its claims
