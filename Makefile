@@ -28,10 +28,13 @@ test: $(INSTALLED) ## all tests, on real servers
 test-crash: $(INSTALLED) ## the long loops: 200 killed workers, each server away for a minute
 	$(BIN)/pytest tests/streaming/crash_long.py tests/streaming/outage_long.py -s
 
-test-faults: $(INSTALLED) ## the server under attack, and the whole kill matrix: 200,000 hostile requests, 131 kills
+test-faults: $(INSTALLED) ## server and stream under attack, and the whole kill matrix: hours
 	HOSTILE=200000 $(BIN)/pytest tests/serving/test_hostile.py tests/serving/test_bounds.py \
 		tests/serving/test_supervisor.py tests/serving/test_tokens_attacked.py -s
 	$(BIN)/pytest tests/faults/kill_matrix_long.py -s
+	HOSTILE_MESSAGES=100000 LETTERS=1000000 $(BIN)/pytest tests/faults/test_hostile_messages.py \
+		tests/faults/test_million_letters.py tests/faults/test_full_servers.py \
+		tests/faults/test_clock_jumps.py -s
 
 test-long: $(INSTALLED) ## more examples for the tests that generate them
 	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \

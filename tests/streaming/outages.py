@@ -45,6 +45,14 @@ class Killed:
         self._start = {"postgres": postgres, "redis": valkey, "kafka": apache_kafka}[kind].start
         self._folder = folder
         self.server: Server = self._start(folder)
+        self.revived = 0
+
+    def revive(self) -> None:
+        """Start it again where it has died, as its supervisor does."""
+        if self.server.process.poll() is None:
+            return
+        self.server = self._start(self._folder, self.server.port)
+        self.revived += 1
 
     @contextmanager
     def away(self) -> Iterator[None]:

@@ -7,15 +7,11 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 import psycopg
 import pytest
-from feast import FeatureView, Field
-from feast.types import Array, Int64
 from pyarrow import Table
 
-from extensions.asof.computation import FeatureColumn
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.errors import SkewlessError
-from extensions.failure_classification import outage
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import JsonDecoder, Message
 from streaming.kafka.subscription import Batch, Placed
@@ -243,6 +239,36 @@ def array_view(first: LiveView, text: str) -> LiveView:
 def value_of(worker: OneWorker, labels: dict[str, str]) -> float:
     name = "skewless_stream_view_failures_total"
     return worker.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_the_databases_clock_says_what_lies_in_the_future(
+    worker: OneWorker, stream: Stream, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """This machine's clock is an hour off: events of now are stored, of the future they are not."""
+
+    class Off(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    now = datetime.now(UTC)
+    for module in (step, row_times):
+        monkeypatch.setattr(module, "datetime", Off)
+    ahead = (now + timedelta(minutes=30)).isoformat()
+    worker.step(event(5, watchedAt=now.isoformat()), event(6, watchedAt=ahead))
+    assert stream.stored() == 1
+    print(
+        "DBG",
+        worker.conn.execute("SELECT * FROM user_watch_stats_v1").fetchall(),
+        worker.conn.execute("SELECT *, clock_timestamp() FROM watch_events").fetchall(),
+        stream.online(view_of(stream, "user_watch_stats"), [(5,)]),
+        worker.conn.execute("SELECT * FROM stream_refusals").fetchall(),
+    )
+    monkeypatch.undo()
+    print("DBG2", stream.online(view_of(stream, "user_watch_stats"), [(5,)]))
+    assert served(stream, view_of(stream, "user_watch_stats"), 5) == 1
+    assert worker.conn.execute("SELECT FROM stream_refusals").fetchall() == []
 
 
 def test_a_late_step_is_fenced_and_leaves_nothing(worker: OneWorker, stream: Stream) -> None:
