@@ -12,6 +12,8 @@ RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 NOT_BENCHMARKS = {"__init__", "all", "report"}
 
+TITLES = {"hostile": "Hostile input"}
+
 INTRODUCTION = """\
 # Benchmarks
 
@@ -61,7 +63,7 @@ def _section(result: dict[str, Any]) -> str:
     # What a test suite measured names its own command.
     command = result.get("command") or f"uv run python -m benchmarks.{result['benchmark']}{flags}"
     lines = [
-        f"\n## {result.get('title') or result['benchmark']}\n",
+        f"\n## {result.get('title') or TITLES.get(result['benchmark'], result['benchmark'])}\n",
         (
             f"`{command}` on {machine['cores']} cores, {machine['memory_gib']} GiB, "
             f"Python {machine['python']}.\n"

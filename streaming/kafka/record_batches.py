@@ -2,8 +2,8 @@
 
 kafka-python 3.0.12 raises what its codecs raise, names no partition, and after that spins for ever
 on the batch that it could not take apart. It also decompresses whatever size a batch unfolds to,
-and brings as many records at a time as were asked for, whatever their sizes. All three are put right
-where it parses a fetched partition, for every consumer that is made afterwards in this process.
+and brings as many records at a time as were asked for, whatever their sizes. All three are put
+right where it parses a fetched partition, for every consumer made afterwards in this process.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""libfaketime: a process whose wall clock can be set while it runs; monotonic clocks are left alone.
+"""libfaketime: a process whose wall clock can be set while it runs; monotonic clocks go on.
 
 Found where Debian's package `libfaketime` puts it, or where ``FAKETIME_LIBRARY`` says.
 """

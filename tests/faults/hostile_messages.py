@@ -170,7 +170,8 @@ def _wrong_encoding(draw: Draw) -> Hostile:
     value = draw.choice(
         [
             *(text.encode("utf-16"), text.encode("utf-32"), text.encode("utf-16-be")),
-            *(text.encode("latin-1", "replace").replace(b"?", b"\xdc"), b"\xef\xbb\xbf" + text.encode()),
+            text.encode("latin-1", "replace").replace(b"?", b"\xdc"),
+            b"\xef\xbb\xbf" + text.encode(),
             *(text.replace("☃", "\N{SNOWMAN}").encode() + b"\xc0\x80", b"\xfe" + text.encode()),
             *(text.encode().replace("☃".encode(), b"\xed\xa0\x80"), text.encode("cp037", "ignore")),
         ]
@@ -256,7 +257,10 @@ def _doubled_key(draw: Draw) -> Hostile:
 def _no_object(draw: Draw) -> Hostile:
     good = orjson.dumps(_good_fields(draw))
     value = draw.choice(
-        [b"null", b"true", b"5", b'"text"', b"[" + good + b"]", b"[]", b"-0", b"1e2", b"[" * 500 + b"]" * 500]
+        [
+            *(b"null", b"true", b"5", b'"text"', b"[" + good + b"]", b"[]", b"-0", b"1e2"),
+            b"[" * 500 + b"]" * 500,
+        ]
     )  # fmt: skip
     return _bad(value, "not-an-object")
 
@@ -271,21 +275,33 @@ def _other_format(draw: Draw) -> Hostile:
         [
             *(b"Obj\x01\x04\x14avro.codec", b"\x00\x00\x00\x00\x01\x0e\x02", b"\x08\x07\x10\x09"),
             *(b"<event><userId>7</userId></event>", b"userId=7&itemId=9", b"--- {userId: 7}"),
-            *(b"{'userId': 7}", b'{"userId": 7,}', b"{userId: 7}", b"// x\n{}", b"\x1f\x8b\x08\x00"),
+            *(b"{'userId': 7}", b'{"userId": 7,}', b"{userId: 7}", b"// x\n{}"),
+            b"\x1f\x8b\x08\x00",
         ]
     )  # fmt: skip
     return _bad(value, "not-json", "encoding")
 
 
-_KINDS: tuple[tuple[str, Callable[[Draw], Hostile]], ...] = tuple(
-    (make.__name__.strip("_").replace("_", " "), make)
-    for make in (
-        *(_random_bytes, _truncated, _huge_number, _wrong_encoding, _lone_surrogate, _wrong_type),
-        *(_control_character, _missing, _absurd_time, _absurd_record_time, _tombstone, _empty),
-        *(_doubled_key, _no_object, _two_objects, _other_format),
-    )
-    for _ in range(6)
-) + (("deep", _deep), ("oversized", _oversized))
+_KINDS: tuple[tuple[str, Callable[[Draw], Hostile]], ...] = (
+    ("deep", _deep),
+    ("oversized", _oversized),
+    *(
+        (make.__name__.strip("_").replace("_", " "), make)
+        for make in (
+            *(
+                _random_bytes,
+                _truncated,
+                _huge_number,
+                _wrong_encoding,
+                _lone_surrogate,
+                _wrong_type,
+            ),
+            *(_control_character, _missing, _absurd_time, _absurd_record_time, _tombstone, _empty),
+            *(_doubled_key, _no_object, _two_objects, _other_format),
+        )
+        for _ in range(6)
+    ),
+)
 
 _ODD_TEXTS = (
     *("", "", "", "'; DROP TABLE watch_events; --", "\x1b[2J", "\t\n\r\\N\\.", "\u202e\u2066"),

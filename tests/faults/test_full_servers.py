@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,13 @@ def stack() -> Iterator[ExitStack]:
 
 def server(stack: ExitStack, kind: str, folder: Path) -> Killed:
     made = Killed(kind, folder)
-    stack.callback(lambda: made.server.stop())
+    stack.callback(_stop, made)
     return made
+
+
+def _stop(server: Killed) -> None:
+    """Whichever process it is by now."""
+    server.server.stop()
 
 
 def prepared(stack: ExitStack, postgres: str, redis: str, kafka: str) -> Settings:
@@ -86,8 +92,6 @@ def test_a_brokers_disk_is_full_under_load(
         pytest.skip(reason)
     disk = stack.enter_context(small_disk(tmp_path / "kafka", 120))
     kafka = server(stack, "kafka", disk / "data")
-    from dataclasses import replace  # noqa: PLC0415
-
     used = replace(settings, kafka_bootstrap=kafka.server.url, session_timeout=6.0)
     load = under_load(used, [full(disk, kafka)], 2 * SECONDS, rate=100)
     record(

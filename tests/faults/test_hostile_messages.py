@@ -83,7 +83,8 @@ def test_each_hostile_message_is_one_letter_and_each_event_is_stored_once(
     record(
         f"{len(landed.at):,} messages to one worker, {request.node.callspec.id}",
         messages=len(landed.at), refused_by_the_broker=dict(landed.refused), events=events,
-        letters=dict(letters), values_compared=values, damaged={damaged[at]: why for at, why in stops.items()},
+        letters=dict(letters), values_compared=values,
+        damaged={damaged[at]: why for at, why in stops.items()},
         seconds=round(seconds, 1), megabytes_grown=round(grown), rest=round(before),
     )  # fmt: skip
 

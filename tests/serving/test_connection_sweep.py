@@ -17,7 +17,7 @@ class Connection:
     def __init__(self, *, broken: bool = False) -> None:
         self.broken, self.swept, self.aborted = broken, 0, 0
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, _: float) -> None:
         self.swept += 1
         if self.broken:
             raise KeyError("unforeseen")
