@@ -63,12 +63,14 @@ class _Batches:
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of a fetched partition; one that cannot be read ends them, by its place."""
 
+    record_iterator: Iterator[ConsumerRecord] | None
     # What the next `take` may bring, in bytes.
     room = MAX_POLL_BYTES
 
     def take(self, n: int | None = None) -> list[ConsumerRecord]:
         """At most ``n`` records, and no further one once the room is used up."""
         records = self.record_iterator
+        assert records is not None  # else there is nothing to take
         self.record_iterator = self._within_room(records)
         try:
             found: list[ConsumerRecord] = super().take(n)

@@ -92,20 +92,17 @@ def no_memory(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def cannot_save(server: Killed) -> Iterator[None]:
+def cannot_save(disk: Path, server: Killed) -> Iterator[None]:
     """Redis cannot write its snapshot, and refuses writes (MISCONF)."""
     client: Any = redis.Redis.from_url(server.server.url)
-    client.config_set("save", "3600 1")
-    pid, (_, hard) = server.server.pid, resource.prlimit(server.server.pid, resource.RLIMIT_FSIZE)
-    # The append-only file is left alone: only the child that saves may write no further.
     client.config_set("appendonly", "no")
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (16, hard))
-    client.bgsave()
-    wait_until(lambda: _refuses(client, "MISCONF"), 30, "it refuses writes")
+    client.config_set("save", "3600 1")
     try:
-        yield
+        with full(disk, server):
+            client.bgsave()
+            wait_until(lambda: _refuses(client, "MISCONF"), 30, "it refuses writes")
+            yield
     finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
         client.config_set("save", "")
         client.config_set("appendonly", "yes")
 

@@ -73,8 +73,8 @@ def test_postgres_and_redis_used_up_under_load(
         "PostgreSQL: disk full": full(data, postgres),
         "PostgreSQL: three backends killed": backends_killed(postgres.server.url),
         "Redis: no memory": no_memory(redis.server.url),
-        "Redis: disk full": full(files, redis),
-        "Redis: cannot save": cannot_save(redis),
+        "Redis: disk full, append-only file": full(files, redis),
+        "Redis: disk full, snapshot": cannot_save(files, redis),
     }
     load = under_load(settings, [*faults.values()], SECONDS, rate=100)
     record(
