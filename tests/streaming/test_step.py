@@ -7,11 +7,15 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 import psycopg
 import pytest
+from feast import FeatureView, Field
+from feast.types import Array, Int64
 from pyarrow import Table
 
+from extensions.asof.computation import FeatureColumn
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.errors import SkewlessError
+from extensions.failure_classification import outage
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import JsonDecoder, Message
 from streaming.kafka.subscription import Batch, Placed
