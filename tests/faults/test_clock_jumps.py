@@ -26,6 +26,11 @@ from tests.streaming.test_worker import event, send
 from tests.streaming.truth import Stream
 
 HOUR = 3_600
+# libfaketime 0.9.10 refuses Python's way to sleep (clock_nanosleep until a monotonic time).
+_PROGRAM = (
+    "import select, time; time.sleep = lambda seconds: select.select([], [], [], seconds)\n"
+    "from extensions.cli import main; main()"
+)
 JUMPS = (HOUR, 0, -HOUR, HOUR, -HOUR, 0)
 
 
@@ -44,7 +49,7 @@ def ingest(settings: Settings, clock: Clock, log: Path) -> "Iterator[subprocess.
     """`skewless ingest` under the clock."""
     environment = os.environ | clock.environment | {KAFKA_VARIABLE: settings.kafka_bootstrap}
     command = [
-        *(sys.executable, "-c", "from extensions.cli import main; main()", "ingest"),
+        *(sys.executable, "-c", _PROGRAM, "ingest"),
         *("--topic", settings.topic, "--group", settings.group),
     ]
     with log.open("wb") as file:

@@ -22,10 +22,12 @@ LETTERS = int(os.environ.get("LETTERS", "20000"))
 # What a command may take beyond what it takes among few letters.
 MOST_MEGABYTES = 150
 _PROGRAM = (
-    "import sys, resource; from extensions.cli import main; from extensions.cli.app import app\n"
-    "sys.argv = ['skewless', *sys.argv[1:]]\n"
+    # Not ru_maxrss, which a child takes over from the process that it was forked from.
+    "import sys; from extensions.cli import main; from extensions.cli.app import app\n"
     "try:\n    main(lambda: app(standalone_mode=True))\n"
-    "finally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+    "finally:\n"
+    "    [peak] = [line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line]\n"
+    "    print(peak, file=sys.stderr)\n"
 )
 
 
