@@ -71,7 +71,7 @@ def test_a_workers_clock_that_jumps_changes_no_value(
 ) -> None:
     stream, log = Stream(settings), tmp_path / "worker.log"
     with ingest(settings, clock, log) as worker:
-        wait_until(stream.at_rest, 120, "a worker has every partition")
+        wait_until(stream.at_rest, 240, "a worker has every partition")
         producer = Producer(settings, seed=7, rate=100)
         producer.start()
         for jump in JUMPS:

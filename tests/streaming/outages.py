@@ -48,8 +48,9 @@ class Killed:
         self.revived = 0
 
     def revive(self) -> None:
-        """Start it again where it has died, as its supervisor does."""
-        if self.server.process.poll() is None:
+        """Start it again where it has died or is about to, as its supervisor does."""
+        wait_until(lambda: not self.server.alive or _answers(self.server), 60, "it answers or dies")
+        if self.server.alive:
             return
         self.server = self._start(self._folder, self.server.port)
         self.revived += 1
@@ -109,6 +110,13 @@ def under_load(
     stream.assert_dead_letters(load)
     assert stream.assert_logged() > 0
     return load
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return server.probe()
+    except (OSError, ValueError):
+        return False
 
 
 def megabytes(pid: int | None) -> float:
