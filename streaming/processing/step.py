@@ -81,7 +81,7 @@ class Stepper:
 
         # 1. Decode and validate; nothing outside this process has changed yet. What lies in the
         #    future is the database's to say: this machine's clock may have been set.
-        now = _clock(conn)
+        now = clock(conn)
         events, messages, rejected = self._decode(batch, now)
         point(Fault.DECODED)
 

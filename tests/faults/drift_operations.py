@@ -12,8 +12,8 @@ import psycopg
 from benchmarks import drift_platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY, World
 from extensions.database import connect
-from monitoring import drift_store
 from monitoring.alerts.notifiers import WEBHOOK
+from monitoring.checks import drift_store
 from monitoring.failpoints import Fault
 from tests.faults.http_load import ITEM_VIEW, default_version, served
 from tests.faults.judge import Oracle

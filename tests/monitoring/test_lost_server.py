@@ -4,13 +4,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from monitoring.serving_log_window import Window
 
 from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import HOUR, SERVICE, START, STATIONARY
 from extensions.database import connect
 from extensions.failure_classification import of_a_server
-from monitoring import drift_check, drift_store, suite
+from monitoring import suite
+from monitoring.checks import drift_check, drift_store
+from monitoring.checks.serving_log_window import Window
 from monitoring.verdicts import OK
 from tests.databases import cut
 

@@ -6,7 +6,7 @@ import pytest
 
 from extensions import thread_supervision
 from extensions.serving.http import bounded_http_protocol
-from extensions.serving.http.bounded_http_protocol import Sweep
+from extensions.serving.http.bounded_http_protocol import ConnectionSweep
 
 
 class Connection:
@@ -32,7 +32,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_supervision, "PAUSE_FIRST", 0.01)
 
 
-def run(sweep: Sweep, seconds: float = 0.5) -> None:
+def run(sweep: ConnectionSweep, seconds: float = 0.5) -> None:
     async def serve() -> None:
         sweep.start()
         await asyncio.sleep(seconds)
@@ -44,7 +44,7 @@ def run(sweep: Sweep, seconds: float = 0.5) -> None:
 
 def test_a_connection_that_cannot_be_swept_is_ended_and_hinders_no_other() -> None:
     broken, well = Connection(broken=True), Connection()
-    sweep = Sweep([well, broken, well])
+    sweep = ConnectionSweep([well, broken, well])
     run(sweep)
     assert broken.aborted == broken.swept > 2
     assert well.swept == 2 * broken.swept
@@ -56,14 +56,14 @@ def test_a_connection_that_cannot_be_swept_is_ended_and_hinders_no_other() -> No
 def test_a_sweep_that_fails_begins_anew_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[int] = []
 
-    def failing(_: Sweep) -> None:
+    def failing(_: ConnectionSweep) -> None:
         failures.append(1)
         if len(failures) == 1:
             raise KeyError("unforeseen")
 
-    monkeypatch.setattr(Sweep, "_end_unread", failing)
+    monkeypatch.setattr(ConnectionSweep, "_end_unread", failing)
     well = Connection()
-    sweep = Sweep([well])
+    sweep = ConnectionSweep([well])
     run(sweep)
     assert well.swept > 2
     [thread] = sweep.threads

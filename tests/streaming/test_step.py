@@ -16,6 +16,7 @@ from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.watermarks import read_watermark
 from extensions.errors import SkewlessError
 from extensions.failure_classification import outage
+from extensions.stores.values import future_rows
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import JsonDecoder, Message
 from streaming.kafka.subscription import Batch, Placed
@@ -257,7 +258,7 @@ def test_the_databases_clock_says_what_lies_in_the_future(
             return datetime.now(tz) + timedelta(hours=hours)
 
     now = datetime.now(UTC)
-    for module in (step, row_times):
+    for module in (step, future_rows):
         monkeypatch.setattr(module, "datetime", Off)
     ahead = (now + timedelta(minutes=30)).isoformat()
     worker.step(event(5, watchedAt=now.isoformat()), event(6, watchedAt=ahead))
