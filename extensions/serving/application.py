@@ -242,7 +242,7 @@ class Application:
             plan = await self.online_features.plan(asked, self.watcher.plans, self.guard.open)
             if plan.resource is not None:
                 self.guard.permit(scope, plan.resource)
-            now = time.time_ns() // 1000
+            now = self.watcher.now()
             text, served, read = await self.online_features.answer(plan, asked, now)
             after_send = self.routes.after_send(
                 get_online_features.ROUTE, served, read.axes, read.request, read.rows, now

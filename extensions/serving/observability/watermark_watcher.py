@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from extensions.database import connect
+from extensions.database.scalars import clock as clock_of_database
 from extensions.errors import ConfigurationError
 from extensions.serving.features.request_plan import Plans, View, compile_plans
 from extensions.stores.offline.connection_settings import url_of
@@ -46,6 +47,8 @@ SELECT md5(concat(
 """
 
 
+# Differences from the database's clock below this are those of two synchronised clocks.
+_CLOCK_TOLERANCE_US = 1_000_000
 # How often the registry is read in one refresh while it keeps changing.
 _MAX_READS = 5
 
@@ -91,6 +94,8 @@ class RegistryWatcher:
         self.watermarks = Watermarks()
         self.plans = compile_plans(store, 1)
         self.seen = datetime.now(UTC)
+        # Microseconds by which the database's clock is ahead of this machine's.
+        self.clock_offset = 0
         self._period, self._changed = period, changed
         self._state: Any = None
         self._stop = threading.Event()
@@ -111,6 +116,14 @@ class RegistryWatcher:
     def threads(self) -> list[Living]:
         """The watching thread."""
         return [self._thread]
+
+    def now(self) -> int:
+        """Microseconds since 1970 by the database's clock, which all event times are told by.
+
+        This machine's clock corrected by the last known difference, so that a clock that is an
+        hour slow does not take every fresh row for one of the future.
+        """
+        return time.time_ns() // 1000 + self.clock_offset
 
     @property
     def lag(self) -> float:
@@ -159,6 +172,18 @@ class RegistryWatcher:
         self.watermarks.through = {
             (view, version): int((at - _EPOCH).total_seconds() * 1e6) for view, version, at in rows
         }
+        before = time.time_ns()
+        clock = (clock_of_database(self._conn) - _EPOCH) // timedelta(microseconds=1)
+        offset = clock - (before + time.time_ns()) // 2000
+        self._set_clock_offset(0 if abs(offset) < _CLOCK_TOLERANCE_US else offset)
+
+    def _set_clock_offset(self, offset: int) -> None:
+        if offset and not self.clock_offset:
+            logger.warning(
+                "This machine's clock differs from PostgreSQL's by %.1f s; the latter counts.",
+                -offset / 1e6,
+            )
+        self.clock_offset = offset
 
     def _listen(self, conn: psycopg.Connection) -> None:
         """Listen for notifications; a role that may not make the triggers relies on polling."""

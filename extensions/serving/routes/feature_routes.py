@@ -69,7 +69,7 @@ class FeatureRoutes:
         raw_path = scope.get("raw_path", path.encode()).split(b"?")[0].decode("ascii", "replace")
         user, raw = request_validation.user_in_path(raw_path.split(USER, 1)[-1], kind)
         self.guard.permit(scope, plan.resource)
-        now = time.time_ns() // 1000
+        now = self.watcher.now()
         axes = {name: EntityIds([user], None, [raw])}
         rows = await self.reader.read(plan, axes, now)
         request = self.parser.without_context(plan)
@@ -101,7 +101,7 @@ class FeatureRoutes:
         parsed = self.parser.ranking(body, plan)
         self.guard.permit(scope, plan.resource)
         user_key, item_key = request_validation.ranking_keys(plan)
-        n, now = len(parsed.items), time.time_ns() // 1000
+        n, now = len(parsed.items), self.watcher.now()
         rows = await self.reader.read(plan, parsed.axes, now)
         served = responses.apply_transforms(plan, rows, parsed.request, n)
         after_send = self.after_send(RANK, served, parsed.axes, parsed.request, n, now)
@@ -147,7 +147,7 @@ class FeatureRoutes:
         wants_meta = _wants_meta(scope)
         parsed, plan = self.parser.batch(body, self.plan)
         self.guard.permit(scope, plan.resource)
-        now, n = time.time_ns() // 1000, parsed.rows
+        now, n = self.watcher.now(), parsed.rows
         after_send: Callable[[], None] = partial(self.metrics.count_entities, ANY, n)
         columns: dict[str, Any] = {}
         extra: dict[str, Any] = {}
