@@ -3,6 +3,7 @@
 For terminals and messages; JSON keeps every value as it is.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, is_dataclass
@@ -13,6 +14,8 @@ from functools import singledispatch
 from typing import Any
 
 MISSING = "–"
+# Control characters but for line breaks and tabs, lone surrogates, and changes of direction.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 YES, NO = "✓", "✗"
 
 
@@ -59,12 +62,12 @@ def _(value: float | Decimal) -> str:
 @value_text.register(bytearray)
 @value_text.register(memoryview)
 def _(value: bytes) -> str:
-    return bytes(value).decode(errors="backslashreplace")
+    return printable(bytes(value).decode(errors="backslashreplace"))
 
 
 @value_text.register(str)
 def _(value: str) -> str:
-    return value
+    return printable(value)
 
 
 @value_text.register(Mapping)
@@ -76,6 +79,11 @@ def _(value: Mapping[Any, Any]) -> str:
 @value_text.register(AbstractSet)
 def _(value: Sequence[Any] | AbstractSet[Any]) -> str:
     return ", ".join(value_text(each) for each in value) or MISSING
+
+
+def printable(text: str) -> str:
+    """A text that cannot drive a terminal: control and direction characters are escaped."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def evidence_text(value: Any, longest: int = 60) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server
-from extensions.text_format import value_text
+from extensions.text_format import printable, value_text
 from extensions.timestamps import NotATimestampError, parse_timestamp
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
@@ -129,7 +129,7 @@ def print_checks(findings: Iterable[Any]) -> None:
 
 def line(text: str, *, style: str | None = None, console: Console = out) -> None:
     """Print one line as it is: no markup, no wrapping."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _widths(rows: list[dict[str, str]]) -> dict[str, int] | None:

@@ -280,7 +280,7 @@ class Demonstration:
         err.print(f"[green]✓[/green] {title} ({seconds:.1f} s)")
 
     def _summary(self) -> None:
-        table = Table(title="The life of a feature", title_justify="left")
+        table = Table(box=None, title="The life of a feature", title_justify="left")
         for column in ("step", "took", "what came of it"):
             table.add_column(column)
         for line in self.lines:

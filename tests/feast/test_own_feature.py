@@ -27,11 +27,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     for name in ("feature_store.yaml", ".feastignore"):
         shutil.copy(repo_root / name, folder / name)
     readme = (repo_root / "README.md").read_text()
-    section = readme.partition("## A feature of one's own")[2].partition("\n## ")[0]
-    paths = re.findall(r"`(feature_repo/[\w./]+)`", section)
-    blocks = re.findall(r"```(?:sql|python)\n(.*?)```", section, flags=re.DOTALL)
-    assert len(paths) == len(blocks) == 2
-    for path, block in zip(paths, blocks, strict=True):
+    files = re.findall(
+        r"```(?:sql|python) (feature_repo/[\w./]+)\n(.*?)```", readme, flags=re.DOTALL
+    )
+    assert len(files) == 2
+    for path, block in files:
         (folder / path).write_text(block)
     return folder
 

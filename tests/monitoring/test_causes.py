@@ -14,7 +14,7 @@ from benchmarks.drift_platform import HOUR, SERVICE, START, STATIONARY, VIEWS
 from extensions import addresses
 from extensions.cli.app import app
 from extensions.database import connect
-from extensions.exit_codes import NOT_CHECKED
+from extensions.errors import NothingToCheckError
 from monitoring.alerts import incidents
 from monitoring.baselines.feature_distributions import Feature
 from monitoring.checks import drift_check, drift_store
@@ -94,13 +94,13 @@ def test_without_a_baseline_nothing_is_watched_and_that_is_said(
     checked = CliRunner().invoke(app, ["drift", "check"])
     reported = CliRunner().invoke(app, ["drift", "report", "--out", str(out)])
     for done in (checked, reported):
-        assert getattr(done.exception, "exit_code", done.exit_code) == NOT_CHECKED
+        assert isinstance(done.exception, NothingToCheckError)
         assert "Nothing is watched" in f"{done.exception} {done.output}"
     page = out.read_text()
     assert "Nothing is watched" in page
     assert f'<th scope="row">{SERVICE}</th><td><span>not watched' in page
     named = CliRunner().invoke(app, ["drift", "report", SERVICE, "--out", str(out)])
-    assert getattr(named.exception, "exit_code", named.exit_code) == NOT_CHECKED
+    assert isinstance(named.exception, NothingToCheckError)
     assert "Not watched: it has no baseline" in out.read_text()
     drift_store.bind(conn, platform.baseline())
     assert CliRunner().invoke(app, ["drift", "report", "--out", str(out)]).exit_code == 0

@@ -20,8 +20,8 @@ from extensions import addresses
 from extensions.cli.app import app
 from extensions.cli.time_options import length_of
 from extensions.database import connect
-from extensions.errors import SkewlessError
-from extensions.exit_codes import ATTENTION, USAGE, WRONG
+from extensions.errors import InputError, SkewlessError
+from extensions.exit_codes import ATTENTION, WRONG
 from extensions.stores.offline.writes.serving_log_table import prune
 from extensions.training import read_labels, take
 from monitoring.alerts import incidents
@@ -207,8 +207,7 @@ def test_from_training_set_to_verdict_by_the_command_line(
     assert results["service"] == "ranking"
     assert results["results"]
     wrong = CliRunner().invoke(app, ["drift", "check", "--window", "soon"])
-    assert isinstance(wrong.exception, SkewlessError)
-    assert wrong.exception.exit_code == USAGE
+    assert isinstance(wrong.exception, InputError)
     with connect(database, autocommit=True) as conn:
         prune(conn, START)
 

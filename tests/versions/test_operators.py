@@ -79,7 +79,7 @@ def test_one_apply_at_a_time_and_a_rollback_need_not_wait_for_it(world: World) -
     promote(world.conn, "skewless", "item_stats", 2)
     with (
         connect(world.database, autocommit=True) as other,
-        apply._alone(other),
+        apply._apply_lock(other),
     ):
         with pytest.raises(SkewlessError, match=r"Another `skewless apply` is at work \(skewless"):
             world.apply()

@@ -10,6 +10,7 @@ from extensions import addresses
 from extensions.cli import console
 from extensions.cli.app import app
 from extensions.cli.versions_output import next_step
+from extensions.exit_codes import ATTENTION
 from extensions.stores.registry.version_store import published
 from extensions.training import read_manifest
 from extensions.versions.plan import make_plan
@@ -41,7 +42,7 @@ def test_the_commands_of_versions(world: World) -> None:
     with world.repository.current():
         plan = make_plan(world.conn, world.store().project, world.root)
     assert next_step(plan) in " ".join(planned.split())
-    printed(world, "plan", "--exit-code", code=3)
+    printed(world, "plan", "--exit-code", code=ATTENTION)
     with world.repository.current():
         told = CliRunner().invoke(app, ["plan", "--format", "markdown"])
     assert "### item_stats v2: new_version" in told.stdout
@@ -56,7 +57,7 @@ def test_the_commands_of_versions(world: World) -> None:
         assert f"{one.view_name} v{one.version}: {one.state} since" in listed
         assert one.fingerprint in listed
     printed(world, "rollback", "item_stats")
-    printed(world, "doctor", code=1)
+    printed(world, "doctor", code=ATTENTION)
 
 
 def test_training_sets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
