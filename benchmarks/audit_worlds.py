@@ -23,7 +23,7 @@ from benchmarks.versions_setup import REPO
 from extensions import addresses
 from extensions.asof import Computation, load_computations
 from extensions.asof.backfill import backfill
-from extensions.consistency import ViewComparison, comparison
+from extensions.consistency import ViewComparison, view_comparison
 from extensions.database import connect
 from extensions.history.simulate import simulate
 from extensions.local import postgres, valkey
@@ -195,7 +195,7 @@ def worlds() -> Iterator[Servers]:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
         # Nothing else runs, so that nothing is under way; and every difference is told.
         for name, value in (("SECOND_LOOK_SECONDS", 0.05), ("WORST", EVERYBODY)):
-            exits.enter_context(mock.patch.object(comparison, name, value))
+            exits.enter_context(mock.patch.object(view_comparison, name, value))
         servers = Servers(folder)
         exits.callback(servers.stop)
         yield servers

@@ -36,7 +36,7 @@ from extensions.addresses import REDIS_VARIABLE, REPO_ROOT
 from extensions.asof import Computation, Spine, compute, load_computations
 from extensions.asof.tick import tick
 from extensions.database import connect, connect_arrow
-from extensions.stores.publish_log import publish as publish_log
+from extensions.stores.log_publishing import publish as publish_log
 
 CATCH_UP, SUSTAINED, RATE = 8_000, 5_000, 500
 PROBE_USER = 10**12

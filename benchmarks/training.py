@@ -41,7 +41,7 @@ from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database import connect_arrow
 from extensions.history.simulate import simulate
 from extensions.local import postgres, valkey
-from extensions.stores.offline.retrieval_requests import PointInTimeRequest
+from extensions.stores.offline.retrieval_queries import PointInTimeRequest
 from feature_repo.genres import PLACES
 from feature_repo.simulator import Simulation
 

@@ -16,7 +16,7 @@ from extensions.statistics.histogram import bin_edges
 from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Manifest, manifest_path, read_manifest
-from monitoring.baselines.distributions import (
+from monitoring.baselines.distribution_measuring import (
     LARGEST,
     content_of,
     embedding_content,
@@ -24,7 +24,7 @@ from monitoring.baselines.distributions import (
     vector_lengths,
     with_nulls,
 )
-from monitoring.baselines.feature_distributions import (
+from monitoring.baselines.feature_baseline import (
     CATEGORICAL,
     EMBEDDING,
     NUMERIC,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from extensions import exit_codes
-from extensions.statistics.floors import CRITICAL, DISTRIBUTION_FLOORS, OK, WARNING, Floor
+from extensions.statistics.effect_floors import CRITICAL, DISTRIBUTION_FLOORS, OK, WARNING, Floor
 
 __all__ = [
     "CRITICAL", "ERROR", "EXIT_CODES", "FAMILY_ALPHA", "FLOORS", "INSUFFICIENT", "LEAST_ROWS", "OK",

@@ -25,9 +25,9 @@ from extensions.failpoints import point
 from extensions.failure_classification import first_line, of_a_server, outage
 from extensions.thread_supervision import Vital
 from streaming.failpoints import Fault
+from streaming.kafka.bounded_decompression import UnreadableBatchError
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import Decoder, JsonDecoder
-from streaming.kafka.record_batches import UnreadableBatchError
 from streaming.kafka.stopped_partitions import record_stop
 from streaming.kafka.subscription import Placed, Subscription
 from streaming.kafka.topics import Bounds, bounds, ensure_topics, topic_id
@@ -43,8 +43,8 @@ from streaming.processing.offsets import (
 )
 from streaming.processing.online_writer import Publisher
 from streaming.processing.realtime_views import live_views
-from streaming.processing.reconciliation import Sweeper
 from streaming.processing.step import Stepper
+from streaming.processing.time_sweep import Sweeper
 from streaming.settings import Settings
 from streaming.watchdog import Watchdog
 from streaming.worker_metrics import WorkerMetrics

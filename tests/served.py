@@ -19,7 +19,7 @@ from extensions.database import connect
 from extensions.serving.application import Application
 from extensions.serving.server import http_server
 from extensions.serving.settings import Settings
-from extensions.stores.publish_log import publish
+from extensions.stores.log_publishing import publish
 from tests.online.repository import applied, watch
 
 NOW = datetime.now(UTC)

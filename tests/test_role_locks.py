@@ -26,7 +26,7 @@ COMMANDS = {
         "extensions.cli.commands.streaming",
         "extensions.cli.commands.refresh_and_backfill",
     ),
-    "monitoring": ("extensions.cli.monitoring",),
+    "monitoring": ("extensions.cli.commands.monitoring",),
 }
 IMPORT = """
 import importlib, json, sys

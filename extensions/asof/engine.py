@@ -11,7 +11,7 @@ from extensions.database.connection import identifiers
 from extensions.database.identifier_limits import BACKFILLED
 from extensions.database.scalars import one_row
 from extensions.errors import DefinitionError
-from extensions.user_code import user_sql
+from extensions.user_code_errors import user_sql
 
 
 def answers(computation: Computation, spine: Spine) -> sql.Composed:

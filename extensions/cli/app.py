@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 
-from extensions.cli import monitoring, versions
 from extensions.cli.commands import (
     admin,
     history_loading,
     local_stack,
+    monitoring,
     refresh_and_backfill,
     serving,
     streaming,
     training_sets,
+    versions,
 )
 
 app = typer.Typer(

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server
-from extensions.text_format import printable, value_text
 from extensions.timestamps import NotATimestampError, parse_timestamp
+from extensions.value_text import printable, value_text
 
 # Figures go to standard output; what happens meanwhile goes to standard error.
 out = Console()

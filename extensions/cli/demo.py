@@ -219,7 +219,7 @@ class Demonstration:
         from feast import FeatureStore
 
         from extensions.asof import load_computations
-        from extensions.cli.monitoring_output import promise
+        from extensions.cli.output.monitoring_output import promise
         from monitoring.audit.skew_audit import audit
 
         with self._step(key, title) as note:

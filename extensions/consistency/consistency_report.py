@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from extensions.text_format import evidence_text, time_text
+from extensions.value_text import evidence_text, time_text
 from extensions.version_names import version_name
 
 LAG = "lag"

@@ -14,8 +14,8 @@ from extensions.asof.log_coverage import Coverage, Span, coverage
 from extensions.consistency.comparison_context import Context, Found, Marks, instant, values_of
 from extensions.consistency.consistency_report import LOG_GAP
 from extensions.consistency.entity_sample import Key
+from extensions.consistency.history_and_log_reads import NEVER, Question, ask, log_times
 from extensions.consistency.log_comparison import is_wrong
-from extensions.consistency.recomputation import NEVER, Question, ask, log_times
 
 # Entities that are looked at in the past; each at a random time, and before the end of each gap.
 ENTITIES, GAPS = 200, 4

@@ -17,7 +17,7 @@ from extensions.consistency.consistency_report import (
     Difference,
 )
 from extensions.consistency.entity_sample import Key
-from extensions.consistency.recomputation import Answers, Evidence, Question, ask, evidence
+from extensions.consistency.history_and_log_reads import Answers, Evidence, Question, ask, evidence
 
 
 def compare_log(context: Context, keys: Sequence[Key], marks: Marks) -> Found:

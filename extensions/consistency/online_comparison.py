@@ -25,9 +25,14 @@ from extensions.consistency.consistency_report import (
     ONLINE_BEHIND,
 )
 from extensions.consistency.entity_sample import Key
+from extensions.consistency.history_and_log_reads import (
+    NEVER,
+    LogTimes,
+    log_times,
+    training_answers,
+)
 from extensions.consistency.log_comparison import differing
 from extensions.consistency.online_rows import OnlineRows
-from extensions.consistency.recomputation import NEVER, LogTimes, log_times, training_answers
 from extensions.database.scalars import clock
 
 # A row this much ahead of the clock is one of the future.

@@ -18,12 +18,12 @@ from extensions.errors import ConfigurationError
 from extensions.feast_internals import redis_client
 from extensions.feature_types import BITS
 from extensions.serving.features.request_plan import View, compile_plan
+from extensions.stores.log_publishing import online_store
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.row_encoder import ids
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.online_codec.section_index import fields
-from extensions.stores.publish_log import online_store
 from extensions.versions.online_sample import fetch
 
 _NEVER = np.iinfo(np.int64).min

@@ -25,7 +25,7 @@ from extensions.history.column_mapping import EVENT_COLUMNS, ITEM_COLUMNS, Colum
 from extensions.history.csv_records import IsRow
 from extensions.history.event_id_generation import EventIds
 from extensions.history.file_readers import Rows, TableFile, open_table
-from extensions.history.reference_tables import Spelling, spellings
+from extensions.history.reference_spelling import Spelling, spellings
 from extensions.history.rejected_rows import Rejects
 from extensions.history.value_conversion import Mask, Times, integers, numbers, texts
 

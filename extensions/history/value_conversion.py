@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from extensions.errors import InputError, SkewlessError
-from extensions.timestamp_columns import coerce_timestamps
+from extensions.timestamp_column_parsing import coerce_timestamps
 
 Mask = npt.NDArray[np.bool_]
 EpochUnit = Literal["s", "ms", "us", "ns"]

@@ -22,8 +22,8 @@ from extensions.failure_classification import first_line
 from extensions.operations import capacity_checks
 from extensions.stores.registry.version_store import has_versions
 from extensions.stores.restore_detection import check as check_epoch
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.maintained_versions import live_computations
+from extensions.versions.version_state_check import disagreements
 
 # The joins of keys ask pg_input_is_valid(), which came with it.
 OLDEST_POSTGRES = 160_000

@@ -18,7 +18,7 @@ from extensions.asof.tick_schedule import due_tick
 from extensions.database import connect
 from extensions.database.project_claim import check_project
 from extensions.errors import InputError, SkewlessError
-from extensions.stores.publish_log import publish
+from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import reconcile
 from extensions.suggestions import did_you_mean
 from extensions.versions.maintained_versions import live_computations

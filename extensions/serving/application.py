@@ -2,7 +2,7 @@
 
 Every request takes the same steps, whichever route answers it: path and declared size,
 authorisation, the body, and only then a place among the requests in progress (see
-`extensions.serving.http.request_admission`).
+`extensions.serving.http.request_body_limits`).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from extensions.serving.features.request_plan import Plan, Plans
 from extensions.serving.http import responses
 from extensions.serving.http.bounded_http_protocol import ConnectionSweep
 from extensions.serving.http.content_encoding import accepts_gzip, compress
-from extensions.serving.http.request_admission import (
+from extensions.serving.http.request_body_limits import (
     DOCUMENTS,
     STATUS,
     UNKNOWN_ROUTE,
@@ -36,8 +36,8 @@ from extensions.serving.http.request_validation import RefusedError, RequestPars
 from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.near_cache.invalidation import InvalidationListener, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
+from extensions.serving.observability.registry_and_watermark_watcher import RegistryWatcher
 from extensions.serving.observability.serving_log import ServingLog
-from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes import get_online_features
 from extensions.serving.routes.documentation import Documentation
 from extensions.serving.routes.feast_app import SERVER_ERROR, Receive, Scope, Send, feast_app
@@ -50,12 +50,12 @@ from extensions.serving.routes.feature_routes import (
     error_response,
     refused_response,
 )
-from extensions.serving.routes.pages import PAGES
+from extensions.serving.routes.index_and_docs_pages import PAGES
 from extensions.serving.settings import Settings
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.log_publishing import online_store
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.online.prefix_claims import PROJECT, check_owner
 from extensions.stores.online_codec.redis_keys import control_key
-from extensions.stores.publish_log import online_store
 from extensions.thread_supervision import LastingTask, Living
 
 logger = logging.getLogger(__name__)

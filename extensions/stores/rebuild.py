@@ -32,9 +32,9 @@ from extensions.database import connect, connect_arrow
 from extensions.database.connection import identifiers
 from extensions.database.scalars import clock
 from extensions.errors import InputError
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.log_publishing import latest, online_store, registered, write_query
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.online_codec.redis_keys import control_key
-from extensions.stores.publish_log import latest, online_store, registered, write_query
 from extensions.stores.restore_detection import (
     State,
     Verdict,

@@ -32,7 +32,7 @@ from extensions.database.connection import identifiers
 from extensions.errors import InputError
 from extensions.feature_types import arrow_type
 from extensions.output_files import output_path, whole_file
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.versions.maintained_versions import live_computations
 
 TIMESTAMP = "event_timestamp"

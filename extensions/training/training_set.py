@@ -24,7 +24,7 @@ from extensions.stores.offline.join.point_in_time import HIDDEN
 from extensions.stores.offline.join.versioned_transforms import VersionedTransform
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
-from extensions.stores.offline.retrieval_requests import PointInTimeRequest
+from extensions.stores.offline.retrieval_queries import PointInTimeRequest
 from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels

@@ -26,7 +26,7 @@ from extensions.database.advisory_locks import holder, session_lock
 from extensions.database.scalars import scalar
 from extensions.errors import ConflictError, DefinitionError
 from extensions.failpoints import point
-from extensions.stores.publish_log import publish
+from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.version_store import Published, hold_pointer, operator, published

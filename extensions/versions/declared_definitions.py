@@ -10,7 +10,7 @@ from feast import FeatureService, OnDemandFeatureView
 
 from extensions.asof.computation_loading import computations_in, read_repository
 from extensions.asof.definition_fingerprint import Definition
-from extensions.stores.registry.publication import is_versioned, number_of
+from extensions.stores.registry.version_publication import is_versioned, number_of
 from extensions.version_names import DEFINITIONS
 
 

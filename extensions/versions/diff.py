@@ -22,8 +22,8 @@ from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.errors import InputError
 from extensions.reports.numbers import MISSING, number, share
-from extensions.statistics.floors import DISTRIBUTION_FLOORS
-from extensions.statistics.ranking import RankChange, rank_change
+from extensions.statistics.effect_floors import DISTRIBUTION_FLOORS
+from extensions.statistics.ranking_change import RankChange, rank_change
 from extensions.stores.registry.version_store import find
 from extensions.versions.column_distance import (
     ColumnSummary,

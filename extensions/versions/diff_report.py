@@ -14,7 +14,7 @@ from extensions.reports.html import (
     text_diff,
 )
 from extensions.reports.numbers import MISSING, number, share, signed, statistic, timestamp
-from extensions.statistics.floors import DISTRIBUTION_FLOORS
+from extensions.statistics.effect_floors import DISTRIBUTION_FLOORS
 from extensions.versions.diff import Comparison, FeatureDiff
 
 _CHANGE_LEVELS = ("least", "1 %", "25 %", "median", "75 %", "99 %", "greatest")

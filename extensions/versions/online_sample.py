@@ -12,14 +12,14 @@ from psycopg import sql
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
 from extensions.feast_internals import redis_client
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.log_publishing import latest, online_store
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.column_format import AnotherLayoutError
 from extensions.stores.online_codec.redis_keys import KeyLayout, key_layout_of
 from extensions.stores.online_codec.row_encoder import ids
 from extensions.stores.online_codec.row_format import Layout
-from extensions.stores.publish_log import latest, online_store
 from extensions.stores.registry.version_store import Published
 from extensions.versions.retirement import feast_view
 

@@ -18,7 +18,7 @@ from extensions.database.scalars import clock, scalar
 from extensions.errors import ConfigurationError, SkewlessError
 from extensions.feast_internals import written_features
 from extensions.stores.registry import feast_registry_rows
-from extensions.stores.registry.publication import check_unchanged, is_versioned, number_of
+from extensions.stores.registry.version_publication import check_unchanged, is_versioned, number_of
 from extensions.stores.registry.version_store import (
     Published,
     active,
@@ -26,7 +26,7 @@ from extensions.stores.registry.version_store import (
     promotions,
     published,
 )
-from extensions.text_format import time_text
+from extensions.value_text import time_text
 from extensions.versions.cost_estimate import Estimate, estimate
 from extensions.versions.declared_definitions import Declared, read_declared
 from extensions.versions.retirement import readers_of

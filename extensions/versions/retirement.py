@@ -18,7 +18,7 @@ from extensions.asof.watermarks import PATIENCE_SECONDS, alone_on
 from extensions.database.scalars import clock
 from extensions.errors import ConflictError
 from extensions.failpoints import point
-from extensions.stores.publish_log import online_store
+from extensions.stores.log_publishing import online_store
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.version_store import Published, find, hold_pointer, published
 from extensions.versions.failpoints import Fault

@@ -24,7 +24,7 @@ from psycopg.types.json import Jsonb
 from extensions.database import connect
 from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.failpoints import point
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.registry.version_store import active, published
 from extensions.versions.promotion import rollback_once
 from monitoring.checks import drift_store

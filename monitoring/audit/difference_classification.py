@@ -15,7 +15,7 @@ from extensions.asof import Computation
 from extensions.asof.history_changes import HistoryChange, changes_of
 from extensions.asof.watermarks import read_watermark
 from extensions.consistency.bitwise_equality import same
-from extensions.consistency.recomputation import evidence as history_evidence
+from extensions.consistency.history_and_log_reads import evidence as history_evidence
 from extensions.database.connection import identifiers
 from extensions.database.identifier_limits import BACKFILLED
 from monitoring.audit.reference_values import ROW, SERVED, Evidence, evidence

@@ -34,7 +34,7 @@ from extensions.asof import Computation
 from extensions.consistency import ViewComparison, compare_views, consistency_report
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import TABLE, column_name
 from extensions.version_names import version_name

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitoring.baselines.distributions import counted_categories
-from monitoring.baselines.feature_distributions import (
+from monitoring.baselines.distribution_measuring import counted_categories
+from monitoring.baselines.feature_baseline import (
     CATEGORICAL,
     NUMERIC,
     Feature,

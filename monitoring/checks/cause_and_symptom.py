@@ -7,7 +7,7 @@ defaults, and so does what transforms make of them: the missing rows are the fin
 from collections.abc import Sequence
 from dataclasses import replace
 
-from monitoring.baselines.feature_distributions import Feature
+from monitoring.baselines.feature_baseline import Feature
 from monitoring.verdicts import CRITICAL, SYMPTOM, WARNING, Finding
 
 # A feature that left the log, and known entities' vectors in it, have nothing to do with the rows

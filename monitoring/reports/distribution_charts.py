@@ -6,7 +6,7 @@ from typing import Any
 from extensions.reports import charts
 from extensions.reports.charts import Series
 from extensions.reports.html import Markup, element
-from monitoring.baselines.feature_distributions import (
+from monitoring.baselines.feature_baseline import (
     CATEGORICAL,
     EMBEDDING,
     NUMERIC,

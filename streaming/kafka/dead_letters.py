@@ -19,13 +19,13 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import InvalidTimestampError, MessageSizeTooLargeError
 
 from extensions.errors import ConflictError, InputError
-from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message, RejectedError
-from streaming.kafka.record_batches import (
+from streaming.kafka.bounded_decompression import (
     MAX_HEADER_BYTES,
     MAX_KEY_BYTES,
     UnreadableBatchError,
     install,
 )
+from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message, RejectedError
 from streaming.settings import Settings
 
 logger = logging.getLogger(__name__)

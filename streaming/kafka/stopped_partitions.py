@@ -11,7 +11,7 @@ import psycopg
 
 from extensions.database import connect
 from extensions.errors import InputError
-from streaming.kafka.record_batches import UnreadableBatchError
+from streaming.kafka.bounded_decompression import UnreadableBatchError
 from streaming.settings import Settings
 
 

@@ -20,8 +20,8 @@ from kafka.coordinator.base import MemberState
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
+from streaming.kafka.bounded_decompression import MAX_POLL_BYTES, UnreadableBatchError, install
 from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message
-from streaming.kafka.record_batches import MAX_POLL_BYTES, UnreadableBatchError, install
 from streaming.settings import Settings
 
 logger = logging.getLogger(__name__)

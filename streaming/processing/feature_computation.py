@@ -16,7 +16,7 @@ from extensions.asof.safe_time import settled_now
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError, UnavailableError
 from extensions.feature_types import UTC_MICROSECONDS, arrow_of_postgres
-from extensions.user_code import user_sql
+from extensions.user_code_errors import user_sql
 
 TICK = timedelta(microseconds=1)
 _PAUSE = 0.002

@@ -6,7 +6,7 @@ import pyarrow as pa
 from feast import FeatureStore
 from psycopg import sql
 
-from extensions.stores.publish_log import latest, online_store, write_query
+from extensions.stores.log_publishing import latest, online_store, write_query
 from streaming.processing.realtime_views import LiveView
 
 

@@ -13,7 +13,7 @@ from extensions.asof import Computation, Freshness, load_computations
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failure_classification import of_a_server
-from extensions.stores.publish_log import registered
+from extensions.stores.log_publishing import registered
 from extensions.stores.registry.version_store import has_versions
 from extensions.versions.maintained_versions import live_computations
 from streaming.kafka.message_decoder import WatchEvent

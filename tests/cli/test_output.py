@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 import extensions.operations.doctor
 import streaming.stream_status
-from extensions.cli import console, monitoring_output
+from extensions.cli import console
 from extensions.cli.app import app
-from extensions.cli.versions_output import markdown, show_plan, show_versions
+from extensions.cli.output import monitoring_output
+from extensions.cli.output.versions_output import markdown, show_plan, show_versions
 from extensions.consistency.consistency_report import Difference, ViewComparison
 from extensions.exit_codes import ATTENTION
 from extensions.operations.doctor import Finding as Check
-from extensions.text_format import bytes_text, duration_text, number_text, value_text
+from extensions.value_text import bytes_text, duration_text, number_text, value_text
 from extensions.versions.cost_estimate import Estimate
 from extensions.versions.listing import Version
 from extensions.versions.plan import Change, Plan, Severity

@@ -16,7 +16,7 @@ from feast.repo_operations import apply_total
 from extensions import addresses
 from extensions.asof import Computation
 from extensions.asof.backfill import backfill
-from extensions.consistency import ViewComparison, comparison
+from extensions.consistency import ViewComparison, view_comparison
 from extensions.database import connect
 from extensions.operations.refresh import Refresher
 from tests.databases import copied, create, cut
@@ -45,7 +45,9 @@ class World:
 
     def compare(self) -> dict[str, ViewComparison]:
         """Every entity of every view, by the version's name."""
-        found = comparison.compare_views(self.store, self.computations.values(), entities=5_000)
+        found = view_comparison.compare_views(
+            self.store, self.computations.values(), entities=5_000
+        )
         return {one.name: one for one in found}
 
     def causes(self) -> dict[str, set[str]]:
@@ -108,7 +110,7 @@ def world(
         monkeypatch.setenv(addresses.POSTGRES_VARIABLE, url)
         monkeypatch.setenv(addresses.REDIS_VARIABLE, healthy.redis_url)
         monkeypatch.chdir(repo_root)
-        monkeypatch.setattr(comparison, "SECOND_LOOK_SECONDS", 0.05)
+        monkeypatch.setattr(view_comparison, "SECOND_LOOK_SECONDS", 0.05)
         store = FeatureStore(str(repo_root))
         with connect(url, autocommit=True) as conn:
             world = World(url, healthy.redis_url, store, computations, conn)

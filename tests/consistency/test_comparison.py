@@ -8,7 +8,7 @@ import pytest
 
 from extensions.asof.backfill import backfill
 from extensions.consistency import consistency_report
-from extensions.stores import publish_log
+from extensions.stores import log_publishing
 from extensions.stores.values import future_rows
 from tests.consistency.conftest import World
 
@@ -116,8 +116,8 @@ def test_a_row_of_the_future_in_redis(world: World, monkeypatch: pytest.MonkeyPa
             "user_preferred_hour": pa.array([1]),
         }
     )
-    online = publish_log.online_store(world.store)
-    online.write_arrow(world.store.config, publish_log.registered(world.store, habits), row)
+    online = log_publishing.online_store(world.store)
+    online.write_arrow(world.store.config, log_publishing.registered(world.store, habits), row)
     found = world.compare()["user_habits.v1"]
     assert found.counts == {consistency_report.FUTURE_ROW: 1}
     assert "Redis holds a row of 2100-01-01" in found.worst[0].sentence()

@@ -7,7 +7,7 @@ import pytest
 
 from extensions.asof import Computation
 from extensions.asof.tick import tick
-from extensions.consistency.recomputation import evidence
+from extensions.consistency.history_and_log_reads import evidence
 from extensions.database import connect
 from extensions.database.event_ingest import take_ingest_lock
 from extensions.database.history_change_notes import note_insert

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extensions.timestamp_columns import parse_timestamps
+from extensions.timestamp_column_parsing import parse_timestamps
 from extensions.timestamps import NotATimestampError, parse_timestamp
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -23,7 +23,7 @@ from tests.faults.version_operations import VersionOperations, moves_of
 from tests.monitoring.test_alerts import Receiver
 
 REQUESTS = 1_000
-CRITICAL_EXIT, OK_EXIT = 2, 0
+CRITICAL_EXIT = WRONG
 DRIFTED = tuple(fault.value for fault in Fault)
 # Where nothing has drifted any more nothing is rolled back.
 ENDED = tuple(fault.value for fault in Fault if not fault.name.startswith("ROLLBACK"))

@@ -16,7 +16,7 @@ from kafka.record.util import calc_crc32c
 
 from extensions.database import connect
 from streaming.kafka import dead_letters
-from streaming.kafka.record_batches import MAX_HEADER_BYTES, MAX_KEY_BYTES
+from streaming.kafka.bounded_decompression import MAX_HEADER_BYTES, MAX_KEY_BYTES
 from streaming.processing.realtime_views import LiveView
 from streaming.settings import Settings
 from tests.faults.hostile_messages import CODECS, NULL, Hostile

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from extensions.asof import Computation, Freshness
 from extensions.database import connect
-from extensions.stores.publish_log import online_store, registered
+from extensions.stores.log_publishing import online_store, registered
 from tests.faults.platform import ITEMS, USERS
 from tests.online.repository import EPOCH
 from tests.oracle.answers import VIEWS, Answer, ViewOracle, agrees

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from extensions.asof import Computation
 from extensions.database import connect
-from extensions.stores.publish_log import registered
+from extensions.stores.log_publishing import registered
 from extensions.versions import retirement
 from extensions.versions.failpoints import Fault
 from extensions.versions.maintained_versions import live_computations

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from extensions.database import connect
 from extensions.history import import_items
-from extensions.history.reference_tables import Reference, Spelling, unknown_values
+from extensions.history.reference_spelling import Reference, Spelling, unknown_values
 from tests.history.tables import empty, fetch, write_csv
 
 OF = Reference("t", "kind", "kinds", "kind")

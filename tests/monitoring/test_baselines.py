@@ -11,7 +11,7 @@ from extensions.errors import SkewlessError
 from extensions.statistics.histogram import edges_with_range
 from monitoring import array_metrics, expectations
 from monitoring.baseline import Baseline, Feature, baseline_of
-from monitoring.baselines.distributions import MOST_CATEGORIES, categorical_content
+from monitoring.baselines.distribution_measuring import MOST_CATEGORIES, categorical_content
 from monitoring.suite import Rules, expectations_of
 from monitoring.verdicts import CRITICAL, Finding
 

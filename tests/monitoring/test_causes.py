@@ -16,7 +16,7 @@ from extensions.cli.app import app
 from extensions.database import connect
 from extensions.errors import NothingToCheckError
 from monitoring.alerts import incidents
-from monitoring.baselines.feature_distributions import Feature
+from monitoring.baselines.feature_baseline import Feature
 from monitoring.checks import drift_check, drift_store
 from monitoring.checks.cause_and_symptom import muted
 from monitoring.checks.serving_log_window import Window

@@ -18,7 +18,7 @@ from benchmarks import drift_platform as platform
 from benchmarks.drift_platform import DRIFTS, GENRES, HOUR, SERVICE, START, STATIONARY
 from extensions import addresses
 from extensions.cli.app import app
-from extensions.cli.time_options import length_of
+from extensions.cli.duration_option import length_of
 from extensions.database import connect
 from extensions.errors import InputError, SkewlessError
 from extensions.exit_codes import ATTENTION, WRONG

@@ -22,13 +22,13 @@ from extensions.errors import SkewlessError
 from extensions.local import valkey
 from extensions.operations.refresh import Refresher
 from extensions.stores import restore_detection
-from extensions.stores.publish_log import registered
+from extensions.stores.log_publishing import registered
 from extensions.stores.rebuild import rebuild_online, reconcile
 from extensions.stores.restore_detection import State, check, publishing
 from streaming.processing.feature_computation import log_values
 from streaming.processing.online_writer import Publisher
 from streaming.processing.realtime_views import LiveView, live_views
-from streaming.processing.reconciliation import sweep
+from streaming.processing.time_sweep import sweep
 from streaming.settings import Settings
 from tests.databases import create, cut, drop
 from tests.online.test_publish import logged, online

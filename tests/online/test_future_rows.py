@@ -16,8 +16,8 @@ from feast.types import Int64
 from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.stores.log_publishing import publish
 from extensions.stores.online_codec.row_format import Layout
-from extensions.stores.publish_log import publish
 from extensions.stores.rebuild import rebuild_online
 from tests.online.own_store import (
     TIMES,

@@ -15,9 +15,9 @@ from extensions.asof.tick import tick
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect
 from extensions.errors import SkewlessError
-from extensions.stores import publish_log as publishing
+from extensions.stores import log_publishing as publishing
 from extensions.stores import rebuild as rebuilding
-from extensions.stores.publish_log import publish
+from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import rebuild_online
 from tests.online.repository import applied, watch
 

@@ -15,7 +15,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from pyarrow import parquet
 
 from extensions.errors import SkewlessError
-from extensions.stores.offline.join import chunking
+from extensions.stores.offline.join import parallel_join
 from extensions.stores.offline.writes.parquet_export import export
 from tests.point_in_time.views import NAMES, OURS, PAIRS, store_at
 
@@ -158,8 +158,8 @@ def test_parts_are_the_whole_as_of_one_state(
     conn.execute(
         "INSERT INTO pairs_v1 SELECT g, 1, %s, %s, g FROM generate_series(0, 29) AS g", [NOON, NOON]
     )
-    monkeypatch.setattr(chunking, "FEWEST", 7)
-    monkeypatch.setattr(chunking, "MOST", 11)
+    monkeypatch.setattr(parallel_join, "FEWEST", 7)
+    monkeypatch.setattr(parallel_join, "MOST", 11)
     users = [(i * 13) % 30 for i in range(100)]
     labels = pd.DataFrame({"user_id": users, "item_id": 1, "event_timestamp": NOON + HOUR})
     store = store_at(logs, registry, OURS, connections=connections)

@@ -29,7 +29,7 @@ from extensions.asof import Computation
 from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.serving.settings import Settings as ServingSettings
-from extensions.stores.publish_log import publish
+from extensions.stores.log_publishing import publish
 from streaming.kafka.message_decoder import JsonDecoder, Message
 from streaming.kafka.subscription import Batch, Placed
 from streaming.processing.event_transaction import open_store

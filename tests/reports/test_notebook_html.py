@@ -12,7 +12,7 @@ from extensions.stores.offline import retrieval_job
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.point_in_time import Feature, JoinOptions, ViewJoin
 from extensions.stores.offline.retrieval_job import SkewlessMetadata, SkewlessRetrievalJob
-from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeRequest
+from extensions.stores.offline.retrieval_queries import PlainQuery, PointInTimeRequest
 from extensions.training.manifest import Column, LabelsUsed, Manifest, ViewUsed
 from extensions.training.training_set import TrainingSet
 from tests.reports.page import Page

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extensions.serving.settings import Settings
-from extensions.stores.publish_log import online_store
+from extensions.stores.log_publishing import online_store
 from tests.online.views import key
 from tests.served import serving
 

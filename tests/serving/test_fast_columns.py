@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extensions.serving.features.on_demand_transforms import Transform
-from extensions.serving.features.transform_frames import (
+from extensions.serving.features.light_pandas_frames import (
     InputFrame,
     OutputFrame,
     array,
     columns,
     with_light_frames,
 )
-from extensions.stores.online_codec.column_encoding import Coded, codes, grouped, taken
+from extensions.serving.features.on_demand_transforms import Transform
+from extensions.stores.online_codec.coded_columns import Coded, codes, grouped, taken
 from feature_repo.genres import PLACES
 from feature_repo.transforms import ranking_signals
 

@@ -30,8 +30,8 @@ from extensions.addresses import connection_string_of
 from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plans, compile_plans
 from extensions.serving.routes.get_online_features import NeedsFeastError, OnlineFeaturesRoute
+from extensions.stores.log_publishing import online_store
 from extensions.stores.online.store import SkewlessRedisOnlineStoreConfig
-from extensions.stores.publish_log import online_store
 
 NOW = datetime.now(UTC)
 

@@ -17,7 +17,7 @@ import pytest
 from feast import FeatureService, FeatureStore
 
 from extensions.serving.features.request_plan import Plan, compile_plans
-from extensions.serving.observability.watermark_watcher import Watermarks
+from extensions.serving.observability.registry_and_watermark_watcher import Watermarks
 from extensions.serving.settings import Settings
 from tests.databases import cut
 from tests.served import serving

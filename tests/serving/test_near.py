@@ -25,7 +25,7 @@ from extensions.serving.near_cache.cached_views import (
     NearCache,
 )
 from extensions.serving.near_cache.invalidation import InvalidationListener, connections
-from extensions.stores.publish_log import online_store
+from extensions.stores.log_publishing import online_store
 
 START = datetime(2035, 3, 1, tzinfo=UTC)  # newer than the fixture
 PREFIX = b"sk:item_id:"

@@ -11,7 +11,7 @@ from feast import FeatureStore
 
 from extensions.errors import SkewlessError
 from extensions.serving.http.content_encoding import accepts_gzip
-from extensions.serving.routes.pages import PAGES, index
+from extensions.serving.routes.index_and_docs_pages import PAGES, index
 from extensions.serving.settings import Settings
 from tests.serving.conftest import serving
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from feast import FeatureStore
 
-from extensions.serving.observability import watermark_watcher
+from extensions.serving.observability import registry_and_watermark_watcher
 from extensions.serving.settings import Settings
 from tests.served import serving
 
@@ -54,6 +54,6 @@ def test_a_clock_that_is_an_hour_off_changes_no_answer(
     off = SimpleNamespace(
         time_ns=lambda: time.time_ns() + hours * HOUR_NS, monotonic=time.monotonic
     )
-    monkeypatch.setattr(watermark_watcher, "time", off)
+    monkeypatch.setattr(registry_and_watermark_watcher, "time", off)
     with served(feast_store, repo_root) as client:
         assert answers(client) == expected

@@ -25,8 +25,8 @@ from streaming.processing.event_transaction import open_store
 from streaming.processing.offsets import FencedError, begin, read_position, under_way_since
 from streaming.processing.online_writer import Publisher
 from streaming.processing.realtime_views import LiveView
-from streaming.processing.reconciliation import sweep
 from streaming.processing.step import Stepper
+from streaming.processing.time_sweep import sweep
 from streaming.settings import Settings
 from streaming.stream_status import status
 from streaming.worker_metrics import WorkerMetrics

@@ -20,8 +20,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from extensions import thread_supervision
 from extensions.errors import SkewlessError
 from extensions.local.ports import free_port
-from streaming.processing import reconciliation
-from streaming.processing.reconciliation import Sweeper
+from streaming.processing import time_sweep
+from streaming.processing.time_sweep import Sweeper
 from streaming.settings import Settings
 from streaming.worker_metrics import WorkerMetrics
 from tests.streaming.fleet import Fleet, wait_until
@@ -70,7 +70,7 @@ def test_the_sweeper_waits_out_every_kind_of_outage(
             error = OUTAGES[name]()
             raise error
 
-    monkeypatch.setattr(reconciliation, "sweep", failing)
+    monkeypatch.setattr(time_sweep, "sweep", failing)
     sweeper = Sweeper(replace(settings, sweep_every=0.05), views, object(), metrics)  # type: ignore[arg-type]
     sweeper.start()
     wait_until(lambda: len(calls) > 1 + len(views), 20, "it sweeps again")

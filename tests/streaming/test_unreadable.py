@@ -15,7 +15,7 @@ from kafka.record.util import calc_crc32c
 
 from extensions.errors import SkewlessError
 from extensions.local import apache_kafka
-from streaming.kafka import dead_letters, record_batches
+from streaming.kafka import bounded_decompression, dead_letters
 from streaming.kafka.stopped_partitions import skip
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
@@ -122,10 +122,10 @@ def test_a_record_of_an_impossible_time_stops_nothing(settings: Settings) -> Non
 
 
 def test_what_unfolds_without_end_is_not_unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_batches, "MAX_BATCH_BYTES", 1 << 20)
-    with pytest.raises(record_batches.BatchTooLargeError, match="more than 1 MB"):
-        record_batches._gzip(gzip.compress(bytes(200 << 20), 1))
-    assert record_batches._gzip(gzip.compress(b"a") + gzip.compress(b"b")) == b"ab"
+    monkeypatch.setattr(bounded_decompression, "MAX_BATCH_BYTES", 1 << 20)
+    with pytest.raises(bounded_decompression.BatchTooLargeError, match="more than 1 MB"):
+        bounded_decompression._gzip(gzip.compress(bytes(200 << 20), 1))
+    assert bounded_decompression._gzip(gzip.compress(b"a") + gzip.compress(b"b")) == b"ab"
 
 
 @pytest.fixture

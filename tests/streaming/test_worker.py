@@ -17,7 +17,7 @@ from extensions.history.simulate import simulate
 from extensions.stores.rebuild import rebuild_online
 from feature_repo.simulator import Simulation
 from streaming.kafka import dead_letters
-from streaming.kafka.replay import replay
+from streaming.kafka.event_replay import replay
 from streaming.settings import Settings
 from streaming.stream_status import status
 from tests.streaming.fleet import Fleet, wait_until

@@ -18,7 +18,7 @@ from feast.repo_operations import apply_total
 from extensions import addresses
 from extensions.asof.tick import tick
 from extensions.database import connect
-from extensions.stores.publish_log import publish
+from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import rebuild_online
 from extensions.stores.registry.version_store import hold_pointer
 from extensions.versions.apply import Applied, apply

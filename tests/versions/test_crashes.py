@@ -4,10 +4,10 @@ import pytest
 
 from extensions.stores.registry.version_store import find, promotions
 from extensions.versions import retirement
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.failpoints import Fault
 from extensions.versions.promotion import promote
 from extensions.versions.retirement import retire
+from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World
 from tests.versions.crashing import crash
 

@@ -12,7 +12,7 @@ from extensions.asof import Spine, compute
 from extensions.database import connect_arrow
 from extensions.errors import SkewlessError
 from extensions.statistics.divergence import population_stability_index
-from extensions.statistics.ranking import rank_change, top_overlap
+from extensions.statistics.ranking_change import rank_change, top_overlap
 from extensions.stores.registry.version_store import find
 from extensions.versions.column_distance import (
     ColumnSummary,

@@ -9,8 +9,8 @@ from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.stores.registry.version_store import promotions
 from extensions.versions import apply
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.promotion import promote, rollback
+from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World, held_by_another
 
 

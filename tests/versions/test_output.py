@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from extensions import addresses
 from extensions.cli import console
 from extensions.cli.app import app
-from extensions.cli.versions_output import next_step
+from extensions.cli.output.versions_output import next_step
 from extensions.exit_codes import ATTENTION
 from extensions.stores.registry.version_store import published
 from extensions.training import read_manifest

@@ -7,9 +7,9 @@ import pytest
 from extensions.errors import SkewlessError
 from extensions.operations.database_setup import prepare_database
 from extensions.stores.registry.version_store import promotions, published
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.plan import Severity, make_plan
 from extensions.versions.promotion import promote, rollback
+from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World
 
 COUNT = "user_watch_stats:user_watch_count_7d"

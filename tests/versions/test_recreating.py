@@ -10,9 +10,9 @@ import redis
 from extensions import addresses
 from extensions.stores.registry.version_store import promotions
 from extensions.versions.apply import apply
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.plan import Severity, make_plan
 from extensions.versions.promotion import promote, rollback
+from extensions.versions.version_state_check import disagreements
 from tests.databases import copied
 from tests.versions.conftest import World
 

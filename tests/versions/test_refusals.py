@@ -6,10 +6,10 @@ from feast import FeatureStore
 
 from extensions.errors import SkewlessError
 from extensions.stores.registry.store import SkewlessSqlRegistry
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.plan import Severity, make_plan
 from extensions.versions.promotion import promote, rollback
 from extensions.versions.retirement import retire
+from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World
 
 SQL = "computations/user_watch_stats.v1.sql"

@@ -4,14 +4,14 @@ import pytest
 from psycopg import sql
 
 from extensions.errors import SkewlessError
-from extensions.stores.publish_log import latest, write_query
+from extensions.stores.log_publishing import latest, write_query
 from extensions.stores.registry.version_store import find, published
 from extensions.versions import retirement
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.online_sample import leftovers
 from extensions.versions.promotion import promote
 from extensions.versions.retirement import finish_retired, retire
+from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World, held_by_another
 
 

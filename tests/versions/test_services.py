@@ -11,9 +11,9 @@ from extensions import addresses
 from extensions.errors import SkewlessError
 from extensions.serving.features.request_plan import Plan, compile_plans
 from extensions.stores.registry.version_store import published
-from extensions.versions.consistency_check import disagreements
 from extensions.versions.listing import overview
 from extensions.versions.promotion import promote, rollback
+from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World
 
 COUNT = "user_watch_count_7d"

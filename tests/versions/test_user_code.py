@@ -13,7 +13,7 @@ from extensions.asof.safe_time import settled_now
 from extensions.database import connect_arrow
 from extensions.errors import DefinitionError, InputError
 from extensions.stores.registry.version_store import find
-from extensions.user_code import user_transform
+from extensions.user_code_errors import user_transform
 from tests.versions.conftest import World
 
 

@@ -97,7 +97,7 @@ def simulate(
     from extensions.addresses import REPO_ROOT, postgres_url
     from extensions.history.simulate import new_simulation
     from extensions.history.simulate import simulate as run
-    from extensions.text_format import time_text
+    from extensions.value_text import time_text
 
     simulation = new_simulation(
         REPO_ROOT,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment
+from extensions.cli.duration_option import length_of
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.time_options import length_of
 from extensions.errors import InputError, SkewlessError
 
 if TYPE_CHECKING:

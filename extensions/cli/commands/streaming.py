@@ -113,7 +113,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Give a file or --from. Known ids are not stored again; their values are computed anew."""
-    from streaming.kafka.replay import replay as run
+    from streaming.kafka.event_replay import replay as run
 
     since = moment(start, "--from")
     source = file or since

@@ -37,7 +37,7 @@ from feast.permissions.server.utils import (
 )
 from feast.permissions.user import User
 
-from extensions.serving.auth import bearer_tokens
+from extensions.serving.auth import bearer_token_prechecks
 from extensions.serving.auth.api_keys import ApiKeys
 from extensions.serving.http.request_validation import RefusedError
 from extensions.serving.lru_byte_cache import ByteCache
@@ -117,7 +117,7 @@ class Guard:
         else:
             self._permissions = Permissions(store, period)
             set_security_manager(self._permissions)
-            bearer_tokens.harden(self._manager.token_parser, config)
+            bearer_token_prechecks.harden(self._manager.token_parser, config)
         lifespan = getattr(config, "jwks_cache_lifespan_seconds", 0)
         self._oidc = kind == AuthManagerType.OIDC
         self._remember = lifespan if self._oidc else 0
@@ -226,7 +226,7 @@ class Guard:
         known = self._valid_tokens.get(name)
         if known and time.time() < known[1]:
             return known[0]
-        if why := bearer_tokens.refused_at_sight(token, oidc=self._oidc):
+        if why := bearer_token_prechecks.refused_at_sight(token, oidc=self._oidc):
             raise RefusedError(401, why, "Authorization")
         if self._verifying >= MAX_VERIFYING:
             raise RefusedError(503, "Too many unknown tokens wait to be verified.")

@@ -13,7 +13,7 @@ from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.redis_connection import Command, RedisConnection
 from extensions.serving.features.request_plan import Plan, View
 from extensions.serving.near_cache.cached_views import EntityCache, NearCache
-from extensions.stores.online_codec.column_encoding import Integers, Values, counting, taken
+from extensions.stores.online_codec.coded_columns import Integers, Values, counting, taken
 from extensions.stores.online_codec.row_decoder import Block
 from extensions.stores.online_codec.section_index import fields, sections
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from extensions.errors import DefinitionError
 from extensions.feature_types import NUMPY_COLUMNS
-from extensions.serving.features import transform_frames
-from extensions.serving.features.transform_frames import array
-from extensions.stores.online_codec.column_encoding import Values
+from extensions.serving.features import light_pandas_frames as frames
+from extensions.serving.features.light_pandas_frames import array
+from extensions.stores.online_codec.coded_columns import Values
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Transform:
     @cached_property
     def _light_function(self) -> Callable[..., Any]:
         """The function, with pandas' frames replaced by light ones."""
-        return transform_frames.with_light_frames(self.view.feature_transformation.udf)  # type: ignore[union-attr]
+        return frames.with_light_frames(self.view.feature_transformation.udf)  # type: ignore[union-attr]
 
     def run(self, columns: Mapping[str, Values], n: int) -> dict[str, Values]:
         """Compute the features for ``n`` rows; an input of length 1 is the same in every row."""
@@ -94,13 +94,13 @@ class Transform:
                 arrays[long] = arrays[name].copy()
         if self.uses_light_frames:
             try:
-                return transform_frames.columns(
-                    self._light_function(transform_frames.InputFrame(arrays, n)), self.features
+                return frames.columns(
+                    self._light_function(frames.InputFrame(arrays, n)), self.features
                 )
             except Exception:  # noqa: BLE001 - whatever it wants of pandas, it gets below
                 self.uses_light_frames.clear()
                 return self._pandas(columns, n)
-        return transform_frames.columns(function.udf(transform_frames.frame(arrays)), self.features)
+        return frames.columns(function.udf(frames.frame(arrays)), self.features)
 
 
 def _python_values(column: Values, n: int) -> list[Any]:

@@ -19,9 +19,9 @@ from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
 from extensions.serving.features.on_demand_transforms import Transform
 from extensions.serving.features.request_fields import RequestField, request_fields
 from extensions.stores.online.view_settings import layout_of, lifetime_of, overwrite_policy_of
-from extensions.stores.online_codec.payload_decoder import default_of
 from extensions.stores.online_codec.redis_keys import KeyLayout, key_layout_of
 from extensions.stores.online_codec.row_decoder import Decoder
+from extensions.stores.online_codec.variable_length_decoder import default_of
 from extensions.stores.values.default_values import default_values
 from extensions.version_names import sql_file
 

@@ -16,8 +16,8 @@ from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_validation import RefusedError
 from extensions.serving.near_cache.cached_views import NearCache
-from extensions.serving.observability.watermark_watcher import Watermarks
-from extensions.stores.online_codec.column_encoding import (
+from extensions.serving.observability.registry_and_watermark_watcher import Watermarks
+from extensions.stores.online_codec.coded_columns import (
     Coded,
     Groups,
     Values,

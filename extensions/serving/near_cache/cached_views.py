@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from extensions.serving.features.entity_ids import EntityIds, is_whole_number
 from extensions.serving.features.request_plan import Group, Plan, Plans
 from extensions.serving.near_cache.entity_index import EntityIndex
-from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
+from extensions.stores.online_codec.coded_columns import Coded, Integers, Values
 from extensions.stores.online_codec.row_decoder import Block, Decoder
 from extensions.stores.online_codec.section_index import sections
 

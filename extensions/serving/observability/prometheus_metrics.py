@@ -15,7 +15,7 @@ from prometheus_client import (
 
 from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.near_cache.cached_views import NearCache
-from extensions.serving.observability.watermark_watcher import Watermarks
+from extensions.serving.observability.registry_and_watermark_watcher import Watermarks
 from extensions.stores.online_codec import row_format
 from extensions.thread_supervision import Living
 

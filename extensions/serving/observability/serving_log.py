@@ -30,7 +30,7 @@ from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.responses import FeatureRows
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
-from extensions.stores.online_codec.column_encoding import Values, spread
+from extensions.stores.online_codec.coded_columns import Values, spread
 from extensions.thread_supervision import Lasting, Living
 
 logger = logging.getLogger(__name__)

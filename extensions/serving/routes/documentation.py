@@ -2,10 +2,10 @@
 
 from extensions.serving.auth.authorization import Guard
 from extensions.serving.http import openapi, responses
-from extensions.serving.observability.watermark_watcher import RegistryWatcher
+from extensions.serving.observability.registry_and_watermark_watcher import RegistryWatcher
 from extensions.serving.routes.feast_app import FeastApp, Scope
 from extensions.serving.routes.feature_routes import Response
-from extensions.serving.routes.pages import PAGES, Pages
+from extensions.serving.routes.index_and_docs_pages import PAGES, Pages
 from extensions.serving.settings import Settings
 
 

@@ -33,8 +33,8 @@ from extensions.serving.http.openapi import Subject
 from extensions.serving.http.openapi_feast import whole_document
 from extensions.serving.http.request_validation import RefusedError, check_range
 from extensions.serving.settings import Settings
-from extensions.stores.publish_log import online_store
-from extensions.stores.values.join_keys import json_ids
+from extensions.stores.log_publishing import online_store
+from extensions.stores.values.key_value_casts import json_ids
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from extensions.serving.http import request_validation, responses
 from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.observability.prometheus_metrics import Metrics
+from extensions.serving.observability.registry_and_watermark_watcher import RegistryWatcher
 from extensions.serving.observability.serving_log import ServingLog
-from extensions.serving.observability.watermark_watcher import RegistryWatcher
 from extensions.serving.routes.feast_app import Scope
 from extensions.serving.settings import Settings
-from extensions.stores.online_codec.column_encoding import spread
+from extensions.stores.online_codec.coded_columns import spread
 
 USER = "/v1/features/user/"
 RANK = "/v1/features/rank"

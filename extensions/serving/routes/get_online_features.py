@@ -26,7 +26,7 @@ from extensions.serving.http import responses
 from extensions.serving.http.request_validation import RefusedError, check_range, entity_id
 from extensions.serving.http.responses import FeatureRows
 from extensions.serving.lru_byte_cache import ByteCache
-from extensions.stores.online_codec.column_encoding import Coded, Values
+from extensions.stores.online_codec.coded_columns import Coded, Values
 
 ROUTE = "/get-online-features"
 REQUEST_FIELDS = {"feature_service", "features", "entities", "full_feature_names"}

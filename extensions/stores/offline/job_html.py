@@ -8,7 +8,7 @@ from extensions.reports.numbers import timestamp
 from extensions.stores.offline.join.entity_frame import EntityQuery
 
 if TYPE_CHECKING:
-    from extensions.stores.offline.retrieval_requests import PointInTimeRequest
+    from extensions.stores.offline.retrieval_queries import PointInTimeRequest
 
 
 def point_in_time_html(request: "PointInTimeRequest", transforms: list[Any]) -> str:

@@ -21,7 +21,7 @@ from psycopg import sql
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.join.latest_rows import latest_rows, sorted_rows
-from extensions.stores.offline.join.row_order import RowOrder
+from extensions.stores.offline.join.newest_row_rule import RowOrder
 from extensions.stores.values.future_rows import future, not_future_condition
 from extensions.version_names import log_table_sql
 

@@ -22,8 +22,8 @@ from psycopg import sql
 
 from extensions.database.identifier_limits import LONGEST_NAME
 from extensions.errors import InputError
+from extensions.stores.offline.join.newest_row_rule import RowOrder
 from extensions.stores.offline.join.point_in_time import ViewJoin, view_join
-from extensions.stores.offline.join.row_order import RowOrder
 
 _EVENT, _CREATED = "event_timestamp", "created_timestamp"
 

@@ -23,15 +23,15 @@ from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
 from extensions.stores.offline.job_html import point_in_time_html, rows_html
 from extensions.stores.offline.join.entity_frame import EntityQuery
-from extensions.stores.offline.join.label_columns import check_names
 from extensions.stores.offline.join.label_coverage import read_coverages, warn_of_uncovered
+from extensions.stores.offline.join.label_name_collisions import check_names
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
 )
 from extensions.stores.offline.join.request_fields import check_request_fields
 from extensions.stores.offline.join.versioned_transforms import VersionedTransform
 from extensions.stores.offline.materialization import RowsToPublish
-from extensions.stores.offline.retrieval_requests import PointInTimeRequest, RetrievalRequest
+from extensions.stores.offline.retrieval_queries import PointInTimeRequest, RetrievalRequest
 from extensions.stores.offline.writes.parquet_export import export
 from extensions.stores.offline.writes.saved_dataset_table import DatasetTable
 

@@ -28,7 +28,7 @@ from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import ConfigurationError, InputError
 from extensions.stores import transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session
-from extensions.stores.offline.connection_settings import url_of, use_own_connections
+from extensions.stores.offline.feast_source_connections import url_of, use_own_connections
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.point_in_time import JoinOptions, view_joins
 from extensions.stores.offline.join.request_fields import check_request_fields
@@ -36,7 +36,7 @@ from extensions.stores.offline.join.versioned_transforms import by_label_time, b
 from extensions.stores.offline.materialization import RowsToPublish, Source, all_rows
 from extensions.stores.offline.range_retrieval import range_query
 from extensions.stores.offline.retrieval_job import SkewlessMetadata, SkewlessRetrievalJob
-from extensions.stores.offline.retrieval_requests import PlainQuery, PointInTimeRequest
+from extensions.stores.offline.retrieval_queries import PlainQuery, PointInTimeRequest
 from extensions.stores.offline.writes import push
 from extensions.stores.offline.writes.feature_logging import write_logged_features
 from extensions.stores.offline.writes.log_append import append

@@ -21,9 +21,9 @@ from extensions.feast_internals import build_entity_keys, coerce_datetime, run_f
 from extensions.feature_types import FEATURE_TYPES, is_text, unwrapped
 from extensions.stores.online_codec.row_encoder import one_chunk, proto_values
 from extensions.stores.values.exact_cast import cast_exactly
-from extensions.stores.values.join_keys import cast_key
 from extensions.stores.values.json_documents import documents_as_text
-from extensions.timestamp_columns import parse_column
+from extensions.stores.values.key_value_casts import cast_key
+from extensions.timestamp_column_parsing import parse_column
 
 
 def exact_rows(view: FeatureView, frame: pd.DataFrame) -> list[Any]:

@@ -37,7 +37,7 @@ from extensions.stores.online.prefix_claims import (
 )
 from extensions.stores.online.publish_marks import MARKS
 from extensions.stores.online.redis_io import Expiry, Reads, write, write_async
-from extensions.stores.online.requested_ids import check_requested, requested
+from extensions.stores.online.requested_id_check import check_requested, requested
 from extensions.stores.online.row_deletion import delete_entity, delete_rows, version_names
 from extensions.stores.online.view_settings import (
     layout_of,

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from extensions.feature_types import NUMPY_TYPES
 from extensions.stores.online_codec import row_format as rows
-from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
+from extensions.stores.online_codec.coded_columns import Coded, Integers, Values
 from extensions.stores.online_codec.column_format import AnotherLayoutError
-from extensions.stores.online_codec.payload_decoder import (
+from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.online_codec.section_index import overlapping_records
+from extensions.stores.online_codec.variable_length_decoder import (
     decode_payload,
     decode_payloads,
     put_values,
 )
-from extensions.stores.online_codec.row_format import Layout
-from extensions.stores.online_codec.section_index import overlapping_records
 
 # Fingerprint and flags, with one byte that follows; no row is shorter than with its event time.
 _START = np.dtype("<u4")

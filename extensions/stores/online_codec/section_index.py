@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extensions.stores.online_codec import row_format as rows
-from extensions.stores.online_codec.column_encoding import Integers
+from extensions.stores.online_codec.coded_columns import Integers
 from extensions.stores.online_codec.row_format import Layout
 
 # A section's tag (three bytes) and the length of its row (one).

@@ -40,7 +40,7 @@ from extensions.errors import ConflictError, DefinitionError, SkewlessError
 from extensions.feature_types import pg_type
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
-from extensions.stores.registry.publication import (
+from extensions.stores.registry.version_publication import (
     follow_pointer,
     follow_pointers,
     is_versioned,

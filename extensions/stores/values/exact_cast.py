@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from extensions.errors import InputError
 from extensions.feature_types import FEATURE_TYPES, UTC_MICROSECONDS, is_list, is_text
-from extensions.timestamp_columns import in_utc
+from extensions.timestamp_column_parsing import in_utc
 
 _BOUNDS = re.compile(r"\[(-?\d+):(-?\d+)\]")
 _SHOWN = 40

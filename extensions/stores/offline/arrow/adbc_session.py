@@ -15,8 +15,8 @@ from extensions.database import connect_arrow
 from extensions.database.adbc_connections import record_batches
 from extensions.errors import SkewlessError, UnavailableError
 from extensions.failure_classification import Outage, outage
-from extensions.stores.offline.arrow.postgres_arrow_types import to_plain_types
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.arrow.adbc_extension_types import to_plain_types
+from extensions.stores.offline.feast_source_connections import url_of
 
 Opener = Callable[[str], AbstractContextManager["ArrowSession"]]
 

@@ -7,7 +7,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
-from extensions.stores.offline.arrow.column_reading import ColumnReader, column_readers
+from extensions.stores.offline.arrow.exact_column_reading import ColumnReader, column_readers
 from extensions.stores.offline.arrow.source_column_types import column_types
 
 _GUARD = "_skewless_guard_{}"

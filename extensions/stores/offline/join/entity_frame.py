@@ -19,8 +19,8 @@ from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
 from extensions.stores.offline.join.key_matching import key_of_query
 from extensions.stores.offline.join.point_in_time import LABEL_TIME, ORDINAL, Key
-from extensions.stores.values.join_keys import cast_key
-from extensions.timestamp_columns import in_utc, parse_column
+from extensions.stores.values.key_value_casts import cast_key
+from extensions.timestamp_column_parsing import in_utc, parse_column
 
 # A name that PostgreSQL has cut is at least so long: 63 bytes, less a character's rest.
 CUT_FROM = 60

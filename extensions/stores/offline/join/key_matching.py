@@ -14,7 +14,7 @@ from psycopg import sql
 
 from extensions.errors import InputError
 from extensions.feature_types import FEATURE_TYPES, FLOATS, INTEGER_BITS, INTEGERS, TEXTS, TIMES
-from extensions.stores.offline.arrow.column_reading import text_form
+from extensions.stores.offline.arrow.exact_column_reading import text_form
 from extensions.stores.offline.arrow.source_column_types import SourceType
 
 # Column, label, and the column's type.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
-from extensions.stores.offline.join.row_order import RowOrder, order_facts
+from extensions.stores.offline.join.newest_row_rule import RowOrder, order_facts
 
 # Rows per entity from which on two probes for each entity cost less than sorting.
 MANY = 8

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 from psycopg import sql
 
-from extensions.stores.offline.arrow.column_reading import ColumnReader
+from extensions.stores.offline.arrow.exact_column_reading import ColumnReader
 from extensions.stores.offline.arrow.source_column_types import SourceType
 from extensions.stores.offline.join.point_in_time import ORDINAL, ViewJoin
 

@@ -17,7 +17,7 @@ from extensions.feast_internals import requested_features_by_view, requested_tra
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.source_column_types import SourceType
 from extensions.stores.offline.join.key_matching import matches
-from extensions.stores.offline.join.row_order import RowOrder, order_facts
+from extensions.stores.offline.join.newest_row_rule import RowOrder, order_facts
 from extensions.stores.registry.version_timeline import ServedEra
 from extensions.stores.values.default_values import declared_defaults, default_text
 

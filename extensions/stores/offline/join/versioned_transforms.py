@@ -27,7 +27,7 @@ from extensions.stores.offline.join.point_in_time import (
 from extensions.stores.registry.feast_registry_rows import parse
 from extensions.stores.registry.version_timeline import TransformEra
 from extensions.stores.transform_inputs import inputs_of
-from extensions.user_code import user_transform
+from extensions.user_code_errors import user_transform
 
 
 @dataclass(frozen=True)

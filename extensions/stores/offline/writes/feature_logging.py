@@ -30,7 +30,7 @@ from extensions.database import connect, connect_arrow
 from extensions.errors import InputError
 from extensions.feast_internals import logged_service
 from extensions.feature_types import UTC_MICROSECONDS
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 

@@ -24,7 +24,6 @@ from extensions.feature_types import (
 )
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.query_rows import read_exactly
-from extensions.stores.offline.writes.constraint_columns import constrained_columns
 from extensions.stores.offline.writes.pushed_rows import (
     ROW,
     Log,
@@ -33,6 +32,7 @@ from extensions.stores.offline.writes.pushed_rows import (
     log_of,
     prepare_rows,
 )
+from extensions.stores.offline.writes.violated_constraint import constrained_columns
 from extensions.stores.values.future_rows import refuse_future_rows
 
 DONE = "_skewless_done"

@@ -18,8 +18,8 @@ from extensions.feature_types import (
 )
 from extensions.stores.offline.arrow.nested_array_text import nested_arrays_to_text
 from extensions.stores.values.exact_cast import cast_exactly
-from extensions.stores.values.join_keys import cast_key
-from extensions.timestamp_columns import in_utc, parse_column
+from extensions.stores.values.key_value_casts import cast_key
+from extensions.timestamp_column_parsing import in_utc, parse_column
 
 # The column of row numbers in the temporary table.
 ROW = "_skewless_row"

@@ -20,7 +20,7 @@ from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
 from extensions.errors import InputError, SkewlessError
 from extensions.feature_types import UTC_MICROSECONDS, arrow_type, is_text
 from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
-from extensions.timestamp_columns import in_utc
+from extensions.timestamp_column_parsing import in_utc
 
 _json: ContextVar[bool] = ContextVar("json", default=False)
 

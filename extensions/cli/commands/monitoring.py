@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, wrapped
-from extensions.cli.monitoring_output import say, show, show_audit, show_calibration
+from extensions.cli.duration_option import length_of
+from extensions.cli.output.monitoring_output import say, show, show_audit, show_calibration
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
-from extensions.cli.time_options import length_of
 from extensions.errors import InputError, NothingToCheckError, SkewlessError
 
 if TYPE_CHECKING:

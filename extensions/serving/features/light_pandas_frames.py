@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extensions.stores.online_codec.column_encoding import Coded
+from extensions.stores.online_codec.coded_columns import Coded
 
 
 class _Refusing:

@@ -12,7 +12,6 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
-from extensions.stores.offline.join.chunking import join_in_chunks
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.output_columns import (
     exact_numeric_columns,
@@ -21,6 +20,7 @@ from extensions.stores.offline.join.output_columns import (
     result_query,
     with_short_names,
 )
+from extensions.stores.offline.join.parallel_join import join_in_chunks
 from extensions.stores.offline.join.point_in_time import (
     ORDINAL,
     JoinOptions,

@@ -19,9 +19,9 @@ from extensions.database.adbc_connections import record_batches
 from extensions.database.connection import identifiers
 from extensions.errors import ConfigurationError
 from extensions.feast_internals import provider_of
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.offline.join.latest_rows import sorted_rows
-from extensions.stores.offline.join.row_order import RowOrder
+from extensions.stores.offline.join.newest_row_rule import RowOrder
 from extensions.stores.online.store import SkewlessRedisOnlineStore
 from extensions.stores.restore_detection import publishing
 from extensions.stores.values.future_rows import not_future_condition

@@ -8,7 +8,7 @@ from feast.type_map import feast_value_type_to_python_type
 from numpy.typing import NDArray
 
 from extensions.feature_types import NUMPY_TYPES
-from extensions.stores.online_codec.column_encoding import Coded, Integers, Values
+from extensions.stores.online_codec.coded_columns import Coded, Integers, Values
 from extensions.stores.online_codec.column_format import Column
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from extensions.cli.console import line, out, print_record, wrapped
-from extensions.text_format import bytes_text, duration_text, time_text
+from extensions.value_text import bytes_text, duration_text, time_text
 
 if TYPE_CHECKING:
     from extensions.versions.cost_estimate import Estimate

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from extensions.statistics.histogram import counts_between, edges_with_range
-from monitoring.baselines.feature_distributions import CATEGORICAL, NUMERIC, Feature
+from monitoring.baselines.feature_baseline import CATEGORICAL, NUMERIC, Feature
 
 # Beyond so many categories only the most frequent ones are named.
 MOST_CATEGORIES = 5_000

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from extensions.cli.console import emit, err, line, print_record, print_rows, wrapped
-from extensions.text_format import evidence_text, number_text
+from extensions.value_text import evidence_text, number_text
 
 if TYPE_CHECKING:
     from monitoring.audit.skew_audit import AuditReport

@@ -15,7 +15,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import RepeatedValue
 
 from extensions.feast_internals import cached_request_context
-from extensions.stores.values.join_keys import check_keys
+from extensions.stores.values.key_value_casts import check_keys
 
 _original_ids: ContextVar[Mapping[str, Sequence[Any]]] = ContextVar("asked")
 

@@ -37,8 +37,8 @@ from extensions.database.connection import table_exists
 from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line
-from extensions.stores.offline.connection_settings import url_of
-from extensions.stores.publish_log import registered
+from extensions.stores.log_publishing import registered
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.registry.version_store import has_versions, published
 
 # Entities of each view, and keys of Redis that are looked through for them.

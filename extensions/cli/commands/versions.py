@@ -79,7 +79,7 @@ def plan(
 
     start = moment(since, "--from")
     with _store() as (store, conn), progress("Planning"):
-        from extensions.cli.versions_output import change_json, markdown, show_plan
+        from extensions.cli.output.versions_output import change_json, markdown, show_plan
         from extensions.versions.plan import make_plan
         from monitoring.checks.drift_store import trained_on
 
@@ -107,7 +107,7 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
     start = moment(since, "--from")
     kept = "What is published or filled by now is kept; `skewless apply` goes on."
     with _store() as (_, conn), progress("Applying", unit="days", kept=kept) as report:
-        from extensions.cli.versions_output import change_json, title
+        from extensions.cli.output.versions_output import change_json, title
         from extensions.versions.apply import apply
 
         done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
@@ -180,7 +180,7 @@ def versions(
     if as_json:
         emit(list(found), as_json=True)
         return
-    from extensions.cli.versions_output import show_versions
+    from extensions.cli.output.versions_output import show_versions
 
     show_versions(found)
 

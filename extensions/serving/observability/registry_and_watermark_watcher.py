@@ -22,7 +22,7 @@ from extensions.database import connect
 from extensions.database.scalars import clock as clock_of_database
 from extensions.errors import ConfigurationError
 from extensions.serving.features.request_plan import Plans, View, compile_plans
-from extensions.stores.offline.connection_settings import url_of
+from extensions.stores.offline.feast_source_connections import url_of
 from extensions.thread_supervision import Lasting, Living
 
 logger = logging.getLogger(__name__)

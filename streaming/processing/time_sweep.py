@@ -31,7 +31,7 @@ from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
 from extensions.failure_classification import outage
-from extensions.stores.publish_log import publish as publish_log
+from extensions.stores.log_publishing import publish as publish_log
 from extensions.stores.rebuild import reconcile
 from extensions.stores.restore_detection import check, publishing
 from extensions.thread_supervision import Vital

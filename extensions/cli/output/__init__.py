@@ -1,0 +1,1 @@
+"""What commands print: plans, versions, drift checks and audits, within 80 columns."""
