@@ -33,8 +33,8 @@ test-faults: $(INSTALLED) ## server and stream under attack, and the whole kill 
 		tests/serving/test_supervisor.py tests/serving/test_tokens_attacked.py -s
 	$(BIN)/pytest tests/faults/kill_matrix_long.py -s
 	HOSTILE_MESSAGES=100000 LETTERS=1000000 $(BIN)/pytest tests/faults/test_hostile_messages.py \
-		tests/faults/test_million_letters.py tests/faults/test_full_servers.py \
-		tests/faults/test_clock_jumps.py -s
+		tests/faults/million_letters_long.py tests/faults/full_servers_long.py \
+		tests/faults/clock_jumps_long.py -s
 
 test-long: $(INSTALLED) ## more examples for the tests that generate them
 	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \

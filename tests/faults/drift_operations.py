@@ -12,6 +12,7 @@ import psycopg
 from benchmarks import drift_platform
 from benchmarks.drift_platform import DRIFTS, HOUR, SERVICE, START, STATIONARY, World
 from extensions.database import connect
+from extensions.exit_codes import OK, WRONG
 from monitoring.alerts.notifiers import WEBHOOK
 from monitoring.checks import drift_store
 from monitoring.failpoints import Fault
@@ -23,7 +24,7 @@ from tests.faults.version_operations import VersionOperations, moves_of
 from tests.monitoring.test_alerts import Receiver
 
 REQUESTS = 1_000
-CRITICAL_EXIT = WRONG
+CRITICAL_EXIT, OK_EXIT = WRONG, OK
 DRIFTED = tuple(fault.value for fault in Fault)
 # Where nothing has drifted any more nothing is rolled back.
 ENDED = tuple(fault.value for fault in Fault if not fault.name.startswith("ROLLBACK"))

@@ -32,7 +32,13 @@ NOT_JSON = frozenset({"not-json"})
 COUNT = int(os.environ.get("HOSTILE_MESSAGES", "5000"))
 
 
-@pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.apache_kafka)])
+@pytest.fixture(
+    params=[
+        "embedded",
+        # Minutes of a JVM: in the long form (`make test-faults`) only.
+        *([pytest.param("apache", marks=pytest.mark.apache_kafka)] if COUNT > 5_000 else []),
+    ]
+)
 def any_broker(request: pytest.FixtureRequest) -> Settings:
     return request.getfixturevalue("settings" if request.param == "embedded" else "genuine")
 

@@ -209,9 +209,8 @@ def test_a_computation_that_fails_is_named_and_holds_up_no_other_view(
     before = value_of(worker, failures)
     worker.step(event(5), event(5) if "out of range" in said else event(6))
     assert value_of(worker, failures) == before + 1
-    assert f"View user_watch_numbers.v1 fell behind: {said}" in caplog.text.replace(
-        "The column ", ""
-    )
+    assert "View user_watch_numbers.v1 fell behind: " in caplog.text
+    assert said in caplog.text
     assert served(stream, first, 5) == (2 if "out of range" in said else 1)
     for _ in range(2):
         sweep_all(worker, [first])

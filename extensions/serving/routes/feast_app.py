@@ -16,7 +16,6 @@ from feast.feature_server import get_app
 from feast.feature_view_utils import get_feature_view_from_feature_store
 from feast.online_response import OnlineResponse
 from feast.permissions.server.rest import inject_user_details
-from feast.utils import _get_feature_views_to_use
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
@@ -26,7 +25,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import WebSocketRoute
 
 from extensions.errors import SkewlessError
-from extensions.feast_internals import redis_client, redis_client_async
+from extensions.feast_internals import feature_views_to_use, redis_client, redis_client_async
 from extensions.serving.auth.authorization import Guard
 from extensions.serving.features.request_fields import request_fields
 from extensions.serving.http.openapi import Subject
@@ -152,7 +151,7 @@ class StoreOverHttp:
             RefusedError: 422, a value lies outside.
         """
         try:
-            _, on_demand = _get_feature_views_to_use(
+            _, on_demand = feature_views_to_use(
                 self._store.registry, self._store.project, features, allow_cache=True
             )
             fields = request_fields(on_demand)
