@@ -110,6 +110,11 @@ def time_text(at: datetime) -> str:
     return zoned.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def iso_text(at: datetime) -> str:
+    """``2026-01-31T08:00:00Z``: as an option takes it, in UTC, whole seconds."""
+    return time_text(at).replace(" ", "T")
+
+
 def number_text(value: float) -> str:
     """Four significant digits; from a thousand on, whole with thousands separators."""
     if abs(value) >= 1_000 and abs(value) < 1e15:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import HistorySource
+from extensions.value_text import iso_text
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,14 @@ def why_nothing(
                 "`skewless import`."
             )
         if start is not None and span.last < start:
-            told.append(f"the data of {span.table} ends on {written(span.last)}")
+            told.append(f"the data of {span.table} ends on {iso_text(span.last)}")
         elif end is not None and span.first > end:
-            told.append(f"the data of {span.table} begins on {written(span.first)}")
+            told.append(f"the data of {span.table} begins on {iso_text(span.first)}")
         else:
             return None
     if not told:
         return None
     if start is None or end is None:
-        limit = f"after {written(start)}" if start else f"before {written(end)}" if end else ""
+        limit = f"after {iso_text(start)}" if start else f"before {iso_text(end)}" if end else ""
         return f"No events {limit}: {', '.join(told)}."
-    return f"No events between {written(start)} and {written(end)}: {', '.join(told)}."
-
-
-def written(at: datetime) -> str:
-    """A time for a person: to the second, with its zone."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"No events between {iso_text(start)} and {iso_text(end)}: {', '.join(told)}."

@@ -54,7 +54,7 @@ def test_a_simulation_says_its_range(fresh_database: str, monkeypatch: pytest.Mo
         "simulate", "--users", "20", "--items", "10", "--days", "3", "--events", "200",
         "--until", "2026-03-01T00:00:00Z",
     ).output  # fmt: skip
-    assert "200 events from 2026-02-26 00:00:00Z to 2026-03-01 00:00:00Z: 201 rows read" in said
+    assert "200 events from 2026-02-26T00:00:00Z to 2026-03-01T00:00:00Z: 201 rows read" in said
 
 
 def test_migrate_says_what_it_did(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

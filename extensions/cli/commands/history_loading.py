@@ -97,7 +97,7 @@ def simulate(
     from extensions.addresses import REPO_ROOT, postgres_url
     from extensions.history.simulate import new_simulation
     from extensions.history.simulate import simulate as run
-    from extensions.value_text import time_text
+    from extensions.value_text import iso_text
 
     simulation = new_simulation(
         REPO_ROOT,
@@ -117,7 +117,7 @@ def simulate(
 
         loaded, first = result.events, last - timedelta(days=days)
         say(
-            f"{loaded.inserted:,} events from {time_text(first)} to {time_text(last)}: "
+            f"{loaded.inserted:,} events from {iso_text(first)} to {iso_text(last)}: "
             f"{loaded.read:,} rows read, {loaded.duplicates:,} duplicates, in "
             f"{duration(loaded.seconds)}."
         )
