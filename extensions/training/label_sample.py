@@ -24,7 +24,7 @@ from psycopg import sql
 from extensions.asof import load_computations
 from extensions.asof.computation import Computation, HistorySource
 from extensions.asof.default_parsing import read_default
-from extensions.asof.history_span import why_nothing, written
+from extensions.asof.history_span import why_nothing
 from extensions.asof.log_coverage import coverage
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, connect_arrow
@@ -33,6 +33,7 @@ from extensions.errors import InputError
 from extensions.feature_types import arrow_type
 from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.feast_source_connections import url_of
+from extensions.value_text import iso_text
 from extensions.versions.maintained_versions import live_computations
 
 TIMESTAMP = "event_timestamp"
@@ -65,7 +66,7 @@ class LabelSample:
             invented = f" {', '.join(self.invented)}: zero or empty; put in what requests bring."
         return (
             f"{self.rows} labels for {self.service} ({', '.join(self.columns)}) from "
-            f"{written(self.first)} to {written(self.last)}{where}.{invented}"
+            f"{iso_text(self.first)} to {iso_text(self.last)}{where}.{invented}"
         )
 
 
