@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment, out
-from extensions.cli.progress import duration, progress
+from extensions.cli.progress import progress
 from extensions.errors import InputError
+from extensions.value_text import duration_text, iso_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +98,6 @@ def simulate(
     from extensions.addresses import REPO_ROOT, postgres_url
     from extensions.history.simulate import new_simulation
     from extensions.history.simulate import simulate as run
-    from extensions.value_text import iso_text
 
     simulation = new_simulation(
         REPO_ROOT,
@@ -119,7 +119,7 @@ def simulate(
         say(
             f"{loaded.inserted:,} events from {iso_text(first)} to {iso_text(last)}: "
             f"{loaded.read:,} rows read, {loaded.duplicates:,} duplicates, in "
-            f"{duration(loaded.seconds)}."
+            f"{duration_text(loaded.seconds)}."
         )
     err.print(NEXT, soft_wrap=True)
 
@@ -186,7 +186,7 @@ def _tell(result: "ImportResult") -> None:
     say(
         f"{result.path}: {result.read:,} rows read = {result.inserted:,} inserted + "
         f"{result.duplicates:,} duplicates + {result.rejected:,} rejected, in "
-        f"{duration(result.seconds)}."
+        f"{duration_text(result.seconds)}."
     )
     if result.rejected_path is not None:
         say(f"Rejected rows are in {result.rejected_path}:")
