@@ -78,3 +78,11 @@ def test_connections_say_the_repositorys_project(
     monkeypatch.setattr(addresses, "REPO_ROOT", repository(tmp_path, r"an\ other"))
     with connect(fresh_database) as conn:
         assert conn.execute("SHOW skewless.project").fetchone() == (r"an\ other",)
+
+
+def test_a_write_by_a_qualified_name_is_judged_as_any_other(fresh_database: str) -> None:
+    prepare_database(fresh_database)
+    with as_project(fresh_database, "other") as conn:
+        conn.execute("SET search_path = pg_temp")
+        with pytest.raises(psycopg.Error, match="belongs to the project skewless"):
+            conn.execute("DELETE FROM public.watermarks")

@@ -61,7 +61,8 @@ def backfill(
     one chunk at a time, so that ticks and sweeps go on meanwhile.
 
     Raises:
-        InputError: an empty range, or another worker stays on this view.
+        InputError: an empty range.
+        ConflictError: another worker stays on this view.
     """
     if start >= end:
         raise InputError("A backfill needs --from earlier than --to.")

@@ -7,6 +7,8 @@ programs check it when they start, so that a second project is told before it do
 
 import psycopg
 
+from extensions.database.connection import table_exists
+from extensions.database.scalars import one_row
 from extensions.errors import ConflictError
 
 # The triggers' SQLSTATE.
@@ -31,12 +33,11 @@ def check_project(conn: psycopg.Connection, project: str) -> None:
     Raises:
         ConflictError: another project holds it.
     """
-    row = conn.execute("SELECT to_regclass('project_claim') IS NOT NULL").fetchone()
-    if row != (True,):
+    if not table_exists(conn, "project_claim"):
         return
-    row = conn.execute("SELECT current_database(), project FROM project_claim").fetchone()
-    if row is not None and row[1] != project:
+    database, owner = one_row(conn, "SELECT current_database(), claimed_project()")
+    if owner is not None and owner != project:
         raise ConflictError(
-            f"The database {row[0]} belongs to the project {row[1]}, not to {project}: give each "
+            f"The database {database} belongs to the project {owner}, not to {project}: give each "
             "project a database of its own (SKEWLESS_POSTGRES_URL, or feature_store.yaml)."
         )

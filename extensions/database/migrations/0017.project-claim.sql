@@ -9,19 +9,20 @@ CREATE TABLE project_claim (
     claimed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Whose database this is; null where nobody has claimed it. Roles need no right to the table.
+CREATE FUNCTION claimed_project()
+RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS 'SELECT project FROM project_claim';
+
 -- Every connection of ours says its project (skewless.project); psql and others say none.
 CREATE FUNCTION check_project_claim()
-RETURNS trigger LANGUAGE plpgsql AS $$
+RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     writer text := nullif(current_setting('skewless.project', TRUE), '');
-    owner text;
 BEGIN
-    IF writer IS NOT NULL THEN
-        SELECT project INTO owner FROM project_claim;
-        IF owner <> writer THEN
-            RAISE EXCEPTION 'The database % belongs to the project %, not to %.',
-                current_database(), owner, writer USING ERRCODE = 'SK001';
-        END IF;
+    IF writer IS NOT NULL AND claimed_project() <> writer THEN
+        RAISE EXCEPTION 'The database % belongs to the project %, not to %.',
+            current_database(), claimed_project(), writer USING ERRCODE = 'SK001';
     END IF;
     RETURN NULL;
 END $$;
