@@ -114,6 +114,13 @@ BITS: Mapping[ValueType, int] = {
     for each in FEATURE_TYPES.values()
     if each.postgres in INTEGER_BITS
 }
+
+
+def integer_range(kind: ValueType) -> tuple[int, int]:
+    """The least and the greatest integer of a type in `BITS`."""
+    return -(1 << BITS[kind]), (1 << BITS[kind]) - 1
+
+
 JSON_TYPES: Mapping[ValueType, tuple[type, ...]] = {
     each.value_type: each.json for each in FEATURE_TYPES.values() if each.json
 }

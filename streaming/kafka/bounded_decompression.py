@@ -84,7 +84,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             record = next(records, None)
             if record is None:
                 return
-            self.room -= _kept_bytes(record)
+            self.room -= kept_bytes(record)
             yield record
 
     def _unpack_records(
@@ -124,7 +124,8 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         return max_records if self._room <= 0 else taken
 
 
-def _kept_bytes(record: ConsumerRecord) -> int:
+def kept_bytes(record: ConsumerRecord) -> int:
+    """Bytes of a record as it is kept in memory: value, key and headers."""
     headers = sum(len(name) + len(value or b"") for name, value in record.headers)
     return len(record.value or b"") + len(record.key or b"") + headers
 

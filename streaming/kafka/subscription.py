@@ -20,7 +20,12 @@ from kafka.coordinator.base import MemberState
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from streaming.kafka.bounded_decompression import MAX_POLL_BYTES, UnreadableBatchError, install
+from streaming.kafka.bounded_decompression import (
+    MAX_POLL_BYTES,
+    UnreadableBatchError,
+    install,
+    kept_bytes,
+)
 from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message
 from streaming.settings import Settings
 
@@ -278,8 +283,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def _kept(records: Mapping[TopicPartition, list[Any]]) -> int:
-    """Bytes of the values."""
-    return sum(len(record.value or b"") for part in records.values() for record in part)
+    return sum(kept_bytes(record) for part in records.values() for record in part)
 
 
 def _message(record: Any, incarnation: int) -> Message:

@@ -14,7 +14,7 @@ import msgspec
 from feast import Field, ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 
-from extensions.feature_types import BITS
+from extensions.feature_types import BITS, integer_range
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_types import (
@@ -178,13 +178,13 @@ def closed(properties: Mapping[str, Any], required: Iterable[str] | None = None)
 
 def id_schema(kind: ValueType | None) -> Schema:
     """The schema of ids of this type; None: of an entity that is not known."""
-    bits = BITS.get(kind) if kind else None
-    if bits:
+    if kind is not None and kind in BITS:
+        least, greatest = integer_range(kind)
         return {
             "type": "integer",
-            "format": f"int{bits + 1}",
-            "minimum": -(1 << bits),
-            "maximum": (1 << bits) - 1,
+            "format": f"int{BITS[kind] + 1}",
+            "minimum": least,
+            "maximum": greatest,
         }
     text = {"type": "string", "maxLength": LONGEST_ID}
     if kind:

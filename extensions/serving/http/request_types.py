@@ -13,7 +13,7 @@ from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 from msgspec import Meta
 
-from extensions.feature_types import BITS
+from extensions.feature_types import BITS, integer_range
 from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
 
@@ -115,21 +115,21 @@ def _struct(
 
 def _id_type(kind: ValueType) -> Any:
     """The type of an entity's ids; any, of a kind that ``/v1`` does not serve."""
-    bits = BITS.get(kind)
-    if bits:
-        return Annotated[int, Meta(ge=-(1 << bits), le=(1 << bits) - 1)]
+    if kind in BITS:
+        least, greatest = integer_range(kind)
+        return Annotated[int, Meta(ge=least, le=greatest)]
     return Annotated[str, Meta(max_length=LONGEST_ID)] if kind == ValueType.STRING else Any
 
 
 def _field_type(field: RequestField) -> Any:
     """The type of a request field with its range and description."""
-    bits = BITS.get(field.value_type)
-    kind: Any = int if bits else _PYTHON_TYPES.get(field.value_type)
+    is_integer = field.value_type in BITS
+    kind: Any = int if is_integer else _PYTHON_TYPES.get(field.value_type)
     if kind is None:
         return Any
     limits: dict[str, Any] = {}
-    if bits:
-        limits = {"ge": -(1 << bits), "le": (1 << bits) - 1}
+    if is_integer:
+        limits["ge"], limits["le"] = integer_range(field.value_type)
     if field.minimum is not None:
         limits["ge"] = field.minimum
     if field.maximum is not None:
