@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash test-faults test-long coverage lint bench lock clean
+.PHONY: help install demo up down test test-crash test-faults test-long test-platforms coverage lint bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,9 +36,15 @@ test-faults: $(INSTALLED) ## server and stream under attack, and the whole kill 
 		tests/faults/million_letters_long.py tests/faults/full_servers_long.py \
 		tests/faults/clock_jumps_long.py -s
 
-test-long: $(INSTALLED) ## more examples for the tests that generate them
+test-long: $(INSTALLED) ## more examples for the tests that generate them; mutated messages; the shop's README
 	EXAMPLES=400 $(BIN)/pytest -n 2 --dist loadfile tests/serving/test_document.py \
 		tests/serving/test_bad_input.py tests/serving/test_like_stock.py
+	$(BIN)/pytest tests/repositories/shop_readme_long.py
+	HOSTILE_MESSAGES=100000 $(BIN)/pytest tests/streaming/decoding/test_hostile_formats.py
+	EXAMPLES=40 $(BIN)/pytest tests/generated
+
+test-platforms: $(INSTALLED) ## the end-to-end suite of every platform in its long form, and the demos
+	$(BIN)/pytest tests/platforms/platforms_long.py -s
 
 coverage: $(INSTALLED) ## branch coverage of all tests, children included; slower than `make test`
 	@rm -rf build/coverage && mkdir -p build/coverage
@@ -46,12 +52,14 @@ coverage: $(INSTALLED) ## branch coverage of all tests, children included; slowe
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL
+lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL and its portability, no domain's words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/sqlfluff lint --disable-progress-bar feature_repo extensions
+	$(BIN)/sqlfluff lint --disable-progress-bar feature_repo extensions examples
+	$(BIN)/python -m extensions.engines.construct_lint feature_repo examples extensions/templates
+	$(BIN)/python -m tests.domain_words
 
 bench: $(INSTALLED) ## all benchmarks, and docs/benchmarks.md from their results
 	$(BIN)/python -m benchmarks.all
@@ -79,7 +87,7 @@ lock: ## resolve the dependencies again
 		--python-version 3.11 build/lock/pyproject.toml -o locks/production.txt
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 build/lock/pyproject.toml \
-		--group build/lock/pyproject.toml:local --group build/lock/pyproject.toml:dev \
+		--extra local --extra lake --group build/lock/pyproject.toml:dev \
 		-o $(LOCK)
 	@for role in serving streaming monitoring; do \
 		$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

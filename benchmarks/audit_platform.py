@@ -25,15 +25,16 @@ from benchmarks.audit_programs import Programs, ingest, refresh, serve
 from benchmarks.versions_setup import REPO, Ours
 from extensions import addresses
 from extensions.database import connect
-from extensions.history import import_events, load_events
-from extensions.history.arrow_schemas import EVENT_SCHEMA
+from extensions.history.bulk_load import load
+from extensions.history.declared_tables import declared_sources
+from extensions.history.file_import import import_file
 from extensions.history.simulate import simulate
 from extensions.local import apache_kafka
 from extensions.local.ports import free_port
 from extensions.local.stack import Stack
 from extensions.operations.database_setup import prepare_database
 from extensions.versions.promotion import promote, rollback
-from feature_repo.simulator import Simulation
+from feature_repo.simulator import EVENT_SCHEMA, Simulation
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
 
@@ -89,7 +90,8 @@ class Store:
             [120_000] * BESIDE, [0.5] * BESIDE,
         ]  # fmt: skip
         arrays = [pa.array(c, f.type) for c, f in zip(columns, EVENT_SCHEMA, strict=True)]
-        load_events(self.url, [pa.record_batch(arrays, schema=EVENT_SCHEMA)])
+        table = declared_sources(self.url, REPO).table("watch_events")
+        load(self.url, table, [pa.record_batch(arrays, schema=EVENT_SCHEMA)])
 
     def import_a_file(self) -> None:
         """Events of the days before, without arrivals: they are known from now on."""
@@ -101,7 +103,8 @@ class Store:
         ]
         header = "event_id,user_id,item_id,watched_at,duration_min"
         path.write_text("\n".join([header, *lines]))
-        assert import_events(self.url, path).inserted == BESIDE
+        table = declared_sources(self.url, REPO).table("watch_events")
+        assert import_file(self.url, table, path).inserted == BESIDE
 
     def rank(self, rng: random.Random) -> None:
         """A ranking and a home page; some of the users and items are known to nobody."""
@@ -135,7 +138,8 @@ def living() -> Iterator[Store]:
         url, kafka = stack.addresses.postgres, stack.addresses.kafka
         prepare_database(url, REPO)
         until = datetime.now(UTC) - timedelta(minutes=10)
-        simulate(url, Simulation(users=USERS, items=ITEMS, days=30, events=60_000, until=until))
+        history = Simulation(users=USERS, items=ITEMS, days=30, events=60_000, until=until)
+        simulate(url, history, declared_sources(url, REPO))
         conn = exits.enter_context(connect(url, autocommit=True))
         ours = Ours(folder / "repository", url)
         ours.publish_first(conn)

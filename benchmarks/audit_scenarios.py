@@ -18,13 +18,15 @@ from feast.data_source import PushMode
 
 from benchmarks.audit_worlds import BACKFILLED, DAY, Servers, World, told
 from benchmarks.report import Row
+from benchmarks.versions_setup import REPO
 from extensions.asof.backfill import backfill
 from extensions.asof.log_coverage import coverage
 from extensions.asof.unpublished_ranges import unpublished
 from extensions.consistency import consistency_report as causes
 from extensions.errors import SkewlessError
 from extensions.exit_codes import WRONG
-from extensions.history import import_events
+from extensions.history.declared_tables import declared_sources
+from extensions.history.file_import import ImportOptions, import_file
 from extensions.stores.rebuild import rebuild_online
 from extensions.stores.values import future_rows
 
@@ -146,7 +148,9 @@ def _import_file(
         }
     )
     frame.to_csv(path, index=False)
-    assert import_events(world.url, path, known_at_event_time=claimed).inserted == len(rows)
+    table = declared_sources(world.url, REPO).table("watch_events")
+    options = ImportOptions(known_at_event_time=claimed)
+    assert import_file(world.url, table, path, options).inserted == len(rows)
 
 
 def _claimed(world: World) -> list[Apart]:

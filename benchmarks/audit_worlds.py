@@ -25,6 +25,7 @@ from extensions.asof import Computation, load_computations
 from extensions.asof.backfill import backfill
 from extensions.consistency import ViewComparison, view_comparison
 from extensions.database import connect
+from extensions.history.declared_tables import declared_sources
 from extensions.history.simulate import simulate
 from extensions.local import postgres, valkey
 from extensions.operations.database_setup import prepare_database
@@ -180,7 +181,8 @@ class Servers:
             config = load_repo_config(REPO, REPO / "feature_store.yaml")
             apply_total(config, REPO, skip_source_validation=True)
             until = now - timedelta(minutes=1)
-            simulate(url, Simulation(users=40, items=20, days=40, events=3_000, until=until))
+            history = Simulation(users=40, items=20, days=40, events=3_000, until=until)
+            simulate(url, history, declared_sources(url, REPO))
             with connect(url, autocommit=True) as conn:
                 for computation in self.computations.values():
                     backfill(conn, computation, now - BACKFILLED, now)

@@ -19,16 +19,17 @@ import pyarrow as pa
 import pyarrow.csv
 
 from benchmarks.report import Row, Timing, arguments, publish, timed
-from extensions.addresses import REPO_ROOT
 from extensions.asof import Computation, Spine, active, load_computations
 from extensions.asof.backfill import backfill
 from extensions.asof.engine import answers
 from extensions.asof.tick import tick
 from extensions.database import connect
-from extensions.history.bulk_load import load_events, load_items
-from extensions.history.file_import import import_events
+from extensions.history.bulk_load import load
+from extensions.history.declared_tables import declared_sources
+from extensions.history.file_import import import_file
 from extensions.local import postgres
 from extensions.operations.database_setup import prepare_database
+from extensions.repository import repo_root
 from feature_repo.simulator import Platform, Simulation, history
 
 SHARES = (0.01, 0.10, 1.00)
@@ -51,7 +52,7 @@ def main() -> None:
         try:
             prepare_database(server.url)
             rows += rates(server.url, simulation, Path(folder))
-            computations = load_computations(REPO_ROOT)
+            computations = load_computations(repo_root())
             with connect(server.url, autocommit=True) as conn:
                 conn.execute("VACUUM ANALYZE")
                 rows += ticks(conn, computations["user_habits.v1"], simulation, runs)
@@ -69,8 +70,9 @@ def rates(url: str, simulation: Simulation, folder: Path) -> list[Row]:
     batches = list(history(simulation, platform=world))
     made = perf_counter() - start
     count = sum(batch.num_rows for batch in batches)
-    load_items(url, [world.item_history()])
-    loaded = load_events(url, batches)
+    sources = declared_sources(url, repo_root())
+    load(url, sources.table("items"), [world.item_history()])
+    loaded = load(url, sources.table("watch_events"), batches)
     again = folder / "events.csv"
     table = pa.Table.from_batches(batches)
     # Ids of their own, so that the import inserts what the load inserted already.
@@ -78,10 +80,10 @@ def rates(url: str, simulation: Simulation, folder: Path) -> list[Row]:
     table = table.set_column(table.schema.get_field_index("event_id"), "event_id", ids)
     with connect(url, autocommit=True) as conn:
         before = _count(conn)
-        conn.execute("TRUNCATE watch_events, watch_event_ids")
+        conn.execute("TRUNCATE watch_events, watch_events_ids")
     pyarrow.csv.write_csv(table, again)
     start = perf_counter()
-    imported = import_events(url, again)
+    imported = import_file(url, sources.table("watch_events"), again)
     import_seconds = perf_counter() - start
     with connect(url, autocommit=True) as conn:
         after = _count(conn)

@@ -31,6 +31,8 @@ from benchmarks.drift_rules import Evidently, Ours, Published
 from benchmarks.report import Row, arguments, publish
 from extensions.database import connect, connect_arrow, migrate
 from extensions.local import postgres
+from extensions.repository import repo_root
+from extensions.version_names import HISTORY
 from monitoring import suite
 from monitoring.baseline import Baseline
 from monitoring.checks import drift_store
@@ -223,7 +225,7 @@ def at_scale(rows: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, _Checking() as checking:
         server = postgres.start(Path(folder) / "postgres", durable=False)
         try:
-            migrate(server.url)
+            migrate(server.url, repo_root() / HISTORY)
             with connect(server.url, autocommit=True) as conn:
                 base, features = many_features()
                 drift_store.bind(conn, base)

@@ -32,10 +32,11 @@ from benchmarks.streaming_setup import (
     stored,
     worker,
 )
-from extensions.addresses import REDIS_VARIABLE, REPO_ROOT
+from extensions.addresses import REDIS_VARIABLE
 from extensions.asof import Computation, Spine, compute, load_computations
 from extensions.asof.tick import tick
 from extensions.database import connect, connect_arrow
+from extensions.repository import repo_root
 from extensions.stores.log_publishing import publish as publish_log
 
 CATCH_UP, SUSTAINED, RATE = 8_000, 5_000, 500
@@ -182,9 +183,9 @@ def cost(bench: Bench, server: Server, worker_pid: int) -> list[Row]:
     at each request.
     """
     settings = bench.settings
-    computations = load_computations(REPO_ROOT)
+    computations = load_computations(repo_root())
     views = [computations[name] for name in HOME_PAGE]
-    feast_store = FeatureStore(str(REPO_ROOT))
+    feast_store = FeatureStore(str(repo_root()))
 
     def spent() -> float:
         return (

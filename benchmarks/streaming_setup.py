@@ -19,12 +19,14 @@ from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 
 from benchmarks.streaming_load import ITEMS
-from extensions.addresses import POSTGRES_VARIABLE, REDIS_VARIABLE, REPO_ROOT
+from extensions.addresses import POSTGRES_VARIABLE, REDIS_VARIABLE
 from extensions.database import connect
-from extensions.history.bulk_load import load_events
+from extensions.history import bulk_load
+from extensions.history.declared_tables import declared_sources
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.ports import free_port
 from extensions.operations.database_setup import prepare_database
+from extensions.repository import repo_root
 from feature_repo.simulator import Simulation, history
 from streaming.kafka.topics import ensure_topics
 from streaming.settings import Settings
@@ -74,7 +76,8 @@ def servers(*, quick: bool) -> Iterator[Bench]:
             kafka = (apache_kafka if genuine else tansu).start(Path(folder) / "kafka")
             running.append(kafka)
             applying.result()
-            load_events(database.url, history(simulation))
+            table = declared_sources(database.url, repo_root()).table("watch_events")
+            bulk_load.load(database.url, table, history(simulation))
             with connect(database.url, autocommit=True) as conn:
                 conn.execute("VACUUM ANALYZE")
                 # What the first sweep would compute for everybody is another benchmark's matter.
@@ -105,8 +108,8 @@ def servers(*, quick: bool) -> Iterator[Bench]:
 
 def _apply(url: str) -> None:
     prepare_database(url)
-    config = load_repo_config(REPO_ROOT, REPO_ROOT / "feature_store.yaml")
-    apply_total(config, REPO_ROOT, skip_source_validation=False)
+    config = load_repo_config(repo_root(), repo_root() / "feature_store.yaml")
+    apply_total(config, repo_root(), skip_source_validation=False)
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def load(bench: Bench, rate: float, events: int = 0) -> Iterator[subprocess.Pope
     started = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.streaming_load", bench.settings.kafka_bootstrap,
          bench.settings.topic, str(bench.users), str(rate), str(events)],
-        cwd=REPO_ROOT,
+        cwd=repo_root(),
     )  # fmt: skip
     try:
         yield started
@@ -183,7 +186,7 @@ def http_server() -> Iterator[Server]:
     port = free_port()
     with tempfile.TemporaryFile() as log:
         started = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(port)], cwd=REPO_ROOT, stdout=log, stderr=log
+            [sys.executable, "-c", _SERVE, str(port)], cwd=repo_root(), stdout=log, stderr=log
         )
         try:
             _ready(port, started)

@@ -39,6 +39,7 @@ from extensions.asof import load_computations
 from extensions.asof.backfill import backfill
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.database import connect_arrow
+from extensions.history.declared_tables import declared_sources
 from extensions.history.simulate import simulate
 from extensions.local import postgres, valkey
 from extensions.stores.offline.retrieval_queries import PointInTimeRequest
@@ -163,7 +164,7 @@ def whole_service(url: str, redis: str, folder: Path, size: Size) -> tuple[Row, 
     until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     with psycopg.connect(url, autocommit=True) as conn, quiet():
         ensure_log_tables(conn, load_computations(REPO).values())
-        simulate(url, demo_history(size, until))
+        simulate(url, demo_history(size, until), declared_sources(url, REPO))
         with conn.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO genres (genre, embedding, ingested_at) VALUES (%s, %s, %s) "

@@ -21,7 +21,9 @@ from sqlalchemy import make_url
 
 from extensions.addresses import connection_string_of
 from extensions.database import migrate
+from extensions.repository import repo_root
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
+from extensions.version_names import HISTORY
 
 OURS = "extensions.stores.offline.store.SkewlessPostgresOfflineStore"
 ENGINE = "extensions.stores.batch_engine.SkewlessBatchEngine"
@@ -246,5 +248,5 @@ def fresh(server: str, name: str) -> str:
     with psycopg.connect(server, autocommit=True) as conn:
         conn.execute(f'CREATE DATABASE "{name}"')
     url = server.rpartition("/")[0] + "/" + name
-    migrate(url)
+    migrate(url, repo_root() / HISTORY)
     return url

@@ -57,10 +57,6 @@ run(Settings(repo=Path.cwd(), port=int(sys.argv[1]), workers=int(sys.argv[2]),
 """
 # `skewless rollback item_stats` in the copy of the repository.
 COMMAND = """
-import sys
-from pathlib import Path
-from extensions import addresses
-addresses.REPO_ROOT = Path.cwd()
 from extensions.cli import main
 main()
 """

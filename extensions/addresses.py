@@ -1,7 +1,7 @@
 """Server addresses: where PostgreSQL, Redis and Kafka are, resolved by one rule.
 
 An address in ``feature_store.yaml`` is used as written. If it is left out there, it is taken from
-the environment, else from the stack that `skewless up` runs in this repository. Feast's registry
+the environment, else from the stack that `skewless up` runs for the repository. Feast's registry
 reads its URL itself; `RegistryAddress`, a SQLAlchemy plugin, applies the same rule to it.
 """
 
@@ -19,6 +19,7 @@ from sqlalchemy import URL
 from sqlalchemy.engine import CreateEnginePlugin
 
 from extensions.errors import ConfigurationError
+from extensions.repository import STORE_FILE, find_repository, repo_root, working_for
 
 POSTGRES_VARIABLE = "SKEWLESS_POSTGRES_URL"
 REDIS_VARIABLE = "SKEWLESS_REDIS_URL"
@@ -30,12 +31,14 @@ VARIABLES = {
     "kafka": KAFKA_VARIABLE,
 }
 
-REPO_ROOT = Path(__file__).resolve().parent.parent
-
 
 def home() -> Path:
-    """The folder that holds the local stack's data and state."""
-    return Path(os.environ.get(HOME_VARIABLE) or REPO_ROOT / ".skewless").resolve()
+    """The folder that holds the local stack's data and state: ``.skewless`` in the repository.
+
+    Raises:
+        ConfigurationError: there is no repository, and SKEWLESS_HOME names no folder.
+    """
+    return Path(os.environ.get(HOME_VARIABLE) or repo_root() / ".skewless").resolve()
 
 
 def postgres_url() -> str:
@@ -71,15 +74,15 @@ def set_elsewhere(server: str) -> str | None:
     return _written(server) or os.environ.get(VARIABLES[server]) or None
 
 
-def project_name(repo_root: Path | None = None) -> str | None:
+def project_name(repository: Path | None = None) -> str | None:
     """The ``project`` of the repository's ``feature_store.yaml``; None if there is none."""
-    project = _repository_settings(repo_root or REPO_ROOT).get("project")
+    project = _repository_settings(repository or find_repository()).get("project")
     return str(project) if project else None
 
 
-def _repository_settings(repo_root: Path) -> dict[str, Any]:
-    path = repo_root / "feature_store.yaml"
-    if not path.is_file():
+def _repository_settings(repository: Path | None) -> dict[str, Any]:
+    path = None if repository is None else repository / STORE_FILE
+    if path is None or not path.is_file():
         return {}
     return yaml.safe_load(os.path.expandvars(path.read_text())) or {}
 
@@ -87,7 +90,7 @@ def _repository_settings(repo_root: Path) -> dict[str, Any]:
 def _written(server: str) -> str | None:
     if server == "kafka":
         return None
-    settings = _repository_settings(REPO_ROOT)
+    settings = _repository_settings(find_repository())
     if server == "redis":
         written = settings.get("online_store", {}).get("connection_string")
         return redis_url_of(written) if written else None
@@ -112,7 +115,12 @@ def postgres_url_of(store: Mapping[str, Any]) -> str:
     """The settings of our PostgreSQL store as a URL that libpq reads.
 
     ``parameters``: what libpq knows beyond Feast's settings (connect_timeout, options, …).
+
+    Raises:
+        ConfigurationError: they have no host, since no address was found.
     """
+    if not store.get("host"):
+        raise _no_address("postgres", "PostgreSQL")
     given = {
         _FEAST_NAMES.get(name, name): str(store[name])
         for name in _FEAST_SETTINGS
@@ -228,8 +236,10 @@ def redis_parts(connection_string: str) -> tuple[list[dict[str, str]], dict[str,
     """Nodes (host, port) and redis-py's options, of a URL or of Feast's form.
 
     Raises:
-        ConfigurationError: a URL that names no host.
+        ConfigurationError: a URL that names no host, or none, since no address was found.
     """
+    if not connection_string:
+        raise _no_address("redis", "Redis")
     if "://" not in connection_string:
         from extensions.feast_internals import redis_parts_of  # noqa: PLC0415
 
@@ -254,12 +264,15 @@ def _quoted(text: str) -> str:
 def _find(server: str, name: str) -> str:
     if found := set_elsewhere(server):
         return found
-    variable = VARIABLES[server]
     stack = running_stack()
     if stack and stack.get(server):
         return str(stack[server])
-    raise ConfigurationError(
-        f"No {name} address: run `make up` in another terminal, or set {variable}, "
+    raise _no_address(server, name)
+
+
+def _no_address(server: str, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"No {name} address: run `skewless up` in another terminal, or set {VARIABLES[server]}, "
         "or write the address into feature_store.yaml."
     )
 
@@ -321,6 +334,21 @@ class PostgresAddress:
         }
 
 
+# Feast does not tell its SQL registry where feature_store.yaml lies: the URL does, for the plugin.
+REPOSITORY_QUERY = "skewless_repository"
+
+
+def with_repository(url: str, repository: Path) -> str:
+    """A registry's URL with the repository that it belongs to; the plugin takes it out again."""
+    return f"{url}{'&' if '?' in url else '?'}{REPOSITORY_QUERY}={_quoted(str(repository))}"
+
+
+def repository_of(url: URL) -> Path | None:
+    """The repository that `with_repository` wrote into a registry's URL."""
+    named = url.query.get(REPOSITORY_QUERY)
+    return Path(named) if isinstance(named, str) else None
+
+
 class RegistryAddress(CreateEnginePlugin):
     """SQLAlchemy plugin ``skewless``: fills in a registry URL that names no host.
 
@@ -330,10 +358,12 @@ class RegistryAddress(CreateEnginePlugin):
 
     def update_url(self, url: URL) -> URL:
         """Return ``url`` itself when it names a host, else the address found by the rule."""
-        url = url.difference_update_query(["plugin"])
+        repository = repository_of(url)
+        url = url.difference_update_query(["plugin", REPOSITORY_QUERY])
         if url.host:
             return url
-        found = libpq_settings(postgres_url())
+        with working_for(repository):
+            found = libpq_settings(postgres_url())
         several = "," in found["host"] or "/" in found["host"]
         host = None if several else found.pop("host")
         port = None if several else found.pop("port", None)

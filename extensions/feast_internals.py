@@ -6,13 +6,14 @@ reached from anywhere else. What is overridden in a subclass of ours cannot stan
 names it, with what our subclasses call of their parents.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from feast import FeatureService, FeatureStore, utils
 from feast.feature_logging import FeatureServiceLoggingSource
 from feast.infra.offline_stores.contrib.postgres_offline_store import postgres_source
 from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.permissions.user import User
 
 # Functions of feast.utils, by what they do without the underscore.
 build_entity_keys = utils._build_entity_keys
@@ -106,3 +107,9 @@ def wrap_key_client(parser: Any, change: Callable[[Any], None]) -> None:
         return made
 
     parser._get_jwks_client = client
+
+
+def review_service_accounts(parser: Any, review: Callable[[str], Awaitable[User]]) -> None:
+    """Let ``review`` say whose a service account's token is, for a reader of OIDC tokens."""
+    assert callable(parser._validate_k8s_sa_token_and_extract_namespace)
+    parser._validate_k8s_sa_token_and_extract_namespace = review

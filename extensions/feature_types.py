@@ -47,7 +47,7 @@ class FeatureType:
             exactly; None: from any, as text.
         online: How an online row holds it: a `struct` letter, ``text``, ``bytes``, or ``proto``
             (Feast's own message).
-        postgres: The column type of feature logs and label tables; None where there is none.
+        postgres: The column type of feature logs; None where there is none.
         json: The Python types of it in a JSON request; empty where no request may hold it.
     """
 
@@ -95,7 +95,7 @@ FEATURE_TYPES: Mapping[str, FeatureType] = {
         FeatureType("ZONED_TIMESTAMP", TIMES),
         FeatureType("STRING", None, "text", "text", (str,)),
         FeatureType("JSON", JSONS | TEXTS, "text"),
-        FeatureType("UUID", TEXTS | {"uuid"}, "text"),
+        FeatureType("UUID", TEXTS | {"uuid"}, "text", "uuid"),
         FeatureType("TIME_UUID", TEXTS | {"uuid"}, "text"),
         FeatureType("DECIMAL", INTEGERS | TEXTS | {"numeric"}, "text"),
         FeatureType("BYTES", frozenset({"bytea"}), "bytes", "bytea"),

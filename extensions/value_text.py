@@ -39,7 +39,8 @@ def _(value: bool) -> str:
 
 @value_text.register
 def _(value: datetime) -> str:
-    return time_text(value)
+    # As in messages, but that a narrow column of a table can wrap it between date and time.
+    return time_text(value).replace("T", " ")
 
 
 @value_text.register
@@ -94,7 +95,7 @@ def evidence_text(value: Any, longest: int = 60) -> str:
     if isinstance(value, float):
         return repr(float(value))
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return exact_time_text(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={evidence_text(each)}" for name, each in value.items()) or MISSING
     if isinstance(value, list | tuple):
@@ -105,14 +106,17 @@ def evidence_text(value: Any, longest: int = 60) -> str:
 
 
 def time_text(at: datetime) -> str:
-    """``2026-01-31 08:00:00Z``: UTC, whole seconds. A time without a zone is one of UTC."""
-    zoned = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-    return zoned.strftime("%Y-%m-%d %H:%M:%SZ")
+    """``2026-01-31T08:00:00Z``: UTC, whole seconds. A time without a zone is one of UTC."""
+    return f"{_in_utc(at):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def iso_text(at: datetime) -> str:
-    """``2026-01-31T08:00:00Z``: as an option takes it, in UTC, whole seconds."""
-    return time_text(at).replace(" ", "T")
+def exact_time_text(at: datetime) -> str:
+    """As `time_text`, with the fraction of a second where there is one: for commands to repeat."""
+    return _in_utc(at).isoformat().replace("+00:00", "Z")
+
+
+def _in_utc(at: datetime) -> datetime:
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def number_text(value: float) -> str:

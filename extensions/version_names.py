@@ -4,16 +4,26 @@ The one place where they are made; `extensions.asof.computation` refuses a view 
 another name than `log_table`.
 """
 
+import re
 from pathlib import Path
+from typing import Any
 
 # Relative to the repository's root.
 DEFINITIONS = Path("feature_repo")
 COMPUTATIONS = DEFINITIONS / "computations"
+HISTORY = DEFINITIONS / "history"
+SEEDS = DEFINITIONS / "seeds"
 
 
 def version_name(view: str, version: int) -> str:
     """``view.vN``, as commands and messages say it."""
     return f"{view}.v{version}"
+
+
+def view_version(view: Any) -> int:
+    """The version number that a Feast view declares; ``latest`` and none count as 1."""
+    match = re.fullmatch(r"v?(\d+)", str(view.version or ""))
+    return int(match.group(1)) if match else 1
 
 
 def log_table(view: str, version: int) -> str:

@@ -1,4 +1,4 @@
-"""Where each genre lies in the embedding space (genres.json), for transforms."""
+"""Where each genre lies in the embedding space (seeds/genres.json), for transforms."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 NOWHERE = np.zeros(32, dtype=np.float32)
+_SEEDS = Path(__file__).parent / "seeds" / "genres.json"
 PLACES = {
-    genre: np.array(place, dtype=np.float32)
-    for genre, place in json.loads((Path(__file__).parent / "genres.json").read_text()).items()
+    row["genre"]: np.array(row["embedding"], dtype=np.float32)
+    for row in json.loads(_SEEDS.read_text())
 }
 # The same as a table: row `ROWS[genre]`, and row 0 for a genre that is not known.
 TABLE = np.stack([NOWHERE, *PLACES.values()])

@@ -2,6 +2,12 @@
 
 A view by its name follows the default version as it is promoted and rolled back;
 ``"user_watch_stats@v1"`` stays at v1, for a model that was trained on it.
+
+Any service is served under its own name and its join keys' names (``/v1/features/{service}/{id}``
+for one entity, ``/v1/rank/{service}`` for a pair). The tags declare the published routes:
+
+``route``  the path beside that
+``names``  what ids and features are called in its requests and replies
 """
 
 from feast import FeatureService
@@ -13,6 +19,7 @@ home_page = FeatureService(
     features=["user_watch_stats", "user_preferences", "user_habits"],
     description="A user's own features, for the home page.",
     owner=OWNER,
+    tags={"route": "/v1/features/user/{user_id}", "names": "user_id=userId"},
 )
 
 ranking = FeatureService(
@@ -28,4 +35,9 @@ ranking = FeatureService(
     ],
     description="All that a ranking model wants of a user, an item and the two together.",
     owner=OWNER,
+    tags={
+        "route": "/v1/features/rank",
+        "names": "user_id=userId, item_id=itemId, item_id[]=itemIds, features=userFeatures, "
+        "item_features=itemFeatures, pair_features=interactionFeatures",
+    },
 )

@@ -7,10 +7,13 @@ another time). From that the engine finds the entities whose answers may have ch
 A log source is one append-only table per view version, named ``<view>_v<N>``.
 """
 
-from feast import PushSource
+from feast import KafkaSource, PushSource
+from feast.data_format import JsonFormat
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
+
+from feature_repo.streams import WATCH_EVENT
 
 watch_events = PostgreSQLSource(
     name="watch_events",
@@ -18,7 +21,36 @@ watch_events = PostgreSQLSource(
     timestamp_field="watched_at",
     created_timestamp_column="ingested_at",
     description="One row per watch event, unique by event_id.",
-    tags={"keys": "user_id,item_id"},
+    tags={
+        "keys": "user_id,item_id",
+        "id": "event_id",
+        "partition": "month",
+        # Of files that were written from the stream's messages.
+        "import.duration_ms": "watchDurationMin * 60000",
+    },
+)
+
+watch_events_stream = KafkaSource(
+    name="watch_events_stream",
+    topic="watch-events",
+    kafka_bootstrap_servers="",
+    timestamp_field="watched_at",
+    batch_source=watch_events,
+    message_format=JsonFormat(schema_json=WATCH_EVENT),
+    field_mapping={
+        "eventId": "event_id",
+        "userId": "user_id",
+        "itemId": "item_id",
+        "watchDurationMin": "duration_ms",
+        "watchedAt": "watched_at",
+    },
+    description="Watch events as the players publish them.",
+    tags={
+        "group": "skewless-ingest",
+        "convert": "feature_repo.streams.watch_event",
+        "encode": "feature_repo.streams.published_event",
+        "time_unit": "ms",
+    },
 )
 
 items = PostgreSQLSource(
@@ -27,7 +59,7 @@ items = PostgreSQLSource(
     timestamp_field="valid_from",
     created_timestamp_column="ingested_at",
     description="What an item is, as a history: a correction is a new row.",
-    tags={"keys": "item_id"},
+    tags={"keys": "item_id", "oldest": "1900-01-01"},
 )
 
 genres = PostgreSQLSource(

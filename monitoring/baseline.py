@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from extensions.errors import InputError
+from extensions.service_routes import leading_first
 from extensions.statistics.histogram import bin_edges
 from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import ContentDigest
@@ -33,7 +34,8 @@ from monitoring.baselines.feature_baseline import (
     kind_of,
 )
 from monitoring.baselines.stratified_baselines import strata_of
-from monitoring.statistics.repeated_entities import entity_counts
+from monitoring.statistics.repeated_entities import entity_counts, parts_of
+from monitoring.statistics.shared_by_requests import one_row_of_each, training_requests
 
 __all__ = [
     "CATEGORICAL", "EMBEDDING", "LARGEST", "NUMERIC", "Baseline", "Feature", "FeatureBaseline",
@@ -93,6 +95,7 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)
         on_demand = hasattr(view, "source_request_sources")
         reads, requests = _inputs(view) if on_demand else ((), ())
+        read_keys = _read_keys(store, view) if on_demand else ()
         keys = () if on_demand else tuple(key.name for key in view.entity_columns)
         number = getattr(view, "current_version_number", None) or _declared(view)
         version = 0 if on_demand else projection.version_tag or number
@@ -101,6 +104,7 @@ def features_of(store: FeatureStore, service: str) -> tuple[Feature, ...]:
                 projection.name, feature.name, feature.dtype.to_value_type().name, version, keys,
                 reads,
                 requests,
+                read_keys,
             )
             for feature in projection.features
         ]  # fmt: skip
@@ -142,6 +146,7 @@ def baseline_of(
             f"({LEAST_ROWS_OF_BASELINE} at least): take a larger training set."
         )
     kept, left_out = [], []
+    all_keys = _leading_first(features)
     for feature in features:
         if feature.kind is None or feature.name not in table.column_names:
             left_out.append(feature.label)
@@ -154,11 +159,20 @@ def baseline_of(
             continue
         table = table.set_column(table.column_names.index(feature.name), feature.name, column)
         content = content_of(feature, table)
-        if strata := strata_of(feature, table, content):
-            content["strata"] = strata
         keys = _entity_keys(feature, features)
+        apart = None
+        if feature.requests or set(keys) & set(all_keys[:-1]):
+            apart = one_row_of_each(table, feature.requests, all_keys)
+        if strata := strata_of(feature, table, content, apart):
+            content["strata"] = strata
         if counts := entity_counts(table, keys):
             content["entities"] = {"keys": list(keys), "counts": counts}
+            content["parts"] = [
+                {"keys": list(part), "counts": entity_counts(table, part)}
+                for part in parts_of(keys)
+            ]
+        if requests := training_requests(table, feature.requests, all_keys):
+            content["requests"] = requests
         kept.append(
             FeatureBaseline(
                 feature=feature,
@@ -186,10 +200,19 @@ def _entity_keys(feature: Feature, features: list[Feature]) -> tuple[str, ...]:
     """The join keys of a feature; a transform's are those of all views that it reads."""
     if feature.version:
         return feature.keys
+    if feature.read_keys:
+        return feature.read_keys
     known = {one.view: one.keys for one in features if one.version}
     if not all(view in known for view in feature.reads):
         return feature.keys
     return tuple(dict.fromkeys(key for view in feature.reads for key in known[view]))
+
+
+def _leading_first(features: list[Feature]) -> tuple[str, ...]:
+    """The join keys of all features, of a pair the one first whose rows they are."""
+    held = [_entity_keys(one, features) for one in features]
+    own = dict.fromkeys(one.keys for one in features if one.version)
+    return leading_first(tuple(dict.fromkeys(key for keys in held for key in keys)), own)
 
 
 def _inputs(view: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -197,6 +220,16 @@ def _inputs(view: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     fields = [one.name for source in view.source_request_sources.values() for one in source.schema]
     views = [one.name for one in view.source_feature_view_projections.values()]
     return tuple(views), tuple(fields)
+
+
+def _read_keys(store: FeatureStore, view: Any) -> tuple[str, ...]:
+    """The join keys of all views that a transform reads, as requests name them."""
+    keys: dict[str, None] = {}
+    for projection in view.source_feature_view_projections.values():
+        read: Any = store.registry.get_any_feature_view(projection.name, store.project)
+        renamed = projection.join_key_map or {}
+        keys |= dict.fromkeys(renamed.get(key.name, key.name) for key in read.entity_columns)
+    return tuple(keys)
 
 
 def _declared(view: Any) -> int:

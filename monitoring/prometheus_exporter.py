@@ -1,4 +1,4 @@
-"""Prometheus exporter of drift, alerts and audits: reads the tables at each scrape."""
+"""Prometheus exporter of views, tables, drift, alerts and audits, read at each scrape."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,9 @@ class MonitoringCollector:
         reached = GaugeMetricFamily("skewless_monitoring_up", "Whether PostgreSQL answers.")
         try:
             with connect(self._url, autocommit=True, name="skewless metrics") as conn:
-                result = [*_drift(conn), *_incidents(conn), *_audits(conn)]
+                result = [
+                    *_views(conn), *_tables(conn), *_drift(conn), *_incidents(conn), *_audits(conn),
+                ]  # fmt: skip
         except Exception as error:
             if not (isinstance(error, SkewlessError) or of_a_server(error)):
                 raise
@@ -52,6 +54,50 @@ def write_file(url: str, path: Path) -> None:
     """For node exporter's textfile collector, which must never see half a file."""
     with whole_file(path) as partial:
         partial.write_bytes(text(url))
+
+
+def _views(conn: psycopg.Connection) -> Iterator[Metric]:
+    computed = GaugeMetricFamily(
+        "skewless_view_computed_seconds",
+        "Until when a view's log is complete, as a Unix time.",
+        labels=["view", "version"],
+    )
+    published = GaugeMetricFamily(
+        "skewless_view_published_seconds",
+        "Until when a view's log is online, as a Unix time.",
+        labels=["view", "version"],
+    )
+    rows = conn.execute(
+        "SELECT view_name, version, processed_through, published_through FROM watermarks"
+    ).fetchall()
+    for view, version, processed_through, published_through in rows:
+        computed.add_metric([view, str(version)], processed_through.timestamp())
+        if published_through is not None:
+            published.add_metric([view, str(version)], published_through.timestamp())
+    yield from (computed, published)
+
+
+def _tables(conn: psycopg.Connection) -> Iterator[Metric]:
+    """Sizes; while a table is locked whole, as in a migration, a scrape goes without them."""
+    size = GaugeMetricFamily(
+        "skewless_table_bytes",
+        "A table with its indexes, and of a partitioned one all partitions.",
+        labels=["table"],
+    )
+    try:
+        with conn.transaction():
+            conn.execute("SET LOCAL lock_timeout = '500ms'")
+            rows = conn.execute(
+                "SELECT coalesce(pg_partition_root(c.oid), c.oid)::regclass::text, "
+                "sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c "
+                "WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace "
+                "GROUP BY 1"
+            ).fetchall()
+    except psycopg.errors.LockNotAvailable:
+        return
+    for table, size_bytes in rows:
+        size.add_metric([table], size_bytes)
+    yield size
 
 
 def _drift(conn: psycopg.Connection) -> Iterator[Metric]:

@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from extensions.addresses import REPO_ROOT
-
-TOPIC = "watch-events"
-GROUP = "skewless-ingest"
+from extensions.repository import repo_root
 
 OnLost = Literal["stop", "earliest"]
 
@@ -20,8 +17,10 @@ def _worker_name() -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses, the topic, and the bounds of a step. Times are seconds unless named otherwise.
+    """Addresses, the stream, and the bounds of a step. Times are seconds unless named otherwise.
 
+    ``stream`` is the name of a declared stream (a ``KafkaSource``); ``topic`` and ``group`` are
+    its own where they are empty (`streaming.declared_streams.settings_of` fills them in).
     ``postgres_url`` and the addresses that the Feast repository at ``repo_root`` resolves must
     mean the same servers. ``on_lost`` says what to do when Kafka no longer holds the next
     offset: stop with a sentence, or go on from the earliest one that it holds.
@@ -29,9 +28,10 @@ class Settings:
 
     postgres_url: str
     kafka_bootstrap: str
-    repo_root: Path = REPO_ROOT
-    topic: str = TOPIC
-    group: str = GROUP
+    repo_root: Path = field(default_factory=repo_root)
+    stream: str = ""
+    topic: str = ""
+    group: str = ""
     worker: str = field(default_factory=_worker_name)
     on_lost: OnLost = "stop"
 
@@ -42,9 +42,14 @@ class Settings:
     batch_records: int = 2_000
     batch_wait: float = 0.04
     catch_up_records: int = 10_000
+    # A worker that is further behind stores first and computes each entity once when it has
+    # caught up, or after `drain_seconds`: values between the two would never be served.
+    drain_above: int = 20_000
+    drain_records: int = 20_000
+    drain_seconds: float = 60.0
 
     max_message_bytes: int = 64 * 1024
-    max_future: float = 300.0
+    max_future: float | None = None  # None: as the stream declares
     dead_letter_partitions: int = 1
     partitions: int = 3
 

@@ -1,11 +1,12 @@
 """How the stream stands: partitions, workers and views, read from PostgreSQL alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from psycopg.rows import class_row
 
 from extensions.database import connect
+from extensions.database.refused_of_views import RefusedOfView, refused_of_views
 from streaming.settings import Settings
 
 
@@ -54,13 +55,17 @@ class ViewStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The stream of one topic and consumer group."""
+    """The stream of one topic and consumer group.
+
+    ``views``, and ``refused`` (what view versions go on without), are those of all streams.
+    """
 
     topic: str
     group: str
     partitions: list[PartitionStatus]
     workers: list[WorkerStatus]
     views: list[ViewStatus]
+    refused: list[RefusedOfView]
 
 
 _BEHIND = "extract(epoch FROM clock_timestamp() - {})::double precision"
@@ -91,6 +96,24 @@ _VIEWS = (
 )
 
 
+def known_streams(settings: Settings) -> list[Settings]:
+    """Settings of each stream that a worker has read; of those that ``settings`` names, if any.
+
+    Raises:
+        SkewlessError: PostgreSQL does not answer.
+    """
+    with connect(settings.postgres_url, name="skewless status") as conn:
+        rows = conn.execute(
+            "SELECT topic, consumer_group FROM stream_offsets UNION "
+            "SELECT topic, consumer_group FROM stream_workers ORDER BY 1, 2"
+        ).fetchall()
+    return [
+        replace(settings, topic=topic, group=group)
+        for topic, group in rows
+        if settings.topic in ("", topic) and settings.group in ("", group)
+    ]
+
+
 def status(settings: Settings) -> Status:
     """What `skewless status` shows.
 
@@ -109,4 +132,5 @@ def status(settings: Settings) -> Status:
             .execute(_WORKERS, stream)
             .fetchall(),
             views=conn.cursor(row_factory=class_row(ViewStatus)).execute(_VIEWS).fetchall(),
+            refused=refused_of_views(conn),
         )

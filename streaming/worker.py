@@ -1,4 +1,4 @@
-"""The worker: a member of the consumer group that turns watch events into fresh features.
+"""The worker: a member of the consumer group that turns events into fresh features.
 
 Run as many as there are partitions. A worker holds no state that a crash could lose: its place is
 in PostgreSQL, and `streaming.processing.step` says in which order things happen.
@@ -7,8 +7,9 @@ in PostgreSQL, and `streaming.processing.step` says in which order things happen
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -18,16 +19,22 @@ from feast import FeatureStore
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
+from extensions.asof.computation_loading import read_repository
 from extensions.asof.safe_time import settled_now
+from extensions.database import connect
 from extensions.database.project_claim import check_project
 from extensions.errors import SkewlessError
 from extensions.failpoints import point
 from extensions.failure_classification import first_line, of_a_server, outage
+from extensions.sources import load_sources
 from extensions.thread_supervision import Vital
+from streaming.declaration_watch import DeclarationWatch
+from streaming.declared_streams import one_stream, settings_of
+from streaming.decoding import RowDecoder
 from streaming.failpoints import Fault
 from streaming.kafka.bounded_decompression import UnreadableBatchError
 from streaming.kafka.dead_letters import DeadLetterWriter
-from streaming.kafka.message_decoder import Decoder, JsonDecoder
+from streaming.kafka.message_decoder import Decoder
 from streaming.kafka.stopped_partitions import record_stop
 from streaming.kafka.subscription import Placed, Subscription
 from streaming.kafka.topics import Bounds, bounds, ensure_topics, topic_id
@@ -47,58 +54,122 @@ from streaming.processing.step import Stepper
 from streaming.processing.time_sweep import Sweeper
 from streaming.settings import Settings
 from streaming.watchdog import Watchdog
-from streaming.worker_metrics import WorkerMetrics
+from streaming.worker_metrics import MetricFamilies, WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 
 
-def run(settings: Settings, *, decoder: Decoder | None = None) -> None:
-    """Run one worker until SIGTERM or SIGINT; the step that is on is finished first.
+def run(settings: Settings, *, decoder: Decoder | None = None) -> bool:
+    """Run one worker of each stream until SIGTERM or SIGINT; steps that are on are finished first.
+
+    A stream that must stop for an operator's decision does not stop the others.
+
+    Returns:
+        Whether it ended because the declared streams have changed: run it again, in a new process.
 
     Raises:
         SkewlessError: a server cannot be reached at the start, a view is not registered, Kafka no
             longer holds the next offset and the policy is to stop, or a thread has ended.
     """
     stopping = threading.Event()
+    families = MetricFamilies()
+    workers = [
+        Worker(each, decoder, WorkerMetrics(each.stream, families))
+        for each in settings_of(settings)
+    ]
+    families.serve(settings)
     with _stopped_by_signals(stopping):
-        Worker(settings, decoder).run(stopping)
+        watch = DeclarationWatch(settings, stopping)
+        watch.start()
+        if len(workers) == 1:
+            workers[0].run(stopping)
+        else:
+            _run_beside(workers, stopping)
+    stopping.set()
+    watch.join()
+    return watch.changed
+
+
+class _StreamThread(Vital):
+    """A worker in a thread of its own."""
+
+    def __init__(self, worker: "Worker", stopping: threading.Event) -> None:
+        super().__init__(f"stream {worker.settings.stream}")
+        self._worker, self._stopping = worker, stopping
+        self.stopped: SkewlessError | None = None
+
+    def body(self) -> None:
+        """Run the worker; what an operator must decide is kept for the end."""
+        try:
+            self._worker.run(self._stopping)
+        except SkewlessError as error:
+            logger.exception("The stream %s stops.", self._worker.settings.stream)
+            self.stopped = error
+
+
+def _run_beside(workers: Sequence["Worker"], stopping: threading.Event) -> None:
+    """Run the workers of several streams in one process."""
+    threads = [_StreamThread(worker, stopping) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        while not stopping.wait(_POLL_SECONDS) and any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.check()
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    for thread in threads:
+        if thread.stopped is not None:
+            raise thread.stopped
 
 
 class Worker:
-    """One worker; `run` returns when ``stopping`` is set."""
+    """One worker of one stream; `run` returns when ``stopping`` is set."""
 
-    def __init__(self, settings: Settings, decoder: Decoder | None = None) -> None:
-        self.settings = settings
-        self.metrics = WorkerMetrics()
+    def __init__(
+        self,
+        settings: Settings,
+        decoder: Decoder | None = None,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
+        self.settings = settings = one_stream(settings)
+        self.metrics = metrics or WorkerMetrics(settings.stream)
         store = FeatureStore(str(settings.repo_root))
         self._project = str(store.project)
+        contents = read_repository(settings.repo_root)
+        with connect(settings.postgres_url, name="skewless ingest") as conn:
+            sources = load_sources(contents, conn, self._project)
+        self.stream = sources.stream(settings.stream)
+        if settings.max_future is not None:
+            ahead = timedelta(seconds=settings.max_future)
+            self.stream = replace(self.stream, max_future=ahead)
         self._views = live_views(settings, store)
         self._publisher = Publisher(store)
-        self._decoder = decoder or JsonDecoder(
-            settings.max_message_bytes, timedelta(seconds=settings.max_future)
-        )
+        self._decoder = decoder or RowDecoder(self.stream, max_bytes=settings.max_message_bytes)
         self._letters = DeadLetterWriter(settings)
         self._conn: psycopg.Connection | None = None
         self._refused: dict[TopicPartition, int] = {}
         # Stops that are in PostgreSQL, and when each is tried again.
         self._stops: dict[UnreadableBatchError, float] = {}
         self._limit = settings.batch_records
+        self._draining_since: float | None = None
 
     def run(self, stopping: threading.Event) -> None:
         """Poll and step until ``stopping``; wait out what is away."""
         settings = self.settings
+        self._stepper = Stepper(
+            settings, self.stream.table, self._decoder, self._letters, self._views,
+            self._publisher, self.metrics, self._commit,
+        )  # fmt: skip
         self._connection()
         ensure_topics(settings)
         self._topic_id = topic_id(settings)
         self._subscription = Subscription(settings)
-        self._stepper = Stepper(
-            settings, self._decoder, self._letters, self._views, self._publisher, self.metrics,
-            self._subscription.commit,
-        )  # fmt: skip
         self._idle_at = self._report_at = monotonic()
-        self.metrics.serve(settings)
         sweeper = Sweeper(settings, self._views, self._publisher, self.metrics)
         sweeper.start()
         self._watchdog = Watchdog(settings.poll_patience, settings.worker)
@@ -128,6 +199,9 @@ class Worker:
             self._leave()
             self._watchdog.stop()
 
+    def _commit(self, offsets: dict[int, int]) -> None:
+        self._subscription.commit(offsets)
+
     def _turn(self) -> None:
         """Place what is new, take one batch all the way, and now and then look around."""
         conn = self._connection()
@@ -146,17 +220,50 @@ class Worker:
             self._subscription.unplace()
             return
         if batch.messages:
-            self._subscription.moved(self._stepper.step(conn, batch))
+            if self._drains():
+                self._subscription.moved(self._stepper.store_only(conn, batch))
+            else:
+                self._stepper.wait_for_storing()
+                self._subscription.moved(self._stepper.step(conn, batch))
+        if self._draining_since is not None and not self._drains():
+            self._compute_pending(conn)
         self._note_stops(conn)
-        self._limit = _next_limit(self.settings, self._limit, batch.size)
+        if self._draining_since is None:
+            self._limit = _next_limit(self.settings, self._limit, batch.size)
+        else:
+            self._limit = self.settings.drain_records
         now = monotonic()
         if now >= self._idle_at:
+            self._stepper.wait_for_storing()
             self._look_around(conn)
             self._idle_at = now + self.settings.idle_every
         if now >= self._report_at:
             held = self._subscription.placed().keys() | self._subscription.stopped().keys()
             self.metrics.report(conn, self.settings, held)
             self._report_at = now + self.settings.report_every
+
+    def _drains(self) -> bool:
+        """Whether the worker is so far behind that it stores only, for now."""
+        settings = self.settings
+        consumer, now = self._subscription.consumer, monotonic()
+        behind = 0
+        for number, at in self._subscription.placed().items():
+            end = consumer.highwater(TopicPartition(settings.topic, number)) or 0
+            behind += max(0, end - at.next_offset)
+        if behind <= settings.drain_above:
+            return False
+        if self._draining_since is None:
+            self._draining_since = now
+        return now - self._draining_since < settings.drain_seconds
+
+    def _compute_pending(self, conn: psycopg.Connection) -> None:
+        """The end of a drain: compute each entity that was touched, once."""
+        self._stepper.wait_for_storing()
+        self._draining_since = None
+        positions = [
+            read_position(conn, self.settings, number) for number in self._subscription.placed()
+        ]
+        self._stepper.recover(conn, [each for each in positions if each is not None])
 
     def _topic_was_made_anew(self) -> bool:
         """Whether the topic of this name is another one than before; notes which it is now."""
@@ -178,7 +285,7 @@ class Worker:
         refused = self._refused.pop(partition, None) == position.next_offset
         if (why := _lost(position, held, refused=refused)) is not None:
             position = self._go_on_elsewhere(conn, position, held, why)
-        self._stepper.recover(conn, position)
+        self._stepper.recover(conn, [position])
         self._subscription.place(partition, Placed(position.next_offset, position.incarnation))
         point(Fault.PLACED)
 
@@ -240,7 +347,7 @@ class Worker:
         if not placed:
             return
         consumer = self._subscription.consumer
-        moment = settled_now(conn)
+        moment = settled_now(conn, [self.stream.table.table])
         partitions = [TopicPartition(self.settings.topic, number) for number in placed]
         ends = consumer.end_offsets(partitions)
         progress = []
@@ -265,7 +372,9 @@ class Worker:
         """Give the step up: the next turn places every partition again, where PostgreSQL says."""
         logger.warning("A step was cut short (%s %.200s); it is taken up again.", cause, detail)
         self.metrics.retries.labels(cause).inc()
+        self._stepper.abandon()
         self._subscription.unplace()
+        self._draining_since = None
         self._letters.close()
         if self._conn is not None:
             self._conn.close()
@@ -282,14 +391,17 @@ class Worker:
 
     def _connection(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:
-            self._conn = open_store(self.settings.postgres_url, "skewless ingest")
+            self._conn = open_store(
+                self.settings.postgres_url, "skewless ingest", self._stepper.batches
+            )
             check_project(self._conn, self._project)
         return self._conn
 
     def _leave(self) -> None:
         """Everything is committed: leave the group, so that others take over at once."""
         for farewell in (
-            self._subscription.close, self._letters.close, self._stepper.close, self._forget,
+            self._stepper.abandon, self._subscription.close, self._letters.close,
+            self._stepper.close, self._forget,
         ):  # fmt: skip
             try:
                 farewell()

@@ -4,7 +4,8 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import psycopg
@@ -19,6 +20,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 1, 2.5, 5, 15, 60, 300
 _SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 _REMEMBERED = 20_000
 OBSERVED_PER_STEP = 100
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -28,64 +30,47 @@ class _Quiet(WSGIRequestHandler):
         """Nothing."""
 
 
-@dataclass
-class WorkerMetrics:
-    """Counters of one worker. Freshness: the record's time in Kafka until Redis has answered.
+class MetricFamilies:
+    """A process's Prometheus metrics; each has the label ``stream``, whose workers it counts."""
 
-    The event's age counts from when it was watched, so it holds what producers took as well.
-    """
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
 
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+        def of(kind: type[Metric], name: str, text: str, *labels: str, **more: Any) -> Metric:
+            return kind(
+                f"skewless_stream_{name}", text, ["stream", *labels], registry=registry, **more
+            )
 
-    def __post_init__(self) -> None:
-        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(f"skewless_stream_{name}", text, labels, registry=self.registry)
-
-        self.events = counter("events", "Watch events stored.")
-        self.duplicates = counter("duplicates", "Events whose id was stored before.")
-        self.dead_letters = counter("dead_letters", "Messages rejected.", ["reason"])
-        self.steps = counter("steps", "Steps finished.")
-        self.retries = counter("retries", "Steps and sweeps cut short.", ["cause"])
-        self.view_failures = counter("view_failures", "Computations that failed.", ["view"])
-        self.values = counter("values", "Values logged and published.", ["view"])
-        self.batch = Histogram(
-            "skewless_stream_batch_records", "Records in a step.", buckets=_SIZES,
-            registry=self.registry,
-        )  # fmt: skip
-        self.step_seconds = Histogram(
-            "skewless_stream_step_seconds", "Duration of a step.", buckets=_SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
-        self.freshness = Histogram(
-            "skewless_stream_freshness_seconds", "Produced until readable in Redis.",
-            buckets=_SECONDS, registry=self.registry,
-        )  # fmt: skip
-        self.event_age = Histogram(
-            "skewless_stream_event_age_seconds", "Watched until readable in Redis.",
-            buckets=_SECONDS, registry=self.registry,
-        )  # fmt: skip
-        self.lag = Gauge(
-            "skewless_stream_lag_records", "Records not read yet.", ["partition"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.stopped = Gauge(
-            "skewless_stream_stopped", "Whether a partition stands still before a batch.",
-            ["partition"], registry=self.registry,
-        )  # fmt: skip
-        self.alive = Gauge(
-            "skewless_stream_thread_alive", "Whether a thread of the worker lives.", ["thread"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.last = Gauge(
-            "skewless_stream_last_seconds",
+        self.events = of(Counter, "events", "Events stored.")
+        self.duplicates = of(Counter, "duplicates", "Events whose id was stored before.")
+        self.dead_letters = of(Counter, "dead_letters", "Messages rejected.", "reason")
+        self.steps = of(Counter, "steps", "Steps finished.")
+        self.retries = of(Counter, "retries", "Steps and sweeps cut short.", "cause")
+        self.view_failures = of(Counter, "view_failures", "Computations that failed.", "view")
+        self.refused = of(
+            Gauge, "refused_entities", "Entities that a view goes on without.", "view"
+        )
+        self.values = of(Counter, "values", "Values logged and published.", "view")
+        self.batch = of(Histogram, "batch_records", "Records in a step.", buckets=_SIZES)
+        self.step_seconds = of(Histogram, "step_seconds", "Duration of a step.", buckets=_SECONDS)
+        self.freshness = of(
+            Histogram, "freshness_seconds", "Produced until readable in Redis.", buckets=_SECONDS
+        )
+        self.event_age = of(
+            Histogram, "event_age_seconds", "Happened until readable in Redis.", buckets=_SECONDS
+        )
+        self.lag = of(Gauge, "lag_records", "Records not read yet.", "partition")
+        self.stopped = of(
+            Gauge, "stopped", "Whether a partition stands still before a batch.", "partition"
+        )
+        self.alive = of(Gauge, "thread_alive", "Whether a thread of the worker lives.", "thread")
+        self.last = of(
+            Gauge,
+            "last_seconds",
             "When the loop last turned, and the sweeper last went through all views, Unix time.",
-            ["work"], registry=self.registry,
-        )  # fmt: skip
-        self.watermark = Gauge(
-            "skewless_stream_watermark_seconds", "Watermark, Unix time.", ["partition"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+            "work",
+        )
+        self.watermark = of(Gauge, "watermark_seconds", "Watermark, Unix time.", "partition")
 
     def serve(self, settings: Settings) -> None:
         """Answer Prometheus on ``metrics_port``, where one is set; a failure begins anew.
@@ -103,7 +88,7 @@ class WorkerMetrics:
 
         thread = Lasting("metrics", answer, threading.Event())
         thread.start()
-        self.watch(thread.name, thread.is_alive)
+        self.alive.labels("", thread.name).set_function(thread.is_alive)
 
     def _listen(self, settings: Settings) -> ThreadingWSGIServer:
         assert settings.metrics_port is not None
@@ -117,6 +102,47 @@ class WorkerMetrics:
                 f"Cannot answer Prometheus on {settings.metrics_host}:{settings.metrics_port} "
                 f"({error.strerror}): choose another --metrics-port."
             ) from None
+
+
+class _OfStream:
+    """A metric with further labels, of one stream."""
+
+    def __init__(self, family: Any, stream: str) -> None:
+        self.labels: Callable[..., Any] = partial(family.labels, stream)
+
+
+class WorkerMetrics:
+    """Metrics of one stream's worker.
+
+    Freshness counts from the record's time in Kafka until Redis has answered; the event's age from
+    when it happened, so it holds what producers took as well.
+
+    Args:
+        stream: The stream's name, the label of all that is counted here.
+        families: The process's; workers of several streams in one process share them.
+    """
+
+    def __init__(self, stream: str = "", families: MetricFamilies | None = None) -> None:
+        self.stream, self.families = stream, families or MetricFamilies()
+        own = self.families
+        self.events, self.duplicates = own.events.labels(stream), own.duplicates.labels(stream)
+        self.steps, self.batch = own.steps.labels(stream), own.batch.labels(stream)
+        self.step_seconds = own.step_seconds.labels(stream)
+        self.freshness, self.event_age = own.freshness.labels(stream), own.event_age.labels(stream)
+        self.dead_letters = _OfStream(own.dead_letters, stream)
+        self.retries = _OfStream(own.retries, stream)
+        self.refused = _OfStream(own.refused, stream)
+        self.view_failures = _OfStream(own.view_failures, stream)
+        self.values = _OfStream(own.values, stream)
+        self.lag, self.watermark = _OfStream(own.lag, stream), _OfStream(own.watermark, stream)
+        self.stopped = _OfStream(own.stopped, stream)
+        self.alive, self.last = _OfStream(own.alive, stream), _OfStream(own.last, stream)
+        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where all metrics of the process are found."""
+        return self.families.registry
 
     def watch(self, thread: str, alive: Callable[[], bool]) -> None:
         """Show whether the thread lives, whenever somebody asks."""
@@ -149,6 +175,7 @@ class WorkerMetrics:
         self, conn: psycopg.Connection, settings: Settings, partitions: Iterable[int]
     ) -> None:
         """Write this worker's row for `skewless status`; forget workers gone for a day."""
+        own = self.families
         conn.execute(
             "INSERT INTO stream_workers (worker, consumer_group, topic, partitions, events, "
             "duplicates, dead_letters, steps, retries, freshness_p50_ms, freshness_p99_ms) "
@@ -162,8 +189,8 @@ class WorkerMetrics:
             "freshness_p99_ms = excluded.freshness_p99_ms",
             [
                 *(settings.worker, settings.group, settings.topic, sorted(partitions)),
-                *(_total(self.events), _total(self.duplicates), _total(self.dead_letters)),
-                *(_total(self.steps), _total(self.retries)),
+                *(self._total(own.events), self._total(own.duplicates)),
+                *(self._total(own.dead_letters), self._total(own.steps), self._total(own.retries)),
                 *(self.quantile_ms(0.5), self.quantile_ms(0.99)),
             ],
         )
@@ -175,13 +202,13 @@ class WorkerMetrics:
         """Take this worker's row away: it has stopped in an orderly way."""
         conn.execute("DELETE FROM stream_workers WHERE worker = %s", [settings.worker])
 
-
-def _total(counter: Counter) -> int:
-    return int(
-        sum(
-            sample.value
-            for metric in counter.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total")
+    def _total(self, family: Counter) -> int:
+        """The stream's count over all further labels."""
+        return int(
+            sum(
+                sample.value
+                for metric in family.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_total") and sample.labels["stream"] == self.stream
+            )
         )
-    )

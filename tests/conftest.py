@@ -1,8 +1,10 @@
 """Servers and databases for the tests: real ones, started once, stopped with the session."""
 
 import functools
+import importlib
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +13,24 @@ import psycopg
 import pytest
 from feast import repo_operations
 
+from extensions.addresses import project_name
 from extensions.asof import Computation, load_computations
+from extensions.asof.computation_loading import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.database import connect, migrate
 from extensions.local import apache_kafka, postgres, tansu, valkey
+from extensions.sources import load_sources
+from extensions.sources.storage import ensure_id_tables
+from extensions.version_names import HISTORY
 from tests.databases import copied, create
 
-REPO_ROOT = Path(__file__).resolve().parent.parent
+# Another repository can be tested by tests of its own (`tests.text_ids`).
+OTHER = os.environ.get("SKEWLESS_TESTED_REPOSITORY")
+REPO_ROOT = Path(OTHER) if OTHER else Path(__file__).resolve().parent.parent
+if OTHER:
+    sys.path.insert(0, OTHER)
+    importlib.import_module("feature_repo")  # pytest puts this folder before it
 
 # Feast and Great Expectations report usage when they can; tests never do.
 os.environ["FEAST_USAGE"] = "False"
@@ -88,8 +100,11 @@ def template_database(postgres_server: str, computations: dict[str, Computation]
     """The name of a migrated database with empty logs, to copy from."""
     name = "template_migrated"
     url = create(postgres_server, name)
-    migrate(url)
+    migrate(url, REPO_ROOT / HISTORY)
     with connect(url) as conn:
+        project = project_name(REPO_ROOT) or ""
+        sources = load_sources(read_repository(REPO_ROOT), conn, project)
+        ensure_id_tables(conn, sources.tables.values())
         ensure_log_tables(conn, computations.values())
         follow_sources(conn, computations.values())
     return name

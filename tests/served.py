@@ -34,10 +34,15 @@ def filled(
     *,
     users: int,
     events: int,
+    **ids: str,
 ) -> Iterator[FeatureStore]:
-    """The applied repository with a history that ends 5 minutes ago, all views online."""
+    """The applied repository with a history that ends 5 minutes ago, all views online.
+
+    ``ids``: as `watch` takes them.
+    """
     with applied(database, redis_url, repo_root) as store:
-        watch(database, users=users, items=60, events=events, at=NOW - timedelta(minutes=5))
+        at = NOW - timedelta(minutes=5)
+        watch(database, users=users, items=60, events=events, at=at, **ids)
         bring_online(store, database, computations)
         yield store
 

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from extensions import addresses
 from extensions.database import connect, connect_arrow, migrate
 from extensions.errors import SkewlessError
+from extensions.repository import REPO_VARIABLE
 from extensions.stores.offline.store import SkewlessPostgresOfflineStoreConfig
 from extensions.stores.online.store import SkewlessRedisOnlineStore
 from tests.databases import drop
@@ -27,7 +28,7 @@ from tests.databases import drop
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for variable in (*addresses.VARIABLES.values(), addresses.HOME_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(addresses, "REPO_ROOT", tmp_path)
+    monkeypatch.setenv(REPO_VARIABLE, str(tmp_path))
     (tmp_path / "feature_store.yaml").write_text("project: x\noffline_store:\n  type: ours\n")
     return tmp_path
 
@@ -35,7 +36,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def test_without_any_address_the_sentence_names_all_three_ways(repository: Path) -> None:
     with pytest.raises(SkewlessError) as error:
         addresses.postgres_url()
-    for way in ("make up", addresses.POSTGRES_VARIABLE, "feature_store.yaml"):
+    for way in ("skewless up", addresses.POSTGRES_VARIABLE, "feature_store.yaml"):
         assert way in str(error.value)
 
 
@@ -110,7 +111,7 @@ def test_everything_in_a_postgresql_url_reaches_every_client(given: dict[str, st
     assert conninfo_to_dict(url) == told
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(addresses.POSTGRES_VARIABLE, url)
-        patch.setattr(addresses, "REPO_ROOT", Path("/nowhere"))
+        patch.chdir("/")
         config = SkewlessPostgresOfflineStoreConfig()
         again = conninfo_to_dict(addresses.postgres_url_of(config.model_dump()))
         assert again == {"sslmode": "prefer"} | told

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jwt
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, RepoConfig, ValueType
@@ -19,6 +20,7 @@ from feast.feature_logging import FeatureServiceLoggingSource
 from feast.infra.offline_stores.contrib.postgres_offline_store import postgres_source
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.permissions.auth.oidc_token_parser import OidcTokenParser
+from feast.permissions.user import User
 from feast.types import Int64
 
 from extensions import feast_internals
@@ -154,6 +156,17 @@ def test_the_client_for_an_issuers_keys_is_seen() -> None:
     assert made.seen
     assert parameters(OidcTokenParser._get_jwks_client) == "self"
     assert "_get_jwks_client()" in inspect.getsource(OidcTokenParser)
+
+
+def test_a_service_accounts_token_is_reviewed_by_ours() -> None:
+    parser = object.__new__(OidcTokenParser)
+
+    async def review(token: str) -> User:
+        return User(token)
+
+    feast_internals.review_service_accounts(parser, review)
+    token = jwt.encode({"kubernetes.io": {}}, "s" * 32)
+    assert asyncio.run(parser.user_details_from_access_token(token)).username == token
 
 
 def test_functions_do_what_we_need_of_them() -> None:

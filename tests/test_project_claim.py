@@ -1,17 +1,25 @@
 """One project per database: a second one is told so before it changes anything."""
 
 import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import typer.main
+from feast import FeatureStore
 
-from extensions import addresses
-from extensions.addresses import REPO_ROOT
-from extensions.database import connect
-from extensions.database.project_claim import check_project
+from extensions.addresses import POSTGRES_VARIABLE
+from extensions.cli import main
+from extensions.cli.app import app
+from extensions.database import connect, migrate
+from extensions.database.project_claim import check_project, claim_project
 from extensions.errors import ConflictError
 from extensions.operations.database_setup import prepare_database
+from extensions.repository import REPO_VARIABLE
+from tests.conftest import REPO_ROOT
 
 
 def repository(folder: Path, project: str) -> Path:
@@ -75,7 +83,7 @@ def test_connections_say_the_repositorys_project(
     with connect(fresh_database) as conn:
         assert conn.execute("SHOW skewless.project").fetchone() == ("skewless",)
         assert conn.execute("SHOW timezone").fetchone() == ("UTC",)
-    monkeypatch.setattr(addresses, "REPO_ROOT", repository(tmp_path, r"an\ other"))
+    monkeypatch.setenv(REPO_VARIABLE, str(repository(tmp_path, r"an\ other")))
     with connect(fresh_database) as conn:
         assert conn.execute("SHOW skewless.project").fetchone() == (r"an\ other",)
 
@@ -86,3 +94,85 @@ def test_a_write_by_a_qualified_name_is_judged_as_any_other(fresh_database: str)
         conn.execute("SET search_path = pg_temp")
         with pytest.raises(psycopg.Error, match="belongs to the project skewless"):
             conn.execute("DELETE FROM public.watermarks")
+
+
+ARGUMENTS = {
+    "init": None,  # makes a repository, and touches no database
+    "import": ["watch_events", "nothing.csv"],
+    "backfill": ["user_watch_stats"],
+    "labels": ["labels.parquet"],
+    "training-set": ["home_page"],
+    "promote": ["user_watch_stats", "1"],
+    "rollback": ["user_watch_stats"],
+    "diff": ["user_watch_stats", "1", "1"],
+    "retire": ["user_watch_stats", "1"],
+    "sql": ["user_watch_stats"],
+    "dead-letters show": ["topic/0/1"],
+    "stream skip": ["topic/0/1", "--why", "bad"],
+    "drift baseline": ["home_page", "--training-set", "none"],
+    "drift calibrate": ["home_page"],
+}
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The words of every command below a group."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, (*path, name))
+    if not hasattr(command, "commands"):
+        yield " ".join(path)
+
+
+EVERY_COMMAND = [
+    name for name in commands(typer.main.get_command(app)) if ARGUMENTS.get(name, []) is not None
+]
+
+
+@pytest.fixture
+def foreign(
+    fresh_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection]:
+    """A database of another project than the repository that is worked in."""
+    with as_project(fresh_database, "owner") as conn:
+        migrate(fresh_database)
+        claim_project(conn, "owner")
+        monkeypatch.setenv(POSTGRES_VARIABLE, fresh_database)
+        monkeypatch.setenv(REPO_VARIABLE, str(repository(tmp_path, "other")))
+        monkeypatch.chdir(tmp_path)
+        yield conn
+
+
+def tables(conn: psycopg.Connection) -> set[str]:
+    query = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')"
+    return {name for (name,) in conn.execute(query).fetchall()}
+
+
+def test_every_command_refuses_another_projects_database(
+    foreign: psycopg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(EVERY_COMMAND) > 30
+    before, accepted = tables(foreign), []
+    for name in EVERY_COMMAND:
+        words = [*name.split(), *(ARGUMENTS.get(name) or [])]
+        with pytest.raises(SystemExit) as ended:
+            main(lambda words=words: app(words))  # type: ignore[misc]
+        said = capsys.readouterr().err
+        if ended.value.code != 1 or "belongs to the project owner, not to other" not in said:
+            accepted.append((name, ended.value.code, said))
+        else:
+            assert said.count("\n") == 1, said
+    assert accepted == []
+    assert tables(foreign) == before
+
+
+def test_feasts_own_commands_refuse_another_projects_database(
+    foreign: psycopg.Connection, tmp_path: Path
+) -> None:
+    """All of them begin with the registry: apply, materialize, serve, teardown, the UI."""
+    for use in (
+        lambda store: store.list_feature_views(),
+        lambda store: store.apply([]),
+        lambda store: store.materialize_incremental(datetime.now(UTC)),
+        lambda store: store.teardown(),
+    ):
+        with pytest.raises(ConflictError, match="belongs to the project owner, not to other"):
+            use(FeatureStore(str(tmp_path)))

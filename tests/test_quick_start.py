@@ -36,9 +36,12 @@ class Step:
     text: str = ""
 
 
-def steps(readme: str) -> Iterator[Step]:
-    """The quick start's blocks in order; a command goes on over lines that end with a backslash."""
-    section = readme.split("\n## Quick start\n")[1].split("\n## ", maxsplit=1)[0]
+def steps(section: str) -> Iterator[Step]:
+    """The blocks of a page in order.
+
+    A command goes on over lines that end with a backslash, and over those that begin with ``> ``,
+    as a shell's second prompt does.
+    """
     for info, body in re.findall(r"^```(.*?)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL):
         language, _, path = info.partition(" ")
         if language != "console":
@@ -46,9 +49,10 @@ def steps(readme: str) -> Iterator[Step]:
             yield Step(path=path, text=body)
             continue
         for command, printed in re.findall(
-            r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", body, re.MULTILINE
+            r"^\$ ((?:.*\\\n)*.*(?:\n> .*)*)\n((?:(?!\$ ).*\n)*)", body, re.MULTILINE
         ):
-            yield Step(command, tuple(line for line in printed.splitlines() if line.strip()))
+            typed = command.replace("\n> ", "\n")
+            yield Step(typed, tuple(line for line in printed.splitlines() if line.strip()))
 
 
 def pattern(line: str) -> str:
@@ -120,22 +124,26 @@ def clone(folder: Path) -> None:
 
 @dataclass
 class Terminal:
-    """A shell's commands in the copy; each begins where the one before left the environment."""
+    """A shell's commands; each begins in the folder and environment of the one before."""
 
     folder: Path
     environment: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.where = self.folder
 
     def run(self, command: str) -> str:
         """What the command prints; it must succeed."""
         state = self.folder / ".environment"
         script = f"set -e\n{command}\nenv -0 > {state}\n"
         done = subprocess.run(
-            ["bash", "-c", script], cwd=self.folder, env=self.environment, timeout=600,
+            ["bash", "-c", script], cwd=self.where, env=self.environment, timeout=600,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"$ {command}\n{done.stdout}"
         pairs = (pair.partition("=") for pair in state.read_text().split("\0") if pair)
         self.environment = {name: value for name, _, value in pairs}
+        self.where = Path(self.environment["PWD"])
         return done.stdout
 
 
@@ -152,7 +160,8 @@ def test_the_quick_start_works_as_it_is_written(tmp_path: Path) -> None:
     up: subprocess.Popen[str] | None = None
     ran = []
     try:
-        for step in steps((REPO / "README.md").read_text()):
+        section = (REPO / "README.md").read_text().split("\n## Quick start\n")[1]
+        for step in steps(section.split("\n## ", maxsplit=1)[0]):
             printed = tuple(line.replace(str(DEFAULT_PORT), str(port)) for line in step.printed)
             if step.path:
                 (folder / step.path).write_text(step.text)
@@ -184,4 +193,4 @@ def wait_for(process: subprocess.Popen[str], log: Path, printed: tuple[str, ...]
             process.wait(0.5)
         except subprocess.TimeoutExpired:
             continue
-        pytest.fail(f"`make up` ended without {line!r}:\n{log.read_text()}")
+        pytest.fail(f"the stack ended without {line!r}:\n{log.read_text()}")

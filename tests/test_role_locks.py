@@ -28,6 +28,8 @@ COMMANDS = {
     ),
     "monitoring": ("extensions.cli.commands.monitoring",),
 }
+# What an extra brings: where it is not installed, a sentence says so (tests/lake/test_settings.py).
+OPTIONAL = {"pyiceberg"}
 IMPORT = """
 import importlib, json, sys
 
@@ -66,7 +68,7 @@ def reached(roots: tuple[str, ...]) -> set[str]:
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        if name in seen:
+        if name in seen or name.partition(".")[0] in OPTIONAL:
             continue
         seen.add(name)
         if name.partition(".")[0] in OURS and (spec := importlib.util.find_spec(name)):

@@ -55,6 +55,8 @@ class Computation:
 
     ``reads[0]`` is the primary source: its rows carry the view's join keys, and an entity is
     active when one of them lies in the horizon. ``horizon`` None means that all history counts.
+    ``declaration``: the aggregations from which the SQL was compiled, as JSON; None of SQL that
+    was written by hand.
     """
 
     view: str
@@ -67,6 +69,7 @@ class Computation:
     freshness: Freshness
     decays: bool
     reads: tuple[HistorySource, ...]
+    declaration: str | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +80,11 @@ class Computation:
     def log_table(self) -> str:
         """The append-only table of the values that were computed."""
         return log_table(self.view, self.version)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The history tables that it reads, each once."""
+        return tuple(dict.fromkeys(source.table for source in self.reads))
 
     @property
     def columns(self) -> tuple[str, ...]:

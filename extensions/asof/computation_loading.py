@@ -2,26 +2,36 @@
 
 import contextlib
 import json
-import re
-import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import FeatureView, OnDemandFeatureView, PushSource
+from feast import FeatureView, PushSource
 from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
 from feast.types import from_value_type
 
+from extensions.asof.aggregations.compiler import AggregatedView, compiled_sql
+from extensions.asof.aggregations.completion import complete_contents, primary_source
+from extensions.asof.aggregations.declaration import (
+    aggregated_features,
+    aggregations_of,
+    canonical,
+    view_filter,
+)
 from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
 from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, split_names
+from extensions.asof.durations import read_duration
+from extensions.asof.sql_normalization import normalised
 from extensions.errors import DefinitionError
 from extensions.feature_types import pg_type
+from extensions.repository import import_definitions
 from extensions.suggestions import did_you_mean
-from extensions.version_names import DEFINITIONS, log_table, sql_file
+from extensions.version_names import DEFINITIONS, log_table, sql_file, view_version
 
 
 def load_computations(repo_root: Path) -> dict[str, Computation]:
@@ -35,14 +45,17 @@ def load_computations(repo_root: Path) -> dict[str, Computation]:
 
 
 def read_repository(repo_root: Path) -> RepoContents:
-    """All that the Feast repository at ``repo_root`` defines."""
+    """All that the Feast repository at ``repo_root`` defines.
+
+    Raises:
+        ConfigurationError: this process has imported the definitions of another one.
+    """
     repo_root = repo_root.resolve()
-    if str(repo_root) not in sys.path:
-        sys.path.append(str(repo_root))
+    import_definitions(repo_root)
     # Feast lists every file below the folder it is given, including a virtual environment's
     # thousands, so it gets the folder of definitions only.
     with contextlib.chdir(repo_root):
-        return parse_repo(repo_root / DEFINITIONS)
+        return complete_contents(parse_repo(repo_root / DEFINITIONS))
 
 
 def computations_in(contents: RepoContents, repo_root: Path) -> dict[str, Computation]:
@@ -57,24 +70,81 @@ def computations_in(contents: RepoContents, repo_root: Path) -> dict[str, Comput
                 (entities[name].join_key, pg_type(from_value_type(entities[name].value_type)))
                 for name in view.entities
             ]
-            text = computation_sql(repo_root, view)
-            computation = computation_of(view, keys, contents.data_sources, text)
+            computation = declared_computation(repo_root, view, keys, contents.data_sources)
             found[computation.name] = computation
     return dict(sorted(found.items()))
 
 
-def computation_sql(repo_root: Path, view: FeatureView) -> str:
-    """The text of the file that belongs to the view's version.
+def declared_computation(
+    repo_root: Path,
+    view: FeatureView,
+    keys: Iterable[tuple[str, str]],
+    data_sources: Collection[DataSource],
+) -> Computation:
+    """What the files say of a view: its SQL file, or its aggregations, compiled.
+
+    Args:
+        repo_root: The repository.
+        view: The view; one with aggregations is completed.
+        keys: The view's join keys and their types in PostgreSQL.
+        data_sources: The sources that the repository declares.
 
     Raises:
-        DefinitionError: there is no such file.
+        DefinitionError: there is neither a file nor an aggregation, or both and they differ.
     """
     path = repo_root / sql_file(view.name, view_version(view))
-    if not path.is_file():
+    text = path.read_text().strip().removesuffix(";") if path.is_file() else None
+    declared = computation_of(view, keys, data_sources, text or "")
+    if not aggregations_of(view):
+        if text is None:
+            raise DefinitionError(
+                f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
+            )
+        return declared
+    compiled = _compiled(view, declared, data_sources)
+    if text is not None and normalised(text) != normalised(compiled.sql):
         raise DefinitionError(
-            f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
+            f"View {view.name} has aggregations and {path.relative_to(repo_root)}, which say "
+            "different things: take the aggregations out, for the file to count, or the file."
         )
-    return path.read_text().strip().removesuffix(";")
+    return compiled if text is None else declared
+
+
+def _compiled(
+    view: FeatureView, declared: Computation, data_sources: Collection[DataSource]
+) -> Computation:
+    features, [source] = aggregated_features(view), declared.reads
+    for key in declared.join_keys:
+        if key not in source.keys:
+            raise DefinitionError(
+                f"View {view.name} aggregates {source.table}, whose keys are "
+                f"{', '.join(source.keys)}, by {key}: name it in the tag keys of the source."
+            )
+    id_column = primary_source(view, data_sources).tags.get("id")
+    defaults = [
+        read_default(view.name, field.name, field.tags["default"], field.dtype)
+        for field in view.features
+    ]
+    columns = tuple(
+        replace(column, default=default)
+        for column, default in zip(declared.features, defaults, strict=True)
+    )
+    compiled = compiled_sql(
+        AggregatedView(
+            view=view.name,
+            keys=declared.join_keys,
+            source=source,
+            id_column=id_column,
+            filter=view_filter(view),
+            features=features,
+            columns=columns,
+        )
+    )
+    return replace(
+        declared,
+        sql=compiled,
+        declaration=canonical(features, view_filter(view), id_column),
+    )
 
 
 def computation_of(
@@ -90,19 +160,15 @@ def computation_of(
     """
     version = view_version(view)
     owners = list(keys)
-    sources: dict[str, HistorySource] = {}
-    for source in data_sources:
-        if "keys" in source.tags:
-            table: Any = source
-            sources[source.name] = HistorySource(
-                table=table.get_table_query_string().strip('"'),
-                keys=split_names(source.tags["keys"]),
-                time=source.timestamp_field,
-                arrival=source.created_timestamp_column or source.timestamp_field,
-            )
+    sources = history_sources(data_sources)
     batch = view.source.batch_source if isinstance(view.source, PushSource) else view.batch_source
     expected = log_table(view.name, version)
     if batch is None or batch.name != expected:
+        if aggregations_of(view):
+            raise DefinitionError(
+                f"View {view.name} must aggregate a history: set its source to a PostgreSQLSource "
+                "with the tag keys."
+            )
         raise DefinitionError(
             f"View {view.name} must read the log {expected}: set its source to log(…) of that "
             "view and version."
@@ -126,10 +192,19 @@ def computation_of(
     )
 
 
-def view_version(view: FeatureView | OnDemandFeatureView) -> int:
-    """The version number that a view declares; ``latest`` and none count as 1."""
-    match = re.fullmatch(r"v?(\d+)", str(view.version or ""))
-    return int(match.group(1)) if match else 1
+def history_sources(data_sources: Iterable[DataSource]) -> dict[str, HistorySource]:
+    """The sources that are history tables (tag ``keys``), by name."""
+    sources = {}
+    for source in data_sources:
+        if "keys" in source.tags:
+            table: Any = source
+            sources[source.name] = HistorySource(
+                table=table.get_table_query_string().strip('"'),
+                keys=split_names(source.tags["keys"]),
+                time=source.timestamp_field,
+                arrival=source.created_timestamp_column or source.timestamp_field,
+            )
+    return sources
 
 
 def _default(view: FeatureView, field: Any) -> Any:
@@ -149,12 +224,12 @@ def _horizon(view: FeatureView) -> timedelta | None:
     text = view.tags.get("horizon")
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d{0,6}) (day|hour|minute)s?", text)
-    if not match:
+    horizon = read_duration(text)
+    if horizon is None:
         raise DefinitionError(
             f"The horizon of {view.name} must read like '7 days' or '12 hours', not {text!r}."
         )
-    return timedelta(**{match.group(2) + "s": int(match.group(1))})
+    return horizon
 
 
 def _freshness(view: FeatureView) -> Freshness:

@@ -78,7 +78,7 @@ def _float(value: Any, name: str) -> float:
     _be(not math.isnan(number), "a number")  # Feast would serve null
     limit = _LARGEST_SINGLE if name == "FLOAT32" else math.inf
     _be(isinstance(value, float) or abs(number) < limit, "a number of its range")
-    return number
+    return number + 0.0  # a log holds no negative zero
 
 
 def _instant(value: Any, _name: str) -> int:

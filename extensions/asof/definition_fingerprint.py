@@ -8,7 +8,7 @@ import ast
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, Literal
@@ -16,11 +16,13 @@ from typing import Any, Literal
 from feast import FeatureView, OnDemandFeatureView
 
 from extensions.asof.computation import Computation, FeatureColumn, Freshness, HistorySource
-from extensions.asof.computation_loading import view_version
 from extensions.asof.sql_normalization import normalised
-from extensions.version_names import version_name
+from extensions.version_names import version_name, view_version
 
 Kind = Literal["computation", "transform"]
+
+# What the compiler of aggregations makes of a declaration; all else is declared.
+_COMPILED = ("sql", "horizon", "decays")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Definition:
         content["freshness"] = computation.freshness.value
         content["ttl"] = view.ttl.total_seconds() if view.ttl else 0.0
         content["types"] = {field.name: str(field.dtype) for field in view.features}
+        if computation.declaration is None:
+            del content["declaration"]
         return cls(computation.view, computation.version, "computation", _plain(content))
 
     @classmethod
@@ -92,6 +96,7 @@ class Definition:
         content = dict(self.content)
         if self.kind == "computation":
             content["sql"] = normalised(content["sql"])
+            content.pop("declaration", None)
             # The order of features matters to readers of the view, not to its values.
             content["key_types"] = sorted(
                 zip(content.pop("join_keys"), content["key_types"], strict=True)
@@ -108,9 +113,25 @@ class Definition:
             return ["kind"]
         names = {"types": "schema", "sql": "SQL", "source": "transform", "features": "schema"}
         parts = [key for key in mine if mine[key] != theirs.get(key)]
+        if self._compiled_from_the_same(other):
+            parts = [part for part in parts if part not in _COMPILED]
         if "features" in parts and not _schemas_differ(mine, theirs):
             parts[parts.index("features")] = "default"
         return list(dict.fromkeys(names.get(part, part) for part in parts))
+
+    def with_text_of(self, published: "Definition") -> "Definition":
+        """This definition, with the compiled text that was published of the same aggregations.
+
+        A compiler that has changed since makes another text of them; the published one stays.
+        """
+        if not self._compiled_from_the_same(published):
+            return self
+        kept = {part: published.content[part] for part in _COMPILED}
+        return replace(self, content={**self.content, **kept})
+
+    def _compiled_from_the_same(self, other: "Definition") -> bool:
+        mine = self.content.get("declaration")
+        return mine is not None and mine == other.content.get("declaration")
 
     def computation(self) -> Computation:
         """What the engine needs to compute this version."""
@@ -129,6 +150,7 @@ class Definition:
                 HistorySource(**{**source, "keys": tuple(source["keys"])})
                 for source in content["reads"]
             ),
+            declaration=content.get("declaration"),
         )
 
 

@@ -4,24 +4,50 @@ Refuses what PostgreSQL would truncate, Redis would confuse or the engine would 
 before anything is created from it.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import psycopg
-from feast import FeatureView, OnDemandFeatureView
+from feast import FeatureService, FeatureView, KafkaSource, OnDemandFeatureView
 from feast.repo_contents import RepoContents
 
+from extensions.asof.aggregations.catalogue_check import check_aggregations
+from extensions.asof.aggregations.declaration_check import (
+    aggregation_problems,
+    stray_tag_problems,
+)
+from extensions.asof.aggregations.functions import FUNCTION_TAGS
 from extensions.asof.default_parsing import read_default
+from extensions.asof.durations import DURATION
 from extensions.database.identifier_limits import BACKFILLED, LONGEST_NAME
 from extensions.errors import DefinitionError
+from extensions.feast_internals import written_features
+from extensions.service_routes import NAMES_TAG, ROUTE_TAG, leading_first, service_problems
 from extensions.suggestions import did_you_mean, nearest
 
 # The tags that have a meaning here. Others are the user's own, unless they look like a misspelling.
-VIEW_TAGS = ("freshness", "horizon", "decays", "reads", "near")
-FIELD_TAGS = ("default",)
-SOURCE_TAGS = ("keys",)
+VIEW_TAGS = ("freshness", "horizon", "decays", "reads", "near", "filter")
+FIELD_TAGS = ("default", "filter", *FUNCTION_TAGS)
+SERVICE_TAGS = (ROUTE_TAG, NAMES_TAG)
+TABLE_TAGS = ("keys", "id", "partition", "deleted", "oldest")
+STREAM_TAGS = (
+    "group", "envelope", "decoder", "convert", "encode",
+    "time_unit", "unknown_fields", "missing_fields",
+    "coerce", "max_future", "schema_registry",
+)  # fmt: skip
+# A source's tags that have one of some values.
+_WORDS = {
+    "partition": ("month", "day"),
+    "envelope": ("debezium", "cloudevents"),
+    "time_unit": ("iso", "s", "ms", "us", "ns"),
+    "unknown_fields": ("ignore", "dead-letter"),
+    "missing_fields": ("default", "dead-letter"),
+    "coerce": ("true", "false"),
+}
 _BOOLEAN_TAGS = ("decays", "near")
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -37,10 +63,38 @@ def check_contents(contents: RepoContents) -> None:
     """
     views = [*contents.feature_views, *contents.on_demand_feature_views]
     problems = [problem for view in views for problem in view_problems(view)]
+    problems += [problem for view in views for problem in stray_tag_problems(view)]
     problems += [p for source in contents.data_sources for p in source_problems(source)]
     problems += list(_collisions(views))
+    for service in contents.feature_services:
+        problems += _tag_problems(f"Service {service.name}", service.tags, SERVICE_TAGS)
+    problems += service_problems(
+        (each.name, each.tags, _service_keys(each, contents)) for each in contents.feature_services
+    )
     if problems:
         raise DefinitionError(" ".join(dict.fromkeys(problems)))
+
+
+def _service_keys(service: FeatureService, contents: RepoContents) -> tuple[str, ...] | None:
+    """The service's join keys as its routes know them; None: unknown views are read."""
+    join_keys = {entity.name: entity.join_key for entity in contents.entities}
+    views = {view.name: view for view in contents.feature_views}
+    transforms = {view.name: view for view in contents.on_demand_feature_views}
+    read: list[str] = []
+    for written in written_features(service):
+        if not isinstance(written, str) and written.projection.join_key_map:
+            return None  # asked for by other keys
+        name = re.split("[@:]", written)[0] if isinstance(written, str) else written.name
+        if name in transforms:
+            read += [
+                each.name for each in transforms[name].source_feature_view_projections.values()
+            ]
+        else:
+            read.append(name)
+    if not all(name in views and set(views[name].entities) <= set(join_keys) for name in read):
+        return None
+    of_views = [[join_keys[entity] for entity in views[name].entities] for name in read]
+    return leading_first(list(dict.fromkeys(itertools.chain(*of_views))), of_views) or None
 
 
 def check_view(view: Any) -> None:
@@ -69,6 +123,13 @@ def view_problems(view: Any) -> Iterator[str]:
                 read_default(view.name, field.name, field.tags["default"], field.dtype)
             except ValueError as error:
                 yield str(error)
+    yield from aggregation_problems(view)
+    for source in getattr(view, "source_feature_view_projections", {}).values():
+        if used := source.name_alias:  # Feast looks for its own name: a KeyError in training
+            yield (
+                f"The transform {view.name} reads {source.name} under the name {used}: "
+                "no training set can be made of it. Read the view by its own name."
+            )
     if isinstance(view, FeatureView) and "freshness" in view.tags:
         yield from _maintained_problems(view)
 
@@ -106,7 +167,11 @@ def _maintained_problems(view: FeatureView) -> Iterator[str]:
 
 def source_problems(source: Any) -> Iterator[str]:
     """What is wrong with a data source's tags."""
-    yield from _tag_problems(f"Source {source.name}", source.tags, SOURCE_TAGS)
+    known = STREAM_TAGS if isinstance(source, KafkaSource) else TABLE_TAGS
+    plain = {tag: text for tag, text in source.tags.items() if not tag.startswith("time_unit.")}
+    yield from _tag_problems(f"Source {source.name}", plain, known)
+    if not (isinstance(source, KafkaSource) or "keys" in source.tags):
+        return
     if "keys" in source.tags:
         keys = split_names(source.tags["keys"])
         if not keys or "" in keys:
@@ -116,6 +181,19 @@ def source_problems(source: Any) -> Iterator[str]:
             )
         if len(set(keys)) < len(keys):
             yield f"The tag keys of source {source.name} names a column twice."
+    for tag, text in source.tags.items():
+        words = _WORDS.get(tag.partition(".")[0], ())
+        if words and text not in words:
+            yield (
+                f"The tag {tag} of source {source.name} must be one of {', '.join(words)}, "
+                f"not {text!r}."
+            )
+    if not DURATION.fullmatch(source.tags.get("max_future", "1 day")):
+        yield f"The tag max_future of source {source.name} must read like '5 minutes'."
+    try:
+        datetime.fromisoformat(source.tags.get("oldest", "2000-01-01"))
+    except ValueError:
+        yield f"The tag oldest of source {source.name} must be a date, such as 1995-01-01."
 
 
 def split_names(tag: str) -> tuple[str, ...]:
@@ -150,33 +228,41 @@ def _collisions(views: Iterable[Any]) -> Iterator[str]:
 
 
 def check_sources(conn: psycopg.Connection, computations: Iterable[Any]) -> None:
-    """Refuse history sources whose tags name columns that their tables do not have.
+    """Refuse sources and aggregations that name columns which their tables do not have.
 
     Raises:
         DefinitionError: a column is missing, and what there is.
     """
-    for source in {source for one in computations for source in one.reads}:
-        columns = [
-            name
-            for (name,) in conn.execute(
-                "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) "
-                "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-                [psycopg.sql.Identifier(source.table).as_string(None)],
-            ).fetchall()
-        ]
-        if not columns:
+    asked = list(computations)
+    for source in {source for computation in asked for source in computation.reads}:
+        check_source_columns(conn, source)
+    for computation in asked:
+        check_aggregations(conn, computation)
+
+
+def check_source_columns(conn: psycopg.Connection, source: Any) -> None:
+    """As `check_sources`, of one source."""
+    columns = [
+        name
+        for (name,) in conn.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) "
+            "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            [psycopg.sql.Identifier(source.table).as_string(None)],
+        ).fetchall()
+    ]
+    if not columns:
+        raise DefinitionError(
+            f"The table {source.table} of a history source is not there: write a migration "
+            "that makes it, or correct the source's table."
+        )
+    for what, name in [
+        *(("tag keys", key) for key in source.keys),
+        ("timestamp_field", source.time),
+        ("created_timestamp_column", source.arrival),
+    ]:
+        if name not in columns:
             raise DefinitionError(
-                f"The table {source.table} of a history source is not there: write a migration "
-                "that makes it, or correct the source's table."
+                f"The {what} of the source of table {source.table} names {name}, which is no "
+                f"column of it (there are {', '.join(columns)})."
+                f"{did_you_mean(name, columns)}"
             )
-        for what, name in [
-            *(("tag keys", key) for key in source.keys),
-            ("timestamp_field", source.time),
-            ("created_timestamp_column", source.arrival),
-        ]:
-            if name not in columns:
-                raise DefinitionError(
-                    f"The {what} of the source of table {source.table} names {name}, which is no "
-                    f"column of it (there are {', '.join(columns)})."
-                    f"{did_you_mean(name, columns)}"
-                )

@@ -1,4 +1,4 @@
-"""Feature log tables: one append-only table per view version, created from its schema."""
+"""Feature log tables: one append-only, partitioned table per view version, from its schema."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import Computation
+from extensions.asof.log_partitions import make_first_partitions
 from extensions.database.connection import identifiers, table_exists
 from extensions.database.identifier_limits import BACKFILLED, bounded_name
 from extensions.errors import DefinitionError
@@ -47,16 +48,22 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
     columns = sql.SQL(", ").join(
         sql.SQL("{} {} {}").format(
             sql.Identifier(name),
-            sql.SQL(pg_type),
+            # Keys are compared and ordered by their bytes, whatever the database's collation is.
+            sql.SQL(
+                f'{pg_type} COLLATE "C"'
+                if pg_type == "text" and i < len(computation.join_keys)
+                else pg_type
+            ),
             sql.SQL("NOT NULL" if i < len(computation.join_keys) + 2 else ""),
         )
         for i, (name, pg_type) in enumerate(_declared(computation))
     )
     table = computation.log_table
     conn.execute(
-        sql.SQL("CREATE TABLE {} ({}, {} boolean NOT NULL DEFAULT FALSE)").format(
-            sql.Identifier(table), columns, sql.Identifier(BACKFILLED)
-        )
+        sql.SQL(
+            "CREATE TABLE {} ({}, {} boolean NOT NULL DEFAULT FALSE) "
+            "PARTITION BY RANGE (event_timestamp)"
+        ).format(sql.Identifier(table), columns, sql.Identifier(BACKFILLED))
     )
     # An entity's latest row as of a time is the first in this index. It is unique, so
     # appending a row twice has no effect.
@@ -76,6 +83,7 @@ def _create(conn: psycopg.Connection, computation: Computation) -> None:
             sql.Identifier(bounded_name(f"{table}_by_time")), sql.Identifier(table)
         )
     )
+    make_first_partitions(conn, table)
 
 
 def _ensure_mark(conn: psycopg.Connection, computation: Computation) -> None:

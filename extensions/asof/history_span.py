@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import HistorySource
-from extensions.value_text import iso_text
+from extensions.value_text import time_text
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def why_nothing(
                 "`skewless import`."
             )
         if start is not None and span.last < start:
-            told.append(f"the data of {span.table} ends on {iso_text(span.last)}")
+            told.append(f"the data of {span.table} ends on {time_text(span.last)}")
         elif end is not None and span.first > end:
-            told.append(f"the data of {span.table} begins on {iso_text(span.first)}")
+            told.append(f"the data of {span.table} begins on {time_text(span.first)}")
         else:
             return None
     if not told:
         return None
     if start is None or end is None:
-        limit = f"after {iso_text(start)}" if start else f"before {iso_text(end)}" if end else ""
+        limit = f"after {time_text(start)}" if start else f"before {time_text(end)}" if end else ""
         return f"No events {limit}: {', '.join(told)}."
-    return f"No events between {iso_text(start)} and {iso_text(end)}: {', '.join(told)}."
+    return f"No events between {time_text(start)} and {time_text(end)}: {', '.join(told)}."

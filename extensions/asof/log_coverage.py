@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from extensions.asof.computation import Computation, Freshness
 from extensions.feature_types import UTC_MICROSECONDS
+from extensions.value_text import exact_time_text
 from extensions.version_names import log_table_sql
 
 # Backfilled and live spans of every view version, as (log, freshness budget, start, complete up
@@ -179,7 +180,7 @@ def gap_sentence(view: str, labels: int, of: int, coverage: Coverage) -> str:
     """The warning about labels in gaps, with the command that closes the first gap."""
     first = coverage.gaps[0]
     more = f" (and {len(coverage.gaps) - 1} more gaps)" if len(coverage.gaps) > 1 else ""
-    start, end = first.start.isoformat(), first.end.isoformat()
+    start, end = exact_time_text(first.start), exact_time_text(first.end)
     if coverage.is_stale(first):
         what = (
             f"where history changed after {view} was backfilled, from {start} to {end}{more}: they "
@@ -198,7 +199,7 @@ def gap_sentence(view: str, labels: int, of: int, coverage: Coverage) -> str:
 
 def before_sentence(view: str, labels: int, of: int, coverage: Coverage) -> str:
     """The warning about labels older than the log, with the command that extends it."""
-    start = coverage.spans[0].start.isoformat()
+    start = exact_time_text(coverage.spans[0].start)
     return (
         f"{labels} of {of} labels are older than the log of {view}, which begins at {start}: "
         "they got the defaults, whatever was true then. Run "

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import Computation, HistorySource
 from extensions.database.connection import identifiers
 from extensions.errors import InputError
+from extensions.feature_types import INTEGERS
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,26 @@ class SpineFragments:
         """The source whose rows carry the view's join keys."""
         return self.computation.reads[0]
 
+    @property
+    def bearing(self) -> tuple[HistorySource, ...]:
+        """The sources that have all join keys: the primary one, and others like it.
+
+        Their rows name entities by themselves, and count for the horizon as the primary's do.
+        """
+        keys = set(self.computation.join_keys)
+        others = self.computation.reads[1:]
+        return (self.primary, *(source for source in others if keys <= set(source.keys)))
+
     def names(self, source: HistorySource) -> dict[str, sql.Composable]:
-        """Placeholders for templates: columns and table of ``source`` and of the primary one."""
+        """Placeholders for templates: columns and table of a source, and of the primary."""
         names: dict[str, sql.Composable] = {
             "keys": identifiers(self.computation.join_keys, "p"),
             "table": sql.Identifier(source.table),
             "time": sql.Identifier(source.time),
             "arrival": sql.Identifier(source.arrival),
             "primary": sql.Identifier(self.primary.table),
-            "p_time": sql.Identifier("p", self.primary.time),
-            "p_arrival": sql.Identifier("p", self.primary.arrival),
+            "p_time": sql.Identifier("p", source.time),
+            "p_arrival": sql.Identifier("p", source.arrival),
         }
         if self.computation.horizon is not None:
             names["horizon"] = sql.SQL("{}::interval").format(
@@ -75,12 +87,19 @@ class SpineFragments:
             )
         return names
 
-    def within(self, moment: sql.Composable) -> sql.Composable:
-        """Condition: the primary row ``p`` is part of the value as of ``moment``."""
+    def keys_of(self, source: HistorySource) -> sql.Composable:
+        """The join keys of a row ``p``; where several sources bear them, in one collation."""
+        if len(self.bearing) == 1:
+            return self.names(source)["keys"]
+        computation = self.computation
+        return collated(computation.join_keys, computation.key_types, "C", "p")
+
+    def within(self, moment: sql.Composable, source: HistorySource | None = None) -> sql.Composable:
+        """Condition: the row ``p`` of a source (the primary one) counts as of ``moment``."""
         known = "{p_time} <= {at} AND {p_arrival} <= {at}"
         if self.computation.horizon is not None:
             known = "{p_time} > {at} - {horizon} AND " + known
-        return sql.SQL(known).format(**self.names(self.primary), at=moment)
+        return sql.SQL(known).format(**self.names(source or self.primary), at=moment)
 
     def shared_keys(self, source: HistorySource) -> tuple[str, ...]:
         """The keys of ``source`` that the primary source has, too."""
@@ -88,13 +107,27 @@ class SpineFragments:
 
 
 def active(computation: Computation, at: datetime) -> Spine:
-    """All active entities: those with a row of the primary source in the horizon at ``at``."""
+    """All active entities: those that a row in the horizon at ``at`` names by all join keys."""
     build = SpineFragments(computation)
     moment = sql.Literal(at)
-    return Spine(
+    parts = [
         sql.SQL(
             "SELECT DISTINCT {keys}, {at}::timestamptz AS as_of FROM {table} AS p WHERE {w}"
-        ).format(**build.names(build.primary), at=moment, w=build.within(moment))
+        ).format(
+            **build.names(source) | {"keys": build.keys_of(source)},
+            at=moment,
+            w=build.within(moment, source),
+        )
+        for source in build.bearing
+    ]
+    return Spine(named(computation, sql.SQL(" UNION ").join(parts)))
+
+
+def named(computation: Computation, query: sql.Composable) -> sql.Composable:
+    """The rows of ``query`` that have all join keys; one without a key names no entity."""
+    keys = [sql.SQL("{} IS NOT NULL").format(sql.Identifier(k)) for k in computation.join_keys]
+    return sql.SQL("SELECT * FROM ({}) AS named WHERE {}").format(
+        query, sql.SQL(" AND ").join(keys)
     )
 
 
@@ -104,7 +137,7 @@ def everyone(computation: Computation, at: datetime) -> Spine:
         "SELECT {keys}, {at}::timestamptz AS as_of FROM ({active}) AS a "
         "UNION SELECT {keys}, {at}::timestamptz FROM {log}"
     ).format(
-        keys=identifiers(computation.join_keys),
+        keys=collated(computation.join_keys, computation.key_types, "C"),
         at=sql.Literal(at),
         active=active(computation, at).query,
         log=sql.Identifier(computation.log_table),
@@ -112,8 +145,11 @@ def everyone(computation: Computation, at: datetime) -> Spine:
     return Spine(query)
 
 
-def entities(computation: Computation, keys: Collection[tuple[int, ...]], at: datetime) -> Spine:
-    """The given entities as of ``at``, in key order so that neighbouring rows share pages."""
+def entities(computation: Computation, keys: Collection[tuple[Any, ...]], at: datetime) -> Spine:
+    """The given entities as of ``at``, in key order so that neighbouring rows share pages.
+
+    Texts are in order of their bytes, as in the log's index.
+    """
     columns = zip(zip(*sorted(keys), strict=True), computation.key_types, strict=True)
     return Spine(
         sql.SQL(
@@ -126,25 +162,60 @@ def entities(computation: Computation, keys: Collection[tuple[int, ...]], at: da
     )
 
 
-def arrivals(computation: Computation, after: datetime, through: datetime, at: datetime) -> Spine:
-    """The entities with a row of the primary source that arrived in ``(after, through]``."""
-    primary = computation.reads[0]
-    return Spine(
-        sql.SQL(
-            "SELECT DISTINCT {keys}, {at}::timestamptz AS as_of FROM {table} "
-            "WHERE {arrival} > {after} AND {arrival} <= {through}"
-        ).format(
-            keys=identifiers(computation.join_keys),
-            at=sql.Literal(at),
-            table=sql.Identifier(primary.table),
-            arrival=sql.Identifier(primary.arrival),
-            after=sql.Literal(after),
-            through=sql.Literal(through),
-        )
+def arrived(
+    conn: psycopg.Connection,
+    computation: Computation,
+    source: HistorySource,
+    after: datetime,
+    through: datetime,
+) -> list[tuple[Any, ...]]:
+    """The join keys, in order, of the rows of ``source`` that arrived in ``(after, through]``.
+
+    The source's table has the computation's join keys; a row without one names no entity.
+    """
+    keys = [sql.Identifier(key) for key in computation.join_keys]
+    query = sql.SQL(
+        "SELECT DISTINCT {keys} FROM {table} WHERE {arrival} > {after} AND {arrival} <= {through} "
+        "AND {known} ORDER BY {keys}"
+    ).format(
+        keys=sql.SQL(", ").join(keys),
+        known=sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(key) for key in keys),
+        table=sql.Identifier(source.table),
+        arrival=sql.Identifier(source.arrival),
+        after=sql.Literal(after),
+        through=sql.Literal(through),
     )
+    with conn.cursor(binary=True) as cursor:
+        return cursor.execute(query).fetchall()
 
 
-def _array(column: tuple[int, ...], pg_type: str) -> sql.Composable:
-    # psycopg quotes the elements of a list one by one; whole numbers need none of that.
-    elements = sql.Literal("{" + ",".join(map(str, column)) + "}")
-    return sql.SQL("{}::{}[]").format(elements, sql.SQL(pg_type))
+def _array(column: tuple[Any, ...], pg_type: str) -> sql.Composable:
+    # psycopg quotes the elements of a list one by one, ten times as slowly.
+    if pg_type in INTEGERS:
+        elements = ",".join(map(str, column))
+    elif pg_type in ("text", "uuid"):
+        # The elements of an array's text, all at once: no text holds NUL.
+        whole = "\0".join(map(str, column)).replace("\\", r"\\").replace('"', r"\"")
+        elements = '"' + whole.replace("\0", '","') + '"' if column else ""
+    else:
+        return sql.SQL("{}::{}[]").format(sql.Literal(list(column)), sql.SQL(pg_type))
+    return sql.SQL("{}::{}[]").format(sql.Literal("{" + elements + "}"), sql.SQL(pg_type))
+
+
+def collated(
+    keys: Sequence[str], types: Sequence[str], collation: str, prefix: str | None = None
+) -> sql.Composed:
+    """Key columns, the texts among them in a collation under their own names.
+
+    Tables may have collations of their own, which PostgreSQL does not compare with each other.
+    """
+    return sql.SQL(", ").join(
+        sql.SQL("{} COLLATE {} AS {}").format(
+            sql.Identifier(prefix, key) if prefix else sql.Identifier(key),
+            sql.Identifier(collation),
+            sql.Identifier(key),
+        )
+        if kind == "text"
+        else (sql.Identifier(prefix, key) if prefix else sql.Identifier(key))
+        for key, kind in zip(keys, types, strict=True)
+    )

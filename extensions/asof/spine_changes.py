@@ -12,7 +12,7 @@ from datetime import datetime
 from psycopg import sql
 
 from extensions.asof.computation import Computation, HistorySource
-from extensions.asof.spine import Spine, SpineFragments, active
+from extensions.asof.spine import Spine, SpineFragments, active, collated, named
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError
 
@@ -68,20 +68,23 @@ def changes(computation: Computation, after: datetime, through: datetime) -> Spi
         "date_bin({every}, p.changed_at - interval '1 microsecond', {epoch}) "
         "+ {every} AS as_of FROM ({times}) AS p"
     ).format(keys=keys, every=every, epoch=epoch, times=times)
-    if computation.decays:
-        ticks = sql.SQL(
-            "SELECT DISTINCT {keys}, g.tick AS as_of FROM generate_series("
-            "date_bin({every}, {after}, {epoch}) + {every}, {through}, {every}) AS g (tick) "
-            "INNER JOIN {table} AS p ON {within}"
-        ).format(
-            **build.names(build.primary),
-            every=every,
-            epoch=epoch,
-            after=sql.Literal(after),
-            through=sql.Literal(through),
-            within=build.within(sql.SQL("g.tick")),
+    if computation.decays:  # the active entities, tick by tick
+        ticks = sql.SQL(" UNION ").join(
+            sql.SQL(
+                "SELECT DISTINCT {keys}, g.tick AS as_of FROM generate_series("
+                "date_bin({every}, {after}, {epoch}) + {every}, {through}, {every}) AS g (tick) "
+                "INNER JOIN {table} AS p ON {within}"
+            ).format(
+                **build.names(source) | {"keys": build.keys_of(source)},
+                every=every,
+                epoch=epoch,
+                after=sql.Literal(after),
+                through=sql.Literal(through),
+                within=build.within(sql.SQL("g.tick"), source),
+            )
+            for source in build.bearing
         )
-        query = sql.SQL("{} UNION {}").format(query, ticks)
+        query = sql.SQL("{} UNION {}").format(query, named(computation, ticks))
     return Spine(
         sql.SQL("SELECT * FROM ({query}) AS c WHERE as_of > {after} AND as_of <= {through}").format(
             query=query, after=sql.Literal(after), through=sql.Literal(through)
@@ -103,7 +106,11 @@ def unanswered(computation: Computation, after: datetime, through: datetime) -> 
         ).format(
             keys=identifiers(computation.join_keys, "c"),
             through=sql.Literal(through),
-            changes=changes(computation, after, through).query,
+            # The log's texts are in order of their bytes.
+            changes=sql.SQL("SELECT {}, as_of FROM ({}) AS t").format(
+                collated(computation.join_keys, computation.key_types, "C"),
+                changes(computation, after, through).query,
+            ),
             log=sql.Identifier(computation.log_table),
             logged=identifiers(computation.join_keys, "l"),
         )
@@ -117,40 +124,42 @@ def _change_times(build: SpineFragments, after: datetime, through: datetime) -> 
         "after": sql.Literal(after),
         "through": sql.Literal(through),
     }
-    names = build.names(build.primary)
-    if build.computation.horizon is not None:
+    for source in build.bearing:
+        names = build.names(source) | bounds | {"keys": build.keys_of(source)}
+        if build.computation.horizon is not None:
+            parts.append(
+                sql.SQL(
+                    "SELECT {keys}, {p_time} + {horizon} AS changed_at FROM {table} AS p "
+                    "WHERE {p_time} > {after} - {horizon} AND {p_time} <= {through} - {horizon} "
+                    "AND {p_arrival} < {p_time} + {horizon}"
+                ).format(**names)
+            )
+        # Two range scans: rows that arrived in the range, and earlier ones whose time came in it.
         parts.append(
             sql.SQL(
-                "SELECT {keys}, {p_time} + {horizon} AS changed_at FROM {table} AS p "
-                "WHERE {p_time} > {after} - {horizon} AND {p_time} <= {through} - {horizon} "
-                "AND {p_arrival} < {p_time} + {horizon}"
-            ).format(**names, **bounds)
+                "SELECT {keys}, greatest({p_time}, {p_arrival}) AS changed_at FROM {table} AS p "
+                "WHERE {p_arrival} > {after} AND {p_arrival} <= {through} "
+                "AND {p_time} <= {through}"
+            ).format(**names)
         )
-    # Two range scans: rows that arrived in the range, and earlier ones whose own time came in it.
-    parts.append(
-        sql.SQL(
-            "SELECT {keys}, greatest({p_time}, {p_arrival}) AS changed_at FROM {table} AS p "
-            "WHERE {p_arrival} > {after} AND {p_arrival} <= {through} "
-            "AND {p_time} <= {through}"
-        ).format(**names, **bounds)
-    )
-    parts.append(
-        sql.SQL(
-            "SELECT {keys}, {p_time} AS changed_at FROM {table} AS p "
-            "WHERE {p_time} > {after} AND {p_time} <= {through} AND {p_arrival} <= {p_time}"
-        ).format(**names, **bounds)
-    )
-    parts.extend(_change_times_by(build, source, bounds) for source in build.computation.reads[1:])
-    return sql.SQL(" UNION ALL ").join(parts)
+        parts.append(
+            sql.SQL(
+                "SELECT {keys}, {p_time} AS changed_at FROM {table} AS p "
+                "WHERE {p_time} > {after} AND {p_time} <= {through} AND {p_arrival} <= {p_time}"
+            ).format(**names)
+        )
+    others = [source for source in build.computation.reads if source not in build.bearing]
+    parts.extend(_change_times_by(build, source, bounds) for source in others)
+    return named(build.computation, sql.SQL(" UNION ALL ").join(parts))
 
 
 def _change_times_by(
     build: SpineFragments, source: HistorySource, bounds: dict[str, sql.Composable]
 ) -> sql.Composable:
-    """Changes of another source (an item's genre): they change the entities that refer to it.
+    """Changes of another source (an item's price): they change the entities that refer to it.
 
     A source that shares no key with the primary one changes every active entity; such sources
-    (genres) change rarely.
+    (exchange rates) change rarely.
     """
     news = sql.SQL(
         "SELECT {keys} greatest({time}, {arrival}) AS changed_at FROM {table} "

@@ -5,6 +5,7 @@ published text would then seem to be edited. The scanner's rules have not change
 """
 
 import re
+from collections.abc import Iterator
 
 # In the order in which PostgreSQL's scanner tries them. `E'…'` knows backslashes, `'…'` does not.
 _TOKEN = re.compile(
@@ -27,20 +28,33 @@ def normalised(text: str) -> str:
     Comments, line breaks, blanks, the case of words and a final semicolon do not count. Blanks
     inside a literal or a quoted name do.
     """
-    tokens, at = [], 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        assert match is not None  # the last alternative takes any character
-        at = match.end()
-        if match["comment"]:
-            at = _after_comment(text, at)
-        elif match["literal"]:
-            tokens.append(match["literal"])
-        elif not match["gap"]:
-            tokens.append(match[0].lower())
+    tokens = [
+        token if kind == "literal" else token.lower()
+        for kind, token in scan(text)
+        if kind not in ("gap", "comment")
+    ]
     while tokens and tokens[-1] == ";":
         tokens.pop()
     return " ".join(tokens)
+
+
+def scan(text: str) -> Iterator[tuple[str, str]]:
+    """The parts of ``text`` as (kind, part); kinds: gap, comment, literal, word, operator.
+
+    A line's comment is a gap that begins with ``--``. A quote that is not closed is an operator.
+    """
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        assert match is not None  # the last alternative takes any character
+        end = _after_comment(text, match.end()) if match["comment"] else match.end()
+        yield _kind(match), text[at:end]
+        at = end
+
+
+def _kind(match: re.Match[str]) -> str:
+    kinds = ("gap", "comment", "literal", "word")
+    return next((kind for kind in kinds if match[kind]), "operator")
 
 
 def _after_comment(text: str, at: int) -> int:

@@ -3,9 +3,11 @@
 import sys
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from extensions.cli.app import app
 from extensions.cli.console import server_failure
+from extensions.cli.process_end import run_program
 from extensions.errors import InputError, NothingToCheckError, SkewlessError
 from extensions.exit_codes import BROKEN, FAILED, NOT_CHECKED, USAGE
 from extensions.thread_supervision import ThreadEndedError
@@ -13,6 +15,11 @@ from extensions.thread_supervision import ThreadEndedError
 OURS = ("extensions", "feature_repo", "streaming", "monitoring")
 # By class of error; FAILED for all others.
 EXIT_CODES = {InputError: USAGE, NothingToCheckError: NOT_CHECKED, ThreadEndedError: BROKEN}
+
+
+def program() -> NoReturn:
+    """The program `skewless`: `main`, and the end of the process."""
+    run_program(main)
 
 
 def main(command: Callable[[], object] = app) -> None:

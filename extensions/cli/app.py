@@ -4,22 +4,31 @@ Feast, pandas and database drivers take seconds to import. Commands import what 
 run, so that `--help`, completion and a mistyped option answer at once; a test sees to it.
 """
 
+import os
+from collections.abc import Iterator
 from inspect import getdoc
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from extensions.cli.commands import (
     admin,
+    computation_text,
     history_loading,
+    lake,
     local_stack,
     monitoring,
     refresh_and_backfill,
+    repositories,
     serving,
     streaming,
     training_sets,
     versions,
 )
+from extensions.cli.preflight import refuse_foreign_database
+from extensions.repository import REPO_VARIABLE, repo_root
 
 app = typer.Typer(
     name="skewless",
@@ -32,14 +41,16 @@ app = typer.Typer(
 
 # The panels of `skewless --help`, in the order of a first hour.
 _PANELS = {
+    "The repository": [repositories],
     "The local stack": [local_stack],
     "Set-up and health": [admin],
     "Data": [history_loading],
+    "The lake": [lake],
     "Computing features": [refresh_and_backfill],
     "Training": [training_sets],
     "Serving": [serving],
     "Streams": [streaming],
-    "Changing features": [versions],
+    "Changing features": [versions, computation_text],
     "Watching": [monitoring],
 }
 
@@ -57,14 +68,45 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool,
         typer.Option(
             "--version", callback=_version, is_eager=True, help="Print the version and leave."
         ),
     ] = False,
+    repo: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=REPO_VARIABLE,
+            help="The repository's folder; by default the nearest one, from here upwards, that "
+            "has a feature_store.yaml.",
+        ),
+    ] = None,
 ) -> None:
     """What can be said before a command."""
+    # For whatever this process opens, and the programs that it starts.
+    if repo is not None:
+        os.environ[REPO_VARIABLE] = str(repo.absolute())
+
+
+class InRepository(TyperCommand):
+    """A command that works on a repository, and on a database that is no other project's.
+
+    Without the one, or with the other's, it ends before anything is done.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Find the repository, look whose the database is, then run the command."""
+        repo_root()
+        refuse_foreign_database()
+        return super().invoke(ctx)
+
+
+def _all_commands(gathered: typer.Typer) -> Iterator[Any]:
+    yield from gathered.registered_commands
+    for group in gathered.registered_groups:
+        if group.typer_instance is not None:
+            yield from _all_commands(group.typer_instance)
 
 
 def _gather() -> None:
@@ -78,6 +120,13 @@ def _gather() -> None:
                 command.help = f"{command.help}\n\n{getdoc(command.callback)}"
             for group in app.registered_groups[groups:]:
                 group.rich_help_panel = panel
+    for command in _all_commands(app):
+        if command.callback is not repositories.init:
+            own = command.cls or TyperCommand
+            # A class of the command's own (options that the repository decides) stays below it.
+            command.cls = (
+                InRepository if own is TyperCommand else type(own.__name__, (InRepository, own), {})
+            )
 
 
 _gather()

@@ -1,5 +1,6 @@
 """`skewless demo`: load, compute, train, serve, stream and audit, on servers of its own."""
 
+import importlib
 import json
 import os
 import statistics
@@ -22,36 +23,29 @@ from extensions.cli.progress import progress
 from extensions.cli.stack_supervisor import Programs, apply_definitions, run_feast
 from extensions.errors import ConfigurationError, SkewlessError, UnavailableError
 from extensions.local.stack import KafkaChoice, Stack
+from extensions.repository import import_definitions, repo_root
+from extensions.version_names import DEFINITIONS
 
 BACKFILLED = timedelta(days=1)
-LABELS = 10_000
-RANKED_ITEMS = 100
 REQUESTS = 200
 LIVE_EVENTS = 20
 # Events of the file that is imported beside the stream.
 IMPORTED = 400
-# Ids from here on are of users that the simulation has not.
-NEW_USERS = 1_000_000_000
 FRESH_WITHIN_SECONDS = 30.0
 
 
 class Demonstration:
     """Runs the steps in order; each adds its figures to the summary."""
 
-    def __init__(
-        self, users: int, items: int, days: int, events: int, seed: int, kafka: KafkaChoice
-    ) -> None:
+    def __init__(self, parameters: dict[str, Any], kafka: KafkaChoice) -> None:
         # Imported here: a command line that only shows its help need not wait for numpy.
-        from extensions import addresses
         from extensions.history.simulate import new_simulation
 
-        self.simulation = new_simulation(
-            addresses.REPO_ROOT, users=users, items=items, days=days, events=events, seed=seed
-        )
+        self.simulation = new_simulation(repo_root(), **parameters)
+        self.shown = _demo_module()
         self.kafka = kafka
         self.figures: dict[str, Any] = {}
         self.lines: list[tuple[str, str, str]] = []
-        self.user = 0
 
     def run(self) -> None:
         """All steps, then the summary; whatever happens, servers and folder are gone after it."""
@@ -95,10 +89,13 @@ class Demonstration:
         self._audit("audit_again", "the same after the import")
 
     def _load(self, stack: Stack) -> None:
+        from extensions.history.declared_tables import declared_sources
         from extensions.history.simulate import simulate
 
-        with self._step("load", "watch history loaded") as note, progress("Loading") as report:
-            loaded = simulate(stack.addresses.postgres, self.simulation, progress=report).events
+        with self._step("load", "history loaded") as note, progress("Loading") as report:
+            url = stack.addresses.postgres
+            sources = declared_sources(url, repo_root())
+            loaded = simulate(url, self.simulation, sources, progress=report).largest
             note(
                 f"{loaded.inserted:,} events ({loaded.duplicates:,} duplicates recognised), "
                 f"{loaded.rows_per_second:,.0f}/s"
@@ -136,75 +133,55 @@ class Demonstration:
 
         with self._step("train", "a point-in-time training set") as note:
             with connect_arrow(addresses.postgres_url()) as conn, conn.cursor() as cursor:
-                cursor.execute(
-                    "SELECT user_id, item_id, watched_at AS event_timestamp, "
-                    "extract(hour FROM watched_at AT TIME ZONE 'UTC')::bigint AS request_hour, "
-                    "(progress > 0.7)::int AS finished FROM watch_events "
-                    f"WHERE watched_at > now() - interval '20 hours' LIMIT {LABELS}"
-                )
+                cursor.execute(self.shown.LABELS)
                 labels = cursor.fetch_arrow_table().to_pandas()
-            store = FeatureStore(str(addresses.REPO_ROOT))
+            store = FeatureStore(str(repo_root()))
             start = time.perf_counter()
             frame = store.get_historical_features(
-                entity_df=labels, features=store.get_feature_service("ranking")
+                entity_df=labels, features=store.get_feature_service(self.shown.SERVICE)
             ).to_df()
             seconds = time.perf_counter() - start
             if len(frame) != len(labels):
                 raise SkewlessError(f"{len(labels)} labels gave {len(frame)} rows.")
             note(f"{len(frame):,} rows x {frame.shape[1]} columns in {seconds:.1f} s")
             self.figures |= {"training_rows": len(frame), "training_seconds": round(seconds, 2)}
-            self.user = int(labels["user_id"].mode()[0])
-            self.items = [int(i) for i in labels["item_id"].unique()[:RANKED_ITEMS]]
+            self.subject = self.shown.Demo(labels)
 
     def _serve(self, http: str) -> None:
         with self._step("serve", "features over HTTP") as note:
             _wait(lambda: _call(f"{http}/ready") is not None, "the HTTP server", 60)
-            body = {"userId": self.user, "itemIds": self.items, "context": {"requestHour": 21}}
-            one = [_timed(f"{http}/v1/features/user/{self.user}") for _ in range(REQUESTS)]
-            rank = [_timed(f"{http}/v1/features/rank", body) for _ in range(REQUESTS)]
-            self.figures |= {
-                "user_p50_ms": round(statistics.median(one), 2),
-                "rank_p50_ms": round(statistics.median(rank), 2),
+            medians = {
+                what: round(
+                    statistics.median(_timed(f"{http}{path}", body) for _ in range(REQUESTS)), 2
+                )
+                for what, (path, body) in self.subject.requests().items()
             }
-            note(
-                f"one user {statistics.median(one):.2f} ms, ranking {len(self.items)} items "
-                f"{statistics.median(rank):.2f} ms (p50, one Python client)"
-            )
+            self.figures["p50_ms"] = medians
+            told = ", ".join(f"{what} {median:.2f} ms" for what, median in medians.items())
+            note(f"{told} (p50, one Python client)")
 
     def _stream(self, stack: Stack, http: str) -> None:
         from kafka import KafkaProducer
 
-        url = f"{http}/v1/features/user/{self.user}"
-        with self._step("stream", "live watch events change what is served") as note:
+        with self._step("stream", "live events change what is served") as note:
             producer = KafkaProducer(bootstrap_servers=stack.addresses.kafka)
-            before = count = _watch_count(url)
+            before = count = self._count(http)
             waits = []
-            with progress("Watching") as report:
+            with progress("Sending events") as report:
                 for number in range(LIVE_EVENTS):
-                    event = {
-                        "eventId": f"demo-{number}",
-                        "userId": self.user,
-                        "itemId": self.items[number % len(self.items)],
-                        "watchDurationMin": 12.5,
-                        "progress": 0.4,
-                        "watchedAt": datetime.now(UTC).isoformat(),
-                    }
+                    key, value = self.subject.event(number)
                     start = time.perf_counter()
-                    producer.send(
-                        "watch-events",
-                        key=str(self.user).encode(),
-                        value=json.dumps(event).encode(),
-                    )
+                    producer.send(self.subject.topic, key=key, value=value)
                     producer.flush()
-                    _wait(lambda: _watch_count(url) > count, "the new value", FRESH_WITHIN_SECONDS)  # noqa: B023
+                    _wait(lambda: self._count(http) > count, "the new value", FRESH_WITHIN_SECONDS)  # noqa: B023
                     waits.append(time.perf_counter() - start)
-                    count = _watch_count(url)
+                    count = self._count(http)
                     report(number + 1, LIVE_EVENTS)
             producer.close()
             # The first event also waited for the worker to join its group.
             fresh = statistics.median(waits[1:]) * 1000
             note(
-                f"user_watch_count_7d went {before} -> {count}; event to readable value: "
+                f"{self.subject.value} went {before} -> {count}; event to readable value: "
                 f"{fresh:.0f} ms (median), {max(waits[1:]) * 1000:.0f} ms (worst)"
             )
             self.figures |= {
@@ -225,8 +202,8 @@ class Demonstration:
         with self._step(key, title) as note:
             until = datetime.now(UTC)
             found = audit(
-                FeatureStore(str(addresses.REPO_ROOT)),
-                load_computations(addresses.REPO_ROOT),
+                FeatureStore(str(repo_root())),
+                load_computations(repo_root()),
                 until - BACKFILLED,
                 until,
             )
@@ -242,31 +219,31 @@ class Demonstration:
 
     def _import(self, http: str, folder: Path) -> None:
         """A file of yesterday's events, beside the running stream: nobody is told to refresh."""
-        from extensions.history.file_import import import_events
+        from extensions.history.declared_tables import declared_sources
+        from extensions.history.file_import import import_file
         from extensions.operations.refresh import Refresher
 
-        url = f"{http}/v1/features/user/{self.user}"
         with self._step("import", "a file imported beside the running stream") as note:
             path = folder / "yesterday.csv"
-            day_before = datetime.now(UTC) - BACKFILLED
-            rows = [
-                f"{self.user if n % 4 == 0 else NEW_USERS + n},{self.items[n % len(self.items)]},"
-                f"{(day_before + timedelta(seconds=n)).isoformat()},30"
-                for n in range(IMPORTED)
-            ]
-            path.write_text("\n".join(["user_id,item_id,watched_at,duration_min", *rows]) + "\n")
-            before = _watch_count(url)
-            done = import_events(addresses.postgres_url(), path)
-            expected = before + sum(n % 4 == 0 for n in range(IMPORTED))
-            _wait(lambda: _watch_count(url) == expected, "the imported events", 60)
+            text, more = self.subject.file(IMPORTED)
+            path.write_text(text)
+            before = self._count(http)
+            sources = declared_sources(addresses.postgres_url(), repo_root())
+            done = import_file(addresses.postgres_url(), sources.table(self.subject.source), path)
+            _wait(lambda: self._count(http) == before + more, "the imported events", 60)
             # What the refresh loop of `make up` does every ten seconds.
             with Refresher.open(online=True) as refresher:
                 refresher.refresh(refresher.choose(None), None, due_only=True)
             note(
-                f"{done.inserted:,} events; user_watch_count_7d went {before} -> "
-                f"{_watch_count(url)}"
+                f"{done.inserted:,} events; {self.subject.value} went {before} -> "
+                f"{self._count(http)}"
             )
             self.figures["imported"] = done.inserted
+
+    def _count(self, http: str) -> int:
+        """The watched value as it is served now; -1 while nobody answers."""
+        reply = _call(f"{http}{self.subject.page}")
+        return -1 if reply is None else int(self.subject.count(reply))
 
     @contextmanager
     def _step(self, key: str, title: str) -> Iterator[Callable[[str], None]]:
@@ -296,6 +273,25 @@ _WITHOUT_BAR = (
 )
 
 
+def _demo_module() -> Any:
+    """The repository's own part of the demo (``feature_repo/demo.py``).
+
+    Raises:
+        ConfigurationError: the repository has none.
+    """
+    import_definitions(repo_root())
+    name = f"{DEFINITIONS}.demo"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ConfigurationError(
+            "This repository has no demo (feature_repo/demo.py): start its servers with "
+            "`skewless up` instead."
+        ) from error
+
+
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
@@ -318,11 +314,6 @@ def _timed(url: str, body: Any = None) -> float:
     if _call(url, body) is None:
         raise UnavailableError(f"The HTTP server did not answer {url}.")
     return (time.perf_counter() - start) * 1000
-
-
-def _watch_count(url: str) -> int:
-    reply = _call(url)
-    return -1 if reply is None else int(reply["features"]["user_watch_count_7d"])
 
 
 def _wait(condition: Callable[[], bool], what: str, seconds: float) -> None:

@@ -1,6 +1,27 @@
 """Preflight checks before Feast is imported, which takes seconds: PostgreSQL, and the port."""
 
 from extensions.cli.console import err
+from extensions.errors import SkewlessError
+
+
+def refuse_foreign_database() -> None:
+    """End a command whose database another project has claimed, whatever it would do there.
+
+    A PostgreSQL that has no address or does not answer is passed over: not all commands need it.
+
+    Raises:
+        ConflictError: another project's.
+    """
+    from extensions.addresses import postgres_url, project_name
+    from extensions.database import connect
+    from extensions.database.project_claim import check_project
+
+    try:
+        conn = connect(postgres_url())
+    except SkewlessError:
+        return
+    with conn:
+        check_project(conn, project_name() or "")
 
 
 def answering_postgres(table: str | None = None) -> str:

@@ -127,7 +127,8 @@ class ProgressLines:
         left = ""
         if total and 0 < done < total:
             left = f", about {duration(seconds * (total - done) / done)} left"
-        self._line(f"{far}{duration(seconds)}{left}")
+        pace = f", {rate(done, seconds, self._unit)}" if self._unit and done and total else ""
+        self._line(f"{far}{duration(seconds)}{pace}{left}")
 
     def finish(self) -> None:
         """Print the last line, where there was one before."""
@@ -138,6 +139,16 @@ class ProgressLines:
     def _line(self, text: str) -> None:
         self._told = True
         self._say(f"{datetime.now(UTC):%H:%M:%SZ} {self._title}: {text}")
+
+
+def rate(done: int, seconds: float, unit: str = "") -> str:
+    """What is done in a length of time, for a person, as in ``1,200 rows/s``, ``3.5 days/min``."""
+    each = done / max(seconds, 1e-9)
+    for name, length in (("s", 1), ("min", 60), ("h", 3_600)):
+        if each * length >= 1 or name == "h":
+            break
+    count = each * length
+    return f"{count:,.0f}{unit}/{name}" if count >= 100 else f"{count:.1f}{unit}/{name}"
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ _READY_EVERY_SECONDS = 0.25
 
 def apply_definitions(stack: "Stack") -> None:
     """Migrate the stack's database and run `feast apply`, in a process of its own."""
-    _run(stack, "bootstrap", [sys.executable, "-m", "extensions.cli.stack_bootstrap"])
+    _run(stack, "bootstrap", [sys.executable, "-P", "-m", "extensions.cli.stack_bootstrap"])
 
 
 def run_feast(stack: "Stack", *arguments: str) -> None:
@@ -32,17 +32,23 @@ def run_feast(stack: "Stack", *arguments: str) -> None:
 
 
 def _run(stack: "Stack", name: str, argv: Sequence[str | Path]) -> None:
-    from extensions.addresses import REPO_ROOT
     from extensions.local.child_process import run
+    from extensions.repository import repo_root
 
     log = stack.home / f"{name.replace(' ', '-')}.log"
-    run(argv, name, log, timeout=300, env=stack.environ(), cwd=REPO_ROOT)
+    run(argv, name, log, timeout=300, env=stack.environ(), cwd=repo_root())
 
 
 class Programs:
     """The stack's programs: spawned in order, restarted when one dies."""
 
-    def __init__(self, stack: "Stack", port: int = 0, only: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        stack: "Stack",
+        port: int = 0,
+        only: Sequence[str] = (),
+        metrics_port: int | None = None,
+    ) -> None:
         from extensions.local.ports import free_port
 
         self.port = port = port or free_port()
@@ -51,8 +57,9 @@ class Programs:
         skewless = _program("skewless")
         # The broker in memory forgets its topics when it stops; PostgreSQL keeps their offsets.
         on_lost = "earliest" if stack.kafka == "tansu" and "kafka" in stack.servers else "stop"
+        metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
         self._argv: dict[str, list[str | Path]] = {
-            "ingest": [skewless, "ingest", "--on-lost", on_lost],
+            "ingest": [skewless, "ingest", "--on-lost", on_lost, *metrics],
             "refresh": [skewless, "refresh", "--due", "--every", "10"],
             "serve": [skewless, "serve", "--port", str(port)],
         }

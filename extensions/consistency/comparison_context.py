@@ -80,7 +80,7 @@ class Marks:
     def read(cls, conn: psycopg.Connection, computation: Computation) -> "Marks":
         """As of now; read before all that they are compared with."""
         mark = read_watermark(conn, computation)
-        safe = settled_now(conn)
+        safe = settled_now(conn, computation.tables)
         budget = computation.freshness.budget
         if mark is None:
             return cls(safe, budget, None, None, None)
@@ -116,5 +116,10 @@ def values_of(table: pa.Table, row: int) -> dict[str, Any]:
 
 def key_table(computation: Computation, keys: Sequence[Key]) -> pa.Table:
     """A column per join key."""
-    columns = zip(*keys, strict=True)
-    return pa.table(dict(zip(computation.join_keys, map(list, columns), strict=True)))
+    columns = {
+        name: [str(value) for value in column] if kind == "uuid" else list(column)
+        for name, kind, column in zip(
+            computation.join_keys, computation.key_types, zip(*keys, strict=True), strict=True
+        )
+    }
+    return pa.table(columns)

@@ -118,7 +118,7 @@ class Difference:
 
     @property
     def entity(self) -> str:
-        """``user_id=5, item_id=7``."""
+        """``visitor=5, sku=A-7``."""
         return ", ".join(f"{key}={value}" for key, value in self.keys.items())
 
     @property

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from extensions.asof.computation import Computation
+from extensions.asof.refused_entities import not_refused
 from extensions.database.connection import identifiers, table_exists
 
 Key = tuple[Any, ...]
@@ -88,9 +89,11 @@ def _entities(
     conn: psycopg.Connection, computation: Computation, table: str, size: int
 ) -> list[Key]:
     keys = identifiers(computation.join_keys)
-    held = sql.SQL(" AND ").join(
+    conditions = [
         sql.SQL("{} IS NOT NULL").format(sql.Identifier(key)) for key in computation.join_keys
-    )
+    ]
+    # What cannot be computed cannot be compared.
+    held = sql.SQL(" AND ").join([*conditions, not_refused(computation, "r")])
     found: dict[Key, None] = {}
     for rows in _row_samples(conn, table):
         query = sql.SQL(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from extensions.consistency.bitwise_equality import same
+from extensions.bitwise_equality import same
 from extensions.consistency.comparison_context import Context, Found, Marks, instant, values_of
 from extensions.consistency.consistency_report import (
     BUG,

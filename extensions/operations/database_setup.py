@@ -1,19 +1,21 @@
-"""Database setup: migrations, the feature logs of the declared views, the genres."""
+"""Database setup: migrations, the repository's tables and seeds, the feature logs of its views."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-
-from extensions.addresses import REPO_ROOT, project_name
-from extensions.asof import load_computations
+from extensions.addresses import project_name
+from extensions.asof.computation_loading import computations_in, read_repository
 from extensions.asof.definition_validation import check_sources
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
+from extensions.asof.log_partitions import partition_logs, unpartitioned
 from extensions.database import connect, migrate
-from extensions.database.event_ingest import take_ingest_lock
 from extensions.database.project_claim import claim_project
+from extensions.operations.seeds import record_seeds
+from extensions.repository import repo_root
+from extensions.sources import load_sources
+from extensions.sources.storage import ensure_id_tables
+from extensions.version_names import HISTORY, SEEDS
 from extensions.versions.maintained_versions import live_computations
 
 
@@ -21,52 +23,48 @@ from extensions.versions.maintained_versions import live_computations
 class Prepared:
     """What was pending and is done now.
 
-    ``not_followed``: history sources that are views or foreign tables, whose changes behind the
-    watermarks nobody sees.
+    ``seeds``: rows of seeds that were new or changed. ``not_followed``: history sources that are
+    views or foreign tables, whose changes behind the watermarks nobody sees. ``partitioned``:
+    logs of an older release that have partitions now; ``kept_plain``: those that cannot have any,
+    and what keeps each.
     """
 
     migrations: list[str]
     logs: list[str]
-    genres: int
+    seeds: int
     not_followed: list[str]
+    partitioned: list[str]
+    kept_plain: dict[str, str]
 
 
-def prepare_database(url: str, repo_root: Path = REPO_ROOT) -> Prepared:
+def prepare_database(url: str, repository: Path | None = None) -> Prepared:
     """Bring the database at ``url`` up to what the repository's files declare; idempotent.
 
+    ``repository``: its folder; `repo_root` where it is left out.
+
     Raises:
-        ConflictError: the database belongs to another project; nothing but migrations is done.
+        ConflictError: the database belongs to another project; nothing but the engine's
+            migrations is done.
+        DefinitionError: PostgreSQL refuses one of the repository's files.
     """
+    repository = repository or repo_root()
     migrations = migrate(url)
     with connect(url, name="skewless migrate") as conn:
-        if project := project_name(repo_root):
+        if project := project_name(repository):
             claim_project(conn, project)
-        declared = load_computations(repo_root)
+    migrations += migrate(url, repository / HISTORY)
+    with connect(url, name="skewless migrate") as conn:
+        contents = read_repository(repository)
+        sources = load_sources(contents, conn, project or "")
+        ensure_id_tables(conn, sources.tables.values())
+        declared = computations_in(contents, repository)
         check_sources(conn, declared.values())
         computations = {**declared, **live_computations(conn, declared)}.values()
         logs = ensure_log_tables(conn, computations)
         not_followed = follow_sources(conn, computations)
-        genres = _record_genres(conn, repo_root / "feature_repo" / "genres.json")
-    return Prepared(migrations, logs, genres, not_followed)
-
-
-def _record_genres(conn: psycopg.Connection, path: Path) -> int:
-    """Append the embeddings that are new or changed; returns how many.
-
-    A genre's first embedding is valid since ever, so that values can be computed from history older
-    than this store; a changed one is valid from now on, so that past values stay the same.
-    """
-    take_ingest_lock(conn)
-    declared = json.loads(path.read_text()) if path.is_file() else {}
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO genres (genre, embedding, ingested_at) "
-            "SELECT %(genre)s, %(embedding)s::real[], "
-            "CASE WHEN known.genre IS NULL THEN timestamptz '1970-01-01 00:00:00+00' "
-            "ELSE clock_timestamp() END "
-            "FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT genre, embedding FROM genres "
-            "WHERE genre = %(genre)s ORDER BY ingested_at DESC LIMIT 1) AS known ON TRUE "
-            "WHERE known.embedding IS DISTINCT FROM %(embedding)s::real[]",
-            [{"genre": genre, "embedding": vector} for genre, vector in declared.items()],
-        )
-        return max(cursor.rowcount, 0)
+        seeds = record_seeds(conn, repository / SEEDS, sources)
+    tables = [computation.log_table for computation in computations]
+    with connect(url, autocommit=True, name="skewless migrate") as conn:
+        partitioned = partition_logs(conn, tables)
+        kept = {table: why for table, why in unpartitioned(conn, tables).items() if why}
+    return Prepared(migrations, logs, seeds, not_followed, partitioned, kept)

@@ -1,10 +1,10 @@
 """The doctor: checks every server and part of the store, and says what to repair."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import redis
@@ -14,14 +14,19 @@ from extensions import addresses
 from extensions.asof import Computation, Freshness, load_computations
 from extensions.asof.feature_log_tables import missing_log_tables
 from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED, not_followed
+from extensions.asof.log_partitions import NOT_PARTITIONED, unpartitioned
+from extensions.asof.refused_entities import refused_entities
 from extensions.asof.watermarks import read_watermark
 from extensions.database import connect, pending_migrations
+from extensions.database.refused_of_views import REFUSED_ADVICE, entity_text
 from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line
 from extensions.operations import capacity_checks
-from extensions.stores.registry.version_store import has_versions
+from extensions.repository import repo_root
+from extensions.stores.registry.version_store import has_versions, published
 from extensions.stores.restore_detection import check as check_epoch
+from extensions.version_names import HISTORY, version_name
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.version_state_check import disagreements
 
@@ -42,10 +47,32 @@ class Finding:
     advice: str | None = None
 
 
-def examine(entities: int = SAMPLED) -> list[Finding]:
+class Broker(Protocol):
+    """What was found of a broker."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it answers."""
+
+    @property
+    def found(self) -> str:
+        """What it has, or what failed."""
+
+    @property
+    def advice(self) -> str | None:
+        """What to do if it does not."""
+
+
+def examine(
+    entities: int = SAMPLED,
+    *,
+    check_brokers: Callable[[], Iterable[tuple[str, Broker]]] | None = None,
+) -> list[Finding]:
     """Run all checks; a server that cannot be reached is a finding and skips only its checks.
 
-    ``entities``: how many of each view are compared in history, log and Redis; 0: none.
+    Args:
+        entities: How many of each view are compared in history, log and Redis; 0: none.
+        check_brokers: Looks at each broker that a stream reads, as the stream's clients reach it.
     """
     findings = [
         Finding(
@@ -55,7 +82,7 @@ def examine(entities: int = SAMPLED) -> list[Finding]:
     for name, check in (
         ("postgres", lambda: _postgres(entities)),
         ("redis", _redis),
-        ("kafka", _kafka),
+        ("kafka", lambda: _kafka(check_brokers)),
     ):
         findings.extend(_guarded(name, check))
     return findings
@@ -117,14 +144,14 @@ def _postgres(entities: int) -> Iterator[Finding]:
         )
         yield _clock(conn)
         yield from (Finding("tables", *one) for one in capacity_checks.of_postgres(conn))
-        pending = pending_migrations(url)
+        pending = pending_migrations(url, repo_root() / HISTORY)
         yield Finding(
             "migrations",
             not pending,
             f"{len(pending)} pending" if pending else "all applied",
             "Run `skewless migrate`." if pending else None,
         )
-        declared = load_computations(addresses.REPO_ROOT)
+        declared = load_computations(repo_root())
         computations = live_computations(conn, declared)
         missing = missing_log_tables(conn, computations.values())
         yield Finding(
@@ -133,14 +160,20 @@ def _postgres(entities: int) -> Iterator[Finding]:
             f"missing: {', '.join(missing)}" if missing else f"{len(computations)} in place",
             "Run `skewless migrate`." if missing else None,
         )
+        plain = unpartitioned(conn, [one.log_table for one in computations.values()])
+        for table, why in plain.items():
+            found = NOT_PARTITIONED.format(why) if why else "has no partitions by time"
+            yield Finding(f"log {table}", False, found, None if why else "Run `skewless migrate`.")
         for table in not_followed(conn, computations.values()):
             yield Finding(f"history {table}", False, NOT_FOLLOWED, FOLLOW)
-        store = FeatureStore(str(addresses.REPO_ROOT))
-        yield _registry(store, declared)
+        store = FeatureStore(str(repo_root()))
+        yield _registry(store, declared, conn)
         yield from _guarded("versions", lambda: _versions(store, conn))
         if pending:
             return
         yield from (_watermark(conn, computation) for computation in computations.values())
+        yield from _refused(conn)
+        yield from _holes(conn)
         if entities:
             yield from _guarded("epochs", lambda: _epochs(store, conn, computations))
             yield from _guarded("values", lambda: _values(store, computations, entities))
@@ -159,13 +192,23 @@ def _clock(conn: psycopg.Connection) -> Finding:
     )
 
 
-def _registry(store: FeatureStore, computations: dict[str, Computation]) -> Finding:
+def _registry(
+    store: FeatureStore, computations: dict[str, Computation], conn: psycopg.Connection
+) -> Finding:
     applied = {
         f"{view.name}.{version['version']}"
         for view in store.list_feature_views()
         for version in store.list_feature_view_versions(view.name)
     }
     missing = sorted(computations.keys() - applied)
+    known = published(conn) if has_versions(conn) else []
+    if retired := sorted({one.name for one in known if one.state == "retired"} & set(missing)):
+        return Finding(
+            "registry",
+            ok=False,
+            found=f"the files name what was retired: {', '.join(retired)}",
+            advice="`skewless plan` says which version they may name.",
+        )
     return Finding(
         "registry",
         not missing,
@@ -178,7 +221,7 @@ def _versions(store: FeatureStore, conn: psycopg.Connection) -> Iterator[Finding
     """Feast's registry, PostgreSQL and Redis agree on every published version."""
     if not has_versions(conn):
         return
-    found = disagreements(store, conn, addresses.REPO_ROOT)
+    found = disagreements(store, conn, repo_root())
     if not found:
         yield Finding("versions", True, "registry, PostgreSQL and Redis agree")
     for each in found:
@@ -199,6 +242,29 @@ def _watermark(conn: psycopg.Connection, computation: Computation) -> Finding:
         f"{str(lag).partition('.')[0]} behind, of {budget} allowed",
         None if fresh else _late(computation),
     )
+
+
+def _refused(conn: psycopg.Connection) -> Iterator[Finding]:
+    """Views that go on without some of their entities."""
+    for (view, number), refused in refused_entities(conn).items():
+        first = "; ".join(f"{entity_text(keys)}: {why}" for keys, why in list(refused.items())[:3])
+        yield Finding(
+            f"refused entities of {version_name(view, number)}", False,
+            f"{len(refused)} ({first})", REFUSED_ADVICE,
+        )  # fmt: skip
+
+
+def _holes(conn: psycopg.Connection) -> Iterator[Finding]:
+    """What backfills left out: known, counted in training sets, and no fault of the present."""
+    for view, number, count, since in conn.execute(
+        "SELECT view_name, version, count(DISTINCT digest), min(since) FROM backfill_refusals "
+        "GROUP BY view_name, version ORDER BY view_name, version"
+    ).fetchall():
+        yield Finding(
+            f"backfilled values of {version_name(view, number)}", True,
+            f"{count} entities lack values of {since:%Y-%m-%d} or later, which could not be "
+            "computed; once the rows behind them are mended, the same backfill fills them in",
+        )  # fmt: skip
 
 
 def _late(computation: Computation) -> str:
@@ -224,19 +290,9 @@ def _redis() -> Iterator[Finding]:
     yield from (Finding("redis", *one) for one in noticed)
 
 
-def _kafka() -> Iterator[Finding]:
-    from kafka import KafkaAdminClient  # noqa: PLC0415
-    from kafka.errors import KafkaError  # noqa: PLC0415
-
-    try:
-        client = KafkaAdminClient(
-            bootstrap_servers=addresses.kafka_bootstrap(), request_timeout_ms=5000
-        )
-        topics = client.list_topics()
-        client.close()
-    except KafkaError as error:
-        yield Finding(
-            "kafka", False, type(error).__name__, "Start it, or check SKEWLESS_KAFKA_BOOTSTRAP."
-        )
-        return
-    yield Finding("kafka", True, f"{len(topics)} topics")
+def _kafka(
+    check_brokers: Callable[[], Iterable[tuple[str, Broker]]] | None,
+) -> Iterator[Finding]:
+    if check_brokers is not None:
+        for name, broker in check_brokers():
+            yield Finding(name, broker.ok, broker.found, broker.advice)

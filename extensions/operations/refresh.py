@@ -4,32 +4,43 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import psycopg
 from feast import FeatureStore
 
-from extensions.addresses import REPO_ROOT, postgres_url, project_name
+from extensions.addresses import postgres_url, project_name
 from extensions.asof import Computation, Freshness, load_computations
 from extensions.asof.history_changes import prune_history_changes
+from extensions.asof.log_partitions import analyze_grown, roll
+from extensions.asof.refused_entities import refused_entities
 from extensions.asof.safe_time import settled_now
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick
 from extensions.database import connect
 from extensions.database.project_claim import check_project
 from extensions.errors import InputError, SkewlessError
+from extensions.operations.lake_export import export_due
+from extensions.repository import repo_root
 from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import reconcile
 from extensions.suggestions import did_you_mean
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.retirement import finish_retired
 
+# How often a loop looks after the logs' partitions, and when this process did.
+_KEEP_SECONDS = 600.0
+_kept = -_KEEP_SECONDS
+
 Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """One view's refresh: rows logged as of ``at`` and rows written to Redis."""
+    """One view's refresh: rows logged as of ``at`` and rows written to Redis.
+
+    ``refused``: entities that it goes on without, since their values cannot be computed.
+    """
 
     view: str
     version: int
@@ -38,6 +49,7 @@ class Refreshed:
     logged: int
     published: int
     seconds: float
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,8 +67,8 @@ class Refresher:
         conn = connect(postgres_url(), autocommit=True, name="skewless refresh")
         try:
             check_project(conn, project_name() or "")
-            computations = load_computations(REPO_ROOT)
-            store = FeatureStore(str(REPO_ROOT)) if online else None
+            computations = load_computations(repo_root())
+            store = FeatureStore(str(repo_root())) if online else None
             yield cls(conn, computations, store)
         finally:
             conn.close()
@@ -99,7 +111,8 @@ class Refresher:
         Raises:
             SkewlessError: some views could not be refreshed; the others were.
         """
-        done, failed = [], []
+        done: list[Refreshed] = []
+        failed: list[str] = []
         if due_only and self.store:
             # A retired version's log may have been kept until today.
             finish_retired(self.store, self.conn)
@@ -116,10 +129,38 @@ class Refresher:
                 failed.append(f"{computation.name}: {str(error).splitlines()[0]}.")
             if progress:
                 progress(number + 1, len(computations))
+        if due_only:
+            failed += [*self._keep_partitions(), *self._export()]
         prune_history_changes(self.conn)
         if failed:
             raise SkewlessError(" ".join(failed))
         return done
+
+    def _keep_partitions(self) -> list[str]:
+        """Make the partitions of the time to come, of every log; returns what could not be done.
+
+        Nothing depends on its being done this round: rows go into the newest partition until then.
+        """
+        global _kept  # noqa: PLW0603
+        if monotonic() - _kept < _KEEP_SECONDS:
+            return []
+        _kept = monotonic()
+        failed = []
+        for computation in live_computations(self.conn, self.computations).values():
+            try:
+                roll(self.conn, computation.log_table)
+                analyze_grown(self.conn, computation.log_table)
+            except SkewlessError as error:
+                failed.append(error.message)
+        return failed
+
+    def _export(self) -> list[str]:
+        """Bring the lake up to now where one is configured; returns what could not be done."""
+        try:
+            export_due(self.conn, postgres_url(), repo_root())
+        except SkewlessError as error:
+            return [error.message]
+        return []
 
     def _one_if_due(
         self, computation: Computation, at: datetime | None, *, due_only: bool, full: bool
@@ -128,7 +169,8 @@ class Refresher:
             reconcile(self.store, self.conn, computation)
         if not due_only:
             return self._one(computation, at, full=full)
-        if when := due_tick(self.conn, computation, settled_now(self.conn)):
+        settled = settled_now(self.conn, computation.tables)
+        if when := due_tick(self.conn, computation, settled):
             return self._one(computation, when, full=full)
         if self.store:
             # What an interrupted round, or a backfill, logged and did not publish.
@@ -154,4 +196,5 @@ class Refresher:
             result.rows,
             written,
             round(perf_counter() - start, 3),
+            len(refused_entities(self.conn).get((computation.view, computation.version), ())),
         )

@@ -30,7 +30,6 @@ from extensions.serving.http.request_body_limits import (
     DisconnectedError,
     check_amounts,
     replay,
-    route_of,
 )
 from extensions.serving.http.request_validation import RefusedError, RequestParser
 from extensions.serving.near_cache.cached_views import NearCache
@@ -42,15 +41,14 @@ from extensions.serving.routes import get_online_features
 from extensions.serving.routes.documentation import Documentation
 from extensions.serving.routes.feast_app import SERVER_ERROR, Receive, Scope, Send, feast_app
 from extensions.serving.routes.feature_routes import (
-    ANY,
-    RANK,
-    USER,
     FeatureRoutes,
     Response,
     error_response,
     refused_response,
 )
 from extensions.serving.routes.index_and_docs_pages import PAGES
+from extensions.serving.routes.router import Route, route_of
+from extensions.serving.routes.warm_up import example_requests
 from extensions.serving.settings import Settings
 from extensions.stores.log_publishing import online_store
 from extensions.stores.offline.feast_source_connections import url_of
@@ -65,11 +63,10 @@ WARM_UP = 30
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 # Seconds between two collections of metrics from other components.
 METRICS_SECONDS = 1.0
-# Routes of our own that need authorisation; "/v1": other paths under /v1/features.
-FEATURE_ROUTES = frozenset((USER, RANK, ANY, "/v1"))
-# Routes that are labels of metrics; all other paths share one label.
+# Open to everybody.
 OPEN = STATUS | DOCUMENTS | PAGES
-LABELS = FEATURE_ROUTES | OPEN | {get_online_features.ROUTE}
+# Paths that are labels of metrics, as feature routes are; all others share one label.
+LABELS = OPEN | {get_online_features.ROUTE}
 # Seconds that startup waits for the first load of the near cache.
 NEAR_LOAD_SECONDS = 5.0
 
@@ -120,14 +117,14 @@ class Application:
         started = time.perf_counter()
         label = UNKNOWN_ROUTE
         try:
-            route = route_of(scope)
-            label = route if route in LABELS else UNKNOWN_ROUTE
-            if route in OPEN:
-                response = self._open(scope, route)
+            route = route_of(scope, self.watcher.plans)
+            is_feature_route = route.method is not None
+            label = route.name if is_feature_route or route.name in LABELS else UNKNOWN_ROUTE
+            if label in OPEN:
+                response = self._open(scope, label)
             else:
                 headers = dict(scope["headers"])
                 self.bodies.check(headers)
-                is_feature_route = route in FEATURE_ROUTES
                 if not self.unguarded:
                     await self.guard.admit(scope, by_key=is_feature_route)
                 with self.bodies.room() as room:
@@ -139,7 +136,7 @@ class Application:
                             scope, headers, route, body, started
                         )
                     else:
-                        found = await self._answer_feast_route(scope, route, body)
+                        found = await self._answer_feast_route(scope, route.name, body)
                         if found is None:
                             if scope["method"] in METHODS_WITH_BODY:
                                 receive = replay(body, receive)
@@ -193,25 +190,32 @@ class Application:
         return self._in_progress == 1 and not self.feast.active
 
     async def _answer_feature_route(  # noqa: PLR0911 - each way out is one answer
-        self, scope: Scope, headers: Mapping[bytes, bytes], route: str, body: bytes, started: float
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        route: Route,
+        body: bytes,
+        started: float,
     ) -> Response:
         if self._in_progress >= self.settings.max_waiting:
             return error_response(503, "The server is busy.", None)
         self._in_progress += 1
         try:
-            if route == USER:
-                _check_method(scope, "GET")
-                return await self.routes.user(scope, headers, scope["path"], started)
-            _check_method(scope, "POST")
-            if route == RANK:
-                return await self.routes.rank(scope, headers, body, started)
+            if not route.method:
+                raise RefusedError(404, "There is no such route.")
+            if scope["method"] != route.method:
+                raise RefusedError(405, f"This route takes {route.method}.", allow=route.method)
+            if route.method == "GET":
+                return await self.routes.single(scope, headers, route, started)
+            if route.service is not None:
+                return await self.routes.rank(scope, headers, route, body, started)
             return await self.routes.batch(scope, headers, body, started)
         except RefusedError as error:
             return refused_response(error)
         except UnavailableError as error:
             return error_response(503, str(error), None)
         except Exception:
-            logger.exception("A request to %s failed.", route)
+            logger.exception("A request to %s failed.", route.name)
             return error_response(500, SERVER_ERROR, None)
         finally:
             self._in_progress -= 1
@@ -282,7 +286,7 @@ class Application:
             return Response(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
         states = {
             "redis": self.redis.connected,
-            "plan": isinstance(self._plan_of(self.settings.user_service), Plan),
+            "plan": self._has_plans(),
             "registry": self.watcher.lag < 60,
             "warm": self._warm,
         }
@@ -291,8 +295,14 @@ class Application:
         body = {"ready": ready, **states, "registryLagSeconds": round(self.watcher.lag, 1)}
         return Response(200 if ready else 503, responses.JSON, responses.dumps(body))
 
-    def _plan_of(self, service: str) -> Plan | str | None:
-        return self.watcher.plans.by_service.get(service)
+    def _has_plans(self) -> bool:
+        """Whether a service with a route of its own has a plan; without such, any service.
+
+        One that cannot be served, as it was applied, does not stop the others.
+        """
+        plans = self.watcher.plans
+        wanted = [route.service for route in plans.routes] or list(plans.by_service)
+        return any(isinstance(plans.by_service.get(service), Plan) for service in wanted)
 
     def _collect_metrics(self) -> None:
         """Collect metrics from other components; in each worker, since any may be scraped."""
@@ -366,27 +376,14 @@ class Application:
 
         Warm-up requests are neither counted nor logged.
         """
-        requests = [("GET", f"{USER}1", b"")] + [
-            ("POST", RANK, b'{"userId":1,"itemIds":[%s]}' % b",".join(b"%d" % i for i in range(n)))
-            for n in (1, 100)
-        ]
         for _ in range(WARM_UP):
-            for method, path, body in requests:
+            for method, path, body in example_requests(self.watcher.plans):
                 scope = {"method": method, "path": path, "headers": [], "query_string": b"",
                          "type": "http", "raw_path": path.encode(), TRUSTED: True}  # fmt: skip
-                await self._answer_feature_route(
-                    scope, {}, route_of(scope), body, time.perf_counter()
-                )
+                route = route_of(scope, self.watcher.plans)
+                await self._answer_feature_route(scope, {}, route, body, time.perf_counter())
             await asyncio.sleep(0)
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         self._warm = True
-
-
-def _check_method(scope: Scope, wanted: str) -> None:
-    if scope["path"].startswith(USER) or scope["path"] in (RANK, ANY):
-        if scope["method"] != wanted:
-            raise RefusedError(405, f"This route takes {wanted}.", allow=wanted)
-        return
-    raise RefusedError(404, "There is no such route.")

@@ -17,6 +17,7 @@ from feast import FeatureStore
 from starlette.middleware.cors import CORSMiddleware
 
 from extensions.errors import ConflictError, SkewlessError
+from extensions.repository import import_definitions
 from extensions.serving.http.bounded_http_protocol import (
     ConnectionLimits,
     ConnectionSweep,
@@ -49,6 +50,8 @@ def run(settings: Settings) -> None:
         SkewlessError: the port is taken, or the repository cannot be read.
     """
     _warn(settings)
+    # What transforms import when they run, before anything else of that name is found.
+    import_definitions(settings.repo)
     _raise_file_limit()
     with metric_files(several=settings.workers > 1) as files:
         import extensions.serving.application  # noqa: F401, PLC0415 - forked workers share it

@@ -19,8 +19,7 @@ _ORIGIN = re.compile(r"https?://[^/\s?#@]+")
 class Settings:
     """One server. Times in seconds unless named otherwise, sizes in bytes.
 
-    ``repo``: the folder of feature_store.yaml. ``user_service`` and ``rank_service``: the
-    feature services behind ``/v1/features/user/{id}`` and ``/v1/features/rank``.
+    ``repo``: the folder of feature_store.yaml.
     ``redis_deadline_ms``: how long a request waits for Redis before it is answered 503.
     ``max_items``: rows, ids or results that one request may ask for, on every route; ``max_rows``:
     rows that one may write; ``max_references``: features that one may name, and ``max_values``
@@ -43,8 +42,6 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     workers: int = 1
-    user_service: str = "home_page"
-    rank_service: str = "ranking"
     redis_deadline_ms: int = 50
     max_items: int = 1_000
     max_rows: int = 10_000

@@ -4,6 +4,6 @@ What goes from the one to the other stands here: `batch_engine` (`feast material
 (what the engine computed) and `rebuild` (a lost Redis).
 """
 
-from extensions.stores.feast_command_errors import print_errors_as_sentences
+from extensions.stores.feast_command import settle_in
 
-print_errors_as_sentences()
+settle_in()

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pyarrow as pa
@@ -175,7 +176,7 @@ def _rebuild(
             if not step.num_rows:
                 break
             written += online_store(store).write_arrow(store.config, table, step, before=before)
-            after = [step[key][-1].as_py() for key in computation.join_keys]
+            after = [_plain(step[key][-1].as_py()) for key in computation.join_keys]
             entities += step.num_rows
             note.write(after, entities)
             if progress:
@@ -254,6 +255,11 @@ def _step(
         cursor.execute(query.as_string(None))
         table: pa.Table = cursor.fetch_arrow_table()
     return table
+
+
+def _plain(key: Any) -> Any:
+    """A key as JSON has it, and as PostgreSQL takes it."""
+    return str(key) if isinstance(key, UUID) else key
 
 
 def _own_views(store: FeatureStore, known: Iterable[Computation]) -> list[FeatureView]:

@@ -15,6 +15,7 @@ from extensions.stores.online.redis_io import drop, drop_fields, scan
 from extensions.stores.online.view_settings import layout_of
 from extensions.stores.online_codec.redis_keys import KeyLayout, ids_of_field, key_layout_of
 from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.values.canonical_keys import NUL, integer_of, is_uuid
 from extensions.stores.values.future_rows import not_future_condition
 
 _ENTITIES_PER_QUERY = 5_000
@@ -114,11 +115,12 @@ def _values(raw: Sequence[bytes], kinds: Sequence[str]) -> tuple[Any, ...]:
 def _value(raw: bytes, kind: str) -> Any:
     try:
         if kind in INTEGER_BITS:
-            number, bound = int(raw), 1 << INTEGER_BITS[kind]
-            return number if -bound <= number < bound else None
+            number, bound = integer_of(raw.decode()), 1 << INTEGER_BITS[kind]
+            return number if number is not None and -bound <= number < bound else None
         if raw[:1] == b"=":
             text = raw[1:].decode()
-            return None if "\0" in text else text
+            unfit = NUL in text or (kind == "uuid" and not is_uuid(text))
+            return None if unfit else text
         if raw[:1] == b"~":
             return raw[1:]
         if raw[:1] == b"%":

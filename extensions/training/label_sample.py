@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from feast import FeatureService, FeatureStore, RequestSource
+from feast import FeatureService, FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
 from extensions.asof import load_computations
 from extensions.asof.computation import Computation, HistorySource
-from extensions.asof.default_parsing import read_default
 from extensions.asof.history_span import why_nothing
 from extensions.asof.log_coverage import coverage
 from extensions.asof.watermarks import read_watermark
@@ -33,11 +32,11 @@ from extensions.errors import InputError
 from extensions.feature_types import arrow_type
 from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.feast_source_connections import url_of
-from extensions.value_text import iso_text
+from extensions.stores.request_fields import RequestField, request_fields
+from extensions.value_text import time_text
 from extensions.versions.maintained_versions import live_computations
 
 TIMESTAMP = "event_timestamp"
-_HOUR = "request_hour"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class LabelSample:
             invented = f" {', '.join(self.invented)}: zero or empty; put in what requests bring."
         return (
             f"{self.rows} labels for {self.service} ({', '.join(self.columns)}) from "
-            f"{iso_text(self.first)} to {iso_text(self.last)}{where}.{invented}"
+            f"{time_text(self.first)} to {time_text(self.last)}{where}.{invented}"
         )
 
 
@@ -117,19 +116,18 @@ def sample_labels(
     times = pc.min_max(labels[TIMESTAMP]).as_py()
     return LabelSample(
         out, service, labels.num_rows, tuple(labels.column_names), times["min"], times["max"],
-        span is not None, tuple(name for name, _, default in needs.requests if default is None
-                                and name != _HOUR),
+        span is not None, tuple(f.name for f in needs.requests if f.default_at is None),
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Needs:
-    """What labels of a service must have: join keys, and (name, type, default) of requests."""
+    """What labels of a service must have: join keys and what requests bring."""
 
     service: str
     keys: tuple[str, ...]
     computations: tuple[Computation, ...]
-    requests: tuple[tuple[str, pa.DataType, Any], ...]
+    requests: tuple[RequestField, ...]
 
     @classmethod
     def of(cls, store: FeatureStore, conn: psycopg.Connection, service: str) -> "_Needs":
@@ -141,29 +139,17 @@ class _Needs:
                 f"There is no feature service {service}: there are {names}."
             ) from error
         views: set[str] = set()
-        requests: dict[str, tuple[pa.DataType, Any]] = {}
+        transforms: list[OnDemandFeatureView] = []
         for projection in features.feature_view_projections:
             view = store.registry.get_any_feature_view(projection.name, store.project)
             views.add(view.name)
             if isinstance(view, OnDemandFeatureView):
                 views |= set(view.source_feature_view_projections)
-                requests |= _request_fields(view.source_request_sources.values())
+                transforms.append(view)
         live = live_computations(conn, load_computations(Path(store.repo_path)))
         chosen = tuple(each for each in live.values() if each.view in views)
         keys = tuple(dict.fromkeys(key for each in chosen for key in each.join_keys))
-        fields = tuple((name, kind, default) for name, (kind, default) in requests.items())
-        return cls(service, keys, chosen, fields)
-
-
-def _request_fields(sources: Iterable[RequestSource]) -> dict[str, tuple[pa.DataType, Any]]:
-    found = {}
-    for source in sources:
-        for field in source.schema:
-            value = None
-            if (default := field.tags.get("default")) is not None:
-                value = read_default(source.name, field.name, default, field.dtype)
-            found[field.name] = (arrow_type(field.dtype), value)
-    return found
+        return cls(service, keys, chosen, tuple(request_fields(transforms).values()))
 
 
 def _sources(needs: _Needs) -> list[tuple[HistorySource, tuple[str, ...]]]:
@@ -262,20 +248,17 @@ def _paired(parts: Sequence[pa.Table]) -> pa.Table:
     return labels.set_column(place, TIMESTAMP, at)
 
 
-def _with_request_fields(
-    labels: pa.Table, requests: Iterable[tuple[str, pa.DataType, Any]]
-) -> pa.Table:
-    """Add what a request would bring: the hour of the label, declared defaults, zeros."""
-    for name, kind, default in requests:
-        if name == _HOUR:
-            column: Any = pc.hour(labels[TIMESTAMP]).cast(kind)
-        elif default is not None:
-            column = pa.repeat(pa.scalar(default, kind), labels.num_rows)
+def _with_request_fields(labels: pa.Table, requests: Iterable[RequestField]) -> pa.Table:
+    """Add what a request of the label's time would bring: declared defaults, else zeros."""
+    for field in requests:
+        kind = arrow_type(field.dtype)
+        if field.default_at is not None:
+            column: Any = field.defaults_at(labels[TIMESTAMP])
         elif pa.types.is_string(kind):
             column = pa.repeat("", labels.num_rows)
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
             column = pa.repeat(pa.scalar(0).cast(kind), labels.num_rows)
         else:
             column = pa.nulls(labels.num_rows, kind)
-        labels = labels.append_column(name, column)
+        labels = labels.append_column(field.name, column)
     return labels

@@ -2,14 +2,16 @@
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from extensions.errors import InputError
+from extensions.errors import ConflictError, InputError
+from extensions.feature_types import is_text
 from extensions.history.csv_records import RecordReader
 
 
@@ -25,6 +27,25 @@ class Labels:
     def sql(self) -> str | None:
         """The query; None for a file's rows."""
         return self.rows if isinstance(self.rows, str) else None
+
+    def with_texts(self, names: Collection[str]) -> "Labels":
+        """The labels with these columns as texts, where the file does not say a column's type.
+
+        A CSV's types are inferred: of texts, "042" and "42" would become one number.
+
+        Raises:
+            ConflictError: the file has changed since it was read.
+        """
+        if not isinstance(self.rows, pa.Table) or self.path is None:
+            return self
+        kinds = dict(zip(self.rows.column_names, self.rows.schema.types, strict=True))
+        wanted = [name for name in names if name in kinds and not is_text(kinds[name])]
+        if self.path.suffix.lower() != ".csv" or not wanted:
+            return self
+        content = self.path.read_bytes()
+        if _sha256(content) != self.sha256:
+            raise ConflictError(f"The labels in {self.path} changed while they were read.")
+        return replace(self, rows=_parse_csv(content, dict.fromkeys(wanted, pa.string())))
 
 
 def read_labels(source: Path | str) -> Labels:
@@ -67,8 +88,14 @@ def _read_csv(source: pa.BufferReader) -> pa.Table:
                 f"row {row + min(out_of_place)} has a quotation mark that does not enclose a value"
             )
         row += block.records
+    return _parse_csv(content, {})
+
+
+def _parse_csv(content: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
     return pyarrow.csv.read_csv(
-        pa.BufferReader(content), parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+        pa.BufferReader(content),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=types),
     )
 
 

@@ -30,6 +30,7 @@ class ViewUsed:
     A view without a version in the service has an entry for each version that was served at the
     moment of some label. ``table`` None: that version's log is gone, and its values are null.
     ``labels``: how many got this version; None in manifests of before versions were told apart.
+    ``refused``: how many of these are of entities whose values then could not be computed.
     """
 
     view: str
@@ -37,6 +38,7 @@ class ViewUsed:
     table: str | None
     default_rate: float
     labels: int | None = None
+    refused: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ def manifest_html(manifest: "Manifest", path: str | None = None) -> str:
         (
             view.view, f"v{view.version}", view.table or "log is gone",
             MISSING if view.labels is None else f"{view.labels:,}", share(view.default_rate),
+            f"{view.refused:,}",
         )
         for view in manifest.views
     ] + [
         (
             transform.transform, "–" if transform.version is None else f"v{transform.version}",
-            "transform", f"{transform.labels:,}", MISSING,
+            "transform", f"{transform.labels:,}", MISSING, MISSING,
         )
         for transform in manifest.transforms
     ]  # fmt: skip
@@ -44,7 +45,7 @@ def manifest_html(manifest: "Manifest", path: str | None = None) -> str:
         element("p", "In ", element("code", path), ".") if path else element("p", ""),
         bounded_table(
             "Versions that the labels got",
-            ("View or transform", "Version", "Log", "Labels", "Labels without a row"),
+            ("View or transform", "Version", "Log", "Labels", "Labels without a row", "Refused"),
             versions,
         ),
         bounded_table("Columns", ("Column", "Type", "Null", "Declared default"), columns),

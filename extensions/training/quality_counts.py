@@ -1,16 +1,18 @@
 """Quality counts of a training set, batch by batch: rows, nulls, defaults, uncovered labels."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from extensions.asof.backfill_refusals import NO_HOLES, Holes, hole_sentence
 from extensions.asof.log_coverage import NOT_KNOWN, Coverage, before_sentence, gap_sentence
 from extensions.training.content_hash import ContentDigest
 from extensions.training.manifest import Column, TransformUsed, ViewUsed
+from extensions.value_text import exact_time_text
 
 # From this share of labels without a row on, a warning says that a view has no values.
 ALL_DEFAULT = 0.99
@@ -26,7 +28,8 @@ class WatchedVersion:
     ``label``: what the view's columns are named by. ``table`` None: the log is gone.
     ``processed_through``: up to when the log is complete; None: that is not known.
     ``complete``: nothing will be added to it, since the version was retired.
-    ``coverage``: the spans for which the log is complete.
+    ``coverage``: the spans for which the log is complete. ``keys``: the labels' columns of its join
+    keys; ``holes``: entities that a backfill left out.
     """
 
     view: str
@@ -37,6 +40,8 @@ class WatchedVersion:
     processed_through: datetime | None = None
     complete: bool = False
     coverage: Coverage = NOT_KNOWN
+    keys: tuple[str, ...] = ()
+    holes: Holes = NO_HOLES
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class WatchedTransform:
 @dataclass
 class _Counts:
     """Of a version's labels: all, those without a row, those newer than the log, those older,
-    those in its gaps; the latest.
+    those in its gaps, those of entities that a backfill left out; the latest.
     """
 
     labels: int = 0
@@ -59,6 +64,7 @@ class _Counts:
     too_new: int = 0
     before: int = 0
     in_gap: int = 0
+    refused: int = 0
     last: datetime | None = None
 
 
@@ -112,6 +118,9 @@ class QualityCounts:
                 counts.too_new += _count(pc.and_(own, newer))
             counts.before += _count(pc.and_(own, version.coverage.before(timestamps)))
             counts.in_gap += _count(pc.and_(own, version.coverage.in_gap(timestamps)))
+            if version.holes:
+                keys = [batch[key] for key in version.keys]
+                counts.refused += _count(pc.and_(own, version.holes.flags(keys, timestamps)))
         for transform in self._transformed:
             self._transformed[transform] += _count(_within(transform.spans, timestamps))
         self._after_known += _count(pc.greater(timestamps, _scalar(self.known_at)))
@@ -150,6 +159,7 @@ class QualityCounts:
                 version.table,
                 default_rate=_rate(counts.missing, counts.labels),
                 labels=counts.labels,
+                refused=counts.refused,
             )
             for version, counts in found
         )
@@ -194,13 +204,10 @@ class QualityCounts:
             elif one.processed_through is not None and counts.too_new:
                 warnings.append(
                     f"{counts.too_new} of {self.rows} labels are newer than the log of {name}, "
-                    f"which is complete up to {one.processed_through.isoformat()}: what they "
+                    f"which is complete up to {exact_time_text(one.processed_through)}: what they "
                     "were joined to may still change."
                 )
-            if counts.in_gap:
-                warnings.append(gap_sentence(name, counts.in_gap, self.rows, one.coverage))
-            if counts.before:
-                warnings.append(before_sentence(name, counts.before, self.rows, one.coverage))
+            warnings += self._uncovered(name, one, counts)
             if one.table is not None and _rate(counts.missing, counts.labels) >= ALL_DEFAULT:
                 warnings.append(
                     f"{counts.missing} of {counts.labels} labels found no row of {name} and got "
@@ -210,9 +217,18 @@ class QualityCounts:
         if self._after_known:
             warnings.append(
                 f"{self._after_known} of {self.rows} labels are newer than "
-                f"{self.known_at.isoformat()}, up to which the logs were read."
+                f"{exact_time_text(self.known_at)}, up to which the logs were read."
             )
         return warnings
+
+    def _uncovered(self, name: str, one: WatchedVersion, counts: _Counts) -> Iterator[str]:
+        """Labels that the log does not cover: in a gap, in a hole of their entity, before it."""
+        if counts.in_gap:
+            yield gap_sentence(name, counts.in_gap, self.rows, one.coverage)
+        if counts.refused:
+            yield hole_sentence(name, counts.refused, self.rows, one.holes)
+        if counts.before:
+            yield before_sentence(name, counts.before, self.rows, one.coverage)
 
 
 def _within(spans: tuple[Span, ...], timestamps: pa.ChunkedArray) -> pa.ChunkedArray:

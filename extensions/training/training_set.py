@@ -9,22 +9,26 @@ from pathlib import Path
 
 import psycopg
 import pyarrow.parquet as pq
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore
 from feast.errors import FeatureServiceNotFoundException
+from feast.types import String
 from psycopg import sql
 from psycopg.pq import Format
 from psycopg.types.multirange import Multirange
 
+from extensions.asof.backfill_refusals import NO_HOLES
 from extensions.asof.log_coverage import NOT_KNOWN, Coverage
 from extensions.errors import ConfigurationError, ConflictError, InputError
+from extensions.feast_internals import feature_views_to_use
 from extensions.output_files import output_path, whole_file
 from extensions.stores.offline.arrow.adbc_session import arrow_session
-from extensions.stores.offline.join.label_coverage import read_coverages
+from extensions.stores.offline.join.label_coverage import read_coverages, read_holes
 from extensions.stores.offline.join.point_in_time import HIDDEN
 from extensions.stores.offline.join.versioned_transforms import VersionedTransform
 from extensions.stores.offline.materialization import SETTLED
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.retrieval_queries import PointInTimeRequest
+from extensions.stores.request_fields import request_fields
 from extensions.suggestions import did_you_mean
 from extensions.training.content_hash import as_stored
 from extensions.training.label_source import Labels, read_labels
@@ -130,6 +134,7 @@ def _take(
         ) from error
     output_path(out)
     output_path(manifest_path(out))
+    labels = labels.with_texts(_texts(store, features))
     job = store.get_historical_features(entity_df=labels.rows, features=features)
     if not isinstance(job, SkewlessRetrievalJob) or not isinstance(job.request, PointInTimeRequest):
         raise ConfigurationError(
@@ -164,6 +169,19 @@ def _take(
     with whole_file(described) as partial:
         partial.write_text(manifest.to_json())
     return TrainingSet(out, described, manifest)
+
+
+def _texts(store: FeatureStore, service: FeatureService) -> set[str]:
+    """The labels' columns that the service declares as texts: keys and request fields."""
+    views, transforms = feature_views_to_use(store.registry, store.project, service)
+    names = {
+        view.projection.join_key_map.get(column.name, column.name)
+        for view in views
+        for column in view.entity_columns
+        if column.dtype == String
+    }
+    fields = request_fields(transforms).values()
+    return names | {field.name for field in fields if field.dtype == String}
 
 
 def _write(
@@ -247,11 +265,14 @@ def _versions(request: PointInTimeRequest) -> list[WatchedVersion]:
         name, _, pinned = view.name.partition("@v")
         of_log = re.search(r"_v(\d+)$", view.table)
         number = int(pinned or (of_log.group(1) if of_log else 1))
+        keys = tuple(key.label_column for key in view.keys)
         if not view.eras:
-            found.append(WatchedVersion(name, view.label, number, view.table))
+            found.append(WatchedVersion(name, view.label, number, view.table, keys=keys))
             continue
         found += [
-            WatchedVersion(name, view.label, era.version, era.table, _spans(era.valid_times))
+            WatchedVersion(
+                name, view.label, era.version, era.table, _spans(era.valid_times), keys=keys
+            )
             for era in sorted(view.eras, key=lambda era: (era.version == number, era.version))
         ]
     return found
@@ -294,6 +315,12 @@ def _watched(store: FeatureStore, request: PointInTimeRequest) -> list[WatchedVe
             ).to_pylist()
             through = {mark["log"]: mark["processed_through"] for mark in marks}
         covered = read_coverages(session)
+        logs = {
+            str(table): [key.column for key in view.keys]
+            for view in request.views
+            for table in (view.table, *(era.table for era in view.eras))
+        }
+        holes = read_holes(session, logs)
         if session.has("view_versions"):
             gone = session.table(
                 "SELECT view_name, version FROM view_versions WHERE state = 'retired'"
@@ -305,6 +332,7 @@ def _watched(store: FeatureStore, request: PointInTimeRequest) -> list[WatchedVe
             processed_through=through.get(str(one.table)),
             complete=(one.view, one.version) in retired,
             coverage=covered.get(str(one.table), NOT_KNOWN),
+            holes=holes.get(str(one.table), NO_HOLES),
         )
         for one in _versions(request)
     ]

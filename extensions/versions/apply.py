@@ -6,7 +6,7 @@ the next apply resumes where this one ended.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,20 +17,22 @@ from feast.errors import FeastError
 from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_operations import apply_total
 
-from extensions.asof.backfill import backfill
 from extensions.asof.computation_loading import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
 from extensions.asof.tick import tick
 from extensions.database.advisory_locks import holder, session_lock
 from extensions.database.scalars import scalar
-from extensions.errors import ConflictError, DefinitionError
+from extensions.engines.portability import construct_warnings, verdicts
+from extensions.errors import ConflictError, DefinitionError, SkewlessError
 from extensions.failpoints import point
+from extensions.failure_classification import first_line
 from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.version_store import Published, hold_pointer, operator, published
 from extensions.versions.declared_definitions import read_declared
+from extensions.versions.engine_choice import EngineSettings, fill
 from extensions.versions.failpoints import Fault
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.plan import Plan, Severity, complete, fill_range, make_plan
@@ -56,11 +58,16 @@ class Filled:
 
 @dataclass(frozen=True)
 class Applied:
-    """The result of an apply; ``plan`` is what it carried out."""
+    """The result of an apply; ``plan`` is what it carried out.
+
+    ``engines``: sentences on texts that were filled and stay in PostgreSQL, and on constructs in
+    them that are known to differ between engines.
+    """
 
     plan: Plan
     filled: tuple[Filled, ...]
     removed: tuple[str, ...]
+    engines: tuple[str, ...] = ()
 
 
 def apply(
@@ -113,7 +120,30 @@ def apply(
 
         # 4. What an earlier retire did not live to remove, or had to keep until today.
         removed = finish_retired(store, conn)
-    return Applied(plan, tuple(filled), tuple(removed))
+
+        # 5. Whether the texts give the same values in every engine; nothing depends on it here.
+        engines = _ask_engines(conn, {f"{each.view}.v{each.version}" for each in filled})
+    return Applied(plan, tuple(filled), tuple(removed), engines)
+
+
+def _ask_engines(conn: psycopg.Connection, filled: Collection[str]) -> tuple[str, ...]:
+    """Record a verdict for each text that is computed; returns what to say of ``filled`` ones."""
+    try:
+        return tuple(_engine_sentences(conn, filled))
+    except (psycopg.Error, SkewlessError) as error:
+        return (f"The engines were not compared: {first_line(error).rstrip('.')}.",)
+
+
+def _engine_sentences(conn: psycopg.Connection, filled: Collection[str]) -> Iterator[str]:
+    kept = [one for one in published(conn) if one.kept and one.kind == "computation"]
+    found = verdicts(conn, [one.definition for one in kept])
+    for one in kept:
+        if one.name in filled:
+            verdict = found[one.definition.fingerprint]
+            warnings = construct_warnings(conn, one.definition)
+            if verdict.outcome == "not portable":
+                yield f"{one.name} stays in PostgreSQL, {verdict.sentence(hint=not warnings)}."
+            yield from warnings
 
 
 def _restore_registry(config: RepoConfig, conn: psycopg.Connection) -> None:
@@ -164,7 +194,8 @@ def _fill_version(
     rows = 0
     if start < end:
         report = None if progress is None else _report(progress, one.name)
-        rows = backfill(conn, computation, start, end, progress=report).rows
+        settings = EngineSettings.of(store.config.offline_store)
+        rows = fill(conn, one.definition, start, end, settings=settings, progress=report).rows
     point(Fault.APPLY_BACKFILLED)
 
     tick(conn, computation)

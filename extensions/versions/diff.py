@@ -4,23 +4,29 @@ What a reviewer wants before promoting: how many values differ, by how much, whe
 distribution or a ranking by the feature changed, and which differences are the largest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from psycopg import sql
 
 from extensions.asof import Computation, Spine, active, compute
 from extensions.asof.computation import FeatureColumn
+from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.safe_time import settled_now
 from extensions.database import connect_arrow
 from extensions.database.connection import identifiers
-from extensions.errors import InputError
+from extensions.engines.bulk import bulk
+from extensions.engines.portability import verdicts
+from extensions.engines.postgresql import fetched
+from extensions.errors import ConflictError, InputError
 from extensions.reports.numbers import MISSING, number, share
 from extensions.statistics.effect_floors import DISTRIBUTION_FLOORS
 from extensions.statistics.ranking_change import RankChange, rank_change
@@ -35,6 +41,7 @@ from extensions.versions.column_distance import (
     numbers,
     summary_of,
 )
+from extensions.versions.engine_choice import LEAST_ROWS, EngineSettings
 
 INSTANTS = 7
 APART = timedelta(days=1)
@@ -110,6 +117,7 @@ class Comparison:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     seconds: tuple[float, float]
+    engine: str = "postgresql"
     sql: tuple[str, str] = ("", "")
     descriptions: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
@@ -169,8 +177,12 @@ def compare(
     size: int = 5_000,
     descriptions: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    settings: EngineSettings | None = None,
 ) -> Comparison:
     """Compute both versions for the same ``size`` pairs of an active entity and a daily instant.
+
+    ``settings``: of the engine; ``auto`` takes DuckDB for many pairs, where both texts are
+    portable. PostgreSQL without.
 
     Raises:
         InputError: a version is unknown or a transform, or no entity was active.
@@ -182,10 +194,17 @@ def compare(
             "with it."
         )
     left, right = (version.definition.computation() for version in published)
-    instants = tuple(settled_now(conn) - i * APART for i in range(INSTANTS))
+    settled = settled_now(conn, {*left.tables, *right.tables})
+    instants = tuple(settled - i * APART for i in range(INSTANTS))
     spine = sampled_spine(_longer_horizon(left, right), instants, size)
+    chosen = _engine(conn, [one.definition for one in published], size, settings)
     with connect_arrow(url) as arrow:
-        results = [_computed(arrow, computation, spine) for computation in (left, right)]
+        if chosen == "duckdb":
+            assert settings is not None
+            asked = fetched(arrow, spine.query)
+            results = [_computed_at_large(url, each, asked, settings) for each in (left, right)]
+        else:
+            results = [_computed(arrow, computation, spine) for computation in (left, right)]
     (values, took), (other_values, other_took) = results
     if not values.num_rows:
         raise InputError(f"No entity of {view} was active in the last week: nothing to compare.")
@@ -206,6 +225,7 @@ def compare(
         only_first=tuple(c.name for c in left.features if c.name not in columns),
         only_second=tuple(sorted(set(columns) - {column.name for column in shared})),
         seconds=(took, other_took),
+        engine=chosen,
         sql=(left.sql, right.sql),
         descriptions=descriptions or {},
         units=units or {},
@@ -229,6 +249,47 @@ def _longer_horizon(left: Computation, right: Computation) -> Computation:
     if left.horizon is None or right.horizon is None:
         return left if left.horizon is None else right
     return left if left.horizon >= right.horizon else right
+
+
+def _engine(
+    conn: psycopg.Connection,
+    definitions: Sequence[Definition],
+    size: int,
+    settings: EngineSettings | None,
+) -> str:
+    """The engine for so many pairs.
+
+    Raises:
+        ConflictError: DuckDB was asked for, and a text is not portable.
+    """
+    if settings is None or settings.engine == "postgresql":
+        return "postgresql"
+    if settings.engine == "auto" and size < LEAST_ROWS:
+        return "postgresql"
+    found = verdicts(conn, definitions)
+    stays = [each for each in definitions if found[each.fingerprint].outcome == "not portable"]
+    if settings.engine == "duckdb":
+        for each in stays:
+            raise ConflictError(
+                f"{each.name} stays in PostgreSQL, {found[each.fingerprint].sentence()}. Run this "
+                "with `--engine postgresql`."
+            )
+        return "duckdb"
+    portable = all(found[each.fingerprint].outcome == "portable" for each in definitions)
+    return "duckdb" if portable else "postgresql"
+
+
+def _computed_at_large(
+    url: str, computation: Computation, spine: pa.Table, settings: EngineSettings
+) -> tuple[pa.Table, float]:
+    began = perf_counter()
+    bounds = pc.min_max(spine["as_of"]).as_py()
+    now = datetime.now(UTC)
+    first, last = bounds["min"] or now, bounds["max"] or now
+    with bulk(url, computation, first, last, settings.limits) as asked:
+        table = asked.ask(spine)
+    order = [(name, "ascending") for name in (*computation.join_keys, "as_of")]
+    return table.sort_by(order).combine_chunks(), round(perf_counter() - began, 3)
 
 
 def _computed(arrow: Any, computation: Computation, spine: Spine) -> tuple[pa.Table, float]:

@@ -11,6 +11,7 @@ from psycopg import sql
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import identifiers, table_exists
 from extensions.database.scalars import clock, one_row
+from extensions.engines.verdict import recorded
 from extensions.errors import SkewlessError
 from extensions.stores.registry.version_store import (
     Published,
@@ -28,7 +29,8 @@ PATIENCE = "10s"
 @dataclass(frozen=True)
 class Version:
     """One version. ``log_rows`` and ``entities``: None where counting them took too long;
-    ``redis_bytes``: of its rows, by a sample of them; ``reason``: of the pointer's last move here.
+    ``redis_bytes``: of its rows, by a sample of them; ``reason``: of the pointer's last move here;
+    ``engines``: whether its text gives the same values in every engine, as recorded.
     """
 
     view: str
@@ -43,6 +45,7 @@ class Version:
     behind_seconds: float | None
     moved_by: str | None
     reason: str | None
+    engines: str | None = None
 
 
 def overview(
@@ -54,6 +57,7 @@ def overview(
         InputError: there is no such view.
     """
     moves = {(move.view_name, move.to_version): move for move in promotions(conn, view)}
+    verdicts = {name: verdict.sentence() for name, verdict in recorded(conn).items()}
     found = []
     for one in published(conn) if view is None else versions_of(conn, view):
         if not one.kept and not retired:
@@ -74,6 +78,7 @@ def overview(
                 behind_seconds=behind,
                 moved_by=move.moved_by if move and one.state == "active" else None,
                 reason=move.reason if move and one.state == "active" else None,
+                engines=verdicts.get(one.fingerprint),
             )
         )
     return found

@@ -59,9 +59,12 @@ def sample(
     """At most ``size`` entities of a version's log, as of ``through``, with their rows online."""
     computation = one.definition.computation()
     row = conn.execute(
-        "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)", [one.log_table]
+        "SELECT sum(greatest(reltuples, 0))::float8 FROM pg_class WHERE relkind = 'r' AND ("
+        "oid = to_regclass(%(log)s) "
+        "OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(log)s))))",
+        {"log": one.log_table},
     ).fetchone()
-    rows = max(float(row[0]) if row else 0.0, 1.0)
+    rows = max(float(row[0] or 0.0) if row else 0.0, 1.0)
     # Sample random blocks instead of reading the whole log.
     percent = min(100.0, 100.0 * 20 * size / rows)
     keys = identifiers(computation.join_keys)

@@ -1,7 +1,8 @@
 """`skewless plan`: what the files would change, its severity, readers and cost. Read-only."""
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
@@ -15,8 +16,11 @@ from extensions.asof.definition_validation import check_sources
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.database.scalars import clock, scalar
+from extensions.engines.portability import construct_warnings, verdicts
+from extensions.engines.verdict import Verdict
 from extensions.errors import ConfigurationError, SkewlessError
 from extensions.feast_internals import written_features
+from extensions.service_routes import NAMES_TAG, ROUTE_TAG
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry.version_publication import check_unchanged, is_versioned, number_of
 from extensions.stores.registry.version_store import (
@@ -29,7 +33,9 @@ from extensions.stores.registry.version_store import (
 from extensions.value_text import time_text
 from extensions.versions.cost_estimate import Estimate, estimate
 from extensions.versions.declared_definitions import Declared, read_declared
+from extensions.versions.engine_choice import EngineSettings
 from extensions.versions.retirement import readers_of
+from extensions.versions.workload import Workload, workload
 
 
 class Severity(IntEnum):
@@ -54,6 +60,10 @@ class Change:
         through: The services that read it through one of these transforms only.
         pinned: References by number, which stay with that version, as in ``ranker_1 (v1)``.
         diff: Unified, of the SQL or of a transform's source; None without another version.
+        verdict: Whether its text gives the same values in every engine; None of what is not
+            computed by a text.
+        warnings: Constructs in its text that are known to differ between engines.
+        work: What its backfill takes, and in which engine.
     """
 
     name: str
@@ -66,6 +76,9 @@ class Change:
     through: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     diff: str | None = None
+    verdict: Verdict | None = None
+    warnings: tuple[str, ...] = ()
+    work: Workload | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,12 @@ def make_plan(
     *,
     since: datetime | None = None,
     estimates: bool = True,
+    settings: EngineSettings | None = None,
 ) -> Plan:
     """Compare the files at ``repo_root`` with what is published. ``conn`` is in autocommit.
 
     ``since``: where backfills begin; else where the log of the default version does.
+    ``settings``: of the engine of backfills.
 
     Raises:
         ConfigurationError: the files cannot be read, or the database was not migrated.
@@ -101,7 +116,9 @@ def make_plan(
     declared = read_declared(repo_root)
     computed = [d for d in declared.definitions.values() if d.kind == "computation"]
     check_sources(conn, [definition.computation() for definition in computed])
-    return _Planner(conn, project, declared, since, estimates=estimates).plan()
+    planner = _Planner(conn, project, declared, since, estimates=estimates)
+    planner.settings = settings or planner.settings
+    return planner.plan()
 
 
 class _Planner:
@@ -116,6 +133,7 @@ class _Planner:
     ) -> None:
         self._conn, self._project, self._declared = conn, project, declared
         self._since, self._estimates = since, estimates
+        self.settings = EngineSettings()
         self._known: dict[str, list[Published]] = {}
         for one in published(conn):
             self._known.setdefault(one.view_name, []).append(one)
@@ -143,11 +161,52 @@ class _Planner:
             f'{name} names no version, so Feast changes it in place: give it version="v1".'
             for name in self._declared.unversioned
         )
+        if self._estimates:
+            changes = self._judged(changes)
         return Plan(tuple(changes), tuple(notes))
+
+    def _judged(self, changes: list[Change]) -> list[Change]:
+        """The changes, with what both engines say of the texts that are new."""
+        texts = {
+            change.name: definition
+            for change in changes
+            if change.backfill is not None
+            and (definition := self._definition(change.name, change.version)) is not None
+        }
+        found = verdicts(self._conn, texts.values())
+        return [
+            self._with_verdict(change, texts[change.name], found)
+            if change.name in texts
+            else change
+            for change in changes
+        ]
+
+    def _with_verdict(
+        self, change: Change, definition: Definition, found: Mapping[str, Verdict]
+    ) -> Change:
+        verdict, fill = found[definition.fingerprint], change.backfill
+        return replace(
+            change,
+            verdict=verdict,
+            warnings=construct_warnings(self._conn, definition),
+            work=None
+            if fill is None
+            else workload(definition.computation(), fill, verdict, self.settings),
+        )
+
+    def _definition(self, view: str, version: int | None) -> Definition | None:
+        """A computation of the files, or one that was published and is not filled yet."""
+        declared = self._declared.definitions.get(view)
+        if declared is not None and declared.version == version:
+            return declared if declared.kind == "computation" else None
+        known = self._known.get(view, [])
+        return next((one.definition for one in known if one.version == version), None)
 
     def _view(self, definition: Definition, known: list[Published]) -> Change | None:
         same = next((one for one in known if one.version == definition.version), None)
-        if same is None:
+        if same is not None:
+            definition = definition.with_text_of(same.definition)
+        else:
             default = active(known)
             if default is None:
                 return self._change(definition, Severity.NEW_VIEW, "new view", fill=True)
@@ -223,6 +282,8 @@ class _Planner:
                 found.append(
                     self._service(name, Severity.METADATA, "the service names other views")
                 )
+            elif moved := _moved_route(service, applied[name]):
+                found.append(self._service(name, Severity.METADATA, moved))
         found.extend(
             self._service(name, Severity.REMOVED, "the service is removed")
             for name in applied.keys() - self._declared.services.keys()
@@ -313,6 +374,13 @@ def fill_range(
         log = sql.Identifier(default.log_table)
         start = scalar(conn, sql.SQL("SELECT min(event_timestamp) FROM {}").format(log))
     return min(start or now, now), now
+
+
+def _moved_route(service: Any, applied: Any) -> str | None:
+    """That requests of the service come, or its replies read, otherwise than until now."""
+    wanted, known = service.tags or {}, dict(applied.spec.tags)
+    other = [tag for tag in (ROUTE_TAG, NAMES_TAG) if wanted.get(tag) != known.get(tag)]
+    return f"the service has another route (tag {', '.join(other)})" if other else None
 
 
 def _declared_references(service: Any) -> set[tuple[str, int | None]]:

@@ -191,7 +191,9 @@ def _version_lock(conn: psycopg.Connection, one: Published) -> AbstractContextMa
 
 
 def _forget_progress(conn: psycopg.Connection, one: Published) -> None:
-    for table in ("watermarks", "stream_sweeps", "stream_refusals", "online_epochs"):
+    for table in (
+        "watermarks", "stream_sweeps", "stream_refusals", "refused_entities", "online_epochs",
+    ):  # fmt: skip
         conn.execute(
             sql.SQL("DELETE FROM {} WHERE view_name = %s AND version = %s").format(
                 sql.Identifier(table)
@@ -225,9 +227,12 @@ def _drop_log(conn: psycopg.Connection, one: Published) -> bool:
             return False
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(one.log_table)))
         _forget_progress(conn, one)
-        conn.execute(
-            "DELETE FROM backfills WHERE view_name = %s AND version = %s",
-            [one.view_name, one.version],
-        )
+        for table in ("backfills", "backfill_refusals", "backfill_chunks"):
+            conn.execute(
+                sql.SQL("DELETE FROM {} WHERE view_name = %s AND version = %s").format(
+                    sql.Identifier(table)
+                ),
+                [one.view_name, one.version],
+            )
         point(Fault.RETIRE_LOG_DROPPED)
     return True

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo.simulator.entity_ids import id_array, with_id_types
 from feature_repo.simulator.platform import (
     DAY,
     EVENT_SCHEMA,
@@ -93,7 +94,7 @@ def _per_day(simulation: Simulation) -> Iterator[tuple[int, int]]:
     weight = WEEKDAY_WEIGHTS[_weekday(starts)] * (1 - into)
     weight += WEEKDAY_WEIGHTS[_weekday(starts + DAY)] * into
     watches = simulation.generator(3).multinomial(simulation.events, weight / weight.sum())
-    total = simulation.deliveries - simulation.events
+    total = simulation.event_deliveries - simulation.events
     due = np.cumsum(watches) * total // max(1, simulation.events)
     return zip(watches.tolist(), np.diff(due, prepend=0).tolist(), strict=True)
 
@@ -168,6 +169,7 @@ def _to_arrow(events: Events) -> pa.RecordBatch:
         pa.py_buffer(np.ascontiguousarray(events["event_id"])),
     )
     rest = [
-        pa.array(np.ascontiguousarray(events[f.name])).cast(f.type) for f in list(EVENT_SCHEMA)[1:]
+        pa.array(np.ascontiguousarray(events[f.name])).cast(f.type) for f in list(EVENT_SCHEMA)[3:]
     ]
-    return pa.record_batch([ids, *rest], schema=EVENT_SCHEMA)
+    users, items = id_array("user", events["user_id"]), id_array("item", events["item_id"])
+    return pa.record_batch([ids, users, items, *rest], schema=with_id_types(EVENT_SCHEMA))

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from feature_repo.simulator.entity_ids import plain_id
 from feature_repo.simulator.event_history import uuid7
 from feature_repo.simulator.platform import EPOCH, MILLI, Platform, Simulation
 
@@ -16,8 +17,8 @@ class WatchEvent(TypedDict):
     """A message of the published stream, ready for JSON."""
 
     eventId: str
-    userId: int
-    itemId: int
+    userId: int | str
+    itemId: int | str
     watchDurationMin: float
     progress: float
     watchedAt: str
@@ -55,8 +56,8 @@ def live_events(
             watched_at = EPOCH + timedelta(microseconds=moment)
             yield {
                 "eventId": event_id.tobytes().decode(),
-                "userId": user + 1,
-                "itemId": item,
+                "userId": plain_id("user", user + 1),
+                "itemId": plain_id("item", item),
                 "watchDurationMin": duration / 60_000,
                 "progress": round(progress, 6),
                 "watchedAt": watched_at.isoformat(timespec="milliseconds")[:-6] + "Z",

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo.simulator.entity_ids import id_array, with_id_types
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -21,7 +23,7 @@ MILLI = 1_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-# Watch events in order of arrival.
+# Watch events in order of arrival. Ids are texts where the entities' ids are (`entity_ids`).
 EVENT_SCHEMA = pa.schema(
     [
         pa.field("event_id", pa.string(), nullable=False),
@@ -61,15 +63,19 @@ class Simulation:
     The history covers the ``days`` before ``until``; nothing arrives later than ``until``.
     """
 
-    users: int = 20_000
-    items: int = 5_000
-    days: int = 60
-    events: int = 1_000_000
-    seed: int = 1
+    users: int = field(default=20_000, metadata={"help": "How many users."})
+    items: int = field(default=5_000, metadata={"help": "How many items."})
+    days: int = field(default=60, metadata={"help": "Days of history before --until."})
+    events: int = field(default=1_000_000, metadata={"help": "How many watches."})
+    seed: int = field(default=1, metadata={"help": "The same seed makes the same history."})
     until: datetime = field(default_factory=lambda: datetime.now(UTC))
     genres: Sequence[str] = DEFAULT_GENRES
-    late_share: float = 0.02
-    duplicate_share: float = 0.005
+    late_share: float = field(
+        default=0.02, metadata={"help": "The share of watches that arrive hours or days late."}
+    )
+    duplicate_share: float = field(
+        default=0.005, metadata={"help": "The share of watches that are delivered twice."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("users", "items", "days"):
@@ -93,24 +99,31 @@ class Simulation:
         return self.until_us - self.days * DAY
 
     @property
-    def deliveries(self) -> int:
-        """Rows in the history: every watch, and the duplicates."""
+    def event_deliveries(self) -> int:
+        """Rows of events: every watch, and the duplicates."""
         return self.events + round(self.events * self.duplicate_share)
+
+    @property
+    def deliveries(self) -> dict[str, int]:
+        """By source, the rows in its history."""
+        return {
+            "items": self.platform.item_history().num_rows,
+            "watch_events": self.event_deliveries,
+        }
 
     @cached_property
     def platform(self) -> "Platform":
         """The users and the catalogue; built once, at the first use."""
         return Platform(self)
 
-    def item_batches(self) -> Iterator[pa.RecordBatch]:
-        """The items' history (`ITEM_SCHEMA`), in order of arrival."""
-        yield self.platform.item_history()
-
-    def event_batches(self) -> Iterator[pa.RecordBatch]:
-        """The watch events (`EVENT_SCHEMA`), in order of arrival."""
+    def histories(self) -> dict[str, Iterator[pa.RecordBatch]]:
+        """By source, its rows in order of arrival (`ITEM_SCHEMA`, `EVENT_SCHEMA`)."""
         from feature_repo.simulator.event_history import history  # noqa: PLC0415 - built on this
 
-        return history(self, platform=self.platform)
+        return {
+            "items": iter([self.platform.item_history()]),
+            "watch_events": history(self, platform=self.platform),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The parameters as JSON types."""
@@ -247,8 +260,8 @@ class Platform:
         ingested_at = np.concatenate([known, np.minimum(valid + delay, until)])
         names = np.array(simulation.genres, dtype=object)[np.concatenate([self.item_genre, genre])]
         order = np.lexsort((item_id, ingested_at))
-        columns = [item_id[order], names[order], valid_from[order], ingested_at[order]]
-        return pa.record_batch(
-            [pa.array(c, type=f.type) for c, f in zip(columns, ITEM_SCHEMA, strict=True)],
-            schema=ITEM_SCHEMA,
-        )
+        schema = with_id_types(ITEM_SCHEMA)
+        ids = id_array("item", item_id[order])
+        columns = [names[order], valid_from[order], ingested_at[order]]
+        rest = [pa.array(c, type=f.type) for c, f in zip(columns, list(schema)[1:], strict=True)]
+        return pa.record_batch([ids, *rest], schema=schema)

@@ -26,6 +26,7 @@ from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.failpoints import point
 from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.registry.version_store import active, published
+from extensions.value_text import exact_time_text
 from extensions.versions.promotion import rollback_once
 from monitoring.checks import drift_store
 from monitoring.checks.drift_store import Run
@@ -84,7 +85,7 @@ def decide(conn: psycopg.Connection, run: Run, incident: int | None, policy: Pol
         if evidence is not None:
             reason = (
                 f"drift of {run.service} was critical in {policy.after} windows in a row, "
-                f"the last one until {run.window_end.isoformat()} (incident {incident})"
+                f"the last one until {exact_time_text(run.window_end)} (incident {incident})"
             )
             _claim(conn, incident, view, reason, evidence)
 

@@ -14,7 +14,7 @@ from psycopg import sql
 from extensions.asof import Computation
 from extensions.asof.history_changes import HistoryChange, changes_of
 from extensions.asof.watermarks import read_watermark
-from extensions.consistency.bitwise_equality import same
+from extensions.bitwise_equality import same
 from extensions.consistency.history_and_log_reads import evidence as history_evidence
 from extensions.database.connection import identifiers
 from extensions.database.identifier_limits import BACKFILLED

@@ -94,17 +94,7 @@ def recomputed(conn: dbapi.Connection, part: Slice, computation: Computation) ->
     is recomputed as of the request less the view's freshness budget, by when a value that is
     another must have been served.
     """
-    view = computation.view
-    as_of = sql.Identifier("f", column_name(view, "as_of"))
-    held = part.rows(
-        [
-            *(sql.Identifier("f", name) for name in (*ROW, *computation.join_keys)),
-            sql.SQL("coalesce({}, f.served_at - {}::interval) AS as_of").format(
-                as_of, sql.Literal(computation.freshness.budget)
-            ),
-        ],
-        sql.Identifier("f", column_name(view, "version")).as_string(None) + " IS NOT NULL",
-    )
+    held = held_rows(part, computation)
     keys = identifiers(computation.join_keys)
     spine = sql.SQL("SELECT DISTINCT {keys}, as_of FROM ({held}) AS held").format(
         keys=keys, held=held
@@ -123,6 +113,26 @@ def recomputed(conn: dbapi.Connection, part: Slice, computation: Computation) ->
         cursor.execute(query.as_string(None))
         table: pa.Table = cursor.fetch_arrow_table()
     return table
+
+
+def held_rows(part: Slice, computation: Computation) -> sql.Composed:
+    """SQL of what was served of a view: ``request_id``, ``row_number``, the keys, ``as_of``."""
+    view = computation.view
+    as_of = sql.Identifier("f", column_name(view, "as_of"))
+    return part.rows(
+        [
+            *(sql.Identifier("f", name) for name in ROW),
+            # The log of requests has UUIDs as texts.
+            *(
+                sql.SQL("f.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(kind))
+                for name, kind in zip(computation.join_keys, computation.key_types, strict=True)
+            ),
+            sql.SQL("coalesce({}, f.served_at - {}::interval) AS as_of").format(
+                as_of, sql.Literal(computation.freshness.budget)
+            ),
+        ],
+        sql.Identifier("f", column_name(view, "version")).as_string(None) + " IS NOT NULL",
+    )
 
 
 @dataclass(frozen=True)

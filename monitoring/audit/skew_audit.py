@@ -11,6 +11,9 @@ The expected number of differences is zero, and each one has a name:
 ``bug``      anything else, and whatever the recomputation does not give again bit for bit,
              unless history that became visible later claims to have been there (``late``)
 
+A text that was judged portable may be computed by DuckDB; a sample of questions, another one each
+day, is put to both engines (`engine_comparison`), and a difference is a finding.
+
 Served requests name the entities that somebody asked for. So a random sample of the entities of
 history, log and Redis is compared as well, as of now (`extensions.consistency`).
 """
@@ -23,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import psycopg
 import pyarrow as pa
-from adbc_driver_postgresql import dbapi
 from feast import FeatureStore
 from numpy.typing import NDArray
 from psycopg import sql
@@ -31,13 +33,16 @@ from psycopg.types.json import Jsonb
 
 from extensions import exit_codes
 from extensions.asof import Computation
+from extensions.asof.definition_fingerprint import Definition
 from extensions.consistency import ViewComparison, compare_views, consistency_report
 from extensions.database import connect, connect_arrow
 from extensions.database.connection import table_exists
 from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import TABLE, column_name
+from extensions.stores.registry.version_store import has_versions, published
 from extensions.version_names import version_name
+from extensions.versions.engine_choice import EngineSettings
 from monitoring.audit import reference_values
 from monitoring.audit.difference_classification import (
     BUG,
@@ -47,6 +52,8 @@ from monitoring.audit.difference_classification import (
     Compared,
     classify,
 )
+from monitoring.audit.engine_comparison import EngineComparison, compare_engines
+from monitoring.audit.recomputation import Recomputation
 from monitoring.audit.reference_values import Slice
 from monitoring.baseline import Feature, features_of
 
@@ -92,7 +99,8 @@ class FeatureReport:
 class AuditReport:
     """All that an audit found; ``left_out``: what it could not compare, and why.
 
-    ``views``: history, log and Redis compared for a sample of entities, as of now.
+    ``views``: history, log and Redis compared for a sample of entities, as of now. ``engines``:
+    what both engines answered to a sample of questions.
     """
 
     since: datetime
@@ -101,6 +109,12 @@ class AuditReport:
     features: tuple[FeatureReport, ...]
     left_out: tuple[str, ...]
     views: tuple[ViewComparison, ...] = ()
+    engines: tuple[EngineComparison, ...] = ()
+
+    @property
+    def differing(self) -> tuple[EngineComparison, ...]:
+        """Texts that were judged portable, and whose answers differ between the engines."""
+        return tuple(each for each in self.engines if each.differs)
 
     @property
     def compared(self) -> int:
@@ -143,7 +157,7 @@ class AuditReport:
     @property
     def exit_code(self) -> int:
         """Of `extensions.exit_codes`: WRONG, else ATTENTION (overdue), else NOT_CHECKED (blind)."""
-        if self.bugs or self.apart:
+        if self.bugs or self.apart or self.differing:
             return exit_codes.WRONG
         if self.overdue:
             return exit_codes.ATTENTION
@@ -159,12 +173,17 @@ def audit(
     sample: int | None = None,
     services: Sequence[str] | None = None,
     entities: int = 500,
+    definitions: Mapping[str, Definition] | None = None,
+    questions: int = 0,
+    settings: EngineSettings | None = None,
 ) -> AuditReport:
     """Compare the values served in ``[since, until)``; ``sample`` requests of each service.
 
     ``computations`` by ``view.vN``: what values are recomputed with. The sample are those with
     the lowest hashes, so that a larger one holds every smaller one. ``entities``: how many of
-    each view are compared as of now; 0 leaves that out.
+    each view are compared as of now; 0 leaves that out. ``definitions``, by ``view.vN``: whose
+    texts get so many ``questions`` in both engines. ``settings``: of the engine that recomputes
+    what was served; PostgreSQL if left.
 
     Raises:
         SkewlessError: the database failed.
@@ -173,11 +192,15 @@ def audit(
     reports: dict[str, FeatureReport] = {}
     left_out: dict[str, None] = {}
     requests = 0
-    with connect(url, autocommit=True, name="skewless audit") as conn, connect_arrow(url) as arrow:
+    with (
+        connect(url, autocommit=True, name="skewless audit") as conn,
+        connect_arrow(url) as arrow,
+        Recomputation(conn, arrow, definitions or {}, settings, since, until) as again,
+    ):
         for service in services or _logged_services(conn, since, until):
             for part in _slices(conn, store, service, since, until, sample, left_out):
                 requests += len(part.requests)
-                work = _Work(store, conn, arrow, computations, part)
+                work = _Work(store, conn, again, computations, part)
                 for label, compared in work.run(left_out):
                     reports.setdefault(label, FeatureReport(label)).add(compared)
     if not requests:
@@ -189,7 +212,12 @@ def audit(
         left_out |= dict.fromkeys(said for view in views for said in view.left_out)
     else:
         left_out["No entities were sampled."] = None
-    return AuditReport(since, until, requests, result, tuple(left_out), tuple(views))
+    engines: tuple[EngineComparison, ...] = ()
+    if questions and definitions:
+        with connect(url, autocommit=True, name="skewless audit") as conn:
+            engines = compare_engines(conn, definitions.values(), questions, until)
+        left_out |= dict.fromkeys(each.left_out for each in engines if each.left_out)
+    return AuditReport(since, until, requests, result, tuple(left_out), tuple(views), engines)
 
 
 def record(conn: psycopg.Connection, found: AuditReport) -> None:
@@ -203,12 +231,13 @@ def record(conn: psycopg.Connection, found: AuditReport) -> None:
             found.until,
             found.compared,
             found.equal,
-            found.bugs + found.apart,
+            found.bugs + found.apart + len(found.differing),
             Jsonb(
                 {
                     "features": content,
                     "left_out": list(found.left_out),
                     "views": [_plain(asdict(view)) for view in found.views],
+                    "engines": [asdict(each) for each in found.engines],
                 }
             ),
         ],
@@ -229,7 +258,7 @@ class _Work:
 
     store: FeatureStore
     conn: psycopg.Connection
-    arrow: dbapi.Connection
+    again: Recomputation
     computations: Mapping[str, Computation]
     part: Slice
 
@@ -245,7 +274,7 @@ class _Work:
             if computation is None:
                 left_out[f"{view} v{version} has no computation: it was not recomputed."] = None
             else:
-                again = reference_values.recomputed(self.arrow, part, computation)
+                again = self.again.of(part, computation)
             compared = classify(self.conn, answer, again, view, version, own, computation)
             for label, pointed in self._pointed(view, version, own).items():
                 compared[label] = pointed.over(compared[label])
@@ -263,8 +292,9 @@ class _Work:
     def _pointed(self, view: str, version: int, own: Sequence[Feature]) -> dict[str, Compared]:
         """Rows that were served just after the pointer moved on: against where it pointed."""
         result: dict[str, Compared] = {}
+        retired = _retired(self.conn)
         for move in _moves(self.conn, view):
-            if move.version == version:
+            if move.version == version or (view, move.version) in retired:
                 continue
             start = max(move.at, self.part.start)
             end = min(move.at + FOLLOWING, move.until or self.part.end, self.part.end)
@@ -328,14 +358,42 @@ def _slices(
         if name.startswith("request__") and any(not feature.version for feature in features)
     )
     made = {feature.view: _moves(conn, feature.view) for feature in features if not feature.version}
+    retired = _retired(conn)
     for numbers, moments, requests in rows:
-        held = {view: n for view, n in zip(views, numbers, strict=True) if n is not None}
+        answered = {view: n for view, n in zip(views, numbers, strict=True) if n is not None}
+        held = {view: n for view, n in answered.items() if (view, n) not in retired}
+        lost = {view: n for view, n in answered.items() if view not in held}
+        comparable = list(_without(store, features, lost, left_out))
         if not held:
             continue
         for start, end, place in _cuts(moments, until):
-            own = tuple(_own(features, held, made, start, left_out))
+            own = tuple(_own(comparable, held, made, start, left_out))
             ids = tuple(requests[place])
             yield Slice(service, start, end, ids, held, own, columns, keys, request)
+
+
+def _without(
+    store: FeatureStore,
+    features: Sequence[Feature],
+    lost: Mapping[str, int],
+    left_out: dict[str, None],
+) -> Iterator[Feature]:
+    """The features but for those of retired versions, and what transforms made of them."""
+    for feature in features:
+        read = [feature.view] if feature.version else _sources(store, feature.view)
+        gone = [f"{view} v{lost[view]}" for view in read if view in lost]
+        if not gone:
+            yield feature
+            continue
+        what = f"{gone[0]} served" if feature.version else f"{feature.view} made of {gone[0]}"
+        left_out[f"What {what} was not compared: it was retired."] = None
+
+
+def _retired(conn: psycopg.Connection) -> set[tuple[str, int]]:
+    """View versions that are gone: they can neither be joined nor computed."""
+    if not has_versions(conn):
+        return set()
+    return {(one.view_name, one.version) for one in published(conn) if one.state == "retired"}
 
 
 def _own(

@@ -20,7 +20,8 @@ class Feature:
     """One feature as a service returns it. ``keys``: whose it is. ``version`` 0: a transform.
 
     ``dtype`` is the name of Feast's value type. Of a transform ``reads`` are the views and
-    ``requests`` the fields of the request that it is computed from.
+    ``requests`` the fields of the request that it is computed from; ``read_keys`` are the join keys
+    of those views, where the registry told them.
     """
 
     view: str
@@ -30,11 +31,14 @@ class Feature:
     keys: tuple[str, ...]
     reads: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
+    read_keys: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> "Feature":
         """Read what `dataclasses.asdict` gave, now or in an earlier release."""
-        lists = {name: tuple(held.get(name, ())) for name in ("keys", "reads", "requests")}
+        lists = {
+            name: tuple(held.get(name, ())) for name in ("keys", "reads", "requests", "read_keys")
+        }
         return cls(**{**held, **lists})
 
     @property
@@ -63,8 +67,9 @@ class FeatureBaseline:
     ``maximum``. categorical: ``frequencies``, ``other`` (share beyond the kept ones),
     ``counted`` (rows that the frequencies are of). embedding: ``means``, ``sds``, ``kurtoses``
     by dimension, ``anchors`` (keys and vector). All: ``strata``, see `stratified_baselines`, where
-    the feature follows the hour, the weekday or the request; ``entities``, see
-    monitoring/statistics/repeated_entities.py, where its entities are known.
+    the feature follows the hour, the weekday or the request; ``entities`` and ``parts``, see
+    monitoring/statistics/repeated_entities.py, where its entities are known; ``requests``, see
+    monitoring/statistics/shared_by_requests.py, where it is computed from what requests bring.
     """
 
     feature: Feature

@@ -47,16 +47,27 @@ class Codes:
 
 
 def strata_of(
-    feature: Feature, table: pa.Table, content: Mapping[str, Any]
+    feature: Feature,
+    table: pa.Table,
+    content: Mapping[str, Any],
+    apart: NDArray[np.int64] | None = None,
 ) -> dict[str, Any] | None:
     """The distribution by what the feature follows most; None where it follows nothing.
+
+    ``apart``: rows of the training set that are independent of each other, where not all of them
+    are: a request's rows have one hour and one value, which is no sign that it follows the hour.
 
     ``by``: `HOUR`, `WEEKDAY`, `HOUR_OF_WEEK` or ``request:field``; ``cells``: for each value of it
     (as text) rows, nulls, and counts or moments.
     """
     candidates = _candidates(feature, table)
     cells, numbers = _columns(feature, table[feature.name], content)
-    chances = {by: _follows(codes, cells, numbers) for by, codes in candidates.items()}
+    rows = slice(None) if apart is None else apart
+    some = None if cells is None else cells[rows]
+    chances = {
+        by: _follows(replace(codes, places=codes.places[rows]), some, numbers[rows])
+        for by, codes in candidates.items()
+    }
     fields = [by for by in candidates if by.startswith(REQUEST + ":")]
     result = min(fields, key=chances.__getitem__, default=None)
     if result is None or chances[result] >= FOLLOWS_BY_CHANCE:

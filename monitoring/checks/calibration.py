@@ -10,6 +10,7 @@ import numpy as np
 
 from extensions.database import connect
 from extensions.errors import InputError, SkewlessError
+from extensions.value_text import exact_time_text
 from monitoring.baseline import CATEGORICAL, NUMERIC, Baseline
 from monitoring.checks import drift_store
 from monitoring.checks.drift_check import measure, read_results
@@ -100,7 +101,7 @@ def calibrate(
                 findings, errors = read_results(results)
                 if errors:
                     raise SkewlessError(
-                        f"The window from {window.start.isoformat()} cannot be measured: "
+                        f"The window from {exact_time_text(window.start)} cannot be measured: "
                         f"{errors[0]}"
                     )
                 count += 1

@@ -12,20 +12,20 @@ from extensions.database import connect
 from extensions.errors import InputError
 from extensions.failpoints import point
 from extensions.failure_classification import first_line, of_a_server
+from extensions.value_text import exact_time_text
 from monitoring.baseline import Baseline, FeatureBaseline
 from monitoring.baselines.stratified_baselines import conditioned
 from monitoring.checks import drift_store
 from monitoring.checks.cause_and_symptom import muted
 from monitoring.checks.drift_store import Run
+from monitoring.checks.row_worth import RowWorth
 from monitoring.checks.serving_log_window import (
     Window,
     count_requests,
-    entities_in,
     relations,
     rows_by,
 )
 from monitoring.failpoints import Fault
-from monitoring.statistics.repeated_entities import independent_share
 from monitoring.verdicts import (
     CRITICAL,
     ERROR,
@@ -179,7 +179,7 @@ def for_window(
     """
     features, unwatched = [], {}
     rows: dict[tuple[str, str], dict[str, int]] = {}
-    asked: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
+    worth = RowWorth(conn, window)
     for feature in baseline.features:
         result: FeatureBaseline | str = feature
         if (strata := feature.content.get("strata")) is not None:
@@ -190,15 +190,9 @@ def for_window(
         if isinstance(result, str):
             unwatched[feature.feature.label] = result
             result = feature
-        if (held := feature.content.get("entities")) is not None:
-            entity = feature.feature.view, tuple(held["keys"])
-            if entity not in asked:
-                asked[entity] = entities_in(conn, window, *entity)
-            if (live := asked[entity]) is not None:
-                share = independent_share(live, held["counts"])
-                result = dataclasses.replace(
-                    result, content={**result.content, "independent": share}
-                )
+        share = worth.of(feature)
+        if share is not None:
+            result = dataclasses.replace(result, content={**result.content, "independent": share})
         features.append(result)
     return dataclasses.replace(baseline, features=tuple(features)), unwatched
 
@@ -275,6 +269,6 @@ def _check_ended(conn: psycopg.Connection, window: Window) -> None:
     row = conn.execute("SELECT clock_timestamp() >= %s", [window.end]).fetchone()
     if not row or not row[0]:
         raise InputError(
-            f"The window ends at {window.end.isoformat()}, which has not come yet: what is "
+            f"The window ends at {exact_time_text(window.end)}, which has not come yet: what is "
             "checked once is not checked again.",
         )

@@ -11,13 +11,13 @@ from psycopg import sql
 
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import InputError
-from extensions.feature_types import pg_type
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
 from extensions.version_names import log_table
 from monitoring.baseline import EMBEDDING, LARGEST, Baseline, FeatureBaseline
 from monitoring.baselines.stratified_baselines import HOUR, REQUEST, WEEKDAY
 from monitoring.statistics.repeated_entities import live_counts
+from monitoring.statistics.shared_by_requests import LiveRequests, live_requests
 from monitoring.suite import IS_DEFAULT, IS_STALE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -160,6 +160,28 @@ def entities_in(
     return live_counts(conn, keys, serving_log_table.TABLE, where)
 
 
+def requests_in(
+    conn: psycopg.Connection, window: Window, fields: Sequence[str], keys: Sequence[str]
+) -> LiveRequests:
+    """The window's requests: how they share its rows, and which keys they have one of.
+
+    Args:
+        conn: A connection to the database.
+        window: The window.
+        fields: What requests bring.
+        keys: The join keys that a request may have one or several of.
+    """
+    present = serving_log_table.present_columns(conn)
+    brought = [column_name(REQUEST, field) for field in fields]
+    return live_requests(
+        conn,
+        serving_log_table.TABLE,
+        _where(window),
+        [column for column in brought if column in present],
+        {key: key for key in keys if key in present},
+    )
+
+
 def _where(window: Window) -> sql.Composed:
     return sql.SQL("service = {} AND served_at >= {} AND served_at < {}").format(
         sql.Literal(window.service), sql.Literal(window.start), sql.Literal(window.end)
@@ -184,7 +206,7 @@ def _view(
             continue
         parts.append(
             sql.SQL("{} AS {}").format(
-                _comparable(sql.Identifier(column), pg_type(feature.type)),
+                _comparable(sql.Identifier(column), serving_log_table.column_type(feature.type)),
                 sql.Identifier(feature.name),
             )
         )
@@ -255,12 +277,22 @@ def _anchors(
     if not log or not table_exists(conn, log):
         return None
     keys = feature.keys
+    kinds: dict[str, str] = dict(
+        conn.execute(
+            "SELECT a.attname, t.typname FROM pg_attribute AS a INNER JOIN pg_type AS t "
+            "ON t.oid = a.atttypid WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0",
+            [sql.Identifier(log).as_string(None)],
+        ).fetchall()
+    )
     values = sql.SQL(", ").join(
         sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(v) for v in (place, *anchor["keys"])))
         for place, anchor in enumerate(one.content["anchors"])
     )
     same = sql.SQL(" AND ").join(
-        sql.SQL("l.{k} = a.{k}").format(k=sql.Identifier(key)) for key in keys
+        sql.SQL("l.{k} = a.{k}::{kind}").format(
+            k=sql.Identifier(key), kind=sql.Identifier(kinds[key])
+        )
+        for key in keys
     )
     query = sql.SQL(
         "SELECT a.place, v.{feature} FROM (VALUES {values}) AS a (place, {keys}) "

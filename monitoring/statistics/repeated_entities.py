@@ -10,12 +10,17 @@ Where an entity has one value, a mean over the window differs from the training 
 values times the sum of (w - v)^2. Rows of as many entities have 1 / n + 1 / m in its place. So
 entities that come as often as in training cost nothing, be they few; others count once each.
 
+What has several keys is its parts' as well: the values of a user's items may all be the user's,
+as those of a transform of both. So a row is worth what it is worth for the keys, single and
+together, of which the fewest are independent.
+
 Shares are those of entities' hash buckets, of which the sum has the same expectation (the AMS
 sketch of Alon, Matias and Szegedy 1996): a baseline keeps a thousand numbers and no entity.
 """
 
 import hashlib
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import psycopg
@@ -24,11 +29,14 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from extensions.database.connection import identifiers
+from extensions.feature_types import is_text
 
 # The share of the sum that chance moves is the root of 2 / BUCKETS.
 BUCKETS = 1_024
-# Between the texts of several keys.
+# Between several keys, of which a text comes after its length: ("a|b", "c") is not ("a", "b|c").
 _JOIN = "|"
+# Of more keys only each alone, and all together.
+MOST_COMBINED = 3
 
 
 def entity_counts(table: pa.Table, keys: Sequence[str]) -> list[int] | None:
@@ -36,9 +44,9 @@ def entity_counts(table: pa.Table, keys: Sequence[str]) -> list[int] | None:
     if not keys or not set(keys) <= set(table.column_names):
         return None
     columns = [table[key] for key in keys]
-    if not all(pa.types.is_integer(c.type) or pa.types.is_string(c.type) for c in columns):
+    if not all(pa.types.is_integer(c.type) or is_text(c.type) for c in columns):
         return None
-    texts = [pc.fill_null(column.cast(pa.string()), "") for column in columns]
+    texts = [_part(column, alone=len(columns) == 1) for column in columns]
     joined = pc.binary_join_element_wise(*texts, _JOIN)
     result = [0] * BUCKETS
     for one in joined.value_counts().to_pylist():
@@ -46,11 +54,23 @@ def entity_counts(table: pa.Table, keys: Sequence[str]) -> list[int] | None:
     return result
 
 
+def parts_of(keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """The keys of which a value can depend alone, without all of them together."""
+    sizes = range(1, len(keys)) if len(keys) <= MOST_COMBINED else (1,)
+    return [part for size in sizes for part in combinations(keys, size)]
+
+
 def live_counts(
     conn: psycopg.Connection, keys: Sequence[str], table: str, where: sql.Composable
 ) -> list[int]:
     """As `entity_counts`, of the rows of a table in PostgreSQL."""
-    columns = [sql.SQL("coalesce({}::text, '')").format(sql.Identifier(key)) for key in keys]
+    part = (
+        "coalesce(CASE WHEN pg_typeof({0}) = 'text'::regtype "
+        "THEN octet_length({0}::text) || ':' END || {0}::text, {0}::text, '')"
+        if len(keys) > 1
+        else "coalesce({0}::text, '')"
+    )
+    columns = [sql.SQL(part).format(sql.Identifier(key)) for key in keys]
     rows = conn.execute(
         sql.SQL(
             "SELECT ('x' || left(md5({entity}), 4))::bit(16)::integer %% {buckets}, "
@@ -79,6 +99,14 @@ def independent_share(live: Sequence[int], base: Sequence[int]) -> float:
         return 1.0
     apart = float(((now / n - was / m) ** 2).sum())
     return float(min(1.0, (1 / n + 1 / m) / apart)) if apart else 1.0
+
+
+def _part(column: pa.ChunkedArray, *, alone: bool) -> pa.ChunkedArray:
+    texts = pc.fill_null(column.cast(pa.string()), "")
+    if alone or not is_text(column.type):
+        return texts
+    sizes = pc.binary_length(texts).cast(pa.string())
+    return pc.if_else(column.is_null(), "", pc.binary_join_element_wise(sizes, texts, ":"))
 
 
 def _bucket(text: str) -> int:

@@ -126,8 +126,10 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
 
 def kept_bytes(record: ConsumerRecord) -> int:
     """Bytes of a record as it is kept in memory: value, key and headers."""
-    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.value or b"") + len(record.key or b"") + headers
+    size = len(record.value or b"") + len(record.key or b"")
+    for name, value in record.headers:
+        size += len(name) + len(value or b"")
+    return size
 
 
 def _bounded(record: ConsumerRecord) -> ConsumerRecord:

@@ -25,6 +25,7 @@ from streaming.kafka.bounded_decompression import (
     UnreadableBatchError,
     install,
 )
+from streaming.kafka.client_settings import client_settings
 from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message, RejectedError
 from streaming.settings import Settings
 
@@ -95,7 +96,7 @@ class DeadLetterWriter:
             return
         if self._producer is None:
             self._producer = KafkaProducer(
-                bootstrap_servers=self._settings.kafka_bootstrap,
+                **client_settings(self._settings.kafka_bootstrap),
                 client_id=f"{self._settings.worker}-dead-letters",
                 linger_ms=5,
                 delivery_timeout_ms=int(_SEND_SECONDS * 1000),
@@ -225,7 +226,7 @@ def replay(settings: Settings, *, reason: str | None = None, position: str | Non
             for letter in letters(settings)
             if reason in (None, letter.reason) and not letter.truncated and not letter.foreign
         )
-    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=5)
+    producer = KafkaProducer(**client_settings(settings.kafka_bootstrap), linger_ms=5)
     try:
         there = producer.partitions_for(settings.topic)
         count = 0
@@ -290,7 +291,7 @@ def letters(settings: Settings) -> Iterator[DeadLetter]:
     """
     install()
     consumer = KafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **client_settings(settings.kafka_bootstrap),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

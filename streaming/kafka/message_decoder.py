@@ -1,25 +1,11 @@
-"""Messages to watch events: one small interface, and the published JSON shape behind it.
+"""Messages as Kafka holds them, why one is a dead letter, and the interface of decoders.
 
-Another encoding (Avro, Protobuf with a schema registry) is another class with `Decoder`'s one
-method, in a file of its own.
+The declared streams' decoder is `streaming.decoding.RowDecoder`.
 """
 
-import math
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
-
-import orjson
-
-from extensions.timestamps import NotATimestampError, TimezoneMissingError, parse_timestamp
-
-OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LONGEST_MINUTES = 24 * 60
-LONGEST_EVENT_ID = 256
-LARGEST_ID = 2**63 - 1
-
 
 # Headers of a replayed record: what it would be named by, and its own time, at its first place.
 ORIGIN_HEADER = "skewless-origin"
@@ -53,17 +39,6 @@ class Message(NamedTuple):
         return f"{self.topic}/{self.partition}/{self.offset}{again}"
 
 
-class WatchEvent(NamedTuple):
-    """One watch, valid: the columns of ``watch_events`` but for the time of arrival."""
-
-    event_id: str
-    user_id: int
-    item_id: int
-    watched_at: datetime
-    duration_ms: int
-    progress: float
-
-
 class Reason(Enum):
     """Why a message is a dead letter."""
 
@@ -78,11 +53,19 @@ class Reason(Enum):
     BAD_TIME = "bad-time"
     IN_THE_FUTURE = "in-the-future"
     TOO_OLD = "too-old"
+    TOO_LATE = "too-late"
+    UNKNOWN_FIELD = "unknown-field"
+    DUPLICATE_FIELD = "duplicate-field"
+    NOT_AVRO = "not-avro"
+    NOT_PROTOBUF = "not-protobuf"
+    UNKNOWN_SCHEMA = "unknown-schema"
+    ENVELOPE = "envelope"
     DECODER = "decoder"
+    REFUSED = "refused"
 
 
 class RejectedError(Exception):
-    """This message is not a watch event; ``detail`` names the field, never its value."""
+    """The message is no row of the table; ``detail`` names the field, never its value."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason.value}: {detail}")
@@ -91,125 +74,17 @@ class RejectedError(Exception):
 
 
 class Decoder(Protocol):
-    """Reads one message.
+    """Reads messages as rows of a stream's table.
 
     Raises:
-        RejectedError: it is not a valid watch event.
+        RejectedError: a message is none.
     """
 
-    def decode(self, message: Message, now: datetime) -> WatchEvent:
-        """The event; ``now`` bounds its time."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a row, in its order."""
         ...
 
-
-@dataclass(frozen=True)
-class JsonDecoder:
-    """UTF-8 JSON: ``userId``, ``itemId``, ``watchDurationMin``, ``progress``; unknown fields pass.
-
-    ``eventId`` may be missing: it is then derived from topic, partition and offset, so that the
-    same record always has the same id. ``watchedAt`` (ISO 8601 with a zone, or milliseconds
-    since the epoch) defaults to the record's own time.
-    """
-
-    max_bytes: int = 64 * 1024
-    max_future: timedelta = timedelta(minutes=5)
-
-    def decode(self, message: Message, now: datetime) -> WatchEvent:
-        """As `Decoder.decode`."""
-        fields = self._fields(message.value, message.size)
-        return WatchEvent(
-            event_id=_event_id(fields.get("eventId"), message),
-            user_id=_id(fields, "userId"),
-            item_id=_id(fields, "itemId"),
-            watched_at=self._time(fields.get("watchedAt"), message, now),
-            duration_ms=round(_number(fields, "watchDurationMin", LONGEST_MINUTES) * 60_000),
-            progress=_number(fields, "progress", 1),
-        )
-
-    def _fields(self, value: bytes | None, whole: int | None) -> dict[str, Any]:
-        if value is None:
-            raise RejectedError(Reason.TOMBSTONE, "the message has no value")
-        size = len(value) if whole is None else whole
-        if size > self.max_bytes:
-            raise RejectedError(
-                Reason.OVERSIZED, f"{size} bytes, at most {self.max_bytes} are read"
-            )
-        try:
-            fields = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            raise _unreadable(value) from None
-        if not isinstance(fields, dict):
-            raise RejectedError(Reason.NOT_AN_OBJECT, f"the JSON is {_kind(fields)}")
-        return fields
-
-    def _time(self, value: Any, message: Message, now: datetime) -> datetime:
-        watched_at = _moment(message.timestamp_ms if value is None else value)
-        if watched_at > now + self.max_future:
-            raise RejectedError(Reason.IN_THE_FUTURE, "watchedAt lies ahead of the store's clock")
-        if watched_at < OLDEST:
-            raise RejectedError(Reason.TOO_OLD, "watchedAt lies before the year 2000")
-        return watched_at
-
-
-def _unreadable(value: bytes) -> RejectedError:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return RejectedError(Reason.ENCODING, "the bytes are not UTF-8")
-    return RejectedError(Reason.NOT_JSON, "the text is not JSON")
-
-
-def _event_id(value: Any, message: Message) -> str:
-    if value is None:
-        return message.position
-    if not isinstance(value, str):
-        raise RejectedError(Reason.WRONG_TYPE, f"eventId is {_kind(value)}, not a string")
-    if not 0 < len(value) <= LONGEST_EVENT_ID or "\0" in value:
-        raise RejectedError(
-            Reason.OUT_OF_RANGE, f"eventId needs 1 to {LONGEST_EVENT_ID} characters, without NUL"
-        )
-    return value
-
-
-def _id(fields: dict[str, Any], name: str) -> int:
-    value = fields.get(name)
-    if type(value) is not int:
-        raise _missing_or_wrong(fields, name, "a whole number")
-    if not 0 <= value <= LARGEST_ID:
-        raise RejectedError(Reason.OUT_OF_RANGE, f"{name} must lie between 0 and 2^63 - 1")
-    return value
-
-
-def _number(fields: dict[str, Any], name: str, largest: int) -> float:
-    value = fields.get(name)
-    if type(value) is not float and type(value) is not int:
-        raise _missing_or_wrong(fields, name, "a number")
-    if not (math.isfinite(value) and 0 <= value <= largest):
-        raise RejectedError(Reason.OUT_OF_RANGE, f"{name} must lie between 0 and {largest}")
-    return float(value)
-
-
-def _missing_or_wrong(fields: dict[str, Any], name: str, wanted: str) -> RejectedError:
-    if fields.get(name) is None:
-        return RejectedError(Reason.MISSING_FIELD, f"{name} is missing")
-    return RejectedError(Reason.WRONG_TYPE, f"{name} is {_kind(fields[name])}, not {wanted}")
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        if type(value) is int:
-            return EPOCH + timedelta(milliseconds=value)
-        if type(value) is str:
-            return parse_timestamp(value, zone_required=True)
-    except TimezoneMissingError:
-        raise RejectedError(Reason.BAD_TIME, "watchedAt has no time zone") from None
-    except (NotATimestampError, OverflowError):
-        raise RejectedError(Reason.BAD_TIME, "watchedAt is not a time") from None
-    raise RejectedError(
-        Reason.WRONG_TYPE, f"watchedAt is {_kind(value)}, neither text nor milliseconds"
-    )
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "an array", str: "text", bool: "true or false"}
-    return "null" if value is None else kinds.get(type(value), "a number")
+    def decode(self, message: Message, now: datetime) -> list[tuple[Any, ...]]:
+        """The message's rows; ``now`` bounds their times."""
+        ...

@@ -26,6 +26,7 @@ from streaming.kafka.bounded_decompression import (
     install,
     kept_bytes,
 )
+from streaming.kafka.client_settings import client_settings
 from streaming.kafka.message_decoder import ORIGIN_HEADER, TIMESTAMP_HEADER, Message
 from streaming.settings import Settings
 
@@ -70,7 +71,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopped: dict[int, UnreadableBatchError] = {}
         install()
         self.consumer = KafkaConsumer(
-            bootstrap_servers=settings.kafka_bootstrap,
+            **client_settings(settings.kafka_bootstrap),
             client_id=settings.worker,
             group_id=settings.group,
             enable_auto_commit=False,

@@ -7,6 +7,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from extensions.errors import UnavailableError
+from streaming.kafka.client_settings import client_settings
 from streaming.settings import Settings
 
 _UNKNOWN_TOPIC = 3
@@ -28,13 +29,13 @@ def open_admin(settings: Settings) -> KafkaAdminClient:
     """
     try:
         return KafkaAdminClient(
-            bootstrap_servers=settings.kafka_bootstrap,
+            **client_settings(settings.kafka_bootstrap),
             client_id=settings.worker,
             bootstrap_timeout_ms=10_000,
         )
     except KafkaError as error:
         raise UnavailableError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer: start it with `make up`, "
+            f"Kafka at {settings.kafka_bootstrap} does not answer: start it with `skewless up`, "
             "or check SKEWLESS_KAFKA_BOOTSTRAP."
         ) from error
 

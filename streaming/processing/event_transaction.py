@@ -7,86 +7,73 @@ import psycopg
 import pyarrow as pa
 
 from extensions.database import connect
-from extensions.database.event_ingest import INSERT_BATCH, take_ingest_lock
+from extensions.database.event_ingest import take_ingest_lock
 from extensions.failpoints import point
-from extensions.history.postgres_binary_copy import copy_batch
+from extensions.sources import HistoryTable
+from extensions.sources.ingest import BatchTable
+from extensions.sources.storage import ensure_partitions
 from streaming.failpoints import Fault
-from streaming.kafka.message_decoder import WatchEvent
 from streaming.processing.offsets import Progress, move
 from streaming.settings import Settings
 
-_SCHEMA = pa.schema(
-    [
-        ("event_id", pa.string()),
-        ("user_id", pa.int64()),
-        ("item_id", pa.int64()),
-        ("watched_at", pa.timestamp("us", tz="UTC")),
-        ("duration_ms", pa.int32()),
-        ("progress", pa.float32()),
-        ("arrival", pa.int64()),
-    ]
-)
-
-# Months further back have no partition of their own; their rows wait in the default one.
+# Times further back have no partition of their own; their rows wait in the default one.
 OLDEST_PARTITION = timedelta(days=3 * 366)
 
 
-def open_store(url: str, name: str) -> psycopg.Connection:
+def open_store(url: str, name: str, batches: BatchTable) -> psycopg.Connection:
     """A connection in autocommit with the session's table for a batch of events."""
     conn = connect(url, autocommit=True, name=name)
-    conn.execute(
-        'CREATE TEMP TABLE batch (event_id text COLLATE "C", user_id bigint, item_id bigint, '
-        "watched_at timestamptz, ingested_at timestamptz, duration_ms integer, progress real, "
-        "arrival bigint) ON COMMIT DELETE ROWS"
-    )
+    batches.create(conn)
     return conn
 
 
 def store(
     conn: psycopg.Connection,
     settings: Settings,
-    events: Sequence[WatchEvent],
+    batches: BatchTable,
+    events: pa.RecordBatch,
     moves: Sequence[Progress],
 ) -> int:
     """Store ``events`` (in order of arrival) and move the offsets; returns how many were new.
 
     Raises:
         FencedError: a partition is no longer this worker's; nothing was stored.
+        psycopg.Error: the table refuses a row (`extensions.sources.ingest.refuses_a_row`);
+            nothing was stored.
     """
     with conn.transaction():
         stored = 0
-        if events:
-            take_ingest_lock(conn)
-            copy_batch(conn, "batch", _columns(events), _SCHEMA.names)
-            stored = conn.execute(INSERT_BATCH).rowcount
+        if events.num_rows:
+            take_ingest_lock(conn, batches.table.table)
+            stored = batches.insert(conn, events)
             point(Fault.EVENTS_COPIED)
         move(conn, settings, moves)
         point(Fault.OFFSETS_WRITTEN)
     return stored
 
 
-def _columns(events: Sequence[WatchEvent]) -> pa.RecordBatch:
-    columns = [*zip(*events, strict=True), range(len(events))]
-    return pa.record_batch(
-        [pa.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)],
-        schema=_SCHEMA,
-    )
+class Partitions:
+    """Makes the partitions that events want, each once."""
 
+    def __init__(self, table: HistoryTable) -> None:
+        self._table = table
+        self._made: set[datetime] = set()
 
-def months_of(events: Sequence[WatchEvent], now: datetime) -> set[datetime]:
-    """The months, as their first moments, that the events want a partition for."""
-    oldest = now - OLDEST_PARTITION
-    return {
-        datetime(year, month, 1, tzinfo=UTC)
-        for year, month in {
-            (event.watched_at.year, event.watched_at.month)
-            for event in events
-            if event.watched_at > oldest
+    def ensure(self, conn: psycopg.Connection, times: Sequence[datetime], now: datetime) -> None:
+        """Make the missing partitions of these event times; those too far back want none."""
+        table = self._table
+        if table.partition is None:
+            return
+        oldest = now - OLDEST_PARTITION
+        daily = table.partition == "day"
+        wanted = {
+            datetime(year, month, day, tzinfo=UTC)
+            for year, month, day in {
+                (time.year, time.month, time.day if daily else 1)
+                for time in times
+                if time is not None and time > oldest
+            }
         }
-    }
-
-
-def ensure_months(conn: psycopg.Connection, months: set[datetime]) -> None:
-    """Make the partitions of these months, those that are there left alone."""
-    for month in sorted(months):
-        conn.execute("SELECT ensure_watch_event_partitions(%s, %s)", [month, month])
+        for begin in sorted(wanted - self._made):
+            ensure_partitions(conn, table, begin, begin)
+        self._made |= wanted

@@ -4,11 +4,12 @@ Whoever moves a partition's offset names the offset that it believes to be the n
 that has lost the partition to another one, and does not know it yet, is found out by that.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import psycopg
+from psycopg import sql
 
 from streaming.settings import Settings
 
@@ -39,7 +40,39 @@ class Progress:
 
 
 class FencedError(Exception):
-    """Another worker has moved a partition that this one took for its own."""
+    """Another worker has moved or computed a partition that this one took for its own."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That so many partitions are pending, and this worker's to compute.
+
+    ``query`` returns a row for each that still is, and locks it: whoever computes a partition in
+    this worker's stead (`mark_processed`) does so before the query's transaction, or after it.
+    """
+
+    query: sql.Composable
+    partitions: int
+
+
+NO_CLAIM = Claim(sql.SQL("SELECT WHERE FALSE"), 0)
+
+
+def claim(settings: Settings, next_offsets: Mapping[int, int]) -> Claim:
+    """The claim to partitions whose events are stored up to these offsets and not computed."""
+    query = sql.SQL(
+        "SELECT FROM stream_offsets AS o "
+        "INNER JOIN unnest({partitions}::int[], {next}::bigint[]) "
+        "AS u (kafka_partition, next_offset) USING (kafka_partition, next_offset) "
+        "WHERE o.consumer_group = {group} AND o.topic = {topic} "
+        "AND o.stored_through > o.computed_through FOR SHARE OF o"
+    ).format(
+        partitions=sql.Literal(list(next_offsets)),
+        next=sql.Literal(list(next_offsets.values())),
+        group=sql.Literal(settings.group),
+        topic=sql.Literal(settings.topic),
+    )
+    return Claim(query, len(next_offsets))
 
 
 _LONGEST_STEP = timedelta(seconds=3)
@@ -155,26 +188,38 @@ def mark_processed(
     )
 
 
-def under_way_since(conn: psycopg.Connection) -> datetime | None:
-    """A moment before the arrival of all that steps have stored and are computing now.
+def under_way_since(
+    conn: psycopg.Connection, streams: Sequence[tuple[str, str]]
+) -> datetime | None:
+    """A moment before the arrival of all that steps of ``streams`` (group, topic) compute now.
 
     A step that has been at it for longer than `_LONGEST_STEP` does not count: its worker may be
     gone. None where no step is under way.
     """
     row = conn.execute(
-        "SELECT min(computed_through) FROM stream_offsets WHERE stored_through > computed_through "
-        "AND stored_through > clock_timestamp() - %s",
-        [_LONGEST_STEP],
+        "SELECT min(o.computed_through) FROM stream_offsets AS o "
+        "INNER JOIN unnest(%s::text[], %s::text[]) AS s (consumer_group, topic) "
+        "USING (consumer_group, topic) "
+        "WHERE o.stored_through > o.computed_through "
+        "AND o.stored_through > clock_timestamp() - %s",
+        [[group for group, _ in streams], [topic for _, topic in streams], _LONGEST_STEP],
     ).fetchone()
     return row[0] if row else None
 
 
-def stream_watermark(conn: psycopg.Connection, settings: Settings) -> datetime | None:
-    """The least of the partitions' watermarks; None while one has none, or none is read yet."""
+def stream_watermark(
+    conn: psycopg.Connection, streams: Sequence[tuple[str, str]]
+) -> datetime | None:
+    """The least watermark of all partitions of ``streams`` (group, topic).
+
+    None while a partition has none, or no partition of one of the streams was read yet.
+    """
     row = conn.execute(
-        "SELECT CASE WHEN bool_and(processed_through IS NOT NULL) "
-        f"THEN min(processed_through) END FROM stream_offsets WHERE {_STREAM}",
-        {"group": settings.group, "topic": settings.topic},
+        "SELECT CASE WHEN bool_and(o.processed_through IS NOT NULL) "
+        "THEN min(o.processed_through) END "
+        "FROM unnest(%s::text[], %s::text[]) AS s (consumer_group, topic) "
+        "LEFT JOIN stream_offsets AS o USING (consumer_group, topic)",
+        [[group for group, _ in streams], [topic for _, topic in streams]],
     ).fetchone()
     return row[0] if row else None
 

@@ -1,56 +1,75 @@
 """The views that follow the stream: every live version whose freshness is realtime."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import overload
+from typing import Any, overload
 
 import psycopg
 from feast import FeatureStore, FeatureView
 
-from extensions.asof import Computation, Freshness, load_computations
+from extensions.asof import Computation, Freshness, HistorySource, load_computations
 from extensions.database import connect
 from extensions.errors import SkewlessError
 from extensions.failure_classification import of_a_server
+from extensions.sources import HistoryTable
 from extensions.stores.log_publishing import registered
 from extensions.stores.registry.version_store import has_versions
 from extensions.versions.maintained_versions import live_computations
-from streaming.kafka.message_decoder import WatchEvent
+from streaming.declared_streams import streams_by_table
 from streaming.settings import Settings
 
-EVENTS = "watch_events"
+# A stream: its consumer group and its topic.
+StreamId = tuple[str, str]
+
 # How soon a running worker computes what was published, and leaves alone what was retired.
 LOOK_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class LiveView:
-    """A view version: how it is computed, and how Feast knows it online."""
+    """A view version: how it is computed, how Feast knows it online, and what it waits for.
+
+    ``streams``: those whose tables the view reads; its watermark is the least of theirs.
+    """
 
     computation: Computation
     feature_view: FeatureView
+    streams: tuple[StreamId, ...] = ()
 
-    @property
-    def follows_events(self) -> bool:
-        """Whether a watch event names the view's entities; other views are left to the sweep."""
-        return self.computation.reads[0].table == EVENTS and set(self.computation.join_keys) <= set(
-            WatchEvent._fields
-        )
+    def source(self, table: HistoryTable) -> HistorySource | None:
+        """What the view reads of ``table``, if its rows name the view's entities.
 
-    def entities(self, events: Sequence[WatchEvent]) -> set[tuple[int, ...]]:
-        """The distinct join keys of ``events``."""
-        at = [WatchEvent._fields.index(key) for key in self.computation.join_keys]
+        Other views are left to the sweep.
+        """
+        if set(self.computation.join_keys) <= table.by_name.keys():
+            return next((s for s in self.computation.reads if s.table == table.table), None)
+        return None
+
+    def entities(
+        self, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> set[tuple[Any, ...]]:
+        """The distinct join keys of ``rows``; one without a key names nobody."""
+        at = [columns.index(key) for key in self.computation.join_keys]
         if len(at) == 1:
-            return {(event[at[0]],) for event in events}  # type: ignore[misc]
-        return {tuple(event[i] for i in at) for event in events}  # type: ignore[misc]
+            named = {(row[at[0]],) for row in rows}
+        else:
+            named = {tuple(row[i] for i in at) for row in rows}
+        return {key for key in named if None not in key}
 
 
 class LiveViews(Sequence[LiveView]):
     """The live realtime views, as of a second ago at most; for the step and the sweep at once."""
 
-    def __init__(self, settings: Settings, feast_store: FeatureStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        feast_store: FeatureStore,
+        streams: Mapping[str, Sequence[StreamId]],
+    ) -> None:
         self._url, self._store = settings.postgres_url, feast_store
+        self._streams = streams
         self._declared = load_computations(settings.repo_root)
         self._guard = threading.Lock()
         self._conn: psycopg.Connection | None = None
@@ -99,11 +118,21 @@ class LiveViews(Sequence[LiveView]):
         if versions == self._versions:
             return
         self._views = [
-            LiveView(computation, registered(self._store, computation))
+            LiveView(computation, registered(self._store, computation), self._of(computation))
             for computation in live_computations(self._conn, self._declared).values()
             if computation.freshness is Freshness.REALTIME
         ]
         self._versions = versions
+
+    def _of(self, computation: Computation) -> tuple[StreamId, ...]:
+        """The streams of the tables that a view reads."""
+        return tuple(
+            dict.fromkeys(
+                stream
+                for source in computation.reads
+                for stream in self._streams.get(source.table, ())
+            )
+        )
 
 
 def live_views(settings: Settings, feast_store: FeatureStore) -> Sequence[LiveView]:
@@ -112,4 +141,4 @@ def live_views(settings: Settings, feast_store: FeatureStore) -> Sequence[LiveVi
     Raises:
         SkewlessError: a view is not in the registry.
     """
-    return LiveViews(settings, feast_store)
+    return LiveViews(settings, feast_store, streams_by_table(settings))

@@ -16,8 +16,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pyarrow as pa
 
-from extensions.asof import Computation, append, everyone
+from extensions.asof import Computation, Spine, append, everyone
 from extensions.asof.history_changes import affected, changes_of
+from extensions.asof.refused_entities import refused_entities, retry_refused, without_refused
 from extensions.asof.safe_time import settled_now
 from extensions.asof.spine_changes import unanswered
 from extensions.asof.unpublished_ranges import unpublished
@@ -36,7 +37,11 @@ from extensions.stores.rebuild import reconcile
 from extensions.stores.restore_detection import check, publishing
 from extensions.thread_supervision import Vital
 from streaming.failpoints import Fault
-from streaming.processing.feature_computation import log_values, logged_values
+from streaming.processing.feature_computation import (
+    log_values,
+    logged_values,
+    retried_values,
+)
 from streaming.processing.offsets import stream_watermark, under_way_since
 from streaming.processing.online_write_retries import publish_refused
 from streaming.processing.online_writer import Publisher
@@ -64,9 +69,7 @@ class Swept:
     rows: int
 
 
-def sweep(
-    conn: psycopg.Connection, settings: Settings, view: LiveView, publisher: Publisher
-) -> Swept | None:
+def sweep(conn: psycopg.Connection, view: LiveView, publisher: Publisher) -> Swept | None:
     """Bring one view up to now; None when another worker is on it. ``conn`` is in autocommit."""
     computation = view.computation
     with ExitStack() as stack:
@@ -83,7 +86,7 @@ def sweep(
         stack.enter_context(publishing(conn, publisher.feast_store, computation, verdict))
         # Read before anything else: what a step had logged and could not publish was noted
         # before the step moved these.
-        partitions = stream_watermark(conn, settings)
+        partitions = stream_watermark(conn, view.streams)
         logged, published = _marks(conn, computation)
 
         # 1. What an earlier sweep logged and did not live to publish, and what was refused.
@@ -93,18 +96,16 @@ def sweep(
                 publisher.publish(view, rows)
 
         mark = read_watermark(conn, computation)
-        if mark is not None and (
-            (mark.published_through or _NEVER) < mark.processed_through
-            or unpublished(conn, computation)
-        ):
-            # A backfill's rows, or a refresh's that did not live to publish them: whoever
-            # moves the mark past them must have published them.
+        behind = mark is not None and (mark.published_through or _NEVER) < mark.processed_through
+        if behind or unpublished(conn, computation):
+            # A backfill's rows, or those of a refresh or a step that did not live to publish
+            # them: whoever moves the mark past them must have published them.
             publish_log(publisher.feast_store, conn, computation)
 
         # 2. One transaction: values as of now, and how far they go.
-        through = settled_now(conn)
+        through = settled_now(conn, computation.tables)
         # What a step is computing is not computed here too.
-        through = min(through, under_way_since(conn) or through)
+        through = min(through, under_way_since(conn, view.streams) or through)
         after = logged or (mark.processed_through if mark else None)
         if after is not None and through <= after:
             return None
@@ -123,7 +124,7 @@ def sweep(
                 "WHERE view_name = %s AND version = %s",
                 [through, computation.view, computation.version],
             )
-            if partitions is not None or not view.follows_events:
+            if partitions is not None or not view.streams:
                 to = through if partitions is None else min(through, partitions)
                 advance_processed(conn, computation, to)
                 advance_published(conn, computation, to)
@@ -155,7 +156,8 @@ def _log(
         changed = [] if after is None else changes_of(conn, computation, after, through)
         if after is not None and through - after < _LARGE and not changed:
             rows = log_values(conn, computation, unanswered(computation, after, through))
-            return rows.num_rows, iter([rows])
+            again = retried_values(conn, computation, through)
+            return rows.num_rows + again.num_rows, iter([rows, again])
         if after is None:
             spine = everyone(computation, through)
         elif changed:
@@ -163,7 +165,12 @@ def _log(
             spine = affected(computation, changed, after, through)
         else:
             spine = unanswered(computation, after, through)
-        count = append(conn, computation, spine)
+
+        def take(part: Spine) -> int:
+            return append(conn, computation, part)
+
+        count = sum(without_refused(conn, computation, spine, take))
+        count += sum(retry_refused(conn, computation, through, take))
     return count, logged_values(conn, computation, through)
 
 
@@ -195,6 +202,12 @@ class Sweeper(Vital):
                     )
                 for view in self._views:
                     self._sweep(conn, view)
+                refused = refused_entities(conn)
+                for view in self._views:
+                    version = (view.computation.view, view.computation.version)
+                    self._metrics.refused.labels(view.computation.name).set(
+                        len(refused.get(version, ()))
+                    )
                 self._metrics.worked("sweep")
             except Exception as error:
                 if not outage(error):
@@ -216,6 +229,6 @@ class Sweeper(Vital):
         if self._stopping.is_set():
             return
         with guarded(self._metrics, view):
-            swept = sweep(conn, self._settings, view, self._publisher)
+            swept = sweep(conn, view, self._publisher)
             if swept is not None:
                 self._metrics.values.labels(view.computation.name).inc(swept.rows)

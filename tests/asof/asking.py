@@ -18,7 +18,7 @@ Answered: TypeAlias = list[tuple[QuestionRow, Answer]]
 
 def ask(conn: dbapi.Connection, computation: Computation, spine: Spine) -> Answered:
     """Every row that the engine returns, sorted by question."""
-    return sorted(_rows(compute(conn, computation, spine), computation), key=lambda row: row[0])
+    return sorted(rows_of(compute(conn, computation, spine), computation), key=lambda row: row[0])
 
 
 def ask_rows(
@@ -33,11 +33,19 @@ def spine_of(computation: Computation, rows: Sequence[QuestionRow]) -> Spine:
     return Spine.of([(*keys, as_of) for keys, as_of in rows], computation)
 
 
-def _rows(table: pa.Table, computation: Computation) -> Iterator[tuple[QuestionRow, Answer]]:
+def rows_of(table: pa.Table, computation: Computation) -> Iterator[tuple[QuestionRow, Answer]]:
+    """Each row of an engine's answer, as (question, values)."""
     width = len(computation.join_keys)
     columns = [_values(table.column(name)) for name in computation.columns]
     for row in zip(*columns, strict=True):
         yield (tuple(row[:width]), row[width]), tuple(row[width + 1 :])
+
+
+def questions_of(table: pa.Table, computation: Computation) -> Iterator[QuestionRow]:
+    """The questions in a spine's rows."""
+    columns = [_values(table.column(name)) for name in (*computation.join_keys, "as_of")]
+    for *keys, as_of in zip(*columns, strict=True):
+        yield tuple(keys), as_of
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

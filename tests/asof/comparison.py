@@ -11,7 +11,8 @@ Claims checked, for each computation:
 * `active(t)`: every entity whose answer is not the default;
 * `changes(t0, t1)`: each (entity, moment) once, with the oracle's answers; after each change the
   oracle's answer stays the same until the next (for ticked views: as seen by the ticks);
-* whatever `touched`, `active` and `changes` answered, a direct spine answers to the bit.
+* whatever `touched`, `active` and `changes` answered, a direct spine answers to the bit;
+* DuckDB makes the same spines, and answers all that was asked of any to the bit.
 """
 
 from bisect import bisect_right
@@ -22,11 +23,23 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import duckdb
 from adbc_driver_postgresql import dbapi
 
-from extensions.asof import Computation, active, changes, touched
+from extensions.asof import Computation, Spine, active, changes, touched
 from extensions.database import connect_arrow
-from tests.asof.asking import Answered, QuestionRow, ask, ask_rows
+from extensions.engines.duckdb import answers, session, spine_rows, use_history
+from extensions.engines.postgresql import fetched, history_rows
+from extensions.errors import DefinitionError
+from tests.asof.asking import (
+    Answered,
+    QuestionRow,
+    ask,
+    ask_rows,
+    questions_of,
+    rows_of,
+    spine_of,
+)
 from tests.asof.histories import DAY, ERAS, HOUR, MICROSECOND, STRANGERS, Case
 from tests.asof.loading import load
 from tests.oracle.answers import VIEWS, Answer, agrees, bits, brief
@@ -45,14 +58,16 @@ def disagreements(
     placed = [case.moved(STRIDE * n, f"{n}/" if n else "") for n, case in enumerate(cases)]
     load(url, joined(case.history for case in placed))
     found: dict[int, list[str]] = defaultdict(list)
-    with connect_arrow(url) as conn:
+    with connect_arrow(url) as conn, session() as duck:
         for computation in computations:
-            comparison = _Comparison(conn, computation, placed, found)
+            use_history(duck, {s.table: history_rows(conn, s) for s in computation.reads})
+            comparison = _Comparison(conn, duck, computation, placed, found)
             comparison.direct()
             for era in sorted({case.era for case in placed}):
                 comparison.ticks(era)
                 comparison.history(era)
             comparison.same_bits()
+            comparison.same_in_duckdb()
     return dict(found)
 
 
@@ -61,6 +76,7 @@ class _Comparison:
     """One computation's turn; complaints go into `found`."""
 
     conn: dbapi.Connection
+    duck: duckdb.DuckDBPyConnection
     computation: Computation
     cases: Sequence[Case]
     found: dict[int, list[str]]
@@ -125,7 +141,8 @@ class _Comparison:
             after, through = start - 2 * HOUR, start + 5 * HOUR
         name = f"changes({after}, {through})"
         moments: dict[Keys, list[datetime]] = defaultdict(list)
-        answered = ask(self.conn, self.computation, changes(self.computation, after, through))
+        spine = changes(self.computation, after, through)
+        answered = self._ask(name, spine)
         for (keys, as_of), _ in answered:
             if not after < as_of <= through:
                 self.complain(keys, f"{name} asks about {as_of}")
@@ -171,7 +188,7 @@ class _Comparison:
 
     def _spine(self, name: str, spine: Any) -> dict[Keys, Answer]:
         """Ask, compare, and return the answers by entity."""
-        answered = ask(self.conn, self.computation, spine)
+        answered = self._ask(name, spine)
         self._compare(name, answered)
         by_entity: dict[Keys, Answer] = {}
         for (keys, _), answer in answered:
@@ -179,6 +196,15 @@ class _Comparison:
                 self.complain(keys, f"{name} has {keys} more than once")
             by_entity[keys] = answer
         return by_entity
+
+    def _ask(self, name: str, spine: Spine) -> Answered:
+        """PostgreSQL's answers to a spine, which DuckDB must make as well."""
+        answered = ask(self.conn, self.computation, spine)
+        made = Counter(questions_of(spine_rows(self.duck, spine), self.computation))
+        asked = Counter(question for question, _ in answered)
+        for keys, as_of in (asked - made) + (made - asked):
+            self.complain(keys, f"{name} in DuckDB: not as often {keys} at {as_of}")
+        return answered
 
     def _compare(self, name: str, answered: Answered) -> None:
         for (keys, as_of), answer in answered:
@@ -196,6 +222,22 @@ class _Comparison:
         for (keys, as_of), answer in ask_rows(self.conn, self.computation, list(self.answered)):
             if bits(self.answered[keys, as_of]) != bits(answer):
                 self.complain(keys, f"{keys} at {as_of}: a direct spine has other bits")
+
+    def same_in_duckdb(self) -> None:
+        """All that any spine was asked, in one spine."""
+        spine = spine_of(self.computation, list(self.answered))
+        try:
+            asked = fetched(self.conn, spine.query)
+            table = answers(self.duck, self.computation, asked).read_all()
+        except DefinitionError as error:
+            for keys, _ in self.answered:
+                self.complain(keys, error.message)
+            return
+        got = dict(rows_of(table, self.computation))
+        for (keys, as_of), answer in self.answered.items():
+            there = got.get((keys, as_of), ())
+            if bits(there) != bits(answer):
+                self.complain(keys, f"{keys} at {as_of}: in DuckDB {brief(there)}")
 
 
 def _critical(case: Case, horizon: timedelta | None) -> list[datetime]:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from extensions.asof import Computation, FeatureColumn, HistorySource
-from tests.asof.asking import Answered, QuestionRow, ask_rows
+from extensions.engines.duckdb import answers, session, use_history
+from extensions.engines.postgresql import compute_as_logged, fetched, history_rows
+from extensions.errors import DefinitionError
+from tests.asof.asking import Answered, QuestionRow, ask_rows, rows_of, spine_of
 from tests.oracle.answers import bits
 from tests.oracle.features import Keys
 
@@ -43,6 +46,7 @@ ALONE = "each row on its own"
 ORDER = "no dependence on physical order or plan"
 READS = "reads what it declares"
 CLOCK = "asks no clock"
+ENGINE = "the same in every engine"
 
 # Each would have been a reason for some plan to add in another order.
 PLANS: dict[str, tuple[str, ...]] = {
@@ -251,6 +255,25 @@ def asks_no_clock(subject: _Subject) -> Iterator[str]:
         yield f"its SQL says {match.group(0)}"
 
 
+def the_same_in_every_engine(subject: _Subject) -> Iterator[str]:
+    """DuckDB answers the questions as PostgreSQL does, to the bit, whatever was stored first."""
+    computation = subject.computation
+    strangers = [(keys, moment) for keys in subject.strangers for moment in subject.moments]
+    with subject.undone(), session() as duck:
+        spine = spine_of(computation, [*subject.questions, *strangers])
+        expected = compute_as_logged(subject.conn, computation, spine)
+        try:
+            history = {s.table: history_rows(subject.conn, s) for s in computation.reads}
+            use_history(duck, history)
+            got = answers(duck, computation, fetched(subject.conn, spine.query)).read_all()
+        except DefinitionError as error:
+            yield error.message
+            return
+    yield from _differences(
+        _counted(rows_of(expected, computation)), _counted(rows_of(got, computation)), "in DuckDB"
+    )
+
+
 RULES: dict[str, Callable[[_Subject], Iterator[str]]] = {
     EVENT_TIME: no_leak_by_event_time,
     ARRIVAL_TIME: no_leak_by_arrival_time,
@@ -261,6 +284,7 @@ RULES: dict[str, Callable[[_Subject], Iterator[str]]] = {
     ORDER: no_dependence_on_order_or_plan,
     READS: reads_what_it_declares,
     CLOCK: asks_no_clock,
+    ENGINE: the_same_in_every_engine,
 }
 
 
@@ -297,11 +321,21 @@ def _takes_away(
 
 
 def _shuffle(subject: _Subject, table: str, seed: str) -> None:
-    names = {"table": sql.Identifier(table), "seed": sql.Literal(seed)}
+    columns = subject.rows_of(
+        sql.SQL(
+            "SELECT attname FROM pg_attribute WHERE attrelid = {}::regclass AND attnum > 0 "
+            "AND NOT attisdropped AND attgenerated = ''"
+        ).format(sql.Literal(table))
+    )
+    names = {
+        "table": sql.Identifier(table),
+        "seed": sql.Literal(seed),
+        "columns": sql.SQL(", ").join(sql.Identifier(name) for (name,) in columns),
+    }
     for statement in (
         "CREATE TEMP TABLE shuffled AS SELECT * FROM {table} AS t ORDER BY md5(t::text || {seed})",
         "DELETE FROM {table}",
-        "INSERT INTO {table} SELECT * FROM shuffled",
+        "INSERT INTO {table} ({columns}) SELECT {columns} FROM shuffled",
         "DROP TABLE shuffled",
         "ANALYZE {table}",
     ):
@@ -338,4 +372,6 @@ def _default(feature: FeatureColumn) -> Any:
         return np.float32(value)
     if feature.pg_type == "double precision":
         return float(value)
+    if feature.pg_type == "timestamptz":
+        return datetime.fromtimestamp(value, tz=UTC)
     return tuple(value) if isinstance(value, list) else value

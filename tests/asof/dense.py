@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.asof.asking import QuestionRow
 from tests.asof.histories import DAY, ERAS, GENRES, HOUR, MICROSECOND, embedding
-from tests.oracle.answers import VIEWS
+from tests.oracle.answers import VIEWS, ViewOracle
 from tests.oracle.features import Keys
 from tests.oracle.records import Classification, GenrePlace, History, Watch
 
@@ -71,9 +71,15 @@ def _watch(random: np.random.Generator, event_id: str, happened: object, arrived
     )
 
 
-def dense_questions(view: str, history: History) -> list[QuestionRow]:
-    """Entities of the view at every moment: all of them, or of many pairs one in five."""
-    entities: list[Keys] = VIEWS[view].entities(history)
+def dense_questions(
+    view: str, history: History, join_keys: tuple[str, ...] | None = None
+) -> list[QuestionRow]:
+    """Entities of the view at every moment: all of them, or of many pairs one in five.
+
+    ``join_keys``: of a view without an oracle, such as one that a user added.
+    """
+    oracle = VIEWS[view] if join_keys is None else ViewOracle(join_keys, ())
+    entities: list[Keys] = oracle.entities(history)
     if len(entities) > 100:
         entities = [keys for n, keys in enumerate(entities) if n % 5 == 0 or keys[1] == 1]
     return [(keys, moment) for moment in MOMENTS for keys in entities]

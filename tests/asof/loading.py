@@ -1,15 +1,21 @@
 """Getting generated histories into a database, by the store's own insert statement."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import psycopg
+from feast.repo_contents import RepoContents
 
+from extensions.asof.computation_loading import read_repository
 from extensions.database.connection import connect
-from extensions.database.event_ingest import INSERT_BATCH, take_ingest_lock
+from extensions.database.event_ingest import take_ingest_lock
+from extensions.sources import EventStream, HistoryTable, Sources, load_sources
+from extensions.sources.ingest import BatchTable
 from tests.oracle.records import Classification, GenrePlace, History, Watch
 
-HISTORY_TABLES = ("watch_events", "watch_event_ids", "items", "genres")
+HISTORY_TABLES = ("watch_events", "watch_events_ids", "items", "genres")
 BATCHES = 3
 
 
@@ -52,24 +58,36 @@ def deliver(conn: psycopg.Connection, deliveries: Sequence[Watch]) -> None:
     if not deliveries:
         return
     _make_partitions(conn, [w.watched_at for w in deliveries])
-    take_ingest_lock(conn)
-    conn.execute(
-        "CREATE TEMP TABLE batch ON COMMIT DROP AS "
-        "SELECT *, 0::bigint AS arrival FROM watch_events WITH NO DATA"
-    )
-    with conn.cursor().copy(
-        "COPY batch (event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress, "
-        "arrival) FROM STDIN"
-    ) as copy:
-        for arrival, w in enumerate(deliveries):
-            copy.write_row(
-                (
-                    *(w.event_id, w.user_id, w.item_id, w.watched_at, w.ingested_at),
-                    *(w.duration_ms, w.progress, arrival),
-                )
-            )
-    conn.execute(INSERT_BATCH)
-    conn.execute("DROP TABLE batch")
+    take_ingest_lock(conn, "watch_events")
+    batches = BatchTable(_table(conn))
+    conn.execute("DROP TABLE IF EXISTS batch_watch_events")
+    batches.create(conn)
+    rows = [
+        (w.event_id, w.user_id, w.item_id, w.watched_at, w.ingested_at, w.duration_ms, w.progress)
+        for w in deliveries
+    ]
+    batches.insert(conn, batches.batch([c.name for c in batches.columns], rows))
+
+
+def watch_events_stream(url: str) -> EventStream:
+    """The declared stream of events."""
+    with connect(url) as conn:
+        return load_sources(_repository(), conn, "skewless").stream("watch_events_stream")
+
+
+def media_sources(url: str) -> Sources:
+    """The declared tables and streams of this repository."""
+    with connect(url) as conn:
+        return load_sources(_repository(), conn, "skewless")
+
+
+def _table(conn: psycopg.Connection) -> HistoryTable:
+    return load_sources(_repository(), conn, "skewless").table("watch_events")
+
+
+@functools.cache
+def _repository() -> RepoContents:
+    return read_repository(Path(__file__).resolve().parents[2])
 
 
 def _shuffle(conn: psycopg.Connection) -> None:
@@ -101,4 +119,6 @@ def _make_partitions(conn: psycopg.Connection, moments: list[datetime]) -> None:
         moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for moment in moments
     }
     for month in sorted(months):
-        conn.execute("SELECT ensure_watch_event_partitions(%s, %s)", [month, month])
+        conn.execute(
+            "SELECT ensure_time_partitions('watch_events', 'month', %s, %s)", [month, month]
+        )

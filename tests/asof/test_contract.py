@@ -9,7 +9,7 @@ import pytest
 from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
-from extensions.asof import Computation
+from extensions.asof import Computation, load_computations
 from extensions.database import connect, connect_arrow
 from tests.asof import contract
 from tests.asof.asking import ask_rows
@@ -25,7 +25,9 @@ from tests.oracle.answers import bits
 from tests.oracle.records import History
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REGISTERED = sorted(p.stem for p in (REPOSITORY / "feature_repo" / "computations").glob("*.sql"))
+FILES = sorted(p.stem for p in (REPOSITORY / "feature_repo" / "computations").glob("*.sql"))
+# Declared aggregations have no file: their text is compiled.
+REGISTERED = sorted({*FILES, *load_computations(REPOSITORY)})
 BROKEN = sorted((Path(__file__).parent / "broken").glob("*.sql"))
 
 
@@ -56,9 +58,10 @@ def conn(database: str, history: History) -> Iterator[dbapi.Connection]:
 
 def test_every_file_is_a_registered_computation(computations: dict[str, Computation]) -> None:
     # The text of an earlier version stays beside the one that the files name.
-    assert set(computations) <= set(REGISTERED)
+    written = {name for name, c in computations.items() if c.declaration is None}
+    assert written <= set(FILES)
     views = {c.view: c.version for c in computations.values()}
-    for name in REGISTERED:
+    for name in FILES:
         view, _, version = name.partition(".v")
         assert int(version) <= views[view]
 
@@ -69,9 +72,11 @@ def test_a_registered_computation_keeps_the_contract(
 ) -> None:
     view = name.partition(".v")[0]
     named = next(c for c in computations.values() if c.view == view)
-    text = (REPOSITORY / "feature_repo" / "computations" / f"{name}.sql").read_text()
+    path = REPOSITORY / "feature_repo" / "computations" / f"{name}.sql"
+    text = path.read_text() if path.is_file() else named.sql
     computation = dataclasses.replace(named, sql=text.strip().removesuffix(";"))
-    assert violations(conn, computation, dense_questions(computation.view, history)) == []
+    questions = dense_questions(view, history, computation.join_keys)
+    assert violations(conn, computation, questions) == []
 
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
@@ -80,7 +85,10 @@ def test_a_broken_computation_breaks_the_rule_that_it_names_and_no_other(
 ) -> None:
     rule, computation = _broken(path, computations)
     found = violations(conn, computation, dense_questions(computation.view, history))
-    assert {violation.rule for violation in found} == {rule}, found[:5]
+    broken = {violation.rule for violation in found}
+    # An order that is left open, or a table that no other engine is given, may show there, too.
+    also = {contract.ENGINE} if rule in (contract.ORDER, contract.READS) else set()
+    assert broken - also == {rule}, found[:5]
 
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
@@ -110,7 +118,9 @@ def test_the_time_zone_of_the_server_changes_nothing(
                 [
                     (question, bits(answer))
                     for c in computations.values()
-                    for question, answer in ask_rows(conn, c, dense_questions(c.view, history))
+                    for question, answer in ask_rows(
+                        conn, c, dense_questions(c.view, history, c.join_keys)
+                    )
                 ]
             )
     assert answered[0] == answered[1]

@@ -18,9 +18,9 @@ from extensions.asof.history_changes import (
 from extensions.asof.tick import tick
 from extensions.asof.tick_schedule import due_tick, last_tick
 from extensions.database import connect
-from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA
-from extensions.history.bulk_load import load_events, load_items
+from feature_repo.simulator import EVENT_SCHEMA, ITEM_SCHEMA
 from tests.asof.loading import watch
+from tests.history.tables import load_events, load_items
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -78,7 +78,7 @@ def test_rows_that_claim_to_have_arrived_long_ago_are_found(
     elif how == "insert":
         watch(conn, "late", 2, at, at)
     else:
-        conn.execute("SELECT ensure_watch_event_partitions(%s, %s)", [at, at])
+        conn.execute("SELECT ensure_time_partitions('watch_events', 'month', %s, %s)", [at, at])
         partition = f"watch_events_{at:%Y_%m}"
         conn.execute(
             f"INSERT INTO {partition} (event_id, user_id, item_id, watched_at, ingested_at, "  # type: ignore[arg-type]

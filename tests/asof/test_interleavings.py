@@ -16,8 +16,8 @@ from extensions.asof import Computation
 from extensions.asof.backfill import backfill
 from extensions.asof.tick import tick
 from extensions.database import connect
-from extensions.history.bulk_load import load_events
 from tests.asof.test_history_changes import event_batch
+from tests.history.tables import load_events
 from tests.oracle.answers import VIEWS, agrees
 from tests.oracle.records import History, Watch
 

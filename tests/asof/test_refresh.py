@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from extensions.asof import Computation
+from extensions.addresses import POSTGRES_VARIABLE
+from extensions.asof import Computation, Freshness
 from extensions.asof.backfill import backfill
 from extensions.asof.safe_time import settled_now
 from extensions.asof.tick import tick
@@ -15,6 +16,8 @@ from extensions.asof.watermarks import alone_on, read_watermark
 from extensions.database import connect
 from extensions.database.event_ingest import take_ingest_lock
 from extensions.errors import SkewlessError
+from extensions.operations import refresh as refresh_module
+from extensions.operations.refresh import Refresher
 from tests.asof.loading import watch
 
 HOUR = timedelta(hours=1)
@@ -92,7 +95,7 @@ def test_an_open_ingest_transaction_holds_the_settled_moment_back(
     with connect(fresh_database) as ingest:
         began = conn.execute("SELECT clock_timestamp()").fetchone()
         assert began is not None
-        take_ingest_lock(ingest)
+        take_ingest_lock(ingest, "watch_events")
         ingest.execute(
             "INSERT INTO watch_events "
             "(event_id, user_id, item_id, watched_at, duration_ms, progress) "
@@ -254,3 +257,39 @@ def test_a_backfill_to_the_middle_of_an_hour_leaves_the_rest_to_the_next_tick(
     assert mark is not None
     assert mark.processed_through == middle - 30 * timedelta(minutes=1)
     assert tick(conn, popularity, now).rows == 1
+
+
+def test_a_backfill_behind_a_first_tick_off_the_hour_leaves_no_gap(
+    conn: psycopg.Connection, counts: Computation
+) -> None:
+    """Whose events left between the last whole hour and the first tick is not active in it."""
+    hourly = replace(counts, freshness=Freshness.HOURLY)
+    now = settled_now(conn).replace(minute=0, second=0, microsecond=0) - HOUR
+    first = now + timedelta(minutes=40)
+    watch(conn, "left at ten past", 1, now - 7 * DAY + timedelta(minutes=10))
+    watch(conn, "stays", 2, now - DAY)
+    conn.execute("TRUNCATE history_changes")
+    assert tick(conn, hourly, first).rows == 1
+    backfill(conn, hourly, now - 8 * DAY, first)
+    tick(conn, hourly, settled_now(conn))
+    newest = conn.execute(
+        "SELECT DISTINCT ON (user_id) user_id, user_watch_count_7d, event_timestamp "
+        "FROM user_watch_stats_v1 ORDER BY user_id, event_timestamp DESC"
+    ).fetchall()
+    assert newest == [(1, 0, first), (2, 1, first)]
+
+
+def test_a_due_round_keeps_the_partitions_of_every_log(
+    conn: psycopg.Connection,
+    fresh_database: str,
+    computations: dict[str, Computation],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(POSTGRES_VARIABLE, fresh_database)
+    rolled: list[str] = []
+    monkeypatch.setattr(refresh_module, "roll", lambda _, table: rolled.append(table))
+    monkeypatch.setattr(refresh_module, "_kept", -1e9)
+    refresher = Refresher(conn, computations, None)
+    for _ in range(2):  # the second round is within ten minutes
+        refresher.refresh([], None, due_only=True)
+    assert sorted(rolled) == sorted(each.log_table for each in computations.values())

@@ -51,13 +51,13 @@ def test_every_command_has_help_with_an_example_that_names_it(words: tuple[str, 
 
 def test_the_commands_that_the_documentation_promises_are_there() -> None:
     promised = {
-        "demo", "up", "down", "migrate", "doctor", "simulate", "import events", "import items",
+        "demo", "up", "down", "migrate", "doctor", "simulate", "import",
         "refresh", "backfill", "labels", "training-set", "serve", "rebuild-online", "ingest",
         "replay", "status", "dead-letters list", "dead-letters show", "dead-letters replay",
         "stream skip",
-        "plan", "apply", "promote", "rollback", "versions", "diff", "retire",
+        "plan", "apply", "promote", "rollback", "versions", "diff", "retire", "sql", "init",
         "audit", "drift baseline", "drift check", "drift calibrate", "drift watch",
-        "drift report",
+        "drift report", "lake export", "lake status",
     }  # fmt: skip
     assert promised == {" ".join(words) for words in COMMANDS}
 
@@ -155,7 +155,7 @@ def test_a_missing_server_is_one_sentence_without_the_password(
     assert "Traceback" not in result.stderr
     assert result.returncode == code
     assert "127.0.0.1:1/features does not answer" in result.stderr
-    assert "make up" in result.stderr
+    assert "skewless up" in result.stderr
     assert "secret-word" not in result.stdout + result.stderr
 
 
@@ -188,7 +188,7 @@ def test_a_database_without_tables_says_to_migrate(
     [
         (["backfill", "all", "--from", "yesterday", "--to", "2026-01-02"], "--from must be"),
         (["import", "events", "no-such-file.csv"], "no-such-file.csv"),
-        (["import", "events", "x.csv", "--map", "watched_at"], "--map takes OURS=THEIRS"),
+        (["import", "events", "x.csv", "--map", "watched_at"], "--map takes COLUMN=EXPRESSION"),
         (["simulate", "--users", "0"], "users"),
         (["training-set", "ranking"], "labels"),
     ],
@@ -219,7 +219,8 @@ def test_simulate_backfill_and_refresh_report_json(database: str, redis_server: 
         "simulate", "--users", "50", "--items", "20", "--days", "10", "--events", "2000",
         "--until", "2026-03-01T00:00:00Z", "--json", **environment,
     )  # fmt: skip
-    [loaded] = json.loads(simulated.stdout)
+    [items, loaded] = json.loads(simulated.stdout)
+    assert (items["source"], loaded["source"]) == ("items", "watch_events")
     assert loaded["read"] == loaded["inserted"] + loaded["duplicates"] == 2010
     assert loaded["inserted"] == 2000
 

@@ -23,6 +23,7 @@ from extensions.exit_codes import USAGE
 from extensions.history.simulate import simulate
 from extensions.training import read_labels, read_manifest
 from feature_repo.simulator import Simulation
+from tests.asof.loading import media_sources
 from tests.online.repository import applied
 
 # The platform's last three days have logs; the eight before have none.
@@ -42,7 +43,9 @@ def platform(
     """The URL of a database with a small platform, whose services are registered."""
     with applied(database, redis_url, repo_root):
         simulate(
-            database, Simulation(users=40, items=30, days=11, events=3_000, seed=3, until=UNTIL)
+            database,
+            Simulation(users=40, items=30, days=11, events=3_000, seed=3, until=UNTIL),
+            media_sources(database),
         )
         with connect(database, autocommit=True) as conn:
             for computation in computations.values():

@@ -21,6 +21,7 @@ from extensions.cli.app import app
 from extensions.cli.output import monitoring_output
 from extensions.cli.output.versions_output import markdown, show_plan, show_versions
 from extensions.consistency.consistency_report import Difference, ViewComparison
+from extensions.database.refused_of_views import RefusedOfView
 from extensions.exit_codes import ATTENTION
 from extensions.operations.doctor import Finding as Check
 from extensions.value_text import bytes_text, duration_text, number_text, value_text
@@ -157,7 +158,7 @@ def test_hashes_are_whole_and_identifiers_plain(capsys: pytest.CaptureFixture[st
     monitoring_output.show_audit(audit(bug=1), as_json=False)
     printed = capsys.readouterr().out
     assert printed.count(FINGERPRINT) == 3
-    assert "since 2026-01-31 08:00:00Z" in printed
+    assert "since 2026-01-31T08:00:00Z" in printed
     assert re.search(r"request id +12345678901\n", printed)
     assert re.search(r"served +0\.30000000000000004\n", printed)
     assert "1,234,567" in printed
@@ -188,14 +189,18 @@ def test_status_is_readable_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> No
         [WorkerStatus("a-host-with-a-long-name:12345:0", [0, 1], 0.123456, 1_234_567, 12, 3, 45,
                       1234.5, 0, 12.3456, None)],
         [ViewStatus("user_item_progress", 1, AT, 1.23456)],
+        [RefusedOfView("user_item_progress", 1, 3, AT, "user_id=7, item_id=9", "out of range")],
     )  # fmt: skip
     monkeypatch.setattr(streaming.stream_status, "status", lambda _: found)
+    monkeypatch.setattr(streaming.stream_status, "known_streams", lambda settings: [settings])
     for name in ("POSTGRES_URL", "REDIS_URL", "KAFKA_BOOTSTRAP"):
         monkeypatch.setenv(f"SKEWLESS_{name}", "postgresql://a@127.0.0.1:1/x")
     result = CliRunner().invoke(app, ["status"])
     assert result.exit_code == 0, result.exception
     printed = readable(result.output)
     assert "12345678 " in printed
+    assert "user_id=7," in printed
+    assert "they are tried again every minute" in " ".join(printed.split())
     assert "2026-01-31 08:00:00Z" in " ".join(printed.split())
     [told] = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
     assert told["partitions"][0]["behind_seconds"] == 12.3456789
@@ -207,7 +212,7 @@ def test_the_doctor_marks_what_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         Check("values of user_watch_stats.v1", False, audit().views[0].worst[0].sentence(),
               "Run `skewless refresh --full --view user_watch_stats.v1`."),
     ]  # fmt: skip
-    monkeypatch.setattr(extensions.operations.doctor, "examine", lambda _: checks)
+    monkeypatch.setattr(extensions.operations.doctor, "examine", lambda _, **_more: checks)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == ATTENTION
     printed = readable(result.output)

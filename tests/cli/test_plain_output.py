@@ -54,16 +54,16 @@ def test_a_simulation_says_its_range(fresh_database: str, monkeypatch: pytest.Mo
         "simulate", "--users", "20", "--items", "10", "--days", "3", "--events", "200",
         "--until", "2026-03-01T00:00:00Z",
     ).output  # fmt: skip
-    assert "200 events from 2026-02-26T00:00:00Z to 2026-03-01T00:00:00Z: 201 rows read" in said
+    assert "watch_events: 201 rows read = 200 inserted + 1 duplicates, in " in said
 
 
 def test_migrate_says_what_it_did(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with copied(postgres_server, "template1") as url:
         monkeypatch.setenv(addresses.POSTGRES_VARIABLE, url)
         said = run("migrate").output
-        assert "migrations applied: 0001.watch-history, " in said
+        assert "migrations applied: 0002.control, " in said
         assert "logs made: item_profile_v1, " in said
-        assert re.search(r"genres recorded: \d+", said)
+        assert re.search(r"rows of seeds recorded: \d+", said)
         assert "The database is up to date." in run("migrate").output
 
 

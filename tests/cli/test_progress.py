@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from extensions.cli import progress as progress_module
-from extensions.cli.progress import ProgressLines, duration, progress
+from extensions.cli.progress import ProgressLines, duration, progress, rate
 from extensions.exit_codes import INTERRUPTED
 
 
@@ -79,3 +79,17 @@ def test_failed_work_does_not_say_done(log: io.StringIO) -> None:
 )
 def test_lengths_of_time(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_the_rate_has_a_unit_that_can_be_read() -> None:
+    assert rate(9_999, 1.0, " rows") == "9,999 rows/s"
+    assert rate(30, 20.0, " days") == "1.5 days/s"
+    assert rate(3, 60.0, " days") == "3.0 days/min"
+    assert rate(1, 7_200.0, " days") == "0.5 days/h"
+
+
+def test_lines_say_the_rate_and_what_is_left(log: io.StringIO) -> None:
+    with progress("Filling", unit="days", console=Console(file=log)) as report:
+        report(3, 30)
+        time.sleep(0.25)
+    assert re.search(r"3 of 30 days \(10%\), 0 s, \d+\.\d days/s, about \d+ s left", log.getvalue())

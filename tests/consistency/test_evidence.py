@@ -33,7 +33,7 @@ def test_a_value_of_while_a_load_was_under_way_did_not_know_its_rows(
     watch(conn, "known", 1, old)
     watch(conn, "another's", 2, old)
     with connect(fresh_database) as loading:
-        take_ingest_lock(loading)
+        take_ingest_lock(loading, "watch_events")
         if noted_by == "the loader":
             loading.execute("SET LOCAL skewless.noted = 'on'")
         with loading.transaction():

@@ -188,8 +188,10 @@ def _whole(got: Any, held: Held, _online: bool) -> bool:
 
 
 def _near(kind: Any) -> Any:
-    def check(got: Any, held: Held, _online: bool) -> bool:
+    def check(got: Any, held: Held, online: bool) -> bool:
         wanted = float(kind(float(held.texts[0])))
+        if online:
+            wanted += 0.0  # a zero has no sign there
         if wanted == 0 and math.copysign(1, wanted) != math.copysign(1, got):
             return False
         return wanted == got or (math.isnan(wanted) and math.isnan(got))

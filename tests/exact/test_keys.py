@@ -19,7 +19,7 @@ from feast.types import Decimal, Int32, Int64, String, UnixTimestamp, Uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.errors import SkewlessError
+from extensions.errors import InputError, SkewlessError
 from extensions.stores.values.canonical_keys import canonical
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -108,7 +108,7 @@ def applied(
 def answered(store: FeatureStore, name: str, label: Any) -> list[Any]:
     try:
         found: list[Any] = store.get_online_features([f"{name}:x"], [{"k": label}]).to_dict()["x"]
-    except (ValueError, InvalidOperation):  # Feast's refusal of an id that is no such value
+    except (ValueError, InvalidOperation, InputError):  # an id that is no such value
         return [None]
     return found
 

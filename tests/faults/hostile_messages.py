@@ -194,7 +194,19 @@ def _control_character(draw: Draw) -> Hostile:
 def _wrong_type(draw: Draw) -> Hostile:
     name = draw.choice(["userId", "itemId", "watchDurationMin", "progress"])
     text = draw.choice(
-        [b'"7"', b"true", b"null", b"[]", b"{}", b"[0.5]", b'{"$gt": 0}', b'""', b"false"]
+        [
+            b'"07"',
+            b'"-7"',
+            b'" 7"',
+            b"true",
+            b"null",
+            b"[]",
+            b"{}",
+            b"[0.5]",
+            b'{"$gt": 0}',
+            b'""',
+            b"false",
+        ]
     )
     if draw.random() < 0.2:
         name, text = "eventId", draw.choice([b"12", b'""', b"[]", b'"' + b"x" * 257 + b'"', b"{}"])
@@ -251,7 +263,7 @@ def _doubled_key(draw: Draw) -> Hostile:
     value = orjson.dumps(_good_fields(draw))[:-1] + draw.choice(
         [b',"userId":"x"}', b',"progress":2}', b',"itemId":null}', b',"eventId":0}']
     )
-    return _bad(value, "wrong-type", "out-of-range", "missing-field")
+    return _bad(value, "duplicate-field")
 
 
 def _no_object(draw: Draw) -> Hostile:

@@ -255,9 +255,5 @@ def _as_a_command(environment: Mapping[str, str], output: str, root: Path) -> It
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(environment)
-    # The command line works on the repository in which it lies: here on its copy.
-    for name, module in list(sys.modules.items()):
-        if name.startswith("extensions.") and hasattr(module, "REPO_ROOT"):
-            module.REPO_ROOT = root
     with Repository(root).current():
         yield

@@ -1,5 +1,6 @@
 """A refresh from end to end: whatever was logged reaches Redis, by whoever comes next."""
 
+import json
 import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,12 +12,15 @@ import pytest
 from feast import FeatureStore
 from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
+from typer.testing import CliRunner
 
 from extensions import addresses
 from extensions.asof.backfill import backfill
 from extensions.asof.tick import tick
+from extensions.cli.app import app
 from extensions.database import connect
 from extensions.errors import SkewlessError
+from extensions.operations import doctor
 from extensions.operations.refresh import Refresher
 from extensions.stores.offline.join.label_coverage import CoverageWarning
 
@@ -155,7 +159,47 @@ def test_labels_that_no_log_covers_are_warned_of(
     said = [str(one.message) for one in caught if one.category is CoverageWarning]
     assert len(said) == 2
     assert said[0].startswith("1 of 4 labels lie where the log of user_watch_stats has a gap")
-    assert f"--from {end.isoformat()}" in said[0]
+    zulu = end.isoformat().replace("+00:00", "Z")
+    assert f"--from {zulu}" in said[0]
     assert said[1].startswith("1 of 4 labels are older than the log of user_watch_stats")
     # Behind the gap the value is true again: the first tick found who had left the window.
     assert frame["user_watch_count_7d"].tolist()[::3] == [1, 0]
+
+
+@pytest.mark.usefixtures("store")
+def test_commands_name_who_is_refused(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refresh, status and doctor: how many, one of them, why, and what to do."""
+    monkeypatch.setenv(addresses.KAFKA_VARIABLE, "127.0.0.1:1")
+    with connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn:
+        watch(conn, "any", 64, datetime.now(UTC) - timedelta(hours=1))
+        conn.execute(
+            "INSERT INTO refused_entities (view_name, version, digest, entity, why, as_of) VALUES "
+            "('user_habits', 1, 'a', '{64}', 'integer out of range (22003)', now()), "
+            "('user_habits', 1, 'b', '{65}', 'division by zero (22012)', now()), "
+            "('item_stats', 1, 'c', '{66}', 'division by zero (22012)', now())"
+        )
+        conn.execute("INSERT INTO stream_offsets VALUES ('group', 'topic', 0, 0)")
+        conn.execute("UPDATE refused_entities SET refused_at = now() + interval '1 day'")
+    try:
+        done = CliRunner().invoke(app, ["refresh", "--view", "user_habits", "--json"])
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert json.loads(done.stdout)[0]["refused"] == 2
+        said = " ".join(done.stderr.split())
+        assert "user_habits v1 goes on without 2 entities, such as 6" in said
+        assert "tried again every minute" in said
+        assert "item_stats" not in said
+        [shown] = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
+        assert [(one["view"], one["refused"]) for one in shown["refused"]] == [
+            ("item_stats", 1), ("user_habits", 2),
+        ]  # fmt: skip
+        text = CliRunner().invoke(app, ["status"]).stdout
+        assert "Refused entities" in text
+        assert "division by zero" in text
+        assert "tried again every minute" in " ".join(text.split())
+        found = {one.what: one for one in doctor.examine(0)}
+        assert not found["refused entities of user_habits.v1"].ok
+    finally:
+        with connect(environment[addresses.POSTGRES_VARIABLE], autocommit=True) as conn:
+            conn.execute("TRUNCATE stream_offsets, refused_entities")

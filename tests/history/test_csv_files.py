@@ -8,8 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from extensions.errors import InputError, SkewlessError
-from extensions.history import import_events, import_items
-from tests.history.tables import count, empty, fetch, rejected_rows, write_csv
+from tests.history.tables import (
+    count,
+    empty,
+    fetch,
+    import_events,
+    import_items,
+    rejected_rows,
+    write_csv,
+)
 
 HEADER = "user_id,item_id,watched_at,duration_min,progress"
 GOOD = "1,2,2025-03-01T10:00:00Z,1.5,0.5"
@@ -113,7 +120,7 @@ def test_items_without_a_header(database: str, tmp_path: Path) -> None:
     assert import_items(database, path, mapping=mapping, header=False).inserted == 2
     parquet = tmp_path / "i.parquet"
     pq.write_table(pa.table({"1": [1], "2": ["drama"]}), parquet)
-    with pytest.raises(SkewlessError, match="leave --no-header out"):
+    with pytest.raises(SkewlessError, match="leave --no-header and --names out"):
         import_items(database, parquet, mapping=mapping, header=False)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from extensions.history import import_events
-from tests.history.tables import count, empty, fetch
+from tests.history.tables import count, empty, fetch, import_events
 
 HEADER = ["event_id", "user_id", "item_id", "watched_at", "duration_s", "progress", "note"]
 
@@ -61,7 +60,7 @@ def test_counts_add_up(database: str, rows: list[list[str]], twice: bool) -> Non
         written = [row for row in rows if any(row) or row == [""]]  # only commas say nothing
         assert result.read == len(written)
         assert result.read == result.inserted + result.duplicates + result.rejected
-        assert result.inserted == count(database) == count(database, "watch_event_ids")
+        assert result.inserted == count(database) == count(database, "watch_events_ids")
         assert sum(result.reasons.values()) == result.rejected
         if result.rejected_path:
             with result.rejected_path.open(newline="", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -12,10 +13,11 @@ import pytest
 
 from extensions.database.event_ingest import INGEST_LOCK
 from extensions.errors import SkewlessError
-from extensions.history import load_events, load_items
-from extensions.history.arrow_schemas import EVENT_SCHEMA, ITEM_SCHEMA
-from feature_repo.simulator import Simulation, history
-from tests.history.tables import count, empty, fetch
+from extensions.history.bulk_load import load
+from extensions.history.declared_tables import declared_sources
+from feature_repo.simulator import EVENT_SCHEMA, ITEM_SCHEMA, Simulation, history
+from tests.asof.loading import media_sources
+from tests.history.tables import count, empty, fetch, load_events, load_items
 
 UNTIL = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 SIMULATION = Simulation(users=200, items=50, days=40, events=4_000, seed=1, until=UNTIL)
@@ -98,12 +100,12 @@ def test_an_interrupted_load_leaves_whole_chunks_and_goes_on_where_it_was(databa
 
     with pytest.raises(InterruptionError):
         load_events(database, interrupted(), chunk_rows=1_000)
-    assert count(database, "watch_event_ids") == count(database)
+    assert count(database, "watch_events_ids") == count(database)
     kept = count(database)
     assert 1_900 < kept <= 2_000
     result = load_events(database, history(SIMULATION), chunk_rows=1_000)
     assert result.inserted == SIMULATION.events - kept
-    assert count(database) == count(database, "watch_event_ids") == SIMULATION.events
+    assert count(database) == count(database, "watch_events_ids") == SIMULATION.events
 
 
 def test_however_it_is_cut_the_same_rows_are_stored(database: str) -> None:
@@ -181,11 +183,15 @@ def test_items_keep_the_first_row_of_a_key_and_genres_their_embedding(database: 
     assert fetch(database, "SELECT genre FROM items ORDER BY item_id") == [("drama",), ("crime",)]
 
 
-def test_a_database_without_tables_is_one_sentence(postgres_server: str) -> None:
+def test_a_database_without_tables_is_one_sentence(database: str, postgres_server: str) -> None:
+    table = media_sources(database).table("watch_events")
     with pytest.raises(SkewlessError, match="skewless migrate"):
-        load_events(postgres_server, [events(("a", 1, 1, 0))])
+        load(postgres_server, table, [events(("a", 1, 1, 0))])
+    with pytest.raises(SkewlessError, match="skewless migrate"):
+        declared_sources(postgres_server, Path(__file__).parents[2])
 
 
-def test_a_server_that_is_not_there_is_one_sentence() -> None:
+def test_a_server_that_is_not_there_is_one_sentence(database: str) -> None:
+    table = media_sources(database).table("watch_events")
     with pytest.raises(SkewlessError, match="does not answer"):
-        load_events("postgresql://nobody:secret@127.0.0.1:9/x", [])
+        load("postgresql://nobody:secret@127.0.0.1:9/x", table, [])

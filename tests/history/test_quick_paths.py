@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from extensions.history.arrow_schemas import to_micros
 from extensions.history.csv_records import RecordReader, _Grammar
-from extensions.history.value_conversion import Times
+from extensions.history.import_rules import to_micros
+from extensions.history.time_conversion import Times
 
 FIRST, LAST = (to_micros(datetime(year, 1, 1, tzinfo=UTC)) for year in (1900, 2100))
 

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.database import connect
-from extensions.history import import_items
 from extensions.history.reference_spelling import Reference, Spelling, unknown_values
-from tests.history.tables import empty, fetch, write_csv
+from tests.history.tables import empty, fetch, import_items, write_csv
 
 OF = Reference("t", "kind", "kinds", "kind")
 

@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from extensions.addresses import REPO_ROOT
 from extensions.errors import ConfigurationError, InputError
-from extensions.history import new_simulation, simulate
-from extensions.history.arrow_schemas import EVENT_SCHEMA
-from feature_repo.simulator import Platform, Simulation, history, live_events
+from extensions.history.simulate import new_simulation, simulate
+from feature_repo.simulator import EVENT_SCHEMA, Platform, Simulation, history, live_events
+from tests.asof.loading import media_sources
+from tests.conftest import REPO_ROOT
 from tests.history.tables import count, empty, fetch
 
 UNTIL = datetime(2026, 3, 2, 9, 30, 0, 123_456, tzinfo=UTC)
@@ -56,7 +56,7 @@ def test_another_seed_is_another_history() -> None:
 
 
 def test_counts_are_exact_and_nothing_arrives_after_the_end(large: pd.DataFrame) -> None:
-    assert len(large) == LARGE.deliveries == 301_500
+    assert len(large) == LARGE.event_deliveries == 301_500
     assert large.event_id.nunique() == LARGE.events
     assert large.ingested_at.is_monotonic_increasing
     assert large.ingested_at.max() <= UNTIL
@@ -151,7 +151,7 @@ def test_items_are_watched_after_their_release_and_some_change_genre(
 def test_small_platforms_work(changes: dict) -> None:
     simulation = replace(SMALL, **changes)
     events = table(simulation)
-    assert events.num_rows == simulation.deliveries
+    assert events.num_rows == simulation.event_deliveries
     assert set(events.column("item_id").to_pylist()) <= set(range(1, simulation.items + 1))
     assert events.num_rows == 0 or events.to_pandas().ingested_at.max() <= UNTIL
     assert Platform(simulation).item_history().num_rows >= simulation.items
@@ -198,14 +198,19 @@ def test_live_events_have_the_published_shape() -> None:
 def test_simulating_into_a_database_twice_adds_nothing(database: str) -> None:
     empty(database)
     seen: list[tuple[int, int | None]] = []
-    first = simulate(database, SMALL, progress=lambda *call: seen.append(call))
-    assert first.events.inserted == SMALL.events == count(database)
-    assert first.events.duplicates == SMALL.deliveries - SMALL.events
-    assert seen[-1] == (SMALL.deliveries, SMALL.deliveries)
+    sources = media_sources(database)
+    first = simulate(database, SMALL, sources, progress=lambda *call: seen.append(call))
+    events = first.loads["watch_events"]
+    assert list(first.loads) == list(SMALL.deliveries) == ["items", "watch_events"]
+    assert first.largest is events
+    assert events.inserted == SMALL.events == count(database)
+    assert events.duplicates == SMALL.event_deliveries - SMALL.events
+    total = sum(SMALL.deliveries.values())
+    assert seen[-1] == (total, total)
     assert count(database, "watch_events_default") == 0
-    again = simulate(database, SMALL)
-    assert (again.events.inserted, again.items.inserted) == (0, 0)
+    again = simulate(database, SMALL, sources)
+    assert [each.inserted for each in again.loads.values()] == [0, 0]
     assert count(database) == SMALL.events
     genres = {row[0] for row in fetch(database, "SELECT DISTINCT genre FROM items")}
     assert genres <= set(SMALL.genres)
-    assert again.to_json()["events"]["duplicates"] == SMALL.deliveries
+    assert again.to_json()["loads"]["watch_events"]["duplicates"] == SMALL.event_deliveries

@@ -1,5 +1,6 @@
 """What fills up or is lost without an error is noticed before it is missed."""
 
+import shutil
 from collections.abc import Iterator
 
 import psycopg
@@ -60,13 +61,49 @@ def test_tables_and_what_is_dead_in_them(
     conn.execute("DELETE FROM swollen WHERE n > 1000")
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("SELECT 1")
-    [sizes] = capacity_checks.of_postgres(conn)
+    sizes, disk = capacity_checks.of_postgres(conn)
     assert sizes.ok
+    assert disk.ok
+    assert "GiB free on the disk of PostgreSQL" in disk.found
     assert "MiB in" in sizes.found
     monkeypatch.setattr(capacity_checks, "MOST_DEAD", 1_000)
-    _, swollen = capacity_checks.of_postgres(conn)
+    _, _, swollen = capacity_checks.of_postgres(conn)
     assert not swollen.ok
     assert "swollen has 2,000 dead rows beside 1,000 live ones" in swollen.found
     monkeypatch.setattr(capacity_checks, "MOST_TRANSACTIONS", 0)
     *_, numbers = capacity_checks.of_postgres(conn)
     assert "not frozen" in numbers.found
+
+
+def test_a_table_is_as_large_as_all_of_its_partitions(conn: psycopg.Connection) -> None:
+    conn.execute("CREATE TABLE parted (n integer) PARTITION BY RANGE (n)")
+    for first in (0, 1000):
+        conn.execute(
+            f"CREATE TABLE parted_{first} PARTITION OF parted FOR VALUES FROM ({first}) "
+            f"TO ({first + 1000})"
+        )
+    conn.execute("INSERT INTO parted SELECT n % 2000 FROM generate_series(1, 400000) AS n")
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    sizes, _ = capacity_checks.of_postgres(conn)
+    size = sum(
+        conn.execute("SELECT pg_total_relation_size(%s)", [f"parted_{first}"]).fetchone()[0]  # type: ignore[index]
+        for first in (0, 1000)
+    )
+    assert f"(parted {size / 2**20:.0f} MiB, about " in sizes.found
+
+
+def test_a_disk_that_will_be_full_soon(
+    conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn.execute("CREATE TABLE filling AS SELECT n FROM generate_series(1, 100000) AS n")
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    used = shutil.disk_usage("/")
+    _, disk = capacity_checks.of_postgres(conn)
+    assert "grow" not in disk.found  # this server was started minutes ago
+    monkeypatch.setattr(capacity_checks, "LEAST_OBSERVED", 0.0)
+    monkeypatch.setattr(
+        capacity_checks.shutil, "disk_usage", lambda _: used._replace(free=100 * 2**20)
+    )
+    _, disk = capacity_checks.of_postgres(conn)
+    assert not disk.ok
+    assert "full in about" in disk.found

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from feast import FeatureStore
 from feast.data_source import PushMode
@@ -16,7 +19,11 @@ from psycopg import sql
 
 from extensions.asof import Computation, Spine
 from extensions.asof.engine import answers
-from extensions.consistency.bitwise_equality import same
+from extensions.bitwise_equality import same
+from extensions.engines.bulk import Bulk
+from extensions.engines.portability import verdicts
+from extensions.versions.engine_choice import EngineSettings, definitions_of
+from monitoring.audit import reference_values
 from monitoring.audit.skew_audit import AuditReport, audit
 from tests.served import ask, logged, wait_for
 
@@ -39,7 +46,7 @@ def run(
     store: FeatureStore,
     computations: Mapping[str, Computation],
     span: tuple[datetime, datetime],
-    **more: int,
+    **more: Any,
 ) -> AuditReport:
     found = audit(store, computations, *span, entities=0, **more)
     # That, at least, was wished.
@@ -64,6 +71,52 @@ def test_nothing_differs(
     assert report.compared == report.equal == 25 * (4 + 40 + 20 + 60) + 25 * 4
     assert len(report.features) == 10
     assert report.left_out == ()
+
+
+def test_duckdb_recomputes_the_same(
+    served: tuple[datetime, datetime],
+    feast_store: FeatureStore,
+    computations: Mapping[str, Computation],
+    database: str,
+    repo_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of history that is read once; a wrong value is a bug in either engine."""
+    monkeypatch.setattr("extensions.engines.portability.SECONDS", 60.0)
+    with psycopg.connect(database, autocommit=True) as conn:
+        definitions = definitions_of(conn, computations, repo_root)
+        judged = verdicts(conn, definitions.values(), seconds=600)
+        assert {each.outcome for each in judged.values()} == {"portable"}
+    by_postgres: list[str] = []
+    recompute = reference_values.recomputed
+
+    def counted(arrow: Any, part: Any, computation: Computation) -> Any:
+        by_postgres.append(computation.name)
+        return recompute(arrow, part, computation)
+
+    monkeypatch.setattr(reference_values, "recomputed", counted)
+    settings = EngineSettings("duckdb", "1GB")
+    report = run(feast_store, computations, served, definitions=definitions, settings=settings)
+    assert by_class(report) == {"lag": 0, "late": 0, "version": 0, "bug": 0}
+    assert report.compared == report.equal == 25 * (4 + 40 + 20 + 60) + 25 * 4
+    assert by_postgres == []
+    # So few values `auto` leaves where they are.
+    run(feast_store, computations, served, definitions=definitions, settings=EngineSettings())
+    assert set(by_postgres) == {each.name for each in computations.values()}
+    # An answer that is another one is seen.
+    ask = Bulk.ask
+
+    def wrong(self: Bulk, spine: Any) -> Any:
+        table = ask(self, spine)
+        for place, name in enumerate(table.column_names):
+            if name == "user_watch_count_7d":
+                table = table.set_column(place, name, pc.add(table[name], 1))
+        return table
+
+    monkeypatch.setattr(Bulk, "ask", wrong)
+    report = run(feast_store, computations, served, definitions=definitions, settings=settings)
+    bugs = {each.feature: each.bug for each in report.features if each.bug}
+    assert set(bugs) == {"user_watch_stats:user_watch_count_7d"}
 
 
 def test_a_sample_is_whole_requests(
@@ -353,7 +406,7 @@ def test_bits() -> None:
     other = pa.array(
         [np.nextafter(np.float32(0.1), 1), float("nan"), -0.0, None, None], pa.float32()
     )
-    assert same(floats, other).tolist() == [False, True, False, True, False]
+    assert same(floats, other).tolist() == [False, True, True, True, False]
     lists = pa.array([[0.1, 0.2], [], None, [1.0], [1.0, 2.0]], pa.list_(pa.float32()))
     more = pa.array([[0.1, 0.2], [], None, [1.0, 2.0], [1.0, 3.0]], pa.list_(pa.float32()))
     assert same(lists, more).tolist() == [True, True, True, False, False]

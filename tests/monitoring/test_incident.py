@@ -6,11 +6,13 @@ from pathlib import Path
 
 import httpx
 import pyarrow as pa
+import pytest
 
 from extensions.asof import load_computations
 from extensions.database import connect
 from extensions.serving.settings import Settings
 from extensions.training import Labels, take
+from extensions.versions import retirement
 from extensions.versions.maintained_versions import live_computations
 from extensions.versions.promotion import promote, rollback
 from monitoring.alerts.automatic_rollback import Policy
@@ -39,7 +41,9 @@ LEFT JOIN LATERAL (
 """
 
 
-def test_a_wrong_classification_is_seen_rolled_back_and_over(world: World, tmp_path: Path) -> None:
+def test_a_wrong_classification_is_seen_rolled_back_and_over(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(1)
     bind(world.conn, take_baseline(world.store(), training_set(world, tmp_path, rng), "ranking"))
     reactions: list[Reaction] = []
@@ -99,6 +103,25 @@ def test_a_wrong_classification_is_seen_rolled_back_and_over(world: World, tmp_p
         "SELECT reason FROM promotions WHERE kind = 'rollback'"
     ).fetchall()
     assert "critical in 2 windows" in reason
+    # A version that is gone can neither be joined nor computed: what it served is left out.
+    monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
+    retirement.retire(world.store(), world.conn, VIEW, 2, keep_log_days=1)
+    with world.repository.current():
+        computations = live_computations(world.conn, load_computations(world.root))
+        after = audit(world.store(), computations, begun, datetime.now(UTC), entities=0)
+    assert after.bugs == 0
+    assert set(after.left_out) == {
+        "No entities were sampled.",
+        f"What {VIEW} v2 served was not compared: it was retired.",
+        f"What ranking_signals made of {VIEW} v2 was not compared: it was retired.",
+    }
+    counts = {one.feature: one.compared for one in after.features}
+    label = f"{VIEW}:item_genre"
+    assert 0 < counts[label] == counts["ranking_signals:user_item_affinity"] < compared[label]
+    # The other views of the same requests were.
+    assert (
+        counts["item_stats:item_popularity_score"] == compared["item_stats:item_popularity_score"]
+    )
 
 
 def training_set(world: World, folder: Path, rng: random.Random) -> Path:

@@ -32,13 +32,25 @@ def applied(database: str, redis_url: str, repo_root: Path) -> Iterator[FeatureS
         yield FeatureStore(config=config)
 
 
-def watch(database: str, users: int, items: int, events: int, at: datetime) -> None:
-    """A history up to ``at``, an event every 7 minutes; item i is of genre i % 4."""
+def watch(
+    database: str,
+    users: int,
+    items: int,
+    events: int,
+    at: datetime,
+    *,
+    user: str = "{}",
+    item: str = "{}",
+) -> None:
+    """A history up to ``at``, an event every 7 minutes; item i is of genre i % 4.
+
+    ``user``, ``item``: SQL of an id, with ``{}`` for its number.
+    """
     genres = ["drama", "comedy", "thriller", "western"]
     with connect(database) as conn:
         conn.execute(
             "INSERT INTO items (item_id, genre, valid_from, ingested_at) "
-            "SELECT i, (%(genres)s::text[])[1 + i %% 4], %(old)s, %(old)s "
+            f"SELECT {item.format('i')}, (%(genres)s::text[])[1 + i %% 4], %(old)s, %(old)s "
             "FROM generate_series(1, %(items)s) AS i",
             {"genres": genres, "old": at - timedelta(days=90), "items": items},
         )
@@ -52,7 +64,8 @@ def watch(database: str, users: int, items: int, events: int, at: datetime) -> N
         conn.execute(
             "INSERT INTO watch_events "
             "(event_id, user_id, item_id, watched_at, ingested_at, duration_ms, progress) "
-            "SELECT %(run)s || n, 1 + n %% %(users)s, 1 + n * 7 %% %(items)s, t, t, "
+            f"SELECT %(run)s || n, {user.format('(1 + n %% %(users)s)')}, "
+            f"{item.format('(1 + n * 7 %% %(items)s)')}, t, t, "
             "60000 * (n %% 50), "
             "(n %% 101) / 100.0 FROM (SELECT n, %(at)s::timestamptz - n * %(gap)s::interval AS t "
             "FROM generate_series(1, %(events)s) AS n) AS e",

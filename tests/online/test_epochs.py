@@ -170,7 +170,7 @@ def swept(world: World) -> None:
     store = world.store()
     with world.conn() as conn:
         for view in live_views(settings, store):
-            sweep(conn, settings, view, Publisher(store))
+            sweep(conn, view, Publisher(store))
     world.refresh()
 
 

@@ -9,6 +9,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.types import from_value_type
 from hypothesis import strategies as st
 
+from extensions.stores.online_codec.column_format import encode_message
+
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 SCALARS = {
@@ -128,5 +130,6 @@ def key(**ids: Any) -> EntityKey:
 
 
 def same(left: pb.Value, right: pb.Value) -> bool:
-    """Equal to the last bit; NaN is itself, and a set has no order."""
-    return left.SerializeToString(deterministic=True) == right.SerializeToString(deterministic=True)
+    """Equal to the last bit; NaN is itself, zero has no sign, and a set has no order."""
+    one, other = (pb.Value.FromString(encode_message(each)) for each in (left, right))
+    return one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)

@@ -32,7 +32,7 @@ class ViewOracle:
     float32_steps: int = 0
 
     def __call__(self, history: History, keys: Keys, as_of: datetime) -> Answer:
-        return tuple(value(history, *keys, as_of) for value in self.values)
+        return tuple(_one_zero(value(history, *keys, as_of)) for value in self.values)
 
     def entities(self, history: History) -> list[Keys]:
         """Every entity that the history names."""
@@ -43,6 +43,15 @@ class ViewOracle:
                 return [(item,) for item in history.item_ids]
             case _:
                 return list(history.pairs)
+
+
+def _one_zero(value: Value) -> Value:
+    """Without a negative zero, of which no answer has one; -0.0 + 0.0 is 0.0."""
+    if isinstance(value, tuple):
+        return tuple(_one_zero(part) for part in value)  # type: ignore[return-value]
+    if isinstance(value, np.float32):
+        return np.float32(value + np.float32(0))
+    return value + 0.0 if isinstance(value, float) else value
 
 
 VIEWS: dict[str, ViewOracle] = {

@@ -30,7 +30,8 @@ from extensions.asof.tick import tick
 from extensions.database import connect
 from extensions.serving.settings import Settings as ServingSettings
 from extensions.stores.log_publishing import publish
-from streaming.kafka.message_decoder import JsonDecoder, Message
+from streaming.decoding import RowDecoder
+from streaming.kafka.message_decoder import Message
 from streaming.kafka.subscription import Batch, Placed
 from streaming.processing.event_transaction import open_store
 from streaming.processing.offsets import begin
@@ -39,6 +40,7 @@ from streaming.processing.realtime_views import live_views
 from streaming.processing.step import Stepper
 from streaming.settings import Settings
 from streaming.worker_metrics import WorkerMetrics
+from tests.asof.loading import watch_events_stream
 from tests.online.repository import applied, watch
 from tests.served import serving
 
@@ -91,16 +93,18 @@ class Writer:
         self._store, self._url, self._computations = store, url, computations
         self._conn = connect(database, autocommit=True)
         self._settings = Settings(postgres_url=database, kafka_bootstrap="none")
+        stream = watch_events_stream(database)
         self._stepper = Stepper(
             self._settings,
-            JsonDecoder(self._settings.max_future),
+            stream.table,
+            RowDecoder(stream),
             NoLetters(),  # type: ignore[arg-type]
             live_views(self._settings, store),
             Publisher(store),
             WorkerMetrics(),
             commit=lambda _offsets: None,
         )
-        self._batch_conn = open_store(database, "replay")
+        self._batch_conn = open_store(database, "replay", self._stepper.batches)
         begin(self._conn, self._settings, 0, 0, None)
         self._sent: list[bytes] = []
         self._offset = 0
@@ -139,17 +143,25 @@ class Writer:
 
     def push(self) -> None:
         """Through Feast's own route, online and to the log; some dated back."""
-        now = self._clock()
-        back = self.random.choice((0, 0, 3600))
-        rows = {
-            "user_id": [self.random.randrange(USERS)],
-            "user_watch_count_7d": [self.random.randrange(1000, 2000)],
-            "event_timestamp": [(now - timedelta(seconds=back)).isoformat()],
-            "created_timestamp": [now.isoformat()],
-        }
-        body = {"push_source_name": "user_watch_stats_push", "df": rows, "to": "online_and_offline"}
+        # The clock within: a request between the two would be one that the push claims to precede.
         with self.activity.of("push"):
-            reply = httpx.post(f"{self._url}/push", json=body, timeout=20)
+            now = self._clock()
+            back = self.random.choice((0, 0, 3600))
+            rows = {
+                "user_id": [self.random.randrange(USERS)],
+                "user_watch_count_7d": [self.random.randrange(1000, 2000)],
+                "event_timestamp": [(now - timedelta(seconds=back)).isoformat()],
+                "created_timestamp": [now.isoformat()],
+            }
+            reply = httpx.post(
+                f"{self._url}/push",
+                json={
+                    "push_source_name": "user_watch_stats_push",
+                    "df": rows,
+                    "to": "online_and_offline",
+                },
+                timeout=20,
+            )
             assert reply.status_code == 200, reply.text
 
     def tick_and_publish(self) -> None:

@@ -14,6 +14,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Int64
 
 from extensions.errors import SkewlessError
+from extensions.stores.offline.join.label_coverage import CoverageWarning
 from extensions.training import read_labels, read_manifest, take, take_again
 from extensions.training.content_hash import ContentDigest
 from tests.databases import cut
@@ -117,6 +118,28 @@ class TestTrainingSets:
         labels.write_text(labels.read_text() + "\n")
         with pytest.raises(SkewlessError, match="have changed"):
             take_again(store, first.manifest_path, tmp_path / "other.parquet")
+
+    def test_labels_of_entities_that_a_backfill_left_out_are_counted(
+        self, store: FeatureStore, labels: Path, tmp_path: Path, conn: psycopg.Connection
+    ) -> None:
+        """Those in the hole only: user 3 has a later row at 12:53, user 55 has no row at all."""
+        conn.execute(
+            "INSERT INTO backfill_refusals (view_name, version, digest, entity, since, why) VALUES "
+            "('pairs', 1, 'a', '{3,1}', %(at)s, 'x'), ('pairs', 1, 'b', '{55,1}', %(at)s, 'x')",
+            {"at": NOON + timedelta(minutes=10)},
+        )
+        made = take(store, "both", read_labels(labels), tmp_path / "set.parquet")
+        used = {view.view: view for view in made.manifest.views}
+        assert (used["pairs"].refused, used["names"].refused) == (1, 0)
+        [said] = [w for w in made.manifest.warnings if "could not be computed" in w]
+        assert said.startswith("1 of 100 labels are of entities whose values of pairs")
+        assert read_manifest(made.path) == made.manifest
+        frame = pd.DataFrame(
+            {"user_id": [3, 55, 5], "item_id": 1, "name": "a", "event_timestamp": NOON}
+        )
+        frame["event_timestamp"] += pd.Timedelta(minutes=11)
+        with pytest.warns(CoverageWarning, match="2 of 3 labels are of entities"):
+            store.get_historical_features(frame, store.get_feature_service("both")).to_df()
 
     def test_from_sql_with_transforms(self, store: FeatureStore, tmp_path: Path) -> None:
         query = (

@@ -9,21 +9,21 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-import yaml
-from feast import FeatureService, FeatureStore, RepoConfig
-from feast.permissions.action import AuthzedAction
-from feast.permissions.auth.auth_manager import AllowAll, set_auth_manager
-from feast.permissions.permission import Permission
-from feast.permissions.policy import RoleBasedPolicy
-from feast.permissions.security_manager import no_security_manager
+from feast import FeatureStore
 
 from extensions.serving.settings import Settings
 from tests.databases import cut
-from tests.served import serving
+from tests.serving.authorized import (
+    HOME,
+    RANK,
+    bearer,
+    permit,
+    permit_reader_and_ranker,
+    serving_with,
+)  # fmt: skip
 from tests.serving.issuer import Issuer
 from tests.serving.redis_nodes import until
 
-HOME, RANK = "/v1/features/user/1", "/v1/features/rank"
 RANKING = {"userId": 1, "itemIds": [1, 2]}
 FEASTS = {"feature_service": "home_page", "entities": {"user_id": [1]}}
 
@@ -37,36 +37,16 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def http(feast_store: FeatureStore, repo_root: Path, issuer: Issuer) -> Iterator[httpx.Client]:
-    project = feast_store.project
-    for name, role, resource in (("home", "reader", "^home_page$"), ("rank", "ranker", "^ranking")):
-        feast_store.registry.apply_permission(
-            Permission(
-                name=name,
-                types=[FeatureService],
-                name_patterns=[resource],
-                actions=[AuthzedAction.READ_ONLINE],
-                policy=RoleBasedPolicy(roles=[role]),
-            ),
-            project,
-        )
-    text = yaml.safe_load((repo_root / "feature_store.yaml").read_text())
-    text["auth"] = {
+    permit_reader_and_ranker(feast_store)
+    auth = {
         "type": "oidc",
         "client_id": "skewless",
         "auth_discovery_url": f"{issuer.url}/.well-known/openid-configuration",
         "jwks_request_timeout_seconds": 2,
     }
-    store = FeatureStore(config=RepoConfig(**text, repo_path=repo_root))
     settings = Settings(repo=repo_root, api_key="secret", poll=0.2)
-    for url in serving(settings, store):
-        with httpx.Client(base_url=url, timeout=10) as client:
-            yield client
-    no_security_manager()
-    set_auth_manager(AllowAll())
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {token}"}
+    with serving_with(auth, settings, timeout=10) as client:
+        yield client
 
 
 def test_warm_and_open_to_operators(http: httpx.Client) -> None:
@@ -162,14 +142,7 @@ def test_a_service_shows_the_key_on_our_routes_only(http: httpx.Client) -> None:
 def test_permissions_that_change_are_in_force_within_a_second(http, issuer, feast_store) -> None:
     guest = bearer(issuer.token("guest"))
     assert http.get(HOME, headers=guest).status_code == 403
-    given = Permission(
-        name="guests",
-        types=[FeatureService],
-        name_patterns=["^home_page$"],
-        actions=[AuthzedAction.READ_ONLINE],
-        policy=RoleBasedPolicy(roles=["guest"]),
-    )
-    feast_store.registry.apply_permission(given, feast_store.project)
+    permit(feast_store, "guests", "guest", "^home_page$")
     assert until(lambda: http.get(HOME, headers=guest).status_code == 200) < 3
     feast_store.registry.delete_permission("guests", feast_store.project)
     assert until(lambda: http.get(HOME, headers=guest).status_code == 403) < 3

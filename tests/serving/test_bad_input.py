@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import orjson
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.protos.feast.types.Value_pb2 import Value
@@ -20,16 +21,18 @@ from feast.types import String
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extensions.serving.http.responses import text_tokens
 from extensions.serving.settings import Settings
 from extensions.stores.log_publishing import online_store
 from tests.online.views import key
 from tests.served import serving
 
 STRANGE = [
-    "", " ", "5", "-5", "05", "5.0", ":", "a:b", "a", "b", "a\nb", "a\r\n", "a\0b", "\0", "'", '"',
+    "", " ", "5", "-5", "05", "5.0", ":", "a:b", "a", "b", "a\nb", "a\r\n", "|", "a|b", "'", '"',
     "a'b", 'a"b', "\\", "%", "%41", "A", "{a}", "*", "[a]", "?", "=a", "~a", "1:a", "1:a1:b",
     "ä", "a\u0308", "🎬", "\u202e", "x" * 10_000, "x" * 9_999, "null", "true", "a/b", "..", "#",
 ]  # fmt: skip
+REFUSED = ["a\0b", "\0", "a\0"]  # no text of PostgreSQL holds NUL
 UNKNOWN = ["c", "a:", ":b", "a\n", "x" * 9_998, "$"]
 MOST = 50
 RELAXED = settings(
@@ -64,8 +67,20 @@ def http(feast_store: FeatureStore, repo_root: Path) -> Iterator[httpx.Client]:
         for name, entities in (("labels", [label]), ("pairs", [label, part]))
     ]  # fmt: skip
     services = [
-        FeatureService(name="labelled", features=views[:1]),
-        FeatureService(name="paired", features=views),
+        FeatureService(
+            name="labelled",
+            features=views[:1],
+            tags={"route": "/v1/features/label/{user_id}", "names": "label=userId"},
+        ),
+        FeatureService(
+            name="paired",
+            features=views,
+            tags={
+                "route": "/v1/features/pairs",
+                "names": "label=userId, part=itemId, part[]=itemIds, features=userFeatures, "
+                "item_features=itemFeatures, pair_features=interactionFeatures",
+            },
+        ),
     ]
     feast_store.apply([label, part, *views, *services], partial=True)
     online, now = online_store(feast_store), datetime.now(UTC)
@@ -81,8 +96,6 @@ def http(feast_store: FeatureStore, repo_root: Path) -> Iterator[httpx.Client]:
         online.online_write_batch(feast_store.config, view, rows, None)
     made = Settings(
         repo=repo_root,
-        user_service="labelled",
-        rank_service="paired",
         max_items=MOST,
         poll=0.2,
         redis_deadline_ms=2_000,  # this is not about speed
@@ -98,7 +111,7 @@ def whose(ids: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("label", [*STRANGE, *UNKNOWN], ids=lambda one: ascii(one[:12]))
 def test_an_id_in_the_path_is_that_id_and_no_other(http: httpx.Client, label: str) -> None:
-    answer = http.get(f"/v1/features/user/{quote(label, safe='')}")
+    answer = http.get(f"/v1/features/label/{quote(label, safe='')}")
     if label == "..":  # a client goes up the path instead
         return
     if not label:
@@ -111,12 +124,42 @@ def test_an_id_in_the_path_is_that_id_and_no_other(http: httpx.Client, label: st
         assert answer.json()["features"] == {"labels_said": expected}
 
 
+@pytest.mark.parametrize("label", REFUSED, ids=ascii)
+def test_an_id_that_no_log_can_hold_is_refused_with_a_sentence(
+    http: httpx.Client, label: str
+) -> None:
+    answers = [
+        (http.get(f"/v1/features/label/{quote(label, safe='')}"), "label"),
+        (http.post("/v1/features/pairs", json={"userId": label, "itemIds": []}), "userId"),
+        (http.post("/v1/features/pairs", json={"userId": "a", "itemIds": ["a", label]}),
+         "itemIds[1]"),
+        (http.post("/v1/features", json={"service": "labelled", "entities": [{"label": label}]}),
+         "entities[0].label"),
+    ]  # fmt: skip
+    for answer, field in answers:
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["error"]["field"] == field
+        assert "NUL" in answer.json()["error"]["message"]
+    body = {"feature_service": "labelled", "entities": {"label": [label]}}
+    answer = http.post("/get-online-features", json=body)
+    assert answer.status_code == 422
+    assert "NUL" in answer.json()["error"]["message"]
+
+
 def test_rankings_of_strange_ids(http: httpx.Client) -> None:
     for label in (*STRANGE[:30], *UNKNOWN):
         items = [*STRANGE[:-6], *UNKNOWN, "5", "5"]
-        answer = http.post("/v1/features/rank", json={"userId": label, "itemIds": items})
+        answer = http.post("/v1/features/pairs", json={"userId": label, "itemIds": items})
         assert answer.status_code == 200, answer.text
         check_ranking(answer.json(), label, items)
+
+
+@RELAXED
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1))
+def test_texts_are_written_as_json_writes_them(texts: list[str]) -> None:
+    """Also those with what stands between two texts of a JSON array."""
+    for some in (texts, [*texts, '","', '"', "\\", '\\","', "\0", ',"', '",']):
+        assert text_tokens(some) == [orjson.dumps(one) for one in some]
 
 
 def check_ranking(body: Any, label: str, items: list[str]) -> None:
@@ -209,7 +252,7 @@ def refused_well(answer: httpx.Response) -> None:
 @RELAXED
 @given(body=st.one_of(rankings(), ANYTHING))
 def test_any_ranking(http: httpx.Client, body: Any) -> None:
-    answer = http.post("/v1/features/rank", content=written(body))
+    answer = http.post("/v1/features/pairs", content=written(body))
     if answer.status_code != 200:
         refused_well(answer)
         return
@@ -244,13 +287,13 @@ def test_any_bytes_and_headers(http: httpx.Client, raw: bytes, accept: str) -> N
     with contextlib.suppress(UnicodeEncodeError):
         if accept.isprintable() and accept.strip() == accept:
             headers["accept"] = accept
-    for path in ("/v1/features/rank", "/v1/features"):
+    for path in ("/v1/features/pairs", "/v1/features"):
         refused_well(http.post(path, content=raw, headers=headers))
-    answer = http.get(f"/v1/features/user/{quote(raw, safe='')}", headers=headers)
+    answer = http.get(f"/v1/features/label/{quote(raw, safe='')}", headers=headers)
     assert answer.status_code in (200, 422)
 
 
-@pytest.mark.parametrize("path", ["/v1/features/rank", "/v1/features"])
+@pytest.mark.parametrize("path", ["/v1/features/pairs", "/v1/features"])
 def test_sizes_and_odd_requests(http: httpx.Client, path: str) -> None:
     for body, status in (
         (b'{"userId": "a", "itemIds": [%s]}' % b",".join([b'"a"'] * 10_001), 422),
@@ -278,8 +321,8 @@ def test_sizes_and_odd_requests(http: httpx.Client, path: str) -> None:
     assert http.post(path, content=pieces()).status_code == 413
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
         assert http.request(method, path).status_code == 405
-    assert http.head("/v1/features/user/a").status_code == 405
+    assert http.head("/v1/features/label/a").status_code == 405
     for query in ("include=meta", "include=", "include=x&include=meta", "include=%ff", "%", "=&="):
         answer = http.post(f"{path}?{query}", content=b"{}")
         assert answer.status_code == 422
-    assert http.get(f"/v1/features/user/a?{query}").status_code == 200
+    assert http.get(f"/v1/features/label/a?{query}").status_code == 200

@@ -22,7 +22,7 @@ from tests.serving.conftest import serving
 from tests.serving.redis_nodes import until
 
 OURS = {"/v1/features/user/{user_id}", "/v1/features/rank", "/v1/features", "/health", "/ready",
-        "/metrics"}  # fmt: skip
+        "/metrics", "/v1/features/home_page/{user_id}", "/v1/rank/ranking"}  # fmt: skip
 FEASTS = {"/get-online-features", "/push", "/write-to-online-store", "/materialize",
           "/materialize-incremental", "/search", "/chat", "/v1/vector_stores",
           "/v1/vector_stores/{vector_store_id}",

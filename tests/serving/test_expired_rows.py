@@ -68,7 +68,7 @@ def client(feast_store: FeatureStore, repo_root: Path) -> Iterator[httpx.Client]
         if view is short:  # Redis would not keep what has expired already
             held.ttl = 3 * HOUR
         online.online_store.online_write_batch(feast_store.config, held, written, None)
-    for url in serving(Settings(repo=repo_root, user_service="keepers"), feast_store):
+    for url in serving(Settings(repo=repo_root), feast_store):
         with httpx.Client(base_url=url, timeout=10) as made:
             yield made
 
@@ -76,7 +76,7 @@ def client(feast_store: FeatureStore, repo_root: Path) -> Iterator[httpx.Client]
 @pytest.mark.parametrize("one", [*ROWS, NOBODY])
 def test_the_one_user_route_says_that_there_is_no_row(client: httpx.Client, one: int) -> None:
     """A row with a null or of another type was answered by its defaults and called fresh."""
-    answer = client.get(f"/v1/features/user/{one}?include=meta").json()
+    answer = client.get(f"/v1/features/keepers/{one}?include=meta").json()
     assert [answer["features"][name] for name in "ab"] == [-1, -2]
     assert (answer["meta"]["short_lived"]["status"], answer["meta"]["short_lived"]["asOf"]) == (
         "default",
@@ -86,7 +86,7 @@ def test_the_one_user_route_says_that_there_is_no_row(client: httpx.Client, one:
 
 def test_a_row_that_is_young_enough_is_fresh(client: httpx.Client) -> None:
     for one, held in ((1, [3, 7]), (2, [None, 7]), (3, [3, 0.5])):
-        answer = client.get(f"/v1/features/user/{YOUNG + one}?include=meta").json()
+        answer = client.get(f"/v1/features/keepers/{YOUNG + one}?include=meta").json()
         assert [answer["features"][name] for name in "ab"] == held
         assert answer["meta"]["short_lived"]["status"] == "fresh"
         assert answer["meta"]["short_lived"]["asOf"] is not None
@@ -113,9 +113,9 @@ def test_expired_rows_are_served_where_the_store_is_told_so(
 ) -> None:
     """As Feast's own Redis store serves them: by all routes, and by Feast's own call."""
     monkeypatch.setattr(feast_store.config.online_store, "serve_expired", True)
-    for url in serving(Settings(repo=repo_root, user_service="keepers"), feast_store):
+    for url in serving(Settings(repo=repo_root), feast_store):
         with httpx.Client(base_url=url, timeout=10) as told:
-            answer = told.get("/v1/features/user/1?include=meta").json()
+            answer = told.get("/v1/features/keepers/1?include=meta").json()
             assert [answer["features"][name] for name in "ab"] == [3, 7]
             assert answer["meta"]["short_lived"]["status"] == "fresh"
             asked = {"service": "keepers", "entities": [{"keeper_id": 1}, {"keeper_id": NOBODY}]}

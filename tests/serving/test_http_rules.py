@@ -1,18 +1,22 @@
 """Rules that hold on every route that takes the thing: request fields' ranges, ``include``."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 from feast import Field, RequestSource
-from feast.types import Int64
+from feast.types import Int32, Int64, String, UnixTimestamp
 
 from extensions.errors import SkewlessError
-from extensions.serving.features.request_fields import RequestField
+from extensions.stores.request_fields import RequestField
 
 RANK = {"userId": 1, "itemIds": [1, 2]}
 ROWS = {"service": "ranking", "entities": [{"user_id": 1, "item_id": 2}]}
 COLUMNS = {"user_id": [1, 2], "item_id": [2, 3]}
+SUNDAY = datetime(2026, 11, 1, 23, 59, 59, tzinfo=UTC)
+MONDAY = datetime(2026, 11, 2, tzinfo=UTC)
 
 
 def refused(answer: httpx.Response, field: str) -> None:
@@ -70,7 +74,7 @@ def test_meta_is_included(http: httpx.Client) -> None:
     [
         ({"minimum": "low"}, "not JSON"),
         ({"maximum": "true"}, "maximum must be a number"),
-        ({"default_from": "moon"}, "one of utc_hour, not moon"),
+        ({"default_from": "moon"}, "one of utc_hour, utc_weekday, unix_seconds, not moon"),
     ],
 )
 def test_tags_that_cannot_be_read(tags: dict[str, str], message: str) -> None:
@@ -97,5 +101,28 @@ def test_ranges(tags: dict[str, str], good: list[Any], bad: list[Any]) -> None:
 
 def test_a_declared_default() -> None:
     field = RequestField.of(Field(name="x", dtype=Int64, tags={"default": "7"}), "context")
-    assert field.default is not None
     assert field.default() == 7
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tags", "values"),
+    [
+        (Int64, {"default_from": "utc_hour"}, [23, 0]),
+        (Int32, {"default_from": "utc_weekday"}, [6, 0]),
+        (Int64, {"default_from": "unix_seconds"}, [1_793_577_599, 1_793_577_600]),
+        (UnixTimestamp, {"default_from": "unix_seconds"}, [SUNDAY, MONDAY]),
+        (UnixTimestamp, {"default": '"2026-11-02T00:00:00Z"'}, [MONDAY, MONDAY]),
+        (String, {"default": '"web"'}, ["web", "web"]),
+    ],
+)
+def test_a_label_gets_the_default_that_a_request_of_its_time_had(
+    dtype: Any, tags: dict[str, str], values: list[Any]
+) -> None:
+    field = RequestField.of(Field(name="x", dtype=dtype, tags=tags), "context")
+    times = pa.chunked_array([pa.array([SUNDAY, MONDAY], pa.timestamp("us", "Asia/Tokyo"))])
+    assert field.defaults_at(times).to_pylist() == values
+
+
+def test_a_default_of_another_type_is_refused_with_the_field() -> None:
+    with pytest.raises(SkewlessError, match="context:x"):
+        RequestField.of(Field(name="x", dtype=Int64, tags={"default": '"seven"'}), "context")

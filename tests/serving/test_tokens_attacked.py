@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,23 +11,19 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from feast import FeatureStore, RepoConfig
-from feast.permissions.auth.auth_manager import AllowAll, set_auth_manager
-from feast.permissions.security_manager import no_security_manager
+from feast import FeatureStore
 
 from extensions.errors import SkewlessError
 from extensions.serving.auth.api_keys import ApiKeys
 from extensions.serving.settings import Settings
 from tests.served import serving
 from tests.serving.attack import Raw
+from tests.serving.authorized import HOME, ask, assert_only_these_wait, bearer, serving_with
 from tests.serving.issuer import Issuer
 from tests.serving.redis_nodes import until
-from tests.serving.test_auth import bearer
 
-HOME = "/v1/features/user/1"
 AUDIENCE = "the-features"
 ENDLESS = b'{"exp": 1e999}'
 
@@ -43,8 +38,7 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def http(feast_store: FeatureStore, repo_root: Path, issuer: Issuer) -> Iterator[httpx.Client]:
     """A server that has asked its issuer nothing yet; no permissions, so that every user may."""
-    text = yaml.safe_load((repo_root / "feature_store.yaml").read_text())
-    text["auth"] = {
+    auth = {
         "type": "oidc",
         "client_id": "skewless",
         "audience": AUDIENCE,
@@ -52,20 +46,12 @@ def http(feast_store: FeatureStore, repo_root: Path, issuer: Issuer) -> Iterator
         "auth_discovery_url": f"{issuer.url}/.well-known/openid-configuration",
         "jwks_request_timeout_seconds": 1,
     }
-    store = FeatureStore(config=RepoConfig(**text, repo_path=repo_root))
-    for url in serving(Settings(repo=repo_root, poll=0.2), store):
-        with httpx.Client(base_url=url, timeout=20) as client:
-            yield client
-    no_security_manager()
-    set_auth_manager(AllowAll())
+    with serving_with(auth, Settings(repo=repo_root, poll=0.2)) as client:
+        yield client
 
 
 def good(issuer: Issuer, **more: Any) -> str:
     return issuer.token("reader", **{"aud": AUDIENCE, **more})
-
-
-def ask(http: httpx.Client, token: str) -> int:
-    return http.get(HOME, headers=bearer(token)).status_code
 
 
 def encoded(data: bytes) -> str:
@@ -181,26 +167,7 @@ def test_an_issuer_that_talks_nonsense_is_no_fault_of_the_token(
 def test_an_issuer_that_hangs_from_the_beginning(http: httpx.Client, issuer: Issuer) -> None:
     """It accepts and says nothing: requests are answered in time, and it may come back."""
     issuer.answering.clear()
-    taken: list[tuple[int, float]] = []
-
-    def hang(number: int) -> None:
-        began = time.monotonic()
-        with httpx.Client(base_url=http.base_url, timeout=40) as own:
-            status = ask(own, good(issuer, name=f"user{number}"))
-        taken.append((status, time.monotonic() - began))
-
-    threads = [threading.Thread(target=hang, args=(i,)) for i in range(12)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    began = time.monotonic()
-    assert http.get("/health").status_code == 200
-    assert http.get(HOME).status_code == 401
-    assert time.monotonic() - began < 1
-    for thread in threads:
-        thread.join()
-    assert {status for status, _ in taken} == {503}
-    assert max(seconds for _, seconds in taken) < 13
+    assert_only_these_wait(http, [good(issuer, name=f"user{number}") for number in range(12)])
     issuer.answering.set()
     assert until(lambda: ask(http, good(issuer)) == 200, 15) < 12
 

@@ -14,7 +14,7 @@ from tests.streaming.truth import Reader, Stream
 
 RANDOM = "at a random moment"
 # How long a worker may take to pass the place at which it is to end.
-_PATIENCE = 8.0
+_PATIENCE = 15.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Workers as processes that can be killed: forked from one that has everything imported."""
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -51,6 +52,9 @@ class Fleet:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGTERM)
         process.join(30)
+        if process.exitcode is None:  # where each of its threads stands, to its stderr
+            os.kill(process.pid, signal.SIGUSR1)
+            process.join(1)
         return process.exitcode
 
 
@@ -59,6 +63,7 @@ def _run(settings: Settings, environment: dict[str, str]) -> None:
 
     realtime_views.load_computations = lambda _: COMPUTATIONS
     warnings.simplefilter("ignore")
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("streaming").setLevel(logging.WARNING)
     os.environ.update(environment)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.kafka.message_decoder import JsonDecoder, Message, Reason, RejectedError, WatchEvent
+from streaming.kafka.message_decoder import Message, Reason, RejectedError
+from tests.streaming.published_decoder import JsonDecoder, WatchEvent
 
 NOW = datetime(2026, 7, 15, 12, tzinfo=UTC)
 DECODER = JsonDecoder()

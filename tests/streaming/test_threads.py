@@ -23,7 +23,7 @@ from extensions.local.ports import free_port
 from streaming.processing import time_sweep
 from streaming.processing.time_sweep import Sweeper
 from streaming.settings import Settings
-from streaming.worker_metrics import WorkerMetrics
+from streaming.worker_metrics import MetricFamilies, WorkerMetrics
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_worker import event, send
 from tests.streaming.truth import Stream
@@ -81,7 +81,7 @@ def test_the_sweeper_waits_out_every_kind_of_outage(
 
 
 def _retries(metrics: WorkerMetrics) -> float:
-    labels = {"cause": "sweep"}
+    labels = {"stream": "", "cause": "sweep"}
     return metrics.registry.get_sample_value("skewless_stream_retries_total", labels) or 0.0
 
 
@@ -126,10 +126,10 @@ def test_liveness_names_each_thread_and_when_it_last_worked(
             for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
         }
 
-    first = told()
+    first, of = told(), 'stream="watch_events_stream"'
     for thread in ("sweeper", "watchdog"):
-        assert first[f'skewless_stream_thread_alive{{thread="{thread}"}}'] == 1
-    works = [f'skewless_stream_last_seconds{{work="{work}"}}' for work in ("turn", "sweep")]
+        assert first[f'skewless_stream_thread_alive{{{of},thread="{thread}"}}'] == 1
+    works = [f'skewless_stream_last_seconds{{{of},work="{work}"}}' for work in ("turn", "sweep")]
     wait_until(lambda: all(told()[one] > first[one] for one in works), 20, "both move on")
 
 
@@ -137,7 +137,7 @@ def test_the_metrics_are_answered_again_after_their_thread_failed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_supervision, "PAUSE_FIRST", 0.01)
-    metrics, port = WorkerMetrics(), free_port()
+    families, port = MetricFamilies(), free_port()
     failures: list[int] = []
 
     def failing(_: object) -> None:
@@ -146,9 +146,45 @@ def test_the_metrics_are_answered_again_after_their_thread_failed(
             raise KeyError("unforeseen")
 
     monkeypatch.setattr(ThreadingWSGIServer, "service_actions", failing, raising=False)
-    metrics.serve(replace(settings, metrics_port=port))
+    families.serve(replace(settings, metrics_port=port))
     wait_until(lambda: len(failures) > 3, 20, "it serves on")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-        assert b'skewless_stream_thread_alive{thread="metrics"} 1.0' in reply.read()
+        assert b'skewless_stream_thread_alive{stream="",thread="metrics"} 1.0' in reply.read()
     with pytest.raises(SkewlessError, match="choose another --metrics-port"):
-        WorkerMetrics().serve(replace(settings, metrics_port=port))
+        MetricFamilies().serve(replace(settings, metrics_port=port))
+
+
+def test_streams_of_one_process_are_counted_apart(database: str) -> None:
+    """Partition 0 is one of each topic: what one stream says of it, the other must not hide."""
+    families = MetricFamilies()
+    views, orders = (WorkerMetrics(stream, families) for stream in ("views", "orders"))
+    views.events.inc(5)
+    orders.events.inc(2)
+    orders.dead_letters.labels("not-avro").inc()
+    views.lag.labels("0").set(900)
+    orders.lag.labels("0").set(0)
+    views.stopped.labels("0").set(1)
+    orders.stopped.labels("0").set(0)
+    views.watch("sweeper", lambda: False)
+    orders.watch("sweeper", lambda: True)
+
+    def told(name: str, stream: str, **labels: str) -> float | None:
+        labels["stream"] = stream
+        return families.registry.get_sample_value(f"skewless_stream_{name}", labels)
+
+    for name, label in (("lag_records", "partition"), ("stopped", "partition")):
+        assert told(name, "views", **{label: "0"}) > 0
+        assert told(name, "orders", **{label: "0"}) == 0
+    assert told("thread_alive", "views", thread="sweeper") == 0
+    assert told("thread_alive", "orders", thread="sweeper") == 1
+    with psycopg.connect(database, autocommit=True) as conn:
+        for metrics in (views, orders):
+            settings = Settings(
+                postgres_url=database, kafka_bootstrap="none", stream=metrics.stream,
+                topic=metrics.stream, group="g", worker=metrics.stream,
+            )  # fmt: skip
+            metrics.report(conn, settings, [0])
+        rows = conn.execute(
+            "SELECT topic, events, dead_letters FROM stream_workers ORDER BY topic"
+        ).fetchall()
+    assert rows == [("orders", 2, 1), ("views", 5, 0)]

@@ -20,6 +20,7 @@ from streaming.kafka import dead_letters
 from streaming.kafka.event_replay import replay
 from streaming.settings import Settings
 from streaming.stream_status import status
+from tests.asof.loading import media_sources
 from tests.streaming.fleet import Fleet, wait_until
 from tests.streaming.test_decode import mutated
 from tests.streaming.truth import Stream
@@ -179,7 +180,8 @@ def test_history_that_claims_to_be_old_is_served_beside_a_running_stream(
     wait_until(stream.at_rest, 30, "a worker has every partition")
     send(settings, [event(8, eventId="live")])
     wait_until(lambda: count(8) == 1, 20, "the stream computes")
-    simulate(settings.postgres_url, Simulation(users=40, items=5, days=10, events=400, seed=3))
+    history = Simulation(users=40, items=5, days=10, events=400, seed=3)
+    simulate(settings.postgres_url, history, media_sources(settings.postgres_url))
     with connect(settings.postgres_url) as conn:
         counts = dict(
             conn.execute(

@@ -20,14 +20,14 @@ class Repository:
         self.root = root
 
     @classmethod
-    def copy(cls, root: Path) -> "Repository":
+    def copy(cls, root: Path, source: Path = REPO_ROOT) -> "Repository":
         shutil.copytree(
-            REPO_ROOT / "feature_repo",
+            source / "feature_repo",
             root / "feature_repo",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
         for name in ("feature_store.yaml", ".feastignore"):
-            shutil.copy(REPO_ROOT / name, root / name)
+            shutil.copy(source / name, root / name)
         return cls(root)
 
     def path(self, name: str) -> Path:

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from extensions import addresses
 from extensions.cli import exit_code_of
 from extensions.cli.app import app
 from extensions.errors import SkewlessError
 from extensions.operations import doctor
+from extensions.repository import REPO_VARIABLE
 from extensions.versions import retirement
 from tests.versions.conftest import World
 
 
 @pytest.fixture(autouse=True)
 def repository(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "REPO_ROOT", world.root)
+    monkeypatch.setenv(REPO_VARIABLE, str(world.root))
     monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
 
 

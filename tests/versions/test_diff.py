@@ -1,6 +1,7 @@
 """The difference of two versions, against numbers worked out by hand and by the oracle's events."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from extensions.versions.column_distance import (
 )
 from extensions.versions.diff import Comparison, FeatureDiff, LargestDifference, compare
 from extensions.versions.diff_report import render
+from extensions.versions.engine_choice import EngineSettings
 from tests.reports.page import Page
 from tests.versions.conftest import World
 
@@ -198,3 +200,21 @@ def test_a_report_s_names_and_values_are_text() -> None:
     assert page.fetched == [f"#{hostile}"]
     assert "5 other categories" in page.text
     assert page.text.count("critical") >= 2
+
+
+def test_duckdb_compares_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of one time: values that decay are others a moment later."""
+    world.repository.second_version("item_stats")
+    world.apply()
+    at = datetime.now(UTC) - timedelta(minutes=1)
+    monkeypatch.setattr("extensions.versions.diff.settled_now", lambda *_: at)
+    url, pair = world.database, ("item_stats", 1, 2)
+    ours = compare(world.conn, url, *pair, size=50)
+    by_duckdb = EngineSettings("duckdb", "1GB")
+    theirs = compare(world.conn, url, *pair, size=50, settings=by_duckdb)
+    assert (ours.engine, theirs.engine) == ("postgresql", "duckdb")
+    assert replace(theirs, seconds=ours.seconds, engine=ours.engine) == ours
+    # Of so few pairs nothing is gained.
+    assert compare(world.conn, url, *pair, size=50, settings=EngineSettings()).engine == (
+        "postgresql"
+    )

@@ -10,7 +10,7 @@ from feast.ui_server import get_app
 from extensions.asof.computation_loading import read_repository
 from extensions.stores.registry.feast_registry_rows import SQL_TAG
 from extensions.stores.registry.version_store import find
-from extensions.versions.declared_definitions import read_declared
+from extensions.versions.declared_definitions import forget_modules, read_declared
 from extensions.versions.plan import make_plan
 from tests.versions.conftest import World
 
@@ -45,6 +45,8 @@ def test_feast_s_ui_reads_descriptions_owners_and_the_sql(world: World, ui: Test
 def test_the_sql_tag_is_no_part_of_a_definition(world: World) -> None:
     held = world.store().get_feature_view(VIEW)
     assert held.tags[SQL_TAG] == sql_of(world, 1)
+    # Another test of this process may have imported the checkout's own definitions since.
+    forget_modules()
     declared = read_declared(world.root).definitions[VIEW]
     published = find(world.conn, VIEW, 1).definition
     assert published.fingerprint == declared.fingerprint

@@ -89,7 +89,7 @@ def test_a_running_worker_notices_what_is_published_and_what_is_retired(
 ) -> None:
     monkeypatch.setattr(realtime_views, "LOOK_EVERY_SECONDS", 0.1)
     monkeypatch.setattr(retirement, "NOTICED_AFTER_SECONDS", 0.0)
-    live = LiveViews(Settings(postgres_url=world.database, kafka_bootstrap=""), world.store())
+    live = LiveViews(Settings(postgres_url=world.database, kafka_bootstrap=""), world.store(), {})
     first = {"user_item_progress.v1", "user_watch_stats.v1"}
     assert {view.computation.name for view in live} == first
     world.repository.second_version("user_watch_stats")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from extensions import addresses
 from extensions.cli import console
 from extensions.cli.app import app
 from extensions.cli.output.versions_output import next_step
 from extensions.exit_codes import ATTENTION
+from extensions.repository import REPO_VARIABLE
 from extensions.stores.registry.version_store import published
 from extensions.training import read_manifest
 from extensions.versions.plan import make_plan
@@ -20,7 +20,7 @@ from tests.versions.conftest import World
 
 @pytest.fixture(autouse=True)
 def eighty_columns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "REPO_ROOT", world.root)
+    monkeypatch.setenv(REPO_VARIABLE, str(world.root))
     for each in (console.out, console.err):
         monkeypatch.setattr(each, "_width", 80)
 

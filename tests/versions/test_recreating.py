@@ -17,7 +17,7 @@ from tests.databases import copied
 from tests.versions.conftest import World
 
 RECORDED = ("view_versions", "promotions")
-HISTORY = ("watch_event_ids", "watch_events*", "items", "genres")
+HISTORY = ("watch_events_ids", "watch_events*", "items", "genres")
 VALUES = [
     "user_watch_stats@v1:user_watch_count_7d",
     "user_watch_stats@v2:user_watch_count_7d",

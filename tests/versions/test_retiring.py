@@ -3,7 +3,9 @@
 import pytest
 from psycopg import sql
 
+from extensions.asof import load_computations
 from extensions.errors import SkewlessError
+from extensions.operations import doctor
 from extensions.stores.log_publishing import latest, write_query
 from extensions.stores.registry.version_store import find, published
 from extensions.versions import retirement
@@ -22,7 +24,7 @@ def nobody_else_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def logs(world: World) -> set[str]:
     rows = world.conn.execute(
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '_v[0-9]+$'"
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname ~ '_v[0-9]+$'"
     ).fetchall()
     return {name for (name,) in rows}
 
@@ -50,6 +52,20 @@ def test_a_retired_version_leaves_nothing_and_touches_nothing_else(world: World,
     world.repository.name_version(view, 1)
     with pytest.raises(SkewlessError, match="was retired and its number is used up: make v3"):
         world.apply()
+
+
+def test_doctor_knows_that_a_retired_version_is_not_applied_again(world: World) -> None:
+    world.repository.second_version("item_stats")
+    world.apply()
+    retire(world.store(), world.conn, "item_stats", 2)
+    with world.repository.current():
+        found = doctor._registry(world.store(), load_computations(world.root), world.conn)
+    assert found == doctor.Finding(
+        "registry",
+        ok=False,
+        found="the files name what was retired: item_stats.v2",
+        advice="`skewless plan` says which version they may name.",
+    )
 
 
 def test_the_log_may_be_kept_for_days(world: World) -> None:

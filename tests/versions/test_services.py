@@ -12,6 +12,7 @@ from extensions.errors import SkewlessError
 from extensions.serving.features.request_plan import Plan, compile_plans
 from extensions.stores.registry.version_store import published
 from extensions.versions.listing import overview
+from extensions.versions.plan import Severity, make_plan
 from extensions.versions.promotion import promote, rollback
 from extensions.versions.version_state_check import disagreements
 from tests.versions.conftest import World
@@ -33,6 +34,29 @@ def versions_of(plan: Plan) -> dict[str, int]:
 def service(world: World, text: str) -> None:
     with world.repository.path("services.py").open("a") as file:
         file.write(f"\n{text}\n")
+
+
+def test_a_plan_says_that_a_service_has_another_route(world: World) -> None:
+    def planned() -> list[tuple[str, Severity, str]]:
+        with world.repository.current():
+            found = make_plan(world.conn, "skewless", world.root)
+        return [(each.name, each.severity, each.what) for each in found.changes]
+
+    service(world, 'shelf = FeatureService(name="shelf", features=["item_stats"])')
+    world.apply()
+    assert planned() == []
+    for tags, which in (
+        ({"route": "/v1/shelf/{item_id}"}, "route"),
+        ({"route": "/v1/shelf/{item_id}", "names": "item_id=sku"}, "names"),
+        ({}, "route, names"),
+    ):
+        service(
+            world, f'shelf = FeatureService(name="shelf", features=["item_stats"], tags={tags})'
+        )
+        said = f"the service has another route (tag {which})"
+        assert planned() == [("shelf", Severity.METADATA, said)]
+        world.apply()
+        assert planned() == []
 
 
 def test_an_old_model_keeps_its_features_while_a_new_one_gets_its_own(world: World) -> None:

@@ -22,9 +22,10 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate(as_json: AsJson = False) -> None:
-    """Apply pending migrations, make missing logs, record genres that changed."""
+    """Apply pending migrations, make missing logs, record seeds that changed."""
     url = answering_postgres()
     from extensions.asof.history_changes import FOLLOW, NOT_FOLLOWED
+    from extensions.asof.log_partitions import NOT_PARTITIONED
     from extensions.operations.database_setup import prepare_database
 
     with progress("Preparing PostgreSQL"):
@@ -35,7 +36,8 @@ def migrate(as_json: AsJson = False) -> None:
         made = {
             "migrations applied": done.migrations,
             "logs made": done.logs,
-            "genres recorded": [str(done.genres)] if done.genres else [],
+            "logs partitioned by time": done.partitioned,
+            "rows of seeds recorded": [str(done.seeds)] if done.seeds else [],
         }
         for what, names in made.items():
             if names:
@@ -44,6 +46,8 @@ def migrate(as_json: AsJson = False) -> None:
             out.print("The database is up to date.")
     for table in done.not_followed:
         err.print(f"{table} {NOT_FOLLOWED}. {FOLLOW}")
+    for table, why in done.kept_plain.items():
+        err.print(f"The log {table} {NOT_PARTITIONED.format(why)}", markup=False, soft_wrap=True)
 
 
 def doctor(
@@ -53,10 +57,15 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Exit code 3 when something wants mending."""
+    from extensions.addresses import kafka_bootstrap, postgres_url
     from extensions.operations.doctor import examine
+    from streaming.kafka.broker_check import check_brokers
+    from streaming.settings import Settings
 
     with progress("Examining"):
-        findings = examine(sample)
+        findings = examine(
+            sample, check_brokers=lambda: check_brokers(Settings(postgres_url(), kafka_bootstrap()))
+        )
     if as_json:
         emit(findings, as_json)
     else:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from extensions.cli.commands.history_loading import SimulateCommand, chosen_parameters
 from extensions.cli.console import AsJson, err
 from extensions.cli.preflight import warn_of_blocked
 from extensions.cli.progress import progress
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         help="The whole life of a feature in three minutes; leaves nothing behind.",
         epilog="Example: `skewless demo --events 200000`",
+        cls=SimulateCommand,
     )(demo)
     app.command(
         help="Run servers, stream worker, refresh loop and HTTP server until Ctrl-C.",
@@ -32,26 +34,27 @@ def register(app: typer.Typer) -> None:
     app.command(help="Stop what `skewless up` runs.", epilog="Example: `skewless down`")(down)
 
 
-def demo(
-    users: Annotated[int, typer.Option(help="Simulated users.")] = 20_000,
-    items: Annotated[int, typer.Option(help="Simulated items.")] = 5_000,
-    days: Annotated[int, typer.Option(help="Days of history.")] = 60,
-    events: Annotated[int, typer.Option(help="Watch events in that history.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same history.")] = 1,
-    kafka: Kafka = "tansu",
-) -> None:
-    """Start, load, apply, compute, train, serve, stream, stop."""
+def demo(ctx: typer.Context, kafka: Kafka = "tansu") -> None:
+    """Start, load, apply, compute, train, serve, stream, stop; on what the repository simulates."""
     from extensions.cli.demo import Demonstration
 
-    Demonstration(users, items, days, events, seed, kafka).run()
+    Demonstration(chosen_parameters(ctx), kafka).run()
 
 
 def up(
+    context: typer.Context,
     kafka: Kafka = "tansu",
     port: Annotated[
         int,
-        typer.Option(envvar="SKEWLESS_PORT", help="Of the HTTP server; 0 takes a free one."),
+        typer.Option(
+            envvar="SKEWLESS_PORT",
+            help="Of the HTTP server; 0 takes a free one, as does the default where it is taken.",
+        ),
     ] = DEFAULT_PORT,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve the stream worker's Prometheus metrics on this port."),
+    ] = None,
 ) -> None:
     """Data stays in `.skewless/`; a server whose address is set already is not started."""
     from extensions.addresses import running_stack
@@ -59,21 +62,27 @@ def up(
     from extensions.local.stack import Stack
 
     warn_of_blocked(port)
+    source = context.get_parameter_source("port")
+    by_default = source is not None and source.name == "DEFAULT"
     # Before servers are started; a stack that runs in this folder says so itself.
-    if running_stack() is None:
+    if running_stack() is None and not by_default:
         require_free(port, "The HTTP server")
+    if metrics_port is not None and running_stack() is None:
+        require_free(metrics_port, "The stream worker's metrics", option="--metrics-port")
     with Stack(kafka=kafka) as stack:
+        if by_default:
+            port = stack.http_port(port)
         for sentence in stack.moved:
             err.print(sentence, markup=False, soft_wrap=True)
         with progress("Preparing PostgreSQL and Feast's registry"):
             apply_definitions(stack)
-        programs = Programs(stack, port)
+        programs = Programs(stack, port, metrics_port=metrics_port)
         _print_addresses(stack)
         try:
             with progress("Starting the HTTP server"):
                 programs.wait_until_serving()
             err.print(f"HTTP        {programs.http}/docs")
-            err.print("Feast's commands work in this folder now. Ctrl-C or `make down` stops all.")
+            err.print("Feast's commands work here now. Ctrl-C or `skewless down` stops all.")
             programs.watch()
         except KeyboardInterrupt:
             err.print("Stopping; the data stays, and `skewless up` goes on with it.")

@@ -4,7 +4,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +39,7 @@ RollbackCommand = Annotated[
 MetricsFile = Annotated[
     Path | None, typer.Option(help="Write Prometheus metrics here, for a textfile collector.")
 ]
+Engine = Literal["auto", "postgresql", "duckdb"]
 Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
 Window = Annotated[str, typer.Option("--window", help="Length, as in 30m, 1h, 1d.")]
 Least = Annotated[int, typer.Option("--least-rows", help="Fewer rows say nothing.")]
@@ -95,13 +96,13 @@ def baseline(
     url = answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT
     from extensions.database import connect
+    from extensions.repository import repo_root
     from monitoring.baseline import take_baseline
     from monitoring.checks.drift_store import bind
 
     with progress("Reading the training set"):
-        found = take_baseline(FeatureStore(str(REPO_ROOT)), training_set, service)
+        found = take_baseline(FeatureStore(str(repo_root())), training_set, service)
     with connect(url, autocommit=True) as conn:
         identity = bind(conn, found)
     emit(
@@ -278,6 +279,14 @@ def audit(
     entities: Annotated[
         int, typer.Option(help="Entities of each view to compare as of now; 0: none.")
     ] = 500,
+    questions: Annotated[
+        int,
+        typer.Option(help="Of each portable text, questions to put to both engines; 0: none."),
+    ] = 200,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="That recomputes; auto: DuckDB for many values; feature_store.yaml."),
+    ] = None,
     metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -288,19 +297,23 @@ def audit(
     url = answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT
     from extensions.asof import load_computations
     from extensions.database import connect
+    from extensions.repository import repo_root
+    from extensions.versions.engine_choice import EngineSettings, definitions_of
     from extensions.versions.maintained_versions import live_computations
     from monitoring.audit.skew_audit import audit as run
     from monitoring.audit.skew_audit import record
     from monitoring.prometheus_exporter import write_file
 
     with progress("Auditing"), connect(url, autocommit=True) as conn:
-        computations = live_computations(conn, load_computations(REPO_ROOT))
+        computations = live_computations(conn, load_computations(repo_root()))
+        store = FeatureStore(str(repo_root()))
         found = run(
-            FeatureStore(str(REPO_ROOT)), computations, begin, until, sample=sample,
-            services=service, entities=entities,
+            store, computations, begin, until, sample=sample,
+            settings=EngineSettings.of(store.config.offline_store).over(engine, None),
+            services=service, entities=entities, questions=questions,
+            definitions=definitions_of(conn, computations, repo_root()),
         )  # fmt: skip
         record(conn, found)
         if metrics_file is not None:
@@ -322,12 +335,12 @@ def exit_with(runs: "list[Run]") -> None:
 def _response(
     least_rows: int, views: list[str] | None, after: int, program: str | None
 ) -> "Response":
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
     from monitoring.alerts.automatic_rollback import Policy, command, in_repository
     from monitoring.alerts.notifiers import channels
     from monitoring.checks.drift_schedule import Response
 
-    roll_back = command(program) if program else in_repository(REPO_ROOT)
+    roll_back = command(program) if program else in_repository(repo_root())
     return Response(channels(), Policy(frozenset(views or ()), after), roll_back, least_rows)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,14 +11,17 @@ from extensions.cli.duration_option import length_of
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
 from extensions.errors import InputError, SkewlessError
+from extensions.value_text import exact_time_text, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from extensions.asof.backfill import Backfill
     from extensions.asof.computation import Computation
     from extensions.operations.refresh import Refreshed, Refresher
 
 View = Annotated[str | None, typer.Option("--view", help="One view only.")]
+Engine = Literal["auto", "postgresql", "duckdb"]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +34,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         help="Append the log that would exist had the store run then.",
         epilog="Examples: `skewless backfill all --last 7d` · "
-        "`skewless backfill user_habits --from 2026-01-01`",
+        "`skewless backfill user_habits --from 2026-01-01` · "
+        "`skewless backfill all --last 365d --engine duckdb --memory 8GB`",
     )(backfill)
 
 
@@ -71,6 +75,7 @@ def refresh(
         with Refresher.open(online=online) as refresher:
             done = once(refresher)
             emit(done, as_json)
+            _tell_of_refused(refresher, done)
             if not any(one.logged for one in done):
                 _explain_nothing(refresher, view, None, when)
         return
@@ -85,7 +90,7 @@ def refresh(
             if not goes_on_after(error):
                 raise
             err.print(
-                f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} refresh: {error}; trying again in "
+                f"{time_text(datetime.now(UTC))} refresh: {error}; trying again in "
                 f"{every:g} s", markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
             time.sleep(every)
@@ -107,9 +112,16 @@ def backfill(
     again: Annotated[
         bool, typer.Option("--again", help="Replace what backfills wrote before.")
     ] = False,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="auto: DuckDB for texts that are portable; default: feature_store.yaml."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What DuckDB may use, as 4GB; default: feature_store.yaml.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Resumable: the same command goes on after its last whole day."""
+    """Resumable: the same command goes on after its last chunk."""
     if last is not None and start is not None:
         raise InputError("Give --from or --last, not both.")
     first, through = moment(start, "--from"), moment(end, "--to") or datetime.now(UTC)
@@ -117,33 +129,66 @@ def backfill(
         # A whole day, so that the same command on the same day goes on with the same range.
         first = _beginning_of_day(through - length_of(last))
     answering_postgres("watermarks")
-    from extensions.asof.backfill import backfill as run
+    from feast.repo_config import load_repo_config
+
     from extensions.operations.refresh import Refresher
+    from extensions.repository import repo_root
+    from extensions.versions.engine_choice import EngineSettings, definitions_of, fill
 
     done = []
+    root = repo_root()
+    config = load_repo_config(root, root / "feature_store.yaml")
+    settings = EngineSettings.of(config.offline_store).over(engine, memory)
     with Refresher.open(online=False) as refresher:
         chosen = refresher.choose(None if view == "all" else view, everything=True)
+        definitions = definitions_of(refresher.conn, {c.name: c for c in chosen}, root)
         if first is None:
             first = _beginning_of_history(refresher)
-        kept = "Whole days are kept; the same command goes on after the last of them."
+        kept = "Whole chunks are kept; the same command goes on after the last of them."
         for number, computation in enumerate(chosen, start=1):
             title = f"Backfilling {computation.name} ({number} of {len(chosen)} views)"
             with progress(title, unit="days", kept=kept) as report:
-                result = run(
-                    refresher.conn, computation, first, through, again=again, progress=report
-                )
+                result = fill(
+                    refresher.conn, definitions[computation.name], first, through,
+                    settings=settings, again=again, progress=report, tell=_tell,
+                )  # fmt: skip
             done.append(result)
             if result.end < through and (end is not None or not result.rows):
                 _tell(
-                    f"{computation.name}: stopped at {result.end.isoformat()}, where live values "
-                    "begin; what was logged live is never overlaid."
+                    f"{computation.name}: stopped at {exact_time_text(result.end)}, where live "
+                    "values begin; what was logged live is never overlaid."
                 )
             elif not result.rows and result.resumed_from is not None:
                 _tell(f"{computation.name}: done before, and its history has not changed.")
+            _tell_of_holes(refresher, computation, result)
             _tell_of_gap(refresher, computation)
         emit(done, as_json)
         if not any(result.rows or result.resumed_from for result in done):
             _explain_nothing(refresher, None if view == "all" else view, first, through)
+
+
+def _tell_of_refused(refresher: "Refresher", done: "Sequence[Refreshed]") -> None:
+    """Name an entity of each refreshed view that goes on without some."""
+    from extensions.database.refused_of_views import refused_of_views
+
+    refreshed = {(one.view, one.version) for one in done if one.refused}
+    for one in refused_of_views(refresher.conn) if refreshed else ():
+        if (one.view, one.version) in refreshed:
+            _tell(one.sentence())
+
+
+def _tell_of_holes(refresher: "Refresher", computation: "Computation", result: "Backfill") -> None:
+    """Say which entities the range lacks, and what brings them back."""
+    from extensions.asof.backfill_refusals import example
+
+    if result.refused:
+        first = example(refresher.conn, computation, result.start, result.end)
+        _tell(
+            f"{computation.name}: {result.refused} "
+            f"{'entity lacks' if result.refused == 1 else 'entities lack'} values, which could "
+            f"not be computed ({first}). Training sets count their labels; once the rows behind "
+            "them are mended, the same command fills them in."
+        )
 
 
 def _tell_of_gap(refresher: "Refresher", computation: "Computation") -> None:
@@ -152,11 +197,12 @@ def _tell_of_gap(refresher: "Refresher", computation: "Computation") -> None:
 
     gap = gap_behind(refresher.conn, computation)
     if gap is not None:
+        start, end = exact_time_text(gap.start), exact_time_text(gap.end)
         _tell(
-            f"{computation.name}: the log is not complete between {gap.start.isoformat()} and "
-            f"{gap.end.isoformat()}: labels there get the values of its beginning. Run "
-            f"`skewless backfill {computation.view} --from {gap.start.isoformat()} --to "
-            f"{gap.end.isoformat()}`."
+            f"{computation.name}: the log is not complete between {start} and "
+            f"{end}: labels there get the values of its beginning. Run "
+            f"`skewless backfill {computation.view} --from {start} --to "
+            f"{end}`."
         )
 
 
@@ -203,9 +249,10 @@ def _note(done: "Sequence[Refreshed]", as_json: bool) -> None:
         return
     for one in done:
         print(  # noqa: T201
-            f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {one.view} v{one.version}: {one.logged} rows "
-            f"logged as of {one.at:%Y-%m-%dT%H:%M:%SZ}, {one.published} published, in "
-            f"{one.seconds:.1f} s",
+            f"{time_text(datetime.now(UTC))} {one.view} v{one.version}: {one.logged} rows "
+            f"logged as of {time_text(one.at)}, {one.published} published, in "
+            f"{one.seconds:.1f} s"
+            + (f"; {one.refused} entities are refused, see `skewless doctor`" * (one.refused > 0)),
             flush=True,
         )
 

@@ -34,12 +34,6 @@ def serve(
         ),
     ] = DEFAULT_PORT,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
-    user_service: Annotated[
-        str, typer.Option(help="The feature service of /v1/features/user.")
-    ] = "home_page",
-    rank_service: Annotated[
-        str, typer.Option(help="The feature service of /v1/features/rank.")
-    ] = "ranking",
     redis_deadline_ms: Annotated[
         int, typer.Option(help="Redis slower than this is answered with 503.")
     ] = 50,
@@ -93,19 +87,17 @@ def serve(
     warn_of_blocked(port)
     # Before Feast is imported, which takes seconds.
     require_free(port, "The server", host)
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
     from extensions.serving.observability.serving_log import log_shares
     from extensions.serving.server import run
     from extensions.serving.settings import Settings
 
     run(
         Settings(
-            repo=REPO_ROOT,
+            repo=repo_root(),
             host=host,
             port=port,
             workers=workers,
-            user_service=user_service,
-            rank_service=rank_service,
             redis_deadline_ms=redis_deadline_ms,
             max_items=max_items,
             max_body=max_body,
@@ -131,14 +123,14 @@ def rebuild_online(
     url = answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT
     from extensions.asof import load_computations
     from extensions.database import connect
+    from extensions.repository import repo_root
     from extensions.stores.rebuild import rebuild_online as run
     from extensions.versions.maintained_versions import live_computations
 
     with connect(url) as conn:
-        live = live_computations(conn, load_computations(REPO_ROOT))
+        live = live_computations(conn, load_computations(repo_root()))
     kept = (
         "Whole steps of 50,000 entities are kept, newer values win meanwhile; the same command "
         "goes on after the last of them."
@@ -150,5 +142,5 @@ def rebuild_online(
             before[name] = entities
             report(sum(before.values()), None)
 
-        done = run(FeatureStore(str(REPO_ROOT)), view, count, live.values())
+        done = run(FeatureStore(str(repo_root())), view, count, live.values())
     emit(list(done), as_json)

@@ -1,20 +1,24 @@
 """Commands of streams: ingest, replay, status, dead-letters, stream skip."""
 
 import logging
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from extensions.cli.console import AsJson, emit, line, moment
+from extensions.cli.console import AsJson, emit, line, moment, wrapped
 from extensions.cli.progress import progress
 from extensions.errors import InputError
 
 if TYPE_CHECKING:
     from streaming.settings import Settings
 
-Topic = Annotated[str, typer.Option(help="The topic of watch events.")]
-Group = Annotated[str, typer.Option(help="The consumer group.")]
+Stream = Annotated[str, typer.Option(help="A declared stream (a KafkaSource), by its name.")]
+Topic = Annotated[str, typer.Option(help="Another topic than the declared one.")]
+Group = Annotated[str, typer.Option(help="Another consumer group than the declared one.")]
 
 letters = typer.Typer(
     help="Messages that could not be read: list, show, replay.",
@@ -42,7 +46,7 @@ def register(app: typer.Typer) -> None:
         "`skewless replay --from 2026-01-31T08:00:00Z`",
     )(replay)
     app.command(
-        help="Partitions, workers and realtime views: how far, how far behind.",
+        help="Partitions, workers, realtime views, refused entities: how far, how far behind.",
         epilog="Example: `skewless status --json`",
     )(status)
     letters.command("list", epilog="Example: `skewless dead-letters list --reason out-of-range`")(
@@ -63,8 +67,9 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    topic: Topic = "watch-events",
-    group: Group = "skewless-ingest",
+    stream: Stream = "",
+    topic: Topic = "",
+    group: Group = "",
     on_lost: Annotated[
         Literal["stop", "earliest"],
         typer.Option(help="When Kafka no longer holds the next offset."),
@@ -77,14 +82,19 @@ def ingest(
     ] = 10_000,
     batch_wait: Annotated[float, typer.Option(help="Seconds a step gathers.")] = 0.04,
     max_future: Annotated[
-        float, typer.Option(help="Seconds an event may lie in the future.")
-    ] = 300.0,
+        float | None,
+        typer.Option(help="Seconds an event may lie in the future, not as declared."),
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")
     ] = None,
 ) -> None:
-    """A killed worker loses nothing: its place is in PostgreSQL, with the events."""
+    """All declared streams, or one. A killed worker loses nothing: its place is in PostgreSQL.
+
+    It starts again by itself when `skewless apply` or `migrate` has changed the streams.
+    """
     settings = _settings(
+        stream=stream,
         topic=topic,
         group=group,
         on_lost=on_lost,
@@ -97,7 +107,9 @@ def ingest(
     from streaming.worker import run
 
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
-    run(settings)
+    if run(settings):
+        # Definitions are modules, which a process imports once.
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very command
 
 
 def replay(
@@ -109,7 +121,8 @@ def replay(
     rate: Annotated[
         float | None, typer.Option(help="Events a second; all at once if left.")
     ] = None,
-    topic: Topic = "watch-events",
+    stream: Stream = "",
+    topic: Topic = "",
     as_json: AsJson = False,
 ) -> None:
     """Give a file or --from. Known ids are not stored again; their values are computed anew."""
@@ -120,27 +133,40 @@ def replay(
     if source is None or (file and since):
         raise InputError("Give a file of JSON lines, or --from TIME.")
     with progress("Producing events"):
-        done = run(_settings(topic=topic), source, until=moment(end, "--to"), rate=rate)
+        done = run(_one(stream, topic), source, until=moment(end, "--to"), rate=rate)
     emit([done], as_json)
 
 
 def status(
-    topic: Topic = "watch-events", group: Group = "skewless-ingest", as_json: AsJson = False
+    stream: Stream = "", topic: Topic = "", group: Group = "", as_json: AsJson = False
 ) -> None:
-    """As of the workers' last look."""
+    """As of the workers' last look; each declared stream, or one."""
+    from extensions.database.refused_of_views import REFUSED_ADVICE
+    from streaming.stream_status import known_streams
     from streaming.stream_status import status as look
 
-    found = look(_settings(topic=topic, group=group))
+    settings = _one(stream, topic) if stream else _settings(topic=topic, group=group)
+    streams = [settings] if topic and group else known_streams(settings)
+    found = [look(each) for each in streams]
     if as_json:
-        emit([found], as_json)
+        emit(found, as_json)
         return
-    for title, rows in (
-        ("Partitions", found.partitions),
-        ("Workers", found.workers),
-        ("Realtime views", found.views),
-    ):
-        line(title if rows else f"{title}: none yet; start `skewless ingest`.")
-        emit(list(rows), as_json)
+    if not found:
+        line("No stream has been read yet; start `skewless ingest`.")
+        return
+    for one in found:
+        if len(found) > 1:
+            line(f"Topic {one.topic}, group {one.group}")
+        for title, rows in (("Partitions", one.partitions), ("Workers", one.workers)):
+            line(title if rows else f"{title}: none yet; start `skewless ingest`.")
+            emit(list(rows), as_json)
+    views = found[0].views
+    line("Realtime views" if views else "Realtime views: none yet; start `skewless ingest`.")
+    emit(list(views), as_json)
+    if refused := found[0].refused:
+        line("Refused entities")
+        emit(refused, as_json)
+        wrapped(REFUSED_ADVICE)
 
 
 def skip_batch(
@@ -148,38 +174,45 @@ def skip_batch(
         str, typer.Argument(help="TOPIC/PARTITION/OFFSET of the stop, as `status` shows it.")
     ],
     why: Annotated[str, typer.Option(help="Your reason; it is kept.")],
-    group: Group = "skewless-ingest",
+    stream: Stream = "",
+    group: Group = "",
     as_json: AsJson = False,
 ) -> None:
     """Let a stopped partition go on behind the batch; the records in it are lost to the stream."""
+    from streaming.declared_streams import settings_of
     from streaming.kafka.stopped_partitions import skip
 
     topic = position.rpartition("/")[0].rpartition("/")[0]
-    emit([skip(_settings(topic=topic or "?", group=group), position, why)], as_json)
+    # A stop is of the stream that reads the topic, where none was named.
+    streams = settings_of(_settings(stream=stream))
+    found = next((one for one in streams if one.topic == topic), streams[0])
+    emit([skip(replace(found, group=group or found.group), position, why)], as_json)
 
 
 def list_letters(
     reason: Annotated[str | None, typer.Option(help="Only those of this reason.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many.")] = 100,
-    topic: Topic = "watch-events",
+    stream: Stream = "",
+    topic: Topic = "",
     as_json: AsJson = False,
 ) -> None:
     """Where each came from and why it was refused; never its content, which may be personal."""
     from streaming.kafka.dead_letters import each
 
-    found = each(_settings(topic=topic), reason=reason, limit=limit)
+    found = each(_one(stream, topic), reason=reason, limit=limit)
     emit(({"position": letter.position, "reason": letter.reason} for letter in found), as_json)
 
 
 def show_letter(
     position: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `list` shows it.")],
-    topic: Topic = "watch-events",
+    stream: Stream = "",
+    topic: Topic = "",
     as_json: AsJson = False,
 ) -> None:
     """One dead letter, its original bytes included."""
     from streaming.kafka.dead_letters import show
 
-    emit([show(_settings(topic=topic), position)], as_json)
+    emit([show(_one(stream, topic), position)], as_json)
 
 
 def replay_letters(
@@ -187,13 +220,20 @@ def replay_letters(
         str | None, typer.Argument(help="TOPIC/PARTITION/OFFSET of one; else all.")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Only those of this reason.")] = None,
-    topic: Topic = "watch-events",
+    stream: Stream = "",
+    topic: Topic = "",
     as_json: AsJson = False,
 ) -> None:
     """Send the original bytes to the topic again, after what refused them was mended."""
     from streaming.kafka.dead_letters import replay as run
 
-    emit([{"replayed": run(_settings(topic=topic), position=position, reason=reason)}], as_json)
+    emit([{"replayed": run(_one(stream, topic), position=position, reason=reason)}], as_json)
+
+
+def _one(stream: str, topic: str) -> "Settings":
+    from streaming.declared_streams import one_stream
+
+    return one_stream(_settings(stream=stream, topic=topic))
 
 
 def _settings(**options: object) -> "Settings":

@@ -49,12 +49,12 @@ def labels(
     answering_postgres("watermarks")
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
     from extensions.training.label_sample import sample_labels
 
     with progress("Sampling labels"):
         made = sample_labels(
-            FeatureStore(str(REPO_ROOT)), service, out, rows=sample, seed=seed,
+            FeatureStore(str(repo_root())), service, out, rows=sample, seed=seed,
             start=first, end=last,
         )  # fmt: skip
     if as_json:
@@ -90,11 +90,11 @@ def training_set(
     answering_postgres()
     from feast import FeatureStore
 
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
     from extensions.training.label_source import read_labels
     from extensions.training.training_set import take, take_again
 
-    store = FeatureStore(str(REPO_ROOT))
+    store = FeatureStore(str(repo_root()))
     kept = "Nothing was written: a training set is whole or not there. Take it again."
     with progress("Joining features to labels", unit="rows", kept=kept) as report:
         if again is not None:

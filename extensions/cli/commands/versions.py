@@ -24,6 +24,7 @@ Force = Annotated[
     bool, typer.Option("--force", help="Although its values are not complete and fresh.")
 ]
 Style = Literal["text", "markdown"]
+Engine = Literal["auto", "postgresql", "duckdb"]
 Since = Annotated[
     str | None,
     typer.Option("--from", help="ISO time where backfills begin; else where the default's log is."),
@@ -75,15 +76,17 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Changes nothing. Exit code 1 when something is refused."""
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
 
     start = moment(since, "--from")
     with _store() as (store, conn), progress("Planning"):
         from extensions.cli.output.versions_output import change_json, markdown, show_plan
+        from extensions.versions.engine_choice import EngineSettings
         from extensions.versions.plan import make_plan
         from monitoring.checks.drift_store import trained_on
 
-        made = make_plan(conn, store.project, REPO_ROOT, since=start)
+        settings = EngineSettings.of(store.config.offline_store)
+        made = make_plan(conn, store.project, repo_root(), since=start, settings=settings)
         trained = {change.name: trained_on(conn, change.name) for change in made.changes}
     if as_json:
         changes = [change_json(change, trained[change.name]) for change in made.changes]
@@ -102,7 +105,7 @@ def plan(
 
 def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
     """Safe to run twice, safe to interrupt: the next run goes on. Nothing is promoted."""
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
 
     start = moment(since, "--from")
     kept = "What is published or filled by now is kept; `skewless apply` goes on."
@@ -110,11 +113,12 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
         from extensions.cli.output.versions_output import change_json, title
         from extensions.versions.apply import apply
 
-        done = apply(conn, REPO_ROOT, since=start, progress=lambda _, n, of: report(n, of))
+        done = apply(conn, repo_root(), since=start, progress=lambda _, n, of: report(n, of))
     if as_json:
         emit(
             [{"changes": [change_json(c, []) for c in done.plan.changes], "notes": done.plan.notes,
-              "filled": [f.__dict__ for f in done.filled], "removed": done.removed}],
+              "filled": [f.__dict__ for f in done.filled], "removed": done.removed,
+              "engines": done.engines}],
             as_json=True,
         )  # fmt: skip
         return
@@ -132,6 +136,8 @@ def apply_plan(since: Since = None, as_json: AsJson = False) -> None:
                 f"`skewless promote {name}`.",
                 console=err,
             )
+    for sentence in done.engines:
+        wrapped(sentence, console=err)
     for what in done.removed:
         wrapped(f"Removed {what}.", console=err)
 
@@ -193,6 +199,10 @@ def diff(
     html: Annotated[
         Path | None, typer.Option(help="Also write a report that opens without a network.")
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="auto: DuckDB for many pairs; default: feature_store.yaml."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Both are computed anew from history, so that a version needs no log to be compared."""
@@ -201,10 +211,12 @@ def diff(
     numbers = _number(first), _number(second)
     with _store() as (store, conn), progress("Comparing"):
         from extensions.versions.diff import compare
+        from extensions.versions.engine_choice import EngineSettings
 
+        settings = EngineSettings.of(store.config.offline_store).over(engine, None)
         fields = _fields(store, view)
         found = compare(
-            conn, postgres_url(), view, *numbers, size=sample,
+            conn, postgres_url(), view, *numbers, size=sample, settings=settings,
             descriptions={field.name: field.description for field in fields if field.description},
             units={field.name: field.tags["unit"] for field in fields if "unit" in field.tags},
         )  # fmt: skip
@@ -229,7 +241,7 @@ def retire(
     as_json: AsJson = False,
 ) -> None:
     """Refuses while a service uses it; nothing of other versions is touched."""
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
 
     number = _number(version)
     with _store() as (store, conn), progress("Retiring"):
@@ -238,7 +250,7 @@ def retire(
 
         done = take_out(
             store, conn, view, number, keep_log_days=keep_log_days,
-            declared=read_declared(REPO_ROOT).number(view),
+            declared=read_declared(repo_root()).number(view),
         )  # fmt: skip
     emit([done], as_json)
 
@@ -269,9 +281,9 @@ def _project() -> str:
 
     import yaml
 
-    from extensions.addresses import REPO_ROOT
+    from extensions.repository import repo_root
 
-    text = (REPO_ROOT / "feature_store.yaml").read_text()
+    text = (repo_root() / "feature_store.yaml").read_text()
     return str(yaml.safe_load(os.path.expandvars(text))["project"])
 
 
@@ -284,9 +296,9 @@ def _store() -> "Iterator[tuple[FeatureStore, psycopg.Connection]]":
     with _connection() as conn:
         from feast import FeatureStore
 
-        from extensions.addresses import REPO_ROOT
+        from extensions.repository import repo_root
 
-        yield FeatureStore(str(REPO_ROOT)), conn
+        yield FeatureStore(str(repo_root())), conn
 
 
 def _number(text: str) -> int:

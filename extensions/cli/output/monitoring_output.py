@@ -109,6 +109,10 @@ def show_audit(found: "AuditReport", *, as_json: bool) -> None:
             line("")
             wrapped(difference.sentence(), hanging="  ")
             wrapped(difference.advice, "  → ")
+    for each in found.differing:
+        line("")
+        wrapped(each.sentence, hanging="  ")
+        wrapped(each.advice, "  → ")
     for sentence in found.left_out:
         wrapped(f"Not seen: {sentence}", hanging="  ", console=err)
     wrapped(
@@ -122,13 +126,15 @@ def show_audit(found: "AuditReport", *, as_json: bool) -> None:
 def promise(found: "AuditReport") -> str:
     """One line: does served = trained = recomputed hold, and of how much was it seen?"""
     seen = f"{found.compared:,} served values and {found.entities:,} entities of {len(found.views)}"
-    if found.bugs or found.apart:
+    if found.bugs or found.apart or found.differing:
         causes: dict[str, int] = {}
         for view in found.views:
             for cause, count in view.counts.items():
                 causes[cause] = causes.get(cause, 0) + count
         if found.bugs:
             causes["served values that nothing explains"] = found.bugs
+        if found.differing:
+            causes["texts that differ between engines"] = len(found.differing)
         told = ", ".join(f"{count:,} {cause}" for cause, count in causes.items())
         return f"served = trained = recomputed: BROKEN ({told}; {seen} views looked at)."
     if found.overdue:

@@ -1,7 +1,8 @@
 """What `skewless versions`, `plan` and `apply` print."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from extensions.versions.cost_estimate import Estimate
     from extensions.versions.listing import Version
     from extensions.versions.plan import Change, Plan
+    from extensions.versions.workload import Workload
 
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -48,6 +50,8 @@ def _cost(one: "Version") -> dict[str, str]:
         told["Redis"] = f"about {bytes_text(one.redis_bytes)}"
     if one.behind_seconds is not None:
         told["behind"] = duration_text(one.behind_seconds)
+    if one.engines is not None:
+        told["engines"] = one.engines
     return told
 
 
@@ -59,7 +63,7 @@ def show_plan(plan: "Plan", trained: dict[str, list[str]]) -> None:
     for change in plan.changes:
         line(f"{title(change)}: {change.severity.name.lower()}", style="bold")
         wrapped(change.what, "  ")
-        print_record(_downstream(change, trained.get(change.name, [])), indent="  ")
+        print_record(change_record(change, trained.get(change.name, [])), indent="  ")
         if change.diff:
             line("")
             _show_diff(change.diff)
@@ -76,7 +80,8 @@ def next_step(plan: "Plan") -> str:
     return "Next: `skewless apply` carries this out; nothing that is served changes by it."
 
 
-def _downstream(change: "Change", trained: list[str]) -> dict[str, str]:
+def change_record(change: "Change", trained: Sequence[str] = ()) -> dict[str, str]:
+    """What is told of a change beside its kind, by a word each; ``trained``: of models."""
     told = {}
     if change.version is not None:
         readers = [*change.services, *(f"{name} (by a transform)" for name in change.through)]
@@ -88,7 +93,29 @@ def _downstream(change: "Change", trained: list[str]) -> dict[str, str]:
         told["models"] = "\n".join(trained)
     if change.backfill is not None:
         told["backfill"] = _backfill(change.backfill)
+    if change.work is not None:
+        told["work"] = _work(change.work)
+        if change.work.hot_keys:
+            told["hot keys"] = ", ".join(
+                f"({', '.join(map(str, hot.keys))}) with {hot.share:.0%} of the work"
+                for hot in change.work.hot_keys
+            )
+    if change.verdict is not None:
+        told["engines"] = change.verdict.sentence(hint=not change.warnings)
+    if change.warnings:
+        told["differs"] = "\n".join(change.warnings)
     return told
+
+
+def _work(work: "Workload") -> str:
+    engine = {"postgresql": "PostgreSQL", "duckdb": "DuckDB"}[work.engine]
+    # A verdict stands in a line of its own.
+    why = f" ({work.why})" if "there are" in work.why or "the range" in work.why else ""
+    hours = f"{work.cpu_hours:.2g}" if work.cpu_hours >= 0.01 else "less than 0.01"
+    return (
+        f"{engine}{why}, {work.chunks:,} chunks, at most {hours} CPU hours, about "
+        f"{bytes_text(work.log_bytes)} of log"
+    )
 
 
 def _backfill(fill: "Estimate") -> str:
@@ -121,7 +148,7 @@ def markdown(plan: "Plan", trained: dict[str, list[str]]) -> str:
     parts = []
     for change in plan.changes:
         parts.append(f"### {title(change)}: {change.severity.name.lower()}\n\n{change.what}\n")
-        told = _downstream(change, trained.get(change.name, []))
+        told = change_record(change, trained.get(change.name, []))
         parts.append("\n".join(f"- {k}: {' '.join(v.splitlines())}" for k, v in told.items()))
         if change.diff:
             parts.append(f"\n```diff\n{change.diff}\n```")
@@ -147,4 +174,8 @@ def change_json(change: "Change", trained: list[str]) -> dict[str, Any]:
         "through": change.through,
         "pinned": change.pinned,
         "models": trained,
+        "portable": change.verdict and change.verdict.outcome,
+        "engines": change.verdict and change.verdict.sentence(),
+        "warnings": change.warnings,
+        "work": change.work and asdict(change.work),
     }

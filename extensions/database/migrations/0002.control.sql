@@ -1,5 +1,4 @@
 -- How far each part has come: what a crash must not forget.
--- depends: 0001.watch-history
 
 -- Per view version: every change up to `processed_through` is in the log, and every row of the
 -- log up to `published_through` is online. `live_from` is the first moment it was computed

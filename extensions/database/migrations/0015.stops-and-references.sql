@@ -28,5 +28,3 @@ CREATE TABLE reference_columns (
     reference_column text NOT NULL,
     PRIMARY KEY (table_name, column_name)
 );
-
-INSERT INTO reference_columns VALUES ('items', 'genre', 'genres', 'genre');

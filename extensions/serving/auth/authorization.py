@@ -20,7 +20,11 @@ from fastapi import HTTPException, Request
 from feast import FeatureStore
 from feast.errors import FeastPermissionError
 from feast.permissions.action import AuthzedAction
-from feast.permissions.auth.auth_manager import AuthManager, get_auth_manager
+from feast.permissions.auth.auth_manager import (
+    AuthManager,
+    get_auth_manager,
+    set_auth_manager,
+)
 from feast.permissions.enforcer import enforce_policy
 from feast.permissions.permission import Permission
 from feast.permissions.security_manager import (
@@ -29,6 +33,7 @@ from feast.permissions.security_manager import (
     no_security_manager,
     set_security_manager,
 )
+from feast.permissions.server.rest_token_extractor import RestTokenExtractor
 from feast.permissions.server.utils import (
     AuthManagerType,
     ServerType,
@@ -39,6 +44,11 @@ from feast.permissions.user import User
 
 from extensions.serving.auth import bearer_token_prechecks
 from extensions.serving.auth.api_keys import ApiKeys
+from extensions.serving.auth.kubernetes_tokens import (
+    CACHE_SECONDS,
+    ApiServerUnavailableError,
+    KubernetesTokens,
+)
 from extensions.serving.http.request_validation import RefusedError
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.serving.settings import Settings
@@ -108,7 +118,11 @@ class Guard:
         period = settings.poll
         config = store.config.auth_config
         kind = str_to_auth_manager_type(config.type)
-        init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=config)
+        if kind == AuthManagerType.KUBERNETES:
+            reviews = KubernetesTokens(getattr(config, "audience", None))
+            set_auth_manager(AuthManager(reviews, RestTokenExtractor()))
+        else:
+            init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=config)
         self._keys = ApiKeys(settings.api_key, settings.api_key_file, period)
         self._permissions: Permissions | None = None
         self._manager: AuthManager = get_auth_manager()
@@ -118,9 +132,10 @@ class Guard:
             self._permissions = Permissions(store, period)
             set_security_manager(self._permissions)
             bearer_token_prechecks.harden(self._manager.token_parser, config)
-        lifespan = getattr(config, "jwks_cache_lifespan_seconds", 0)
         self._oidc = kind == AuthManagerType.OIDC
-        self._remember = lifespan if self._oidc else 0
+        # Seconds that a reviewed token is believed, and one whose signature was verified.
+        self._remember_reviewed = float(getattr(config, "cache_seconds", CACHE_SECONDS))
+        self._remember = float(getattr(config, "jwks_cache_lifespan_seconds", 0.0))
         self._valid_tokens: ByteCache[bytes, tuple[User, float]] = ByteCache(TOKEN_CACHE_BYTES)
         self._verifying, self._logged_unavailable_at = 0, float("-inf")
         self._threads = ThreadPoolExecutor(VERIFIER_THREADS, thread_name_prefix="tokens")
@@ -266,15 +281,22 @@ class Guard:
 
     def _cache_until(self, token: str) -> float:
         """Until when a valid token may be cached (Unix time); 0: not at all."""
-        claims = jwt.decode(token, options={"verify_signature": False})
-        if not self._remember or "kubernetes.io" in claims:
-            return 0
-        return float(min(time.time() + self._remember, claims.get("exp", float("inf"))))
+        try:
+            claims = jwt.decode(token, options={"verify_signature": False})
+        except jwt.exceptions.PyJWTError:  # one that only the API server can read
+            claims = {}
+        reviewed = not self._oidc or "kubernetes.io" in claims
+        seconds = self._remember_reviewed if reviewed else self._remember
+        until = claims.get("exp")
+        ends = float(until) if isinstance(until, (int, float)) else float("inf")
+        return min(time.time() + seconds, ends) if seconds else 0
 
 
 def _issuer_unavailable(error: BaseException | None) -> bool:
     """Whether a token could not be verified, as opposed to being invalid."""
     while error is not None:
+        if isinstance(error, ApiServerUnavailableError):
+            return True
         if isinstance(error, jwt.exceptions.PyJWKClientError):
             return "Unable to find a signing key" not in str(error)
         if isinstance(error, (jwt.exceptions.PyJWKSetError, json.JSONDecodeError)):

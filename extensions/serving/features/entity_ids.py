@@ -1,6 +1,5 @@
 """The ids of one join key in a request: as sent, as integers, and as encoded in Redis keys."""
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -8,20 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# The one way in which an integer is encoded in a key; ``007``, ``-0`` and ``+7`` are never read.
-_CANONICAL = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+from extensions.stores.values.canonical_keys import integer_of
 
 
 def is_whole_number(raw: bytes) -> bool:
     """Whether this part of a key is a 64-bit integer in its canonical encoding."""
-    return _CANONICAL.fullmatch(raw) is not None and _LEAST <= int(raw) <= _MOST
+    return raw.isascii() and integer_of(raw.decode()) is not None
 
 
 class EntityIds(Sequence[bytes]):
     """A sequence of ids as encoded in Redis keys; the encoding is made on first use.
 
     ``values``: the ids as sent. ``numbers``: the same as an int64 array, where they are integers.
+    ``plain``: each id was sent in its canonical form; else ``numbers`` or ``raw`` must be given
+    (``"42"`` for 42, a UUID in capitals).
     """
 
     def __init__(
@@ -29,20 +28,31 @@ class EntityIds(Sequence[bytes]):
         values: list[Any],
         numbers: NDArray[np.int64] | None = None,
         raw: list[bytes] | None = None,
+        *,
+        plain: bool = True,
     ) -> None:
-        self.values, self.numbers = values, numbers
+        self.values, self.numbers, self.plain = values, numbers, plain
         if raw is not None:
             self.__dict__["raw"] = raw
 
     @cached_property
     def raw(self) -> list[bytes]:
         """The ids as encoded in keys."""
-        return [b"%d" % value for value in self.values]
+        return [b"%d" % number for number in self.integers]
+
+    @property
+    def integers(self) -> list[int]:
+        """The ids as Python integers, where they are integers."""
+        if self.plain:
+            return self.values
+        assert self.numbers is not None  # see the class
+        numbers: list[int] = self.numbers.tolist()
+        return numbers
 
     @property
     def hash_bytes(self) -> bytes:
         """Bytes that are equal only for equal ids, in the cheapest form at hand, for hashing."""
-        return b",".join(self.raw) if self.numbers is None else self.numbers.tobytes()
+        return b"\0".join(self.raw) if self.numbers is None else self.numbers.tobytes()
 
     def __len__(self) -> int:
         return len(self.values)

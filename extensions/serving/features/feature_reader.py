@@ -164,7 +164,7 @@ class FeatureReader:
         if ids.numbers is not None:
             with contextlib.suppress(ValueError):  # a field that is no number: by their texts
                 known = dict(zip(map(int, names), held, strict=True))
-                return _sparse_rows(view, list(map(known.get, ids.values)), now)
+                return _sparse_rows(view, list(map(known.get, ids.integers)), now)
         by_name = dict(zip(names, held, strict=True))
         return _sparse_rows(view, list(map(by_name.get, ids.raw)), now)
 

@@ -2,7 +2,7 @@
 
 A transform is row-wise: training calls it with thousands of rows and serving with one, with the
 same results. So it runs once for each distinct row of inputs: for a ranking of 500 items of a few
-genres, a small part of them.
+categories, a small part of them.
 """
 
 from collections.abc import Callable, Mapping

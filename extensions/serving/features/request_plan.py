@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from feast import FeatureService, FeatureStore, FeatureView, Field, ValueType
+from feast.feature_view import DUMMY_ENTITY_ID
 
 from extensions.asof.computation import Freshness
-from extensions.asof.computation_loading import view_version
 from extensions.errors import DefinitionError
 from extensions.feast_internals import feature_views_to_use
 from extensions.feature_types import BITS, FEATURE_TYPES, JSON_TYPES
+from extensions.service_routes import DeclaredRoute, ReplyNames, leading_first
 from extensions.serving.features.on_demand_transforms import Transform
-from extensions.serving.features.request_fields import RequestField, request_fields
 from extensions.stores.online.view_settings import layout_of, lifetime_of, overwrite_policy_of
 from extensions.stores.online_codec.redis_keys import KeyLayout, key_layout_of
 from extensions.stores.online_codec.row_decoder import Decoder
 from extensions.stores.online_codec.variable_length_decoder import default_of
+from extensions.stores.request_fields import RequestField, request_fields
 from extensions.stores.values.default_values import default_values
-from extensions.version_names import sql_file
+from extensions.version_names import sql_file, view_version
 
 _COMMON_TYPES = {*JSON_TYPES, *(each.list_type for each in FEATURE_TYPES.values() if each.numeric)}
 
@@ -94,7 +95,8 @@ class Plan:
     ``number``: of the state of the registry that it was compiled from. ``resource``: what a
     caller must be permitted to read; None where only references were given.
     ``feast_equivalent``: whether the plan gives Feast's own response to /get-online-features
-    (see `routes.get_online_features`).
+    (see `routes.get_online_features`). ``route``: the route that the service's tags declare, and
+    ``names`` what ids and features are called there.
     """
 
     service: str
@@ -105,6 +107,30 @@ class Plan:
     resource: FeatureService | None
     number: int = 0
     feast_equivalent: bool = False
+    route: DeclaredRoute | None = None
+    names: ReplyNames | None = None
+
+    @cached_property
+    def own_keys(self) -> tuple[str, ...]:
+        """The join keys that requests give, of a pair the leading one of its rows first."""
+        keys = tuple(key for key in self.key_types if key != DUMMY_ENTITY_ID)
+        return leading_first(keys, (view.join_keys for view in self.views))
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The two join keys of a ranking: whose it is, and what is ranked."""
+        leading, other = self.own_keys
+        return leading, other
+
+    @cached_property
+    def own_names(self) -> ReplyNames:
+        """The names on the generic routes: the join keys' own."""
+        return ReplyNames.of(self.own_keys)
+
+    @cached_property
+    def own_clash(self) -> str | None:
+        """A join key that is called like something else in the generic routes' replies."""
+        return self.own_names.clash()
 
     @property
     def join_keys(self) -> tuple[str, ...]:
@@ -155,22 +181,36 @@ class Plan:
 class Plans:
     """The plans of all services for one state of the registry; swapped as a whole.
 
-    ``by_service``: the plan, or why there is none.
+    ``by_service``: the plan, or why there is none. ``routes``: those that services declare.
     """
 
     number: int
     by_service: Mapping[str, Plan | str]
+    routes: tuple[DeclaredRoute, ...] = ()
+
+    @cached_property
+    def rankings(self) -> Mapping[str, DeclaredRoute]:
+        """The declared routes of rankings, by path."""
+        return {route.path: route for route in self.routes if route.ranks}
+
+    @cached_property
+    def single(self) -> tuple[tuple[str, bytes, DeclaredRoute], ...]:
+        """The declared routes of one entity, each with its path as text and as bytes."""
+        return tuple((r.path, r.path.encode(), r) for r in self.routes if not r.ranks)
 
 
 def compile_plans(store: FeatureStore, number: int) -> Plans:
     """Compile a plan for each service of the (cached) registry."""
     found: dict[str, Plan | str] = {}
+    routes: dict[str, DeclaredRoute] = {}
     for service in store.registry.list_feature_services(store.project, allow_cache=True):
         try:
+            if route := DeclaredRoute.of(service.name, service.tags or {}):
+                routes.setdefault(route.path, route)
             found[service.name] = compile_plan(store, service, number)
         except Exception as error:  # noqa: BLE001 - one bad service must not stop the others
             found[service.name] = getattr(error, "message", None) or str(error)
-    return Plans(number, found)
+    return Plans(number, found, tuple(routes.values()))
 
 
 def compile_plan(store: FeatureStore, service: FeatureService | list[str], number: int = 0) -> Plan:
@@ -220,6 +260,10 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         service if isinstance(service, FeatureService) else None,
         number,
     )
+    if isinstance(service, FeatureService):
+        route = DeclaredRoute.of(service.name, service.tags or {})
+        names = None if route is None else route.reply_names(plan.own_keys)
+        plan = replace(plan, route=route, names=names)
     projections = [view.projection for view in (*tables, *on_demand)]
     return replace(plan, feast_equivalent=not clashing and _feast_equivalent(plan, projections))
 
@@ -264,7 +308,7 @@ def _feast_equivalent(plan: Plan, projections: Iterable[Any]) -> bool:
         return False
     for view in plan.views:
         declared = [default is not None for default in view.decoder.defaults.values()]
-        if "__dummy_id" in view.join_keys or any(declared) != all(declared):
+        if DUMMY_ENTITY_ID in view.join_keys or any(declared) != all(declared):
             return False
         if not view.features and not all(declared):
             return False

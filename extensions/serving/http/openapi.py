@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from extensions.service_routes import (
+    GENERIC_FEATURES,
+    GENERIC_RANK,
+    DeclaredRoute,
+    ReplyNames,
+)
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.openapi_services import (
     Schema,
     ServiceSchemas,
     closed,
     columns_object,
-    id_schema,
     rows_object,
     schema_name,
 )
@@ -61,17 +66,80 @@ class Subject:
     own_security: Sequence[dict[str, list[str]]] = ()
     feast_security: Sequence[dict[str, list[str]]] = ()
 
-    def services(self) -> list[ServiceSchemas]:
+    def services(self) -> list["ServiceSchemas"]:
         """The services that ``/v1`` serves, each with a name of its own for its schemas."""
-        found: dict[str, ServiceSchemas] = {}
-        for service, plan in sorted(self.plans.items()):
-            if isinstance(plan, Plan):
-                name = unique = schema_name(service)
-                number = 2
-                while unique in found:
-                    unique, number = f"{name}{number}", number + 1
-                found[unique] = ServiceSchemas(plan, unique, self.settings.max_items)
-        return list(found.values())
+        plans = [plan for _, plan in sorted(self.plans.items()) if isinstance(plan, Plan)]
+        # Those of declared routes come first: clients are generated from them.
+        taken = {_declared_name(plan.route) for plan in plans if plan.route}
+        return [
+            ServiceSchemas(plan, _unique(schema_name(plan.service), taken), self.settings.max_items)
+            for plan in plans
+        ]
+
+
+@dataclass(frozen=True)
+class RouteSchemas:
+    """A route that answers for one service: its path, what things are called, its schemas.
+
+    ``name``: what the names of its schemas begin with. ``parameter``: the id in its path; None: a
+    ranking.
+    """
+
+    service: ServiceSchemas
+    path: str
+    parameter: str | None
+    names: ReplyNames
+    name: str
+    operation: str
+
+    @property
+    def part_names(self) -> tuple[str, str, str]:
+        """The names of the schemas of a ranking's features: the entity's, an item's, the pair's."""
+        names = self.names
+        first, second, third = (
+            self.name + schema_name(part)
+            for part in (names.features, names.item_features, names.pair_features)
+        )
+        return first, second, third
+
+
+def _declared_name(route: DeclaredRoute) -> str:
+    return schema_name(route.path.rstrip("/").rpartition("/")[2])
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name}{number}", number + 1
+    taken.add(unique)
+    return unique
+
+
+def routes_of(services: Sequence[ServiceSchemas]) -> list[RouteSchemas]:
+    """The routes of single services: declared ones, then the generic ones."""
+    declared, generic = [], []
+    taken = {service.name for service in services}
+    for service in services:
+        plan, route = service.plan, service.plan.route
+        if route is not None and plan.names is not None:
+            last = route.path.rstrip("/").rpartition("/")[2]
+            path = f"{route.path}{{{route.parameter}}}" if route.parameter else route.path
+            name = _declared_name(route)
+            declared.append(
+                RouteSchemas(service, path, route.parameter, plan.names, name, f"{last}_features")
+            )
+        keys = plan.own_keys
+        if len(keys) not in (1, 2) or len(keys) != len(plan.join_keys) or plan.own_names.clash():
+            continue
+        one = len(keys) == 1
+        start = (GENERIC_FEATURES if one else GENERIC_RANK).replace("{service}", plan.service)
+        name = _unique(f"{service.name}{'One' if one else 'Rank'}", taken)
+        parameter = keys[0] if one else None
+        path = f"{start}{{{parameter}}}" if one else start
+        operation = f"{'features' if one else 'rank'}_of_{plan.service}"
+        generic.append(RouteSchemas(service, path, parameter, plan.own_names, name, operation))
+    # Where a declared route has a generic one's path, it answers.
+    return list({route.path: route for route in (*generic, *declared)}.values())
 
 
 def ref(name: str) -> dict[str, str]:
@@ -82,13 +150,7 @@ def ref(name: str) -> dict[str, str]:
 def document(subject: Subject) -> dict[str, Any]:
     """OpenAPI 3.1 of ``/v1``, ``/health``, ``/ready`` and ``/metrics``."""
     services = subject.services()
-    by_name = {service.plan.service: service for service in services}
-    user = by_name.get(subject.settings.user_service)
-    rank = by_name.get(subject.settings.rank_service)
-    if user and len(user.plan.join_keys) != 1:
-        user = None
-    if rank and not rank.ranks():
-        rank = None
+    routes = routes_of(services)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -102,13 +164,12 @@ def document(subject: Subject) -> dict[str, Any]:
             {"name": "operations", "description": "Health, readiness and metrics."},
             {"name": "feast", "description": "Feast's own routes, for Feast's clients."},
         ],
-        "paths": {**_features(subject, services, user, rank), **_operations()},
+        "paths": {**_features(subject, services, routes), **_operations()},
         "components": {
             "schemas": {
                 **_common(),
-                **_user(user),
-                **_rank(rank),
-                **_any(services, rank),
+                **_any(services),
+                **{name: schema for route in routes for name, schema in _route(route).items()},
             },
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
@@ -119,43 +180,11 @@ def document(subject: Subject) -> dict[str, Any]:
 
 
 def _features(
-    subject: Subject,
-    services: Sequence[ServiceSchemas],
-    user: ServiceSchemas | None,
-    rank: ServiceSchemas | None,
+    subject: Subject, services: Sequence[ServiceSchemas], routes: Sequence[RouteSchemas]
 ) -> dict[str, Any]:
-    example = next(iter(user.example_row().values())) if user else 1
-    user_id = {
-        "name": "user_id", "in": "path", "required": True, "example": example,
-        "schema": user.id(user.join_keys[0]) if user else id_schema(None),
-        "description": "As the entity declares it: a whole number, or a text.",
-    }  # fmt: skip
     security = {"security": list(subject.own_security)}
-    settings = subject.settings
     return {
-        "/v1/features/user/{user_id}": {
-            "get": {
-                **_about("features", f"A user's own features (service {settings.user_service})"),
-                "operationId": "user_features",
-                "parameters": [user_id, _INCLUDE],
-                "responses": _responses(ref("UserFeatures"), body=False),
-                **security,
-            }
-        },
-        "/v1/features/rank": {
-            "post": {
-                **_about(
-                    "features",
-                    f"Features to rank items for a user, in the order asked "
-                    f"(service {settings.rank_service})",
-                ),
-                "operationId": "rank_features",
-                "parameters": [_INCLUDE],
-                "requestBody": _body(ref("RankRequest"), _rank_examples(rank)),
-                "responses": _responses(ref("RankReply"), ref("RankColumns")),
-                **security,
-            }
-        },
+        **{route.path: {**_operation(route, security)} for route in routes},
         "/v1/features": {
             "post": {
                 **_about("features", "Features of any feature service for entity rows"),
@@ -169,6 +198,42 @@ def _features(
                 **security,
             }
         },
+    }
+
+
+def _operation(route: RouteSchemas, security: Mapping[str, Any]) -> dict[str, Any]:
+    service, plan = route.service, route.service.plan
+    if route.parameter is None:
+        leading, other = plan.pair
+        rows = [service.example_row(n) for n in (1, 2, 3)]
+        ranked = [row[other] for row in rows]
+        example = {route.names.entity: rows[0][leading], route.names.items: ranked}
+        examples = {"three_items": {**example, **service.example_context()}}
+        summary = f"Features to rank items for one entity, in the order asked ({plan.service})"
+        return {
+            "post": {
+                **_about("features", summary),
+                "operationId": route.operation,
+                "parameters": [_INCLUDE],
+                "requestBody": _body(ref(f"{route.name}Request"), examples),
+                "responses": _responses(ref(f"{route.name}Reply"), ref(f"{route.name}Columns")),
+                **security,
+            }
+        }
+    [key] = plan.own_keys
+    parameter = {
+        "name": route.parameter, "in": "path", "required": True,
+        "example": service.example_row()[key], "schema": service.id(key, texts=False),
+        "description": "As the entity declares it: a whole number, or a text.",
+    }  # fmt: skip
+    return {
+        "get": {
+            **_about("features", f"The features of one entity ({plan.service})"),
+            "operationId": route.operation,
+            "parameters": [parameter, _INCLUDE],
+            "responses": _responses(ref(f"{route.name}Features"), body=False),
+            **security,
+        }
     }
 
 
@@ -241,53 +306,48 @@ def _common() -> dict[str, Schema]:
     }
 
 
-def _user(service: ServiceSchemas | None) -> dict[str, Schema]:
-    features: Schema = {"type": "object", "additionalProperties": True}
-    user_id = id_schema(None)
-    if service:
-        features, user_id = ref(f"{service.name}Features"), service.id(service.join_keys[0])
-    return {"UserFeatures": _reply({"userId": user_id, "features": features})}
-
-
-def _rank(service: ServiceSchemas | None) -> dict[str, Schema]:
-    names = ("RankUserFeatures", "RankItemFeatures", "RankInteractionFeatures")
-    user_id = item_id = id_schema(None)
-    if service:
-        user_key, item_key = service.ranking_keys()
-        user_id, item_id = service.id(user_key), service.id(item_key)
-        parts = service.ranking_parts()
-        rows = {name: rows_object(part) for name, part in zip(names, parts, strict=True)}
-        columns = {"RankItemColumns": columns_object(parts[1])}
-        columns["RankInteractionColumns"] = columns_object(parts[2])
-    else:
-        anything: Schema = {"type": "object", "additionalProperties": True}
-        rows = dict.fromkeys(names, anything)
-        columns = dict.fromkeys(("RankItemColumns", "RankInteractionColumns"), anything)
-    head = {"userId": user_id, "userFeatures": ref("RankUserFeatures")}
+def _route(route: RouteSchemas) -> dict[str, Schema]:
+    """The schemas of a single service's route."""
+    service, names = route.service, route.names
+    if route.parameter is not None:
+        [key] = service.plan.own_keys
+        features = ref(f"{service.name}Features")
+        reply = {names.entity: service.id(key, texts=False), names.features: features}
+        return {f"{route.name}Features": _reply(reply)}
+    leading, other = service.plan.pair
+    first, second, third = route.part_names
+    parts = service.ranking_parts()
+    rows = dict(zip((first, second, third), map(rows_object, parts), strict=True))
+    columns = {_columns_name(name): columns_object(part)
+               for name, part in zip((second, third), parts[1:], strict=True)}  # fmt: skip
+    head = {names.entity: service.id(leading), names.features: ref(first)}
+    item = service.id(other)
     return {
         **rows,
         **columns,
-        "RankRequest": {"type": "object"},  # of a service that there is not
-        "RankItem": closed(
-            {
-                "itemId": item_id,
-                "itemFeatures": ref("RankItemFeatures"),
-                "interactionFeatures": ref("RankInteractionFeatures"),
-            }
+        **service.rank_request(names, f"{route.name}Request"),
+        f"{route.name}Item": closed(
+            {names.item: item, names.item_features: ref(second), names.pair_features: ref(third)}
         ),
-        "RankReply": _reply({**head, "items": {"type": "array", "items": ref("RankItem")}}),
-        "RankColumns": _reply(
+        f"{route.name}Reply": _reply(
+            {**head, "items": {"type": "array", "items": ref(f"{route.name}Item")}}
+        ),
+        f"{route.name}Columns": _reply(
             {
                 **head,
-                "itemIds": {"type": "array", "items": item_id},
-                "itemFeatures": ref("RankItemColumns"),
-                "interactionFeatures": ref("RankInteractionColumns"),
+                names.items: {"type": "array", "items": item},
+                names.item_features: ref(_columns_name(second)),
+                names.pair_features: ref(_columns_name(third)),
             }
         ),
     }
 
 
-def _any(services: Sequence[ServiceSchemas], rank: ServiceSchemas | None) -> dict[str, Schema]:
+def _columns_name(name: str) -> str:
+    return name.removesuffix("Features") + "Columns"
+
+
+def _any(services: Sequence[ServiceSchemas]) -> dict[str, Schema]:
     """The route of any service: a schema for each, told apart by the service's name."""
     schemas: dict[str, Schema] = {}
     for service in services:
@@ -295,7 +355,7 @@ def _any(services: Sequence[ServiceSchemas], rank: ServiceSchemas | None) -> dic
         which = {**TEXT, "const": service.plan.service}
         row = closed({"entity": ref(f"{name}Entity"), "features": ref(f"{name}Features")})
         schemas |= {
-            **service.requests(ranking=service is rank),
+            **service.requests(),
             f"{name}Features": rows_object(features),
             f"{name}FeatureColumns": columns_object(features),
             f"{name}Row": row,
@@ -330,15 +390,6 @@ def _by_service(services: Sequence[ServiceSchemas], part: str) -> Schema:
             },
         },
     }
-
-
-def _rank_examples(service: ServiceSchemas | None) -> dict[str, Any]:
-    if service is None:
-        return {}
-    user_key, item_key = service.ranking_keys()
-    rows = [service.example_row(n) for n in (1, 2, 3)]
-    example = {"userId": rows[0][user_key], "itemIds": [row[item_key] for row in rows]}
-    return {"three_items": {**example, **service.example_context()}}
 
 
 def _any_example(service: ServiceSchemas) -> dict[str, Any]:

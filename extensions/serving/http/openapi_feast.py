@@ -114,8 +114,8 @@ def _examples(store: FeatureStore, subject: Subject) -> Mapping[str, Any]:
     """Requests of this repository's own services and views that can be sent as they are."""
     found: dict[str, Any] = {}
     services = subject.services()
-    preferred = [s for s in services if s.plan.service == subject.settings.user_service]
-    for service in [*preferred, *services][:1]:
+    short = [s for s in services if s.plan.route and not s.plan.route.ranks]
+    for service in [*short, *services][:1]:
         rows = [service.example_row(n) for n in (1, 2)]
         entities: dict[str, Any] = {key: [row[key] for row in rows] for key in service.join_keys}
         for name, value in service.example_request_fields().items():

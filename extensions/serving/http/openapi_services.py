@@ -6,6 +6,7 @@ Types are those of Feast's fields. A feature is nullable unless its field declar
 """
 
 import re
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +16,19 @@ from feast import Field, ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from extensions.feature_types import BITS, integer_range
-from extensions.serving.features.request_fields import RequestField
+from extensions.service_routes import ReplyNames
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_types import (
     LONGEST_ID,
+    LONGEST_UUID,
     RequestTypes,
     camel_case,
-    user_and_item,
 )
+from extensions.stores.request_fields import RequestField
+from extensions.stores.values.canonical_keys import CANONICAL_INTEGER, UUIDS
 
 Schema = dict[str, Any]
 
-INT64_MAX = 2**63 - 1
 _SCALARS: Mapping[str, Schema] = {
     "BOOL": {"type": "boolean"},
     "INT32": {"type": "integer", "format": "int32"},
@@ -61,7 +63,7 @@ class ServiceSchemas:
     """The schemas of one feature service. ``name``: what their names begin with."""
 
     def __init__(self, plan: Plan, name: str, max_items: int) -> None:
-        self.plan, self.name = plan, name
+        self.plan, self.name, self._max_items = plan, name, max_items
         self.types = RequestTypes(plan, max_items, name)
 
     @property
@@ -69,9 +71,9 @@ class ServiceSchemas:
         """The join keys that a request gives."""
         return [name for name in self.plan.join_keys if name != DUMMY_ENTITY_ID]
 
-    def id(self, join_key: str) -> Schema:
-        """The schema of an entity's id."""
-        return id_schema(self.plan.key_types[join_key])
+    def id(self, join_key: str, *, texts: bool = True) -> Schema:
+        """The schema of an entity's id; ``texts``: a 64-bit integer may be its decimal text."""
+        return id_schema(self.plan.key_types[join_key], texts=texts)
 
     def example_row(self, value: int = 1) -> dict[str, Any]:
         """An id for each join key."""
@@ -101,28 +103,27 @@ class ServiceSchemas:
     @property
     def context_required(self) -> bool:
         """Whether a request must give a context: some request field has no default."""
-        return any(field.default is None for field in self.plan.request.values())
+        return any(field.default_at is None for field in self.plan.request.values())
 
-    def requests(self, *, ranking: bool) -> dict[str, Schema]:
-        """The schemas of requests, made from the types that decode them.
+    def requests(self) -> dict[str, Schema]:
+        """The schemas of rows' requests, made from the types that decode them."""
+        return self._schemas(self.types.features.type, f"{self.name}Request")
 
-        Args:
-            ranking: whether this is the service of ``/v1/features/rank``.
-        """
-        types = self.types
-        wanted = [types.features_type, types.context_type]
-        if ranking:
-            wanted.append(types.rank_type)
+    def rank_request(self, names: ReplyNames, name: str) -> dict[str, Schema]:
+        """The schema ``name`` of a ranking's request, made from the type that decodes it."""
+        kind = RequestTypes(self.plan, self._max_items, self.name).ranking(names, name).type
+        return self._schemas(kind, name)
+
+    def _schemas(self, request_type: Any, request: str) -> dict[str, Schema]:
+        wanted = [request_type, self.types.context_type]
         template = "#/components/schemas/{name}"
         _, schemas = msgspec.json.schema_components(wanted, ref_template=template)
         context = schemas[f"{self.name}Context"]
         context["description"] = "What the service's transforms read of the request itself."
-        for name in (f"{self.name}Request", "RankRequest"):
-            if name in schemas:
-                properties = schemas[name]["properties"]
-                properties["context"] = {"$ref": template.format(name=f"{self.name}Context")}
-                if self.context_required:
-                    schemas[name]["required"].append("context")
+        properties = schemas[request]["properties"]
+        properties["context"] = {"$ref": template.format(name=f"{self.name}Context")}
+        if self.context_required:
+            schemas[request]["required"].append("context")
         return {name: _without_defaults(schema) for name, schema in schemas.items()}
 
     def example_request_fields(self) -> dict[str, Any]:
@@ -139,19 +140,11 @@ class ServiceSchemas:
             else {}
         )
 
-    def ranks(self) -> bool:
-        """Whether the service has the two join keys of a ranking."""
-        return len(self.plan.join_keys) == 2
-
-    def ranking_keys(self) -> tuple[str, str]:
-        """The join keys of the user and of the items."""
-        return user_and_item(self.plan.join_keys)
-
     def ranking_parts(self) -> tuple[list[Property], list[Property], list[Property]]:
-        """The features of a ranking: the user's, each item's, those of the two together."""
-        user, item = self.ranking_keys()
-        pairs = self.features((user, item), (item, user))
-        return self.features((user,)), self.features((item,)), pairs + self.transformed()
+        """The features of a ranking: the entity's, each item's, those of the two together."""
+        leading, other = self.plan.pair
+        pairs = self.features((leading, other), (other, leading))
+        return self.features((leading,)), self.features((other,)), pairs + self.transformed()
 
 
 def rows_object(properties: Sequence[Property]) -> Schema:
@@ -176,24 +169,26 @@ def closed(properties: Mapping[str, Any], required: Iterable[str] | None = None)
     return schema
 
 
-def id_schema(kind: ValueType | None) -> Schema:
-    """The schema of ids of this type; None: of an entity that is not known."""
-    if kind is not None and kind in BITS:
+def id_schema(kind: ValueType, *, texts: bool = True) -> Schema:
+    """The schema of ids of this type; ``texts``: a 64-bit integer may be its decimal text."""
+    if kind in BITS:
         least, greatest = integer_range(kind)
-        return {
+        number = {
             "type": "integer",
             "format": f"int{BITS[kind] + 1}",
             "minimum": least,
             "maximum": greatest,
         }
-    text = {"type": "string", "maxLength": LONGEST_ID}
-    if kind:
-        return text
-    return {"oneOf": [{"type": "integer", "minimum": -INT64_MAX - 1, "maximum": INT64_MAX}, text]}
+        if not texts or kind != ValueType.INT64:
+            return number
+        return {"anyOf": [number, {"type": "string", "pattern": f"^(?:{CANONICAL_INTEGER})$"}]}
+    return {"type": "string", "maxLength": LONGEST_UUID if kind in UUIDS else LONGEST_ID}
 
 
 def example_id(kind: ValueType, value: int) -> int | str:
     """An id of this type."""
+    if kind in UUIDS:
+        return str(uuid.UUID(int=value))
     return value if kind in BITS else str(value)
 
 

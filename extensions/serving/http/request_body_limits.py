@@ -12,8 +12,7 @@ from typing import Any, Self
 import orjson
 
 from extensions.serving.http.request_validation import RefusedError
-from extensions.serving.routes.feast_app import Receive, Scope
-from extensions.serving.routes.feature_routes import ANY, RANK, USER
+from extensions.serving.routes.feast_app import Receive
 from extensions.serving.settings import Settings
 
 # Open to everybody: what operators and monitoring read.
@@ -29,27 +28,6 @@ SEARCH_PREFIX = "/v1/vector_stores/"
 
 class DisconnectedError(Exception):
     """The client disconnected, or was too slow and was answered by the connection."""
-
-
-def route_of(scope: Scope) -> str:
-    """The route of a path: the route's name for our own, else the path itself.
-
-    Raises:
-        RefusedError: 404, for a path whose meaning depends on who decodes it.
-    """
-    path: str = scope["path"]
-    raw: bytes = scope.get("raw_path") or path.encode()
-    # Only an id may hold an encoded slash: elsewhere it would make one path out of another.
-    odd = b"%" in raw and not raw.startswith(USER.encode())
-    if odd and (b"%2f" in raw.lower() or path.startswith(USER)):
-        raise RefusedError(
-            404, "There is no such route: outside of an id, paths are not percent-encoded."
-        )
-    if path.startswith(USER):
-        return USER
-    if path in (RANK, ANY):
-        return path
-    return "/v1" if path.startswith(ANY) else path
 
 
 class BodyLimiter:

@@ -5,7 +5,9 @@ The type decodes and checks a body (`request_validation`) and describes it in th
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,10 +16,15 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from msgspec import Meta
 
 from extensions.feature_types import BITS, integer_range
-from extensions.serving.features.request_fields import RequestField
+from extensions.service_routes import ReplyNames
 from extensions.serving.features.request_plan import Plan
+from extensions.stores.request_fields import RequestField
+from extensions.stores.values.canonical_keys import CANONICAL_INTEGER, UUIDS
 
 LONGEST_ID = 10_240
+LONGEST_UUID = 80  # with spaces around it, as PostgreSQL takes it
+
+Decode = Callable[[bytes], Any]
 
 _PYTHON_TYPES: Mapping[ValueType, Any] = {
     ValueType.FLOAT: float,
@@ -31,6 +38,10 @@ _Layout = Annotated[
         description="rows (if left out): an object for each entity; columns: an array each feature."
     ),
 ]
+_OPTIONAL: Mapping[str, tuple[Any, Any]] = {
+    "context": (dict[str, Any] | None, None),
+    "layout": (_Layout, "rows"),
+}
 
 
 class ServiceName(msgspec.Struct):
@@ -39,52 +50,77 @@ class ServiceName(msgspec.Struct):
     service: str
 
 
+@dataclass(frozen=True)
+class RequestType:
+    """The type of a body, and what decodes it.
+
+    ``whole``, quicker, takes 64-bit ids as whole numbers alone; None: ``decode`` is as quick.
+    """
+
+    type: Any
+    decode: Decode
+    whole: Decode | None
+
+
 class RequestTypes:
     """The request types of one service, and what decodes them.
 
-    ``rank_type`` is None for a service that does not have the two join keys of a ranking.
     ``spellings``: each spelling of a request field in a context, and the field's own name.
     """
 
     def __init__(self, plan: Plan, max_items: int, name: str = "") -> None:
+        self._plan, self._name, self._max_items = plan, name, max_items
+        self._rankings: dict[ReplyNames, RequestType] = {}
         self.keys = [key for key in plan.join_keys if key != DUMMY_ENTITY_ID]
-        ids = {key: _id_type(plan.key_types[key]) for key in self.keys}
         self.context_type = _struct(
             f"{name}Context",
             {
-                camel_case(field.name): (_field_type(field), field.default is None)
+                camel_case(field.name): (_field_type(field), field.default_at is None)
                 for field in plan.request.values()
             },
         )
         self.spellings = {camel_case(field): field for field in plan.request}
         self.spellings |= {field: field for field in plan.request}
         self.camel = {field: camel_case(field) for field in plan.request}
-        optional = {"context": (dict[str, Any] | None, None), "layout": (_Layout, "rows")}
-        self.entity_type = _struct(f"{name}Entity", {key: (ids[key], True) for key in self.keys})
-        entities = Annotated[list[self.entity_type], Meta(max_length=max_items)]  # type: ignore[name-defined]
-        self.features_type = _struct(
-            f"{name}Request",
-            {"service": (Literal[plan.service], True), "entities": (entities, True)},
-            optional,
-        )
-        self.decode_features = msgspec.json.Decoder(self.features_type).decode
-        self.rank_type: Any = None
-        if len(plan.join_keys) == 2:
-            user, item = user_and_item(plan.join_keys)
-            item_type = ids.get(item, Any)
-            items = Annotated[list[item_type], Meta(max_length=max_items)]  # type: ignore[valid-type]
-            self.rank_type = _struct(
-                "RankRequest",
-                {"userId": (ids.get(user, Any), True), "itemIds": (items, True)},
-                optional,
-            )
-            self.decode_rank = msgspec.json.Decoder(self.rank_type).decode
+        self.features = self._request_type(self._features_type)
 
+    def ranking(self, names: ReplyNames, type_name: str = "RankRequest") -> RequestType:
+        """The request of a ranking, with these names; the service must be of a pair."""
+        held = self._rankings.get(names)
+        if held is None:
+            held = self._request_type(partial(self._rank_type, names, type_name))
+            self._rankings[names] = held
+        return held
 
-def user_and_item(join_keys: tuple[str, ...]) -> tuple[str, str]:
-    """Of the two join keys of a ranking: whose list it is, and what is in it."""
-    first, second = join_keys
-    return (second, first) if second == "user_id" else (first, second)
+    def _request_type(self, made: Callable[[bool], Any]) -> RequestType:
+        """The type that ``made`` makes with ids as texts, too, and what decodes it."""
+        kind = made(True)
+        whole = None
+        if ValueType.INT64 in self._plan.key_types.values():
+            whole = msgspec.json.Decoder(made(False)).decode
+        return RequestType(kind, msgspec.json.Decoder(kind).decode, whole)
+
+    def _features_type(self, texts: bool) -> Any:
+        ids = {key: (self._id_type(key, texts=texts), True) for key in self.keys}
+        entity_type = _struct(f"{self._name}Entity", ids)
+        entities = Annotated[list[entity_type], Meta(max_length=self._max_items)]  # type: ignore[valid-type]
+        fields = {"service": (Literal[self._plan.service], True), "entities": (entities, True)}
+        return _struct(f"{self._name}Request", fields, _OPTIONAL)
+
+    def _rank_type(self, names: ReplyNames, type_name: str, texts: bool) -> Any:
+        leading, other = self._plan.pair
+        item_type = self._id_type(other, texts=texts)
+        items = Annotated[list[item_type], Meta(max_length=self._max_items)]  # type: ignore[valid-type]
+        fields = {
+            names.entity: (self._id_type(leading, texts=texts), True),
+            names.items: (items, True),
+        }
+        return _struct(type_name, fields, _OPTIONAL)
+
+    def _id_type(self, key: str, *, texts: bool) -> Any:
+        if key == DUMMY_ENTITY_ID:
+            return Any
+        return _id_type(self._plan.key_types[key], texts=texts)
 
 
 def _struct(
@@ -113,11 +149,18 @@ def _struct(
     return msgspec.defstruct(name, made, rename=rename, forbid_unknown_fields=True, gc=False)
 
 
-def _id_type(kind: ValueType) -> Any:
-    """The type of an entity's ids; any, of a kind that ``/v1`` does not serve."""
+def _id_type(kind: ValueType, *, texts: bool) -> Any:
+    """The type of an entity's ids; any, of a kind that ``/v1`` does not serve.
+
+    ``texts``: a 64-bit integer may be its decimal text, which JavaScript needs beyond 2**53.
+    """
     if kind in BITS:
         least, greatest = integer_range(kind)
-        return Annotated[int, Meta(ge=least, le=greatest)]
+        number = Annotated[int, Meta(ge=least, le=greatest)]
+        text = Annotated[str, Meta(pattern=f"^(?:{CANONICAL_INTEGER})$")]
+        return number | text if texts and kind == ValueType.INT64 else number
+    if kind in UUIDS:
+        return Annotated[str, Meta(max_length=LONGEST_UUID, description="A UUID.")]
     return Annotated[str, Meta(max_length=LONGEST_ID)] if kind == ValueType.STRING else Any
 
 

@@ -14,17 +14,20 @@ from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.feature_types import BITS
+from extensions.service_routes import ReplyNames
 from extensions.serving.features.entity_ids import EntityIds
-from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_types import (
     LONGEST_ID,
+    RequestType,
     RequestTypes,
     ServiceName,
-    user_and_item,
 )
+from extensions.stores.request_fields import RequestField
+from extensions.stores.values.canonical_keys import NUL, UUIDS, canonical, integer_of, is_uuid
 
-_WHOLE = re.compile(r"-?[0-9]{1,19}")
+# Of an integer's text, for a person.
+_DIGITS = "as a text, in plain digits"
 _NAMES = {
     "int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false",
     "array": "a list", "object": "an object", "null": "null",
@@ -35,6 +38,7 @@ _COMPARED = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more tha
 _EXPECTED = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
 _LENGTH = re.compile(r"Expected `array` of length <= (\d+)")
 _LIMIT = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+)")
+_PATTERN = "Expected `str` matching regex"
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 
 
@@ -53,9 +57,12 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Ranking:
-    """A checked ranking request: ids as they came and as they stand in keys."""
+    """A checked ranking request: ids as they came and as they stand in keys.
 
-    user: Any
+    ``entity``: the id of the entity whose ranking it is. ``items``: the ids to rank.
+    """
+
+    entity: Any
     items: list[Any]
     axes: Mapping[str, EntityIds]
     request: Mapping[str, Any]
@@ -82,25 +89,20 @@ class RequestParser:
         # By the plan's identity; the plan is held, so that no other can have it.
         self._types: dict[int, tuple[Plan, RequestTypes]] = {}
 
-    def ranking(self, body: bytes, plan: Plan) -> Ranking:
-        """Check a ranking request.
+    def ranking(self, body: bytes, plan: Plan, names: ReplyNames) -> Ranking:
+        """Check a ranking request, of a service of a pair.
 
         Raises:
-            RefusedError: 400, not JSON; 422, a field is wrong; 404, the service does not rank.
+            RefusedError: 400, not JSON; 422, a field is wrong.
         """
-        user_key, item_key = ranking_keys(plan)
-        types = self._of(plan)
-        read = _decoded(types.decode_rank, body)
-        user, items = read.field_0, read.field_1
-        kind = plan.key_types[item_key]
-        if kind == ValueType.INT64:
-            ids = EntityIds(items, np.array(items, np.int64))
-        else:
-            raw = [entity_id(item, kind, f"itemIds[{i}]")[1] for i, item in enumerate(items)]
-            ids = EntityIds(items, None, raw)
-        user_id = entity_id(user, plan.key_types[user_key], "userId")[1]
-        axes = {user_key: EntityIds([user], None, [user_id]), item_key: ids}
-        return Ranking(user, items, axes, self._context(read, plan), read.layout == "columns")
+        leading, other = plan.pair
+        read, texts = _decoded(self._of(plan).ranking(names), body)
+        entity, items = read.field_0, read.field_1
+        axes = {
+            leading: single_id(entity, plan.key_types[leading], names.entity),
+            other: id_column(items, plan.key_types[other], f"{names.items}[{{}}]", texts=texts),
+        }
+        return Ranking(entity, items, axes, self._context(read, plan), read.layout == "columns")
 
     def batch(self, body: bytes, plan_of: Callable[[str], Plan]) -> tuple[Batch, Plan]:
         """Check a request for any service.
@@ -112,19 +114,16 @@ class RequestParser:
         Raises:
             RefusedError: 400, not JSON; 422, a field is wrong; what ``plan_of`` raises.
         """
-        plan = plan_of(_decoded(_SERVICE_NAME, body).service)
+        plan = plan_of(_decoded(_SERVICE_NAME, body)[0].service)
         types = self._of(plan)
-        read = _decoded(types.decode_features, body)
+        read, texts = _decoded(types.features, body)
         rows = read.field_1
         entities: dict[str, list[Any]] = {}
         ids: dict[str, EntityIds] = {}
         for place, key in enumerate(types.keys):
             kind, name = plan.key_types[key], f"field_{place}"
             entities[key] = column = [getattr(row, name) for row in rows]
-            raw = [
-                entity_id(value, kind, f"entities[{i}].{key}")[1] for i, value in enumerate(column)
-            ]
-            ids[key] = EntityIds(column, None, raw)
+            ids[key] = id_column(column, kind, f"entities[{{}}].{key}", texts=texts)
         if DUMMY_ENTITY_ID in plan.key_types:
             # Feast's name for the one entity of a view without entities.
             ids[DUMMY_ENTITY_ID] = EntityIds(
@@ -177,7 +176,7 @@ class RequestParser:
         return _request_values(given, plan)
 
 
-_SERVICE_NAME = msgspec.json.Decoder(ServiceName).decode
+_SERVICE_NAME = RequestType(ServiceName, msgspec.json.Decoder(ServiceName).decode, None)
 
 
 def _request_values(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
@@ -185,21 +184,25 @@ def _request_values(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     for name, field in plan.request.items():
         if name in given:
             found[name] = given[name]
-        elif field.default is not None:
+        elif field.default_at is not None:
             found[name] = field.default()
         else:
             raise RefusedError(422, f"The context must give {name}.", f"context.{name}")
     return found
 
 
-def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
-    """The body as its type.
+def _decoded(kind: RequestType, body: bytes) -> tuple[Any, bool]:
+    """The body as its type, and whether 64-bit ids in it may be texts.
 
     Raises:
         RefusedError: 400, not JSON; 422, not of the type: the sentence and the field at fault.
     """
+    if kind.whole is not None:
+        # What is wrong is said by the other type, which takes more.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return kind.whole(body), False
     try:
-        return decode(body)
+        return kind.decode(body), True
     except msgspec.ValidationError as error:
         with contextlib.suppress(orjson.JSONDecodeError):  # msgspec stops at the first mistake
             orjson.loads(body)
@@ -227,22 +230,22 @@ def _sentence(  # noqa: PLR0911 - one for each kind of mistake
         return f"There is no field {name}.", path
     if expected := _EXPECTED.match(text):
         wanted, got = expected.groups()
+        wanted = "int" if wanted == "int | str" else wanted  # of an id
         kinds = " or ".join(_NAMES.get(kind, kind) for kind in wanted.split(" | "))
         return f"{where} must be {kinds}, not {_GIVEN.get(got, got)}.", path
     if length := _LENGTH.match(text):
         return f"{where} may have at most {length.group(1)} entries.", path
     if limit := _LIMIT.match(text):
         return f"{where} must be {_COMPARED[limit.group(1)]} {limit.group(2)}.", path
+    if text.startswith(_PATTERN):
+        return f"{where} must be a whole number ({_DIGITS}).", path
     if text.startswith("Invalid enum value"):
         return f"{where} is not one of the allowed values: {text.partition('value ')[2]}.", path
     return f"{where}: {text}.", path
 
 
-def user_in_path(text: str, kind: ValueType) -> tuple[Any, bytes]:
-    """The id that the path ends with, percent-decoded.
-
-    Returns:
-        As `entity_id`.
+def id_in_path(text: str, kind: ValueType, field: str) -> EntityIds:
+    """The id that the path ends with, percent-decoded; a whole number is sent back as one.
 
     Raises:
         RefusedError: 422, it is no id of this type.
@@ -250,43 +253,108 @@ def user_in_path(text: str, kind: ValueType) -> tuple[Any, bytes]:
     try:
         text = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise RefusedError(422, "The user id is not UTF-8.", "user_id") from None
+        raise RefusedError(422, "The id in the path is not UTF-8.", field) from None
     if kind in BITS:
-        if not _WHOLE.fullmatch(text):
-            raise RefusedError(422, "The user id must be a whole number.", "user_id")
-        return entity_id(int(text), kind, "user_id")
-    return entity_id(text, kind, "user_id")
+        number = integer_of(text)
+        if number is None:
+            raise RefusedError(422, "The id in the path must be a whole number.", field)
+        return single_id(number, kind, field)
+    return single_id(text, kind, field)
 
 
-def entity_id(value: Any, kind: ValueType, field: str) -> tuple[Any, bytes]:
-    """Check an entity's id.
+def single_id(value: Any, kind: ValueType, field: str) -> EntityIds:
+    """One id, as it came and as it stands in Redis keys.
 
-    Returns:
-        The id as it came, and as it stands in Redis keys.
+    Raises:
+        RefusedError: as `encoded_id`.
+    """
+    raw = encoded_id(value, kind, field)
+    if type(value) is int or kind == ValueType.STRING:
+        return EntityIds([value], None, [raw])
+    if kind in BITS:
+        return EntityIds([value], np.array([int(raw)], np.int64), [raw], plain=False)
+    return EntityIds([value], None, [raw], plain=_is_plain(value, raw))
+
+
+def id_column(values: list[Any], kind: ValueType, field: str, *, texts: bool = True) -> EntityIds:
+    """Check a column of ids.
+
+    Args:
+        values: the ids as they came.
+        kind: the type that the entity declares.
+        field: a column's id in a message; ``{}`` stands for its place.
+        texts: whether 64-bit integers may be among them as texts; False: msgspec has checked
+            that all are whole numbers of the type's range.
+
+    Raises:
+        RefusedError: as `encoded_id`.
+    """
+    if kind == ValueType.INT64 and not texts:
+        return EntityIds(values, np.array(values, np.int64))
+    if kind == ValueType.STRING and (raw := _encoded_texts(values)) is not None:
+        return EntityIds(values, None, raw)
+    raw = [encoded_id(value, kind, field.format(i)) for i, value in enumerate(values)]
+    if kind in BITS:
+        numbers = np.array(list(map(int, raw)), np.int64)
+        return EntityIds(values, numbers, raw, plain=str not in set(map(type, values)))
+    plain = kind == ValueType.STRING or all(map(_is_plain, values, raw))
+    return EntityIds(values, None, raw, plain=plain)
+
+
+def _is_plain(value: str, raw: bytes) -> bool:
+    """Whether an id that is no number came in the spelling in which it stands in keys."""
+    return raw[1:] == value.encode()
+
+
+def _encoded_texts(values: list[Any]) -> list[bytes] | None:
+    """Texts as ids in keys, all at once; None: one of them may be wrong."""
+    try:
+        whole = "\0=".join(values).encode()
+    except (TypeError, UnicodeEncodeError):
+        return None
+    raw = (b"=" + whole).split(b"\0") if values else []
+    # A text that holds NUL itself makes more of them.
+    if len(raw) != len(values) or (len(whole) > LONGEST_ID and max(map(len, raw)) > LONGEST_ID):
+        return None
+    return raw
+
+
+def encoded_id(value: Any, kind: ValueType, field: str) -> bytes:  # noqa: C901 - one test a rule
+    """An id as it stands in Redis keys.
 
     Raises:
         RefusedError: 422, it is no id of this type, or of a type that ``/v1`` does not serve.
     """
     if kind in BITS:
-        if isinstance(value, bool) or not isinstance(value, int):
+        number = value
+        if kind == ValueType.INT64 and isinstance(value, str):
+            number = integer_of(value)
+        if isinstance(number, bool) or not isinstance(number, int):
             raise RefusedError(422, "An id must be a whole number.", field)
         bound = 1 << BITS[kind]
-        if not -bound <= value < bound:
+        if not -bound <= number < bound:
             raise RefusedError(422, f"An id must fit {BITS[kind] + 1} bits.", field)
-        return value, b"%d" % value
-    if kind != ValueType.STRING:
+        return b"%d" % number
+    if kind != ValueType.STRING and kind not in UUIDS:
         raise RefusedError(
             422, f"Ids of type {kind.name} are served by /get-online-features.", field
         )
     if not isinstance(value, str):
         raise RefusedError(422, "An id must be a text.", field)
+    text = canonical(value, kind)
+    if kind in UUIDS and not is_uuid(text):
+        raise RefusedError(422, "An id must be a UUID.", field)
+    if NUL in text:
+        raise RefusedError(
+            422, "An id must not hold the character NUL, which PostgreSQL's texts cannot.", field
+        )
     try:
-        raw = value.encode()
+        raw = text.encode()
     except UnicodeEncodeError:
         raise RefusedError(422, "An id must be valid Unicode.", field) from None
     if len(raw) > LONGEST_ID:
         raise RefusedError(422, f"An id must be at most {LONGEST_ID} bytes.", field)
-    return value, b"=" + raw
+    return b"=" + raw
 
 
 def check_range(field: RequestField, values: list[Any]) -> None:
@@ -299,16 +367,3 @@ def check_range(field: RequestField, values: list[Any]) -> None:
         raise RefusedError(
             422, f"{field.name} must be {field.range_text}.", f"entities.{field.name}"
         )
-
-
-def ranking_keys(plan: Plan) -> tuple[str, str]:
-    """The two join keys of a ranking service: whose list it is, and what is in it.
-
-    Raises:
-        RefusedError: 404, the service does not rank.
-    """
-    if len(plan.join_keys) != 2:
-        raise RefusedError(
-            404, f"The service {plan.service} does not rank: it must have two join keys."
-        )
-    return user_and_item(plan.join_keys)

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from extensions.service_routes import ReplyNames
 from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.feature_reader import ViewRows
 from extensions.serving.features.request_plan import Plan
@@ -60,7 +61,7 @@ class FeatureRows:
             for name, column in self.transformed_groups.items()
         }
 
-    def user(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
+    def entity(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
         """The features of the views with exactly these join keys, of their first row."""
         found = {}
         for rows in self.rows:
@@ -71,8 +72,8 @@ class FeatureRows:
         return found
 
     def single(self, join_keys: tuple[str, ...]) -> dict[str, Any]:
-        """As `user`, with the transforms' outputs."""
-        found = self.user(join_keys)
+        """As `entity`, with the transforms' outputs."""
+        found = self.entity(join_keys)
         for name, column in self.transformed_groups.items():
             found[name] = column[0]
         return found
@@ -181,6 +182,14 @@ def tokens(column: Values, n: int) -> list[bytes]:
     return [dumps(value) for value in column]
 
 
+def text_tokens(texts: Sequence[str]) -> list[bytes]:
+    """Texts as JSON: written together and split between them, unless one has to be escaped."""
+    whole = dumps(texts)[1:-1]
+    if b"\\" in whole:
+        return [dumps(text) for text in texts]
+    return whole.replace(b'","', b'"\0"').split(b"\0")
+
+
 def objects(
     columns: Mapping[str, Values], n: int, before: bytes = b"", after: bytes = b""
 ) -> list[bytes]:
@@ -193,18 +202,29 @@ def objects(
     return [text % row for row in zip(*places, strict=True)]
 
 
+def id_values(ids: EntityIds) -> Values:
+    """The ids as they came, of one type: in columns all are texts where some are."""
+    if ids.plain or ids.numbers is None:
+        return ids.values
+    return [str(value) for value in ids.values]
+
+
 def ranked_rows(
-    served: FeatureRows, ids: EntityIds, item: tuple[str, ...], pair: Container[tuple[str, ...]]
+    served: FeatureRows,
+    ids: EntityIds,
+    item: tuple[str, ...],
+    pair: Container[tuple[str, ...]],
+    names: ReplyNames,
 ) -> list[bytes]:
     """The items of a ranking as fragments of a JSON array, in the order of ``ids``.
 
-    ``item``: the join keys of what stands under itemFeatures; ``pair``: of what stands, with
-    the transforms' features, under interactionFeatures.
+    ``item``: the join keys of what stands under ``names.item_features``; ``pair``: of what stands,
+    with the transforms' features, under ``names.pair_features``.
     """
     n = len(ids)
     if not n:
         return [b"[]"]
-    first = _cached_item_fragments(served, ids, item)
+    first = _cached_item_fragments(served, ids, item, names)
     columns: dict[str, Values] = {}
     groups = served.groups
     for rows in served.rows:
@@ -229,19 +249,24 @@ def _pairs_of_groups(rows: ViewRows, groups: Groups) -> dict[str, Values]:
 
 
 def _cached_item_fragments(
-    served: FeatureRows, ids: EntityIds, item: tuple[str, ...]
+    served: FeatureRows, ids: EntityIds, item: tuple[str, ...], names: ReplyNames
 ) -> list[bytes]:
     """Each item's JSON fragment; cached for rows of the near cache until they change."""
     views = [rows for rows in served.rows if rows.view.join_keys == item]
     cache = views[0].cache if views else None
-    if cache is None or any(rows.cache is not cache or rows.view.decoder.ttl for rows in views):
-        return _item_fragments(served, ids, item, len(ids))
-    held = cache.texts(served.plan)
+    # An id in another form than its fragment's is echoed as it came.
+    if (
+        cache is None
+        or not ids.plain
+        or any(rows.cache is not cache or rows.view.decoder.ttl for rows in views)
+    ):
+        return _item_fragments(served, ids, item, len(ids), names)
+    held = cache.texts(served.plan, names)
     slots: Any = views[0].slots
     found = list(map(held.__getitem__, slots.tolist()))
     if None not in found:
         return found  # type: ignore[return-value] # none is None
-    fragments = _item_fragments(served, ids, item, len(ids))
+    fragments = _item_fragments(served, ids, item, len(ids), names)
     kept = size = 0
     for slot, text in zip(slots.tolist(), fragments, strict=True):
         if slot and held[slot] is None:  # slot 0 is of many ids
@@ -253,13 +278,19 @@ def _cached_item_fragments(
 
 
 def _item_fragments(
-    served: FeatureRows, ids: EntityIds, item: tuple[str, ...], n: int
+    served: FeatureRows, ids: EntityIds, item: tuple[str, ...], n: int, named: ReplyNames
 ) -> list[bytes]:
     columns = served.columns(item)
-    column: Values = ids.numbers if ids.numbers is not None else ids.values
+    if ids.numbers is None and isinstance(ids.values[0], str):
+        identities = text_tokens(ids.values)
+    else:
+        plain = ids.numbers is not None and ids.plain
+        identities = tokens(ids.numbers if plain else ids.values, n)  # type: ignore[arg-type]
     names = b",".join(_quoted(name) + b":%b" for name in columns)
-    text = b'{"itemId":%%b,"itemFeatures":{%b},"interactionFeatures":' % names
-    places = [tokens(column, n), *[tokens(feature, n) for feature in columns.values()]]
+    text = b"{%b:%%b,%b:{%b},%b:" % (
+        _quoted(named.item), _quoted(named.item_features), names, _quoted(named.pair_features),
+    )  # fmt: skip
+    places = [identities, *[tokens(feature, n) for feature in columns.values()]]
     return [text % row for row in zip(*places, strict=True)]
 
 

@@ -11,11 +11,13 @@ import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extensions.service_routes import ReplyNames
 from extensions.serving.features.entity_ids import EntityIds, is_whole_number
 from extensions.serving.features.request_plan import Group, Plan, Plans
 from extensions.serving.near_cache.entity_index import EntityIndex
@@ -76,11 +78,12 @@ class EntityCache:
         self.count = 1
         self._numbers = EntityIndex()
         self._named: dict[bytes, int] = {}
+        self._named_bytes = 0
         self._room = 1024
         self._views = {
             name: _CachedView(decoder, self._room) for name, decoder in wanted.decoders.items()
         }
-        self._texts: dict[str, tuple[Plan, list[bytes | None]]] = {}
+        self._texts: dict[tuple[str, ReplyNames], tuple[Plan, list[bytes | None]]] = {}
         self._fragment_bytes = 0
 
     @property
@@ -91,7 +94,7 @@ class EntityCache:
     @property
     def size(self) -> int:
         """Size in bytes, without the fragments of responses."""
-        index = self._numbers.size + len(self._named) * 130
+        index = self._numbers.size + len(self._named) * 130 + self._named_bytes
         return index + sum(view.size for view in self._views.values())
 
     def decode(
@@ -133,7 +136,8 @@ class EntityCache:
     def slots(self, ids: EntityIds) -> Integers:
         """The slot of each id's row; 0 where there is none."""
         if not self.wanted.numbers:
-            return np.array([self._named.get(entity_id, 0) for entity_id in ids.raw], np.int64)
+            found = map(self._named.get, ids.raw, repeat(0))
+            return np.fromiter(found, np.int64, len(ids))
         numbers = ids.numbers
         return self._numbers.find(np.array(ids.values, np.int64) if numbers is None else numbers)
 
@@ -143,14 +147,15 @@ class EntityCache:
         """Columns, presence and as-of times (microseconds) of the rows in these slots."""
         return self._views[decoder.layout.view].rows(slots, now, decoder)
 
-    def texts(self, plan: Plan) -> list[bytes | None]:
-        """JSON fragments of a service's responses by slot; dropped when the row changes."""
-        of, held = self._texts.get(plan.service, (None, []))
+    def texts(self, plan: Plan, names: ReplyNames) -> list[bytes | None]:
+        """JSON fragments of a route's responses by slot; dropped when the row changes."""
+        key = plan.service, names
+        of, held = self._texts.get(key, (None, []))
         if of is not plan or self._fragment_bytes > MAX_FRAGMENT_BYTES:
             if self._fragment_bytes > MAX_FRAGMENT_BYTES:
                 self._texts, self._fragment_bytes = {}, 0
             held = []
-            self._texts[plan.service] = plan, held
+            self._texts[key] = plan, held
         if len(held) < self.count:
             held.extend([None] * (self.count - len(held)))
         return held
@@ -164,6 +169,7 @@ class EntityCache:
             self._numbers.add(ids, self.count)
         else:
             self._named.update(zip(ids, range(self.count, self.count + len(ids)), strict=True))
+            self._named_bytes += sum(map(len, ids))
         self.count += len(ids)
         while self.count > self._room:
             self._room *= 2

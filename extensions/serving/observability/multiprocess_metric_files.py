@@ -6,7 +6,6 @@ nothing grows with the number of restarts, and gauges of a worker that has died 
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
@@ -16,10 +15,11 @@ from pathlib import Path
 
 from prometheus_client import values
 
+from extensions.held_folders import held_folder
+
 PREFIX, FEASTS = "skewless-metrics-", "feast_metrics_"
 # prometheus_client and Feast read one each; both must name the same folder.
 VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
-_LOCK = "lock"
 
 
 class MetricFiles:
@@ -65,27 +65,20 @@ def metric_files(*, several: bool) -> Iterator[MetricFiles]:
         _name_by(files, several=several)
         yield files
         return
-    root = Path(tempfile.gettempdir())
-    for old in root.glob(f"{PREFIX}*"):
-        _remove_unless_used(old)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     owner = os.getpid()
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for variable in VARIABLES:
-            os.environ[variable] = str(folder)
-        if feasts is not None and _made_here():
-            shutil.rmtree(feasts, ignore_errors=True)  # unused from now on
-        files = MetricFiles(folder)
-        _name_by(files, several=several)
-        yield files
-    finally:
-        if os.getpid() == owner:
+    with held_folder(PREFIX, Path(tempfile.gettempdir())) as folder:
+        try:
             for variable in VARIABLES:
-                os.environ.pop(variable, None)
-            os.close(lock)
-            shutil.rmtree(folder, ignore_errors=True)
+                os.environ[variable] = str(folder)
+            if feasts is not None and _made_here():
+                shutil.rmtree(feasts, ignore_errors=True)  # unused from now on
+            files = MetricFiles(folder)
+            _name_by(files, several=several)
+            yield files
+        finally:
+            if os.getpid() == owner:
+                for variable in VARIABLES:
+                    os.environ.pop(variable, None)
 
 
 def _made_here() -> bool:
@@ -100,16 +93,3 @@ def _name_by(files: MetricFiles, *, several: bool) -> None:
     """Let prometheus_client name its files by the worker's place."""
     if several:
         values.ValueClass = values.MultiProcessValue(files.name)  # type: ignore[no-untyped-call]
-
-
-def _remove_unless_used(folder: Path) -> None:
-    """Remove a folder that no process holds the lock of, if it is ours to remove."""
-    with contextlib.suppress(OSError):
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            return
-        lock = os.open(folder / _LOCK, os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)

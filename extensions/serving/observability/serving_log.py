@@ -25,6 +25,7 @@ from prometheus_client import Counter as Metric
 from extensions.database import connect, connect_arrow
 from extensions.errors import InputError, SkewlessError
 from extensions.failure_classification import first_line, of_a_server, outage
+from extensions.feature_types import BITS
 from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.responses import FeatureRows
@@ -258,12 +259,13 @@ def request_hash(service: str, ids: Iterable[Sequence[bytes]], served_at: int) -
     """64 bits of BLAKE2b over service, ids and time, which decide about the sample."""
     text = blake2b(service.encode(), digest_size=8)
     for entity_ids in ids:
+        # No encoded id is empty or holds NUL, so that no two lists of ids give the same bytes.
         text.update(
-            b"\0"
+            b"\0\0"
             + (
                 entity_ids.hash_bytes
                 if isinstance(entity_ids, EntityIds)
-                else b",".join(entity_ids)
+                else b"\0".join(entity_ids)
             )
         )
     text.update(b"\0%d" % served_at)
@@ -394,4 +396,4 @@ def _request_values(value: Any, n: int) -> Values:
 
 
 def _id(raw: bytes, kind: ValueType) -> Any:
-    return raw[1:].decode() if kind == ValueType.STRING else int(raw)
+    return int(raw) if kind in BITS else raw[1:].decode()

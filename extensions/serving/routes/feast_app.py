@@ -2,7 +2,14 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
 from typing import Any, cast
 
 import pandas as pd
@@ -10,12 +17,13 @@ import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
 from feast.feature_server import get_app
 from feast.feature_view_utils import get_feature_view_from_feature_store
 from feast.online_response import OnlineResponse
 from feast.permissions.server.rest import inject_user_details
+from feast.types import Int64
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
@@ -27,12 +35,13 @@ from starlette.routing import WebSocketRoute
 from extensions.errors import SkewlessError
 from extensions.feast_internals import feature_views_to_use, redis_client, redis_client_async
 from extensions.serving.auth.authorization import Guard
-from extensions.serving.features.request_fields import request_fields
 from extensions.serving.http.openapi import Subject
 from extensions.serving.http.openapi_feast import whole_document
 from extensions.serving.http.request_validation import RefusedError, check_range
 from extensions.serving.settings import Settings
 from extensions.stores.log_publishing import online_store
+from extensions.stores.request_fields import request_fields
+from extensions.stores.values.canonical_keys import integer_of
 from extensions.stores.values.key_value_casts import json_ids
 
 logger = logging.getLogger(__name__)
@@ -133,34 +142,58 @@ class StoreOverHttp:
         return getattr(self._store, name)
 
     def get_online_features(self, **arguments: Any) -> OnlineResponse:
-        """As Feast's, with request fields within their declared bounds."""
-        self._check_ranges(arguments["features"], arguments["entity_rows"])
+        """As Feast's, with request fields within their bounds and ids that come back as sent."""
+        rows = self._checked(arguments["features"], arguments["entity_rows"])
         with json_ids():
-            return self._store.get_online_features(**arguments)
+            found = self._store.get_online_features(**{**arguments, "entity_rows": rows})
+        return _echoed(found, arguments["entity_rows"], rows)
 
     async def get_online_features_async(self, **arguments: Any) -> OnlineResponse:
-        """As Feast's, with request fields within their declared bounds."""
-        self._check_ranges(arguments["features"], arguments["entity_rows"])
+        """As `get_online_features`."""
+        rows = self._checked(arguments["features"], arguments["entity_rows"])
         with json_ids():
-            return await self._store.get_online_features_async(**arguments)
+            found = await self._store.get_online_features_async(
+                **{**arguments, "entity_rows": rows}
+            )
+        return _echoed(found, arguments["entity_rows"], rows)
 
-    def _check_ranges(self, features: Any, columns: Any) -> None:
-        """Check request fields against their declared bounds.
+    def _checked(self, features: Any, columns: Any) -> Any:
+        """The columns of a request, with numbers for 64-bit ids that came as their texts.
 
         Raises:
-            RefusedError: 422, a value lies outside.
+            RefusedError: 422, a request field's value lies outside its declared bounds.
         """
+        if not isinstance(columns, dict):
+            return columns
         try:
-            _, on_demand = feature_views_to_use(
+            views, on_demand = feature_views_to_use(
                 self._store.registry, self._store.project, features, allow_cache=True
             )
             fields = request_fields(on_demand)
+            whole = self._whole_keys(views)
         except Exception:  # noqa: BLE001 - Feast reports it in its own words
-            return
+            return columns
         for name, field in fields.items():
-            values = columns.get(name) if isinstance(columns, dict) else None
+            values = columns.get(name)
             if isinstance(values, list):
                 check_range(field, values)
+        return {
+            name: _numbers(values) if name in whole and isinstance(values, list) else values
+            for name, values in columns.items()
+        }
+
+    def _whole_keys(self, views: Iterable[FeatureView]) -> set[str]:
+        """The names that a request may give 64-bit integer keys."""
+        names = set()
+        for view in views:
+            renamed = view.projection.join_key_map
+            own = [column.name for column in view.entity_columns if column.dtype == Int64]
+            names |= {renamed.get(name, name) for name in own}
+            # Feast takes the entity's name for its join key's.
+            for entity in self._store.registry.list_entities(self._store.project, allow_cache=True):
+                if entity.join_key in own:
+                    names.add(entity.name)
+        return names
 
     def push(self, **arguments: Any) -> None:
         """As Feast's."""
@@ -223,6 +256,30 @@ def feast_app(store: FeatureStore, guard: Guard, settings: Settings) -> FeastApp
         app.add_middleware(GZipMiddleware, minimum_size=settings.gzip_bytes, compresslevel=1)
     online_store(store).read_deadline = settings.redis_deadline_ms / 1000
     return FeastApp(app, store, max(1, settings.max_waiting // FEAST_SLOWDOWN))
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Ids with a number for each that is a number's canonical text."""
+    found = []
+    for each in values:
+        number = integer_of(each) if isinstance(each, str) else None
+        found.append(each if number is None else number)
+    return found
+
+
+def _echoed(
+    found: OnlineResponse, sent: Mapping[str, list[Any]], read: Mapping[str, list[Any]]
+) -> OnlineResponse:
+    """The response with ids as they were sent, where they were read as numbers."""
+    if sent is not read:
+        for name, column in zip(
+            found.proto.metadata.feature_names.val, found.proto.results, strict=True
+        ):
+            if name in sent and sent[name] != read[name]:
+                for value, each in zip(column.values, sent[name], strict=True):
+                    if isinstance(each, str):
+                        value.string_val = each
+    return found
 
 
 def _set_timeouts(client: Any) -> None:

@@ -1,4 +1,4 @@
-"""The routes under /v1/features: a user's features, a ranking, any feature service."""
+"""The feature routes under /v1: an entity's features, a ranking of a pair, any service's rows."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+from extensions.service_routes import ReplyNames
 from extensions.serving.auth.authorization import Guard
-from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.feature_reader import FeatureReader
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http import request_validation, responses
@@ -18,12 +18,9 @@ from extensions.serving.observability.prometheus_metrics import Metrics
 from extensions.serving.observability.registry_and_watermark_watcher import RegistryWatcher
 from extensions.serving.observability.serving_log import ServingLog
 from extensions.serving.routes.feast_app import Scope
+from extensions.serving.routes.router import ANY, Route
 from extensions.serving.settings import Settings
 from extensions.stores.online_codec.coded_columns import spread
-
-USER = "/v1/features/user/"
-RANK = "/v1/features/rank"
-ANY = "/v1/features"
 
 
 class Response(NamedTuple):
@@ -52,35 +49,39 @@ class FeatureRoutes:
     guard: Guard
     parser: RequestParser
 
-    async def user(
-        self, scope: Scope, headers: Mapping[bytes, bytes], path: str, started: float
+    async def single(
+        self, scope: Scope, headers: Mapping[bytes, bytes], route: Route, started: float
     ) -> Response:
-        """``GET /v1/features/user/{id}``: a user's features.
+        """``GET /v1/features/{service}/{id}``, or a declared route: an entity's features.
 
         Raises:
             RefusedError: the request is invalid or not permitted.
             UnavailableError: Redis did not answer in time.
         """
         wants_meta = _wants_meta(scope)
-        plan = self.plan(self.settings.user_service)
-        if len(plan.join_keys) != 1:
-            raise RefusedError(404, f"The service {plan.service} is not of one entity.")
+        plan = self.plan(route.service)
+        if len(plan.own_keys) != 1 or len(plan.join_keys) != 1:
+            raise RefusedError(
+                404,
+                f"The service {plan.service} is not of one entity ({', '.join(plan.join_keys)}): "
+                f"ask POST {ANY} for it.",
+            )
         [(name, kind)] = plan.key_types.items()
-        raw_path = scope.get("raw_path", path.encode()).split(b"?")[0].decode("ascii", "replace")
-        user, raw = request_validation.user_in_path(raw_path.split(USER, 1)[-1], kind)
+        names = _names(plan, route)
+        ids = request_validation.id_in_path(route.encoded_id or "", kind, name)
         self.guard.permit(scope, plan.resource)
         now = self.watcher.now()
-        axes = {name: EntityIds([user], None, [raw])}
+        axes = {name: ids}
         rows = await self.reader.read(plan, axes, now)
         request = self.parser.without_context(plan)
         served = responses.apply_transforms(plan, rows, request, 1)
-        after_send = self.after_send(USER, served, axes, request, 1, now)
-        shape = {"userId": user, "features": served.single((name,))}
+        after_send = self.after_send(route.name, served, axes, request, 1, now, single=True)
+        shape = {names.entity: ids.values[0], names.features: served.single((name,))}
         if wants_meta:
             shape |= self._extra(served, now)
         if headers.get(b"accept") == responses.ARROW:
             columns = {**served.columns((name,)), **served.transformed}
-            aside = {k: v for k, v in shape.items() if k != "features"}
+            aside = {k: v for k, v in shape.items() if k != names.features}
             return Response(
                 200, responses.ARROW, responses.to_arrow(columns, 1, aside), after_send=after_send
             )
@@ -88,47 +89,61 @@ class FeatureRoutes:
         return _written(headers, shape, after_send)
 
     async def rank(
-        self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        route: Route,
+        body: bytes,
+        started: float,
     ) -> Response:
-        """``POST /v1/features/rank``: features of a user and of items, in the requested order.
+        """``POST /v1/rank/{service}``, or a declared route: an entity's features, and of each item.
+
+        Items come in the requested order, with their own features and those of the pair.
 
         Raises:
             RefusedError: the request is invalid or not permitted.
             UnavailableError: Redis did not answer in time.
         """
         wants_meta = _wants_meta(scope)
-        plan = self.plan(self.settings.rank_service)
-        parsed = self.parser.ranking(body, plan)
+        plan = self.plan(route.service)
+        if len(plan.join_keys) != 2 or len(plan.own_keys) != 2:
+            raise RefusedError(
+                404,
+                f"The service {plan.service} does not rank: it must have two join keys, and has "
+                f"{', '.join(plan.own_keys) or 'none'}.",
+            )
+        names = _names(plan, route)
+        parsed = self.parser.ranking(body, plan, names)
         self.guard.permit(scope, plan.resource)
-        user_key, item_key = request_validation.ranking_keys(plan)
+        leading, other = plan.pair
         n, now = len(parsed.items), self.watcher.now()
         rows = await self.reader.read(plan, parsed.axes, now)
         served = responses.apply_transforms(plan, rows, parsed.request, n)
-        after_send = self.after_send(RANK, served, parsed.axes, parsed.request, n, now)
-        both = {(user_key, item_key), (item_key, user_key)}
-        head = {"userId": parsed.user, "userFeatures": served.user((user_key,))}
+        after_send = self.after_send(route.name, served, parsed.axes, parsed.request, n, now)
+        both = {(leading, other), (other, leading)}
+        head = {names.entity: parsed.entity, names.features: served.entity((leading,))}
         extra = self._extra(served, now) if wants_meta else {}
         accept = headers.get(b"accept")
         if parsed.columns or accept in (responses.ARROW, responses.MSGPACK):
-            items = {k: spread(v, n) for k, v in served.columns((item_key,)).items()}
+            items = {k: spread(v, n) for k, v in served.columns((other,)).items()}
             mixed = [served.columns(keys) for keys in both]
             pairs = {
                 k: spread(v, n) for part in (*mixed, served.transformed) for k, v in part.items()
             }
             if accept == responses.ARROW:
-                columns = {"itemId": parsed.items, **items, **pairs}
+                columns = {names.item: responses.id_values(parsed.axes[other]), **items, **pairs}
                 sent = responses.to_arrow(columns, n, {**head, **extra})
                 return Response(200, responses.ARROW, sent, after_send=after_send)
             shape = {
                 **head,
-                "itemIds": parsed.items,
-                "itemFeatures": items,
-                "interactionFeatures": pairs,
+                names.items: parsed.items,
+                names.item_features: items,
+                names.pair_features: pairs,
                 **extra,
                 "latencyMs": _milliseconds(started),
             }
             return _written(headers, shape, after_send)
-        listed = responses.ranked_rows(served, parsed.axes[item_key], (item_key,), both)
+        listed = responses.ranked_rows(served, parsed.axes[other], (other,), both, names)
         tail = b"," + responses.dumps(extra)[1:-1] if extra else b""
         tail += b',"latencyMs":%.3f}' % _milliseconds(started)
         # Joined once, so that a large response is not copied for each of its parts.
@@ -164,7 +179,8 @@ class FeatureRoutes:
             extra = self._extra(served, now) if wants_meta else {}
         if headers.get(b"accept") == responses.ARROW:
             aside = {"service": plan.service, **extra}
-            sent = responses.to_arrow({**parsed.entities, **columns}, n, aside)
+            ids = {key: responses.id_values(parsed.axes[key]) for key in parsed.entities}
+            sent = responses.to_arrow({**ids, **columns}, n, aside)
             return Response(200, responses.ARROW, sent, after_send=after_send)
         shape: dict[str, Any] = {"service": plan.service}
         if parsed.columns:
@@ -183,15 +199,16 @@ class FeatureRoutes:
             headers, {**shape, **extra, "latencyMs": _milliseconds(started)}, after_send
         )
 
-    def plan(self, service: str) -> Plan:
+    def plan(self, service: str | None) -> Plan:
         """The plan of a service.
 
         Raises:
             RefusedError: 404, there is no such service; 409, it cannot be served here.
         """
-        found = self.watcher.plans.by_service.get(service)
+        found = self.watcher.plans.by_service.get(service or "")
         if found is None:
-            raise RefusedError(404, f"There is no feature service {service[:100]}.", "service")
+            named = (service or "")[:100]
+            raise RefusedError(404, f"There is no feature service {named}.", "service")
         if isinstance(found, str):
             raise RefusedError(409, found, "service")
         return found
@@ -204,13 +221,18 @@ class FeatureRoutes:
         request: Mapping[str, Any],
         n: int,
         now: int,
+        *,
+        single: bool = False,
     ) -> Callable[[], None]:
-        """The callback for after the response: metrics, and the serving log."""
+        """The callback for after the response: metrics, and the serving log.
+
+        ``single``: the route is always of one entity, which is not counted.
+        """
         watermarks = self.watcher.watermarks
         through = watermarks.through
 
         def after() -> None:
-            if route != USER:  # always one
+            if not single:
                 self.metrics.count_entities(route, n)
             self.metrics.count(served.rows, watermarks, now)
             if (
@@ -224,6 +246,25 @@ class FeatureRoutes:
         """The fields that `?include=meta` adds."""
         meta = responses.meta(served, self.watcher.watermarks, now, self.near)
         return {"meta": meta, "plan": served.plan.number}
+
+
+def _names(plan: Plan, route: Route) -> ReplyNames:
+    """What ids and features are called on this route.
+
+    Raises:
+        RefusedError: 409, a join key has the name of something else in the replies.
+    """
+    if route.declared:
+        assert plan.names is not None  # a route is declared with its names
+        return plan.names
+    names = plan.own_names
+    if plan.own_clash:
+        raise RefusedError(
+            409,
+            f"{plan.service} has a join key {plan.own_clash}, as this route calls something else: "
+            f"ask POST {ANY} for it.",
+        )
+    return names
 
 
 def _written(

@@ -16,17 +16,22 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore, ValueType
 
-from extensions.feature_types import JSON_TYPES, NUMPY_COLUMNS
+from extensions.feature_types import BITS, JSON_TYPES, NUMPY_COLUMNS
 from extensions.serving.features.entity_ids import EntityIds
 from extensions.serving.features.feature_reader import FeatureReader, ViewRows
 from extensions.serving.features.redis_connection import UnavailableError
-from extensions.serving.features.request_fields import RequestField
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
 from extensions.serving.http import responses
-from extensions.serving.http.request_validation import RefusedError, check_range, entity_id
+from extensions.serving.http.request_validation import (
+    RefusedError,
+    check_range,
+    id_column,
+    single_id,
+)
 from extensions.serving.http.responses import FeatureRows
 from extensions.serving.lru_byte_cache import ByteCache
 from extensions.stores.online_codec.coded_columns import Coded, Values
+from extensions.stores.request_fields import RequestField
 
 ROUTE = "/get-online-features"
 REQUEST_FIELDS = {"feature_service", "features", "entities", "full_feature_names"}
@@ -205,15 +210,13 @@ def _body(parsed: ParsedRequest, served: FeatureRows) -> bytes:
 
 def _ids(values: list[Any], kind: ValueType) -> EntityIds:
     """Check ids; a single one where all rows have the same."""
-    wanted = str if kind == ValueType.STRING else int
-    if set(map(type, values)) != {wanted}:
+    held = set(map(type, values))
+    if not held <= ({str, int} if kind == ValueType.INT64 else {int} if kind in BITS else {str}):
         raise NeedsFeastError
     try:
         if values.count(values[0]) == len(values):
-            return EntityIds(values[:1], None, [entity_id(values[0], kind, "")[1]])
-        if kind == ValueType.INT64:
-            return EntityIds(values, np.array(values, np.int64))
-        return EntityIds(values, None, [entity_id(value, kind, "")[1] for value in values])
+            return single_id(values[0], kind, "")
+        return id_column(values, kind, "", texts=str in held)
     except (RefusedError, OverflowError):
         raise NeedsFeastError from None
 

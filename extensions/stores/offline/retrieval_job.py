@@ -23,7 +23,11 @@ from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.arrow.pandas_conversion import to_pandas
 from extensions.stores.offline.job_html import point_in_time_html, rows_html
 from extensions.stores.offline.join.entity_frame import EntityQuery
-from extensions.stores.offline.join.label_coverage import read_coverages, warn_of_uncovered
+from extensions.stores.offline.join.label_coverage import (
+    read_coverages,
+    read_holes,
+    warn_of_uncovered,
+)
 from extensions.stores.offline.join.label_name_collisions import check_names
 from extensions.stores.offline.join.point_in_time import (
     HIDDEN,
@@ -263,7 +267,9 @@ class SkewlessRetrievalJob(RetrievalJob):
         with arrow_session(self.config, request.context, timeout=timeout) as session:
             table = pa.concat_tables(request.chunks(session))
             covered = read_coverages(session)
-        warn_of_uncovered(request.views, covered, table, request.labels.timestamp_column)
+            logs = {view.table: [key.column for key in view.keys] for view in request.views}
+            holes = read_holes(session, logs)
+        warn_of_uncovered(request.views, covered, holes, table, request.labels.timestamp_column)
         return table
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import ConfigurationError, InputError
-from extensions.stores import transform_inputs
+from extensions.stores import config_repository, transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.feast_source_connections import url_of, use_own_connections
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
@@ -51,9 +51,12 @@ __all__ = [
 
 push.install()
 transform_inputs.install()
-
+config_repository.install()
 
 use_own_connections()
+
+# An address that is looked for again when it is used, or else missed.
+NOT_FOUND = {"host": "", "database": "", "user": "", "password": ""}
 
 
 class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
@@ -79,12 +82,23 @@ class SkewlessPostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     staging_location: str | None = None
     """Where `to_remote_storage` puts its files: a folder, or a URI that Arrow knows."""
 
+    engine: Literal["auto", "postgresql", "duckdb"] = "auto"
+    """What computes ranges of history; auto: DuckDB for texts that are portable."""
+
+    engine_memory: str = "2GB"
+    """What DuckDB may use; what does not fit is cut smaller, or spilled."""
+
+    engine_spill: str | None = None
+    """A folder for what DuckDB spills; the system's for temporary files if left."""
+
     @model_validator(mode="before")
     @classmethod
     def _find_address(cls, values: dict[str, Any]) -> dict[str, Any]:
         if "host" in values:
             return values
-        return {**PostgresAddress.parse(postgres_url()).settings(), **values}
+        url = config_repository.found_or_later(postgres_url)
+        found = PostgresAddress.parse(url).settings() if url else NOT_FOUND
+        return {**found, **values}
 
 
 class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):

@@ -15,6 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extensions.addresses import connection_string_of, redis_parts, redis_url
 from extensions.feast_internals import entity_key_protos, unique_entities
+from extensions.stores import config_repository
 from extensions.stores.online.exact_push_conversion import use_exact_conversion
 from extensions.stores.online.feast_rows import (
     Row,
@@ -58,6 +59,7 @@ from extensions.stores.values.future_rows import (
 )
 
 use_exact_conversion()
+config_repository.install()
 
 
 class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -85,7 +87,8 @@ class SkewlessRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     def _find_address(cls, values: dict[str, Any]) -> dict[str, Any]:
         if "connection_string" in values:
             return values
-        return {"connection_string": connection_string_of(redis_url()), **values}
+        url = config_repository.found_or_later(redis_url)
+        return {"connection_string": url and connection_string_of(url), **values}
 
 
 class SkewlessRedisOnlineStore(RedisOnlineStore):

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from feast import ValueType
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from extensions.feature_types import FEATURE_TYPES, value_field
 
 LENGTH = struct.Struct("<I")
+# `struct` letters of types with a negative zero, which no row holds.
+FLOATS = "fd"
 
 
 # Feast's wire types by how a row holds them: letter and field of `Value`, or the field alone.
@@ -71,12 +75,37 @@ def encode_payload(column: Column, value: Value) -> bytes:
     """Encode a value that has no fixed width: an array, a text, bytes, or Feast's message."""
     if column.kind == "array":
         items = getattr(value, str(column.oneof)).val
+        if column.code in FLOATS:
+            items = [item + 0.0 for item in items]
         return struct.pack(f"<{len(items)}{column.code}", *items)
     if column.kind == "text":
         return str(getattr(value, str(column.oneof))).encode()
     if column.kind == "bytes":
         return bytes(value.bytes_val)
-    return bytes(value.SerializeToString())
+    return encode_message(value)
+
+
+def encode_message(value: Value) -> bytes:
+    """Encode Feast's message, with one zero."""
+    folded = Value()
+    folded.CopyFrom(value)
+    _fold_zeros(folded)
+    return bytes(folded.SerializeToString())
+
+
+def _fold_zeros(message: Message) -> None:
+    """Make negative zeros zeros, wherever in a message they are."""
+    for field, held in message.ListFields():
+        if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
+            if isinstance(held, float):
+                setattr(message, field.name, held + 0.0)
+            else:
+                held[:] = [item + 0.0 for item in held]
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            several = list(held.values()) if hasattr(held, "values") else held
+            for each in [held] if isinstance(held, Message) else several:
+                if isinstance(each, Message):
+                    _fold_zeros(each)
 
 
 def decode_message(column: Column, payload: bytes) -> Value:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from extensions.errors import InputError
 from extensions.feature_types import BITS, NUMPY_TYPES, UTC_MICROSECONDS, is_list, is_text
 from extensions.stores.online_codec import row_format as rows
-from extensions.stores.online_codec.column_format import LENGTH, Column, encode_payload
+from extensions.stores.online_codec.column_format import FLOATS, LENGTH, Column, encode_payload
 from extensions.stores.online_codec.redis_keys import id_bytes
 from extensions.stores.online_codec.row_format import Layout
+from extensions.stores.values.canonical_keys import UUIDS, canonical
 from extensions.stores.values.exact_cast import refuse_null_items, whole_seconds
 
 # Rows packed at once: large enough for numpy, small enough for the processor's cache.
@@ -122,6 +124,9 @@ def ids(table: pa.Table, name: str, value_type: ValueType) -> list[bytes]:
         return [b"%d" % number for number in _cast(column, pa.int64(), name).to_numpy().tolist()]
     if value_type == ValueType.STRING:
         return [b"=" + text.encode() for text in _cast(column, pa.string(), name).to_pylist()]
+    if value_type in UUIDS:
+        texts = map(str, column.to_pylist())
+        return [b"=" + canonical(text, value_type).encode() for text in texts]
     if value_type == ValueType.UNIX_TIMESTAMP and pa.types.is_timestamp(column.type):
         seconds = whole_seconds(column)
         if not seconds.cast(pa.timestamp("s", column.type.tz)).cast(column.type).equals(column):
@@ -331,7 +336,8 @@ def _numbers(array: pa.Array, column: Column) -> pa.Array:
         return whole_seconds(array)
     if pa.types.is_boolean(array.type) or column.code == "?":
         array = _cast(array, pa.bool_(), column.name)
-    return _cast(array, _ARROW[column.code], column.name)
+    numbers = _cast(array, _ARROW[column.code], column.name)
+    return pc.add(numbers, pa.scalar(0.0, numbers.type)) if column.code in FLOATS else numbers
 
 
 def _cast(array: pa.Array, kind: pa.DataType, name: str) -> pa.Array:

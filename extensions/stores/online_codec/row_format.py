@@ -15,10 +15,12 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
 from extensions.stores.online_codec.column_format import (
+    FLOATS,
     LENGTH,
     AnotherLayoutError,
     Column,
     decode_message,
+    encode_message,
     encode_payload,
 )
 from extensions.stores.schema_history import Schema, earlier_schemas_of, parse_schemas, schema_of
@@ -152,7 +154,7 @@ class Layout:
             kind is not None and column.oneof is not None and kind != column.oneof
             for kind, column in zip(kinds, self.columns, strict=True)
         ):
-            payloads = [b"" if value is None else value.SerializeToString() for value in held]
+            payloads = [b"" if value is None else encode_message(value) for value in held]
             start = START.pack(self.fingerprint, flags | AS_PROTOS)
             lengths = b"".join(LENGTH.pack(len(payload)) for payload in payloads)
             return b"".join((start, times, lengths, *payloads))
@@ -162,6 +164,8 @@ class Layout:
         for column, value in zip(self.columns, held, strict=True):
             if column.kind == "scalar":
                 slots.append(0 if value is None else getattr(value, str(column.oneof)))
+                if column.code in FLOATS:
+                    slots[-1] += 0.0
                 if column.code == "q":
                     widest = max(widest, slots[-1] if slots[-1] >= 0 else ~slots[-1])
                 continue

@@ -15,12 +15,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import feast.feature_store
+import feast.repo_operations
 import psycopg
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
@@ -29,17 +31,22 @@ from feast.errors import FeatureViewNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.sql import SqlRegistry
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from extensions.addresses import REPO_ROOT
-from extensions.asof.computation_loading import computation_of, computation_sql
+from extensions.addresses import repository_of
+from extensions.asof.aggregations.completion import complete, completing
+from extensions.asof.aggregations.declaration import aggregations_of
+from extensions.asof.computation_loading import computation_of, declared_computation
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_view
 from extensions.database.project_claim import check_project
-from extensions.errors import ConflictError, DefinitionError, SkewlessError
+from extensions.errors import ConflictError, DefinitionError
 from extensions.feature_types import pg_type
+from extensions.repository import repo_root
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
+from extensions.stores.registry.registry_message import registry_message
 from extensions.stores.registry.version_publication import (
     follow_pointer,
     follow_pointers,
@@ -67,10 +74,18 @@ class SkewlessSqlRegistry(SqlRegistry):
     """Views that we compute, and transforms that name a version, are published once and for all."""
 
     def __init__(self, registry_config: Any, project: str, repo_path: Path | None) -> None:
+        """Open the registry; several programs may be the first to.
+
+        Raises:
+            ConflictError: its database belongs to another project.
+        """
         self._project = project
-        """Open the registry; several programs may be the first to."""
+        self._repository = repo_path or repository_of(make_url(registry_config.path))
         open_registry = super().__init__
         _again_if_another_was_first(lambda: open_registry(registry_config, project, repo_path))
+        if self.write_engine.dialect.name == "postgresql":
+            with self._rows() as conn:
+                check_project(conn, project)
 
     def _apply_object(self, *args: Any, **kwargs: Any) -> Any:
         """As Feast's, which looks whether a row is there and then inserts it: others may, too."""
@@ -78,13 +93,14 @@ class SkewlessSqlRegistry(SqlRegistry):
         return _again_if_another_was_first(lambda: apply_object(*args, **kwargs))
 
     def proto(self) -> RegistryProto:
-        """All of the registry, as of now.
+        """All of the registry as of now, from one statement.
 
         Feast keeps what it parsed by the message's address in memory and its version id, which a
         SQL registry leaves empty: a later message at the address of one that was let go would be
         taken for it, and a pointer that moved not be seen.
         """
-        message: RegistryProto = super().proto()
+        with self.read_engine.connect() as conn:
+            message = registry_message(conn)
         message.version_id = str(uuid.uuid4())
         return message
 
@@ -101,6 +117,11 @@ class SkewlessSqlRegistry(SqlRegistry):
             SkewlessError: a published definition would change, or a number be used again.
         """
         check_view(feature_view)
+        given = getattr(feature_view, "batch_source", None)
+        for source in complete(feature_view):
+            if feature_view.batch_source is not given:  # type: ignore[attr-defined]
+                # Given as an object: when files are read, sources are read with them.
+                self.apply_data_source(source, project)
         if not (is_versioned(feature_view) and self._here()):
             before = self._plain_view(feature_view, project)
             changed = before is not None and keep_earlier(before, feature_view)
@@ -243,20 +264,25 @@ class SkewlessSqlRegistry(SqlRegistry):
                 f'View {view.name} names no version: give it version="v1" and keep its SQL in '
                 f"{sql_file(view.name, 1)}."
             )
-        try:
-            text = computation_sql(_root(), view)
-        except SkewlessError:
-            mine = [each for each in known if each.version == version]
-            if not mine:
-                raise
-            text = mine[0].content["sql"]
+        root = _with_computations(self._repository)
         keys = [
             (column.name, pg_type(column.dtype))
             for column in view.entity_columns
             if column.name != DUMMY_ENTITY_ID
         ]
         sources = self.list_data_sources(project, allow_cache=False)
-        return Definition.of_computation(computation_of(view, keys, sources, text), view)
+        mine = next((each for each in known if each.version == version), None)
+        is_file = (root / sql_file(view.name, version)).is_file()
+        if mine is not None and not is_file and not aggregations_of(view):
+            # As Feast's registry gives it, which keeps neither files nor aggregations.
+            computation = replace(
+                computation_of(view, keys, sources, mine.content["sql"]),
+                declaration=mine.content.get("declaration"),
+            )
+        else:
+            computation = declared_computation(root, view, keys, sources)
+        declared = Definition.of_computation(computation, view)
+        return declared if mine is None else declared.with_text_of(mine.definition)
 
     def _plain_view(self, view: BaseFeatureView, project: str) -> FeatureView | None:
         """A view that Feast versions, if at all, as it is registered now."""
@@ -320,10 +346,12 @@ def _again_if_another_was_first(step: Callable[[], Any]) -> Any:
     return None
 
 
-def _root() -> Path:
-    """The repository that is applied, where `feast apply` works; else the one around us."""
-    here = Path.cwd()
-    return here if (here / COMPUTATIONS).is_dir() else REPO_ROOT
+def _with_computations(repo_path: Path | None) -> Path:
+    """The repository with the SQL files: the configuration's, else the one that we are in."""
+    for folder in (repo_path, Path.cwd()):
+        if folder is not None and (folder / COMPUTATIONS).is_dir():
+            return folder
+    return repo_root()
 
 
 def _without_sql_tag(diff: Callable[..., Any]) -> Callable[..., Any]:
@@ -343,6 +371,7 @@ def _without_sql_tag(diff: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Make every `FeatureStore` of this process use this registry for ``registry_type: sql``."""
     feast.feature_store.SqlRegistry = SkewlessSqlRegistry  # type: ignore[attr-defined]
+    feast.repo_operations.parse_repo = completing(feast.repo_operations.parse_repo)
     registry_diff.diff_registry_objects = _without_sql_tag(registry_diff.diff_registry_objects)
 
 

@@ -1,4 +1,7 @@
-"""Canonical form of entity ids: UUIDs and decimals have several spellings, but are one key."""
+"""Canonical form of entity ids: UUIDs and decimals have several spellings, but are one key.
+
+A text is compared by its bytes: case, Unicode form, spaces and leading zeros count.
+"""
 
 import re
 import uuid
@@ -6,14 +9,37 @@ from decimal import Decimal, InvalidOperation
 
 from feast import ValueType
 
-_UUIDS = frozenset({ValueType.UUID, ValueType.TIME_UUID})
-SEVERAL_SPELLINGS = _UUIDS | {ValueType.DECIMAL}
+UUIDS = frozenset({ValueType.UUID, ValueType.TIME_UUID})
+SEVERAL_SPELLINGS = UUIDS | {ValueType.DECIMAL}
 # As Python and PostgreSQL read a UUID: hyphens and braces may be left out.
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]{32}")
 _PLAIN_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The one way in which an integer is written: never ``007``, ``-0``, ``+7``, `` 7`` or ``7.0``.
+CANONICAL_INTEGER = r"0|-?[1-9][0-9]{0,18}"
+_INTEGER = re.compile(CANONICAL_INTEGER)
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+# PostgreSQL's texts cannot hold this character, so that no log could hold the id.
+NUL = "\0"
 # Decimals are written out while they are shorter than this, else with an exponent: an id like
 # 1e999999999 must not become a gigabyte.
 _WRITTEN_OUT = 40
+
+
+def integer_of(text: str) -> int | None:
+    """The 64-bit integer that a text is the canonical decimal form of, as in protobuf's JSON.
+
+    >>> integer_of("42"), integer_of("042"), integer_of("4.0"), integer_of(" 42")
+    (42, None, None, None)
+    """
+    if _INTEGER.fullmatch(text) is None:
+        return None
+    number = int(text)
+    return number if _LEAST <= number <= _MOST else None
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID in its canonical spelling."""
+    return _PLAIN_UUID.fullmatch(text) is not None
 
 
 def canonical(text: str, value_type: ValueType) -> str:
@@ -24,7 +50,7 @@ def canonical(text: str, value_type: ValueType) -> str:
     >>> canonical("1.50", ValueType.DECIMAL)
     '1.5'
     """
-    if value_type in _UUIDS:
+    if value_type in UUIDS:
         return _uuid(text)
     if value_type == ValueType.DECIMAL:
         return _decimal(text)

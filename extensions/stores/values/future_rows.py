@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from extensions.errors import InputError
+from extensions.value_text import exact_time_text, time_text
 
 # Unless ``future_allowance_seconds`` of the online store says otherwise.
 ALLOWANCE = timedelta(minutes=5)
@@ -50,8 +51,8 @@ def refuse_future(config: Any, view: str, what: str, latest: datetime | None) ->
     limit = latest_time(config)
     if zoned > limit:
         raise InputError(
-            f"A row for {view} is from the future: its {what} is {zoned.isoformat()}, and the "
-            f"limit is {limit.isoformat(timespec='seconds')} (now and an allowance of "
+            f"A row for {view} is from the future: its {what} is {exact_time_text(zoned)}, and the "
+            f"limit is {time_text(limit)} (now and an allowance of "
             f"{future_allowance(config).total_seconds():g} s). Nothing of its batch was written: "
             "correct the time, or this machine's clock."
         )

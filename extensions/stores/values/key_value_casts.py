@@ -1,8 +1,10 @@
 """Type checks and casts of entity ids: one rule for labels, pushes and requests.
 
-An id is not converted to another value: 5.7, true and "5" are no integers. A frame may have 5.0
+An id is not converted to another value: 5.7, true and "05" are no integers. A frame may have 5.0
 for the key 5, since pandas has no other five beside a null, and 5 for the text key "5"; JSON may
-have neither. "5" is the key 5 to `feast get-online-features` alone: a command line has only texts.
+have neither. JSON may have "5" for an Int64 key, as protobuf's JSON has, since JavaScript's numbers
+end at 2**53; so may `feast get-online-features`, since a command line has only texts. No text may
+hold NUL, which PostgreSQL's cannot.
 A UUID or a decimal is one key in all its spellings. Training, pushes to the log, writes to the
 online store and reads from it all check here. The hot path of the HTTP server has the same rule
 for JSON (`extensions.serving.http.request_validation.entity_id`).
@@ -15,12 +17,20 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from feast.types import Decimal, FeastType, String, TimeUuid, Uuid
+import pyarrow.compute as pc
+from feast.types import Decimal, FeastType, Int64, String, TimeUuid, Uuid
 
 from extensions.errors import InputError, SkewlessError
 from extensions.feature_types import UTC_MICROSECONDS, arrow_type, is_text
-from extensions.stores.values.canonical_keys import SEVERAL_SPELLINGS, canonical
+from extensions.stores.values.canonical_keys import (
+    NUL,
+    SEVERAL_SPELLINGS,
+    canonical,
+    is_uuid,
+)
 from extensions.timestamp_column_parsing import in_utc
+
+_SHOWN = 60
 
 _json: ContextVar[bool] = ContextVar("json", default=False)
 
@@ -35,7 +45,9 @@ def json_ids() -> Iterator[None]:
         _json.reset(token)
 
 
-def cast_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -> pa.ChunkedArray:
+def cast_key(
+    column: pa.ChunkedArray, dtype: FeastType, name: str, where: str, *, unknown: bool = False
+) -> pa.ChunkedArray:
     """Cast a column of ids to its key's type without loss: 5.0 is the key 5, 5.7 and "5" are not.
 
     Args:
@@ -43,6 +55,7 @@ def cast_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -
         dtype: The key's declared type.
         name: The key, for the message.
         where: Where the column comes from ("the frame"), for the message.
+        unknown: A text that is no UUID is a key that no row has, as labels may have.
 
     Raises:
         SkewlessError: the column has another type, or a value that is no such key.
@@ -52,19 +65,32 @@ def cast_key(column: pa.ChunkedArray, dtype: FeastType, name: str, where: str) -
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
         return column.cast(wanted)
-    if is_text(column.type) != is_text(wanted) and not _spells(column.type, dtype):
-        raise _refused(name, dtype, f"{where} has {column.type}")
-    if _json.get() and pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
-        raise _refused(name, dtype, f"{where} has fractions: write 5, not 5.0")
+    if _json.get() and dtype == Int64 and is_text(column.type):
+        column = _read_digits(column)
+    if problem := _problem(column, dtype, wanted):
+        raise _refused(name, dtype, f"{where} has {problem}")
     try:
         if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(column.type):
             return in_utc(column).cast(UTC_MICROSECONDS)
         column = spelled(column, dtype)
+        if not unknown and dtype in (Uuid, TimeUuid) and (odd := _no_uuid(column)) is not None:
+            raise _refused(name, dtype, f"{where} has {odd[:_SHOWN]!r}")
         if pa.types.is_boolean(column.type) != pa.types.is_boolean(wanted):
             raise pa.ArrowInvalid(f"{where} has {column.type}")
         return column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _refused(name, dtype, str(error)) from error
+
+
+def _problem(column: pa.ChunkedArray, dtype: FeastType, wanted: pa.DataType) -> str | None:
+    """Why no value of the column's type can be such a key, or what its texts may not hold."""
+    if is_text(column.type) and pc.any(pc.match_substring(column, NUL)).as_py():
+        return "one with the character NUL, which PostgreSQL's texts cannot hold"
+    if is_text(column.type) != is_text(wanted) and not _spells(column.type, dtype):
+        return str(column.type)
+    if _json.get() and pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
+        return "fractions: write 5, not 5.0"
+    return None
 
 
 def check_keys(values: Mapping[str, Sequence[Any]], kinds: Mapping[str, FeastType]) -> None:
@@ -118,6 +144,13 @@ def spelled(column: pa.ChunkedArray, dtype: FeastType) -> pa.ChunkedArray:
             known[text] = canonical(text, kind)
     return pa.chunked_array(
         [pa.array([None if t is None else known[t] for t in texts], pa.string())]
+    )
+
+
+def _no_uuid(column: pa.ChunkedArray) -> str | None:
+    """A text that is no UUID, of a column in canonical spelling."""
+    return next(
+        (text for text in column.to_pylist() if text is not None and not is_uuid(text)), None
     )
 
 

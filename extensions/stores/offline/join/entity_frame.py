@@ -103,7 +103,7 @@ class EntityTable:
         _check_keys(keys, self.columns)
         for i, key in enumerate(keys):
             columns[f"key_{i}"] = cast_key(
-                self.rows[key.label_column], key.dtype, key.label_column, "the frame"
+                self.rows[key.label_column], key.dtype, key.label_column, "the frame", unknown=True
             )
         return pa.table(columns)
 

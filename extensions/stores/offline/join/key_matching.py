@@ -169,8 +169,10 @@ def key_of_query(
     """
     kind = _kind(dtype)
     known = FEATURE_TYPES.get(kind)
-    # The type in which the labels' temporary table holds the key.
+    # The type in which the labels' temporary table holds the key: it may hold what is no UUID.
     wanted = (known and known.postgres) or "text"
+    if kind == "UUID":
+        wanted = "text"
     if not _admitted(kind, held):
         raise InputError(
             f"The key {name} must be {dtype}, as its entity says; the labels' query has "

@@ -40,7 +40,11 @@ def latest_rows(
     if not keys or table.startswith("("):
         return plain
     order = _index_order(session, table, keys, event)
-    if order is None or _rows_per_entity(session, table, keys, condition) < MANY:
+    if order is None:
+        return plain
+    # A probe looks into each partition's index.
+    worth = MANY * _partitions(session, table)
+    if _rows_per_entity(session, table, keys, condition) < worth:
         return plain
     return _hopping(table, order, by, columns, condition)
 
@@ -118,6 +122,15 @@ def _index_order(
         if index["held"] and set(first) == set(keys) and then == [event]:
             return list(first)
     return None
+
+
+def _partitions(session: ArrowSession, table: str) -> int:
+    leaves = session.table(
+        sql.SQL("SELECT count(*) AS n FROM pg_partition_tree(to_regclass({})) WHERE isleaf").format(
+            sql.Literal(table)
+        )
+    )
+    return max(1, int(leaves["n"][0].as_py()))
 
 
 def _rows_per_entity(

@@ -25,7 +25,6 @@ from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingC
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Bool, FeastType, Int32, Int64, String, UnixTimestamp
 
-from extensions.asof.computation_loading import view_version
 from extensions.database import connect, connect_arrow
 from extensions.errors import InputError
 from extensions.feast_internals import logged_service
@@ -33,6 +32,7 @@ from extensions.feature_types import UTC_MICROSECONDS
 from extensions.stores.offline.feast_source_connections import url_of
 from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.serving_log_table import column_name
+from extensions.version_names import view_version
 
 KIND = "served_features"
 

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from extensions.database.advisory_locks import transaction_lock_sql
 from extensions.database.connection import identifiers
+from extensions.database.one_zero import one_zero
 from extensions.errors import InputError, SkewlessError
 from extensions.feature_types import (
     JSONS,
@@ -160,10 +161,14 @@ def _value(field: pa.Field, types: dict[str, str]) -> sql.Composable:
     # A column of nothing but nulls has no type that it could be sent as.
     if pa.types.is_null(field.type):
         return sql.SQL("NULL")
-    value = sql.Identifier(field.name)
     kind = types.get(field.name)
     if kind is None:
-        return value
+        return sql.Identifier(field.name)
+    return one_zero(_as(field, kind), kind)
+
+
+def _as(field: pa.Field, kind: str) -> sql.Composable:
+    value = sql.Identifier(field.name)
     if pa.types.is_list(field.type) and is_text(field.type.value_type):
         if kind in JSONS:  # a list of documents in one
             return sql.SQL("CAST(to_jsonb(CAST({} AS jsonb[])) AS {})").format(value, sql.SQL(kind))

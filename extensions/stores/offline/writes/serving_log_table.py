@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import psycopg
 import pyarrow as pa
 from adbc_driver_postgresql import dbapi
-from feast.types import FeastType
+from feast.types import FeastType, TimeUuid, Uuid
 from psycopg import sql
 
 from extensions.database.advisory_locks import transaction_lock
@@ -18,6 +18,11 @@ TABLE = "served_features"
 LOCK_TIMEOUT = "2s"
 
 
+def column_type(dtype: FeastType) -> str:
+    """The type of a column of the table; UUIDs are texts there, as requests bring them."""
+    return "text" if dtype in (Uuid, TimeUuid) else pg_type(dtype)
+
+
 def column_name(*parts: str) -> str:
     """``view__feature``; a name too long for PostgreSQL ends in a hash of itself."""
     return bounded_name("__".join(parts))
@@ -25,7 +30,7 @@ def column_name(*parts: str) -> str:
 
 def typed_name(name: str, dtype: FeastType) -> str:
     """The column of a feature whose plain name is taken by another type (another version's)."""
-    return column_name(name, pg_type(dtype).replace("[]", "_list").replace(" ", "_"))
+    return column_name(name, column_type(dtype).replace("[]", "_list").replace(" ", "_"))
 
 
 def present_columns(conn: psycopg.Connection) -> dict[str, str]:
@@ -41,7 +46,7 @@ def present_columns(conn: psycopg.Connection) -> dict[str, str]:
 def resolve(present: Mapping[str, str], name: str, dtype: FeastType) -> str | None:
     """The column that holds ``name`` as ``dtype``, if there is one."""
     for candidate in (name, typed_name(name, dtype)):
-        if present.get(candidate) == pg_type(dtype):
+        if present.get(candidate) == column_type(dtype):
             return candidate
     return None
 
@@ -58,12 +63,13 @@ def ensure_columns(conn: psycopg.Connection, wanted: Mapping[str, FeastType]) ->
             column = resolve(present, name, dtype)
             if column is None:
                 column = name if name not in present else typed_name(name, dtype)
+                kind = present[column] = column_type(dtype)
+                collation = sql.SQL(' COLLATE "C"' if kind == "text" else "")
                 missing.append(
-                    sql.SQL("ADD COLUMN {} {}").format(
-                        sql.Identifier(column), sql.SQL(pg_type(dtype))
+                    sql.SQL("ADD COLUMN {} {}{}").format(
+                        sql.Identifier(column), sql.SQL(kind), collation
                     )
                 )
-                present[column] = pg_type(dtype)
             columns[name] = column
         if missing:
             conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))

@@ -1,0 +1,2 @@
+DROP FUNCTION ensure_time_partitions;
+DROP FUNCTION written_columns;

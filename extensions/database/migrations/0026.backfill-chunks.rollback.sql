@@ -1,0 +1,2 @@
+ALTER TABLE backfills DROP COLUMN engine;
+DROP TABLE backfill_chunks;

@@ -1,0 +1,1 @@
+"""Engines beside PostgreSQL that run a computation's text as it is, for ranges of history."""

@@ -1,0 +1,100 @@
+"""The section ``lake`` of ``feature_store.yaml``: where the lake is, and what it keeps."""
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from extensions.addresses import home
+from extensions.asof.durations import read_duration
+from extensions.errors import ConfigurationError
+from extensions.repository import STORE_FILE
+from extensions.suggestions import did_you_mean
+
+SECTION = "lake"
+_KEYS = ("warehouse", "properties", "keep_snapshots")
+_SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "abfss")
+KEEP_SNAPSHOTS = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class LakeSettings:
+    """Where the lake is.
+
+    ``warehouse``: a URL (``file``, ``s3``, ``gs``, ``abfss``); ``properties``: PyIceberg's, for
+    its file systems (``s3.endpoint``, …); ``keep_snapshots``: how long a snapshot that is not the
+    current one can be read; ``configured``: whether the section is there, so that refreshes export.
+    """
+
+    warehouse: str
+    properties: dict[str, str] = field(default_factory=dict)
+    keep_snapshots: timedelta = KEEP_SNAPSHOTS
+    configured: bool = False
+
+
+def read_settings(repository: Path) -> LakeSettings:
+    """The settings of a repository; the folder ``.skewless/lake`` where it has none.
+
+    Raises:
+        ConfigurationError: a setting is unknown or wrong.
+    """
+    path = repository / STORE_FILE
+    settings = yaml.safe_load(os.path.expandvars(path.read_text())) or {}
+    if SECTION not in settings:
+        return LakeSettings(_folder(home() / "lake"))
+    return _settings(settings[SECTION] or {}, repository)
+
+
+def _settings(section: Any, repository: Path) -> LakeSettings:
+    if not isinstance(section, dict):
+        raise _wrong(f"is {section!r}: write settings below it ({', '.join(_KEYS)}), or nothing")
+    for name in section:
+        if name not in _KEYS:
+            raise _wrong(
+                f"has no setting {name!r}: it knows {', '.join(_KEYS)}."
+                f"{did_you_mean(str(name), list(_KEYS))}".rstrip(".")
+            )
+    properties = section.get("properties") or {}
+    if not isinstance(properties, dict):
+        raise _wrong("has properties that are no mapping of names to values")
+    keep = KEEP_SNAPSHOTS
+    if "keep_snapshots" in section:
+        told = read_duration(str(section["keep_snapshots"]))
+        if told is None or told <= timedelta(0):
+            raise _wrong(
+                f"keeps snapshots for {section['keep_snapshots']!r}: write a time as '7 days'"
+            )
+        keep = told
+    return LakeSettings(
+        _warehouse(section.get("warehouse"), repository),
+        {str(name): str(value) for name, value in properties.items()},
+        keep,
+        configured=True,
+    )
+
+
+def _warehouse(written: Any, repository: Path) -> str:
+    if written is None:
+        return _folder(home() / "lake")
+    scheme = urlsplit(str(written)).scheme
+    if not scheme:
+        return _folder(repository / str(written))
+    if scheme not in _SCHEMES:
+        raise _wrong(
+            f"names the warehouse {written!r}: a folder, or a URL of one of these kinds: "
+            f"{', '.join(_SCHEMES)}"
+        )
+    return str(written).rstrip("/")
+
+
+def _folder(path: Path) -> str:
+    # As Iceberg's file systems read it: not percent-encoded.
+    return f"file://{path.resolve()}"
+
+
+def _wrong(what: str) -> ConfigurationError:
+    return ConfigurationError(f"The section `{SECTION}` of {STORE_FILE} {what}.")

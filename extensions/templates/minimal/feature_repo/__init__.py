@@ -1,0 +1,1 @@
+"""What the features are: entities, sources, views, services, computations."""

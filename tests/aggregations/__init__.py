@@ -1,0 +1,1 @@
+"""Declared aggregations: their values, their contract, their life."""

@@ -1,0 +1,1 @@
+"""Generated platforms: schemas and ids that nobody would write, through every path."""

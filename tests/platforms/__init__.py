@@ -1,0 +1,1 @@
+"""One end-to-end suite for every platform: the checkout's own, and those in examples/."""
