@@ -1,7 +1,7 @@
 """Feast's `/get-online-features` answered from our plans, byte for byte as Feast answers it.
 
-Requests out of the ordinary (a view by other join keys, a type that Feast's JSON treats specially, a wrong
-value, a NaN) raise `NeedsFeastError`: Feast's own code answers them, or reports the error.
+Requests out of the ordinary (a view by other join keys, a type that Feast's JSON treats specially,
+a wrong value, a NaN) raise `NeedsFeastError`: Feast's own code answers them, or reports the error.
 """
 
 import asyncio
