@@ -47,6 +47,7 @@ from extensions.repository import repo_root
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
 from extensions.stores.registry.registry_message import registry_message
+from extensions.stores.registry.repository_files import pruned
 from extensions.stores.registry.version_publication import (
     follow_pointer,
     follow_pointers,
@@ -374,6 +375,9 @@ def install() -> None:
     """Make every `FeatureStore` of this process use this registry for ``registry_type: sql``."""
     feast.feature_store.SqlRegistry = SkewlessSqlRegistry  # type: ignore[attr-defined]
     feast.repo_operations.parse_repo = completing(feast.repo_operations.parse_repo)
+    feast.repo_operations.get_repo_files = pruned(  # type: ignore[assignment]
+        feast.repo_operations.get_repo_files
+    )
     registry_diff.diff_registry_objects = _without_sql_tag(registry_diff.diff_registry_objects)
 
 
