@@ -28,7 +28,7 @@ from extensions.serving.http.request_body_limits import (
     UNKNOWN_ROUTE,
     BodyLimiter,
     DisconnectedError,
-    check_amounts,
+    check_feast_body,
     replay,
 )
 from extensions.serving.http.request_validation import RefusedError, RequestParser
@@ -226,7 +226,7 @@ class Application:
         Raises:
             RefusedError: 422, the request asks for too much.
         """
-        asked = check_amounts(route, body, self.settings) if body else None
+        asked = check_feast_body(route, body, self.settings) if body else None
         if (
             route == get_online_features.ROUTE
             and scope["method"] == "POST"

@@ -11,6 +11,7 @@ import typer
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, wrapped
 from extensions.cli.duration_option import length_of
 from extensions.cli.output.monitoring_output import say, show, show_audit, show_calibration
+from extensions.cli.output_file_option import output_file
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
 from extensions.errors import InputError, NothingToCheckError, SkewlessError
@@ -37,7 +38,10 @@ RollbackCommand = Annotated[
     typer.Option(help="A program that rolls back instead of `skewless rollback`; {view}."),
 ]
 MetricsFile = Annotated[
-    Path | None, typer.Option(help="Write Prometheus metrics here, for a textfile collector.")
+    Path | None,
+    typer.Option(
+        callback=output_file, help="Write Prometheus metrics here, for a textfile collector."
+    ),
 ]
 Engine = Literal["auto", "postgresql", "duckdb"]
 Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
@@ -244,7 +248,9 @@ def watch(
 
 def report(
     services: Services = None,
-    out: Annotated[Path, typer.Option(help="Where the file goes.")] = Path("drift.html"),
+    out: Annotated[Path, typer.Option(callback=output_file, help="Where the file goes.")] = Path(
+        "drift.html"
+    ),
     as_json: Annotated[
         bool, typer.Option("--json", help="Great Expectations' own results instead, as JSON.")
     ] = False,
@@ -254,6 +260,7 @@ def report(
 
     url = answering_postgres()
     from extensions.database import connect
+    from extensions.output_files import whole_file
     from monitoring.checks.drift_store import NOTHING_WATCHED, bound_services, recent_runs
     from monitoring.reports.drift_report import report as page
 
@@ -264,7 +271,8 @@ def report(
             runs = [run for one in named for run in recent_runs(conn, one, 1, details=True)]
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
-        out.write_text(page(conn, named))
+        with whole_file(out) as partial:
+            partial.write_text(page(conn, named), encoding="utf-8")
     wrapped(f"Written: {out}", console=err)
     if not set(named) & set(bound):
         raise NothingToCheckError(NOTHING_WATCHED)
