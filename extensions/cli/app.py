@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -27,8 +27,11 @@ from extensions.cli.commands import (
     training_sets,
     versions,
 )
+from extensions.cli.console import err
 from extensions.cli.preflight import refuse_foreign_database
 from extensions.repository import REPO_VARIABLE, repo_root
+from extensions.structured_logs import VARIABLE as LOG_VARIABLE
+from extensions.structured_logs import switch_on
 
 app = typer.Typer(
     name="skewless",
@@ -54,6 +57,9 @@ _PANELS = {
     "Watching": [monitoring],
 }
 
+# A sentence is one record, however long.
+_WIDE = 100_000
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -68,6 +74,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback acts
         bool,
         typer.Option(
@@ -82,11 +89,22 @@ def _options(
             "has a feature_store.yaml.",
         ),
     ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(
+            envvar=LOG_VARIABLE,
+            help="How standard error is written: for people, or a JSON line each.",
+        ),
+    ] = "text",
 ) -> None:
     """What can be said before a command."""
     # For whatever this process opens, and the programs that it starts.
     if repo is not None:
         os.environ[REPO_VARIABLE] = str(repo.absolute())
+    if log_format == "json":
+        os.environ[LOG_VARIABLE] = log_format
+        switch_on(context.invoked_subcommand or "")
+        err.width = _WIDE
 
 
 class InRepository(TyperCommand):
