@@ -93,11 +93,14 @@ lock: ## resolve the dependencies again
 		--python-version 3.11 build/lock/pyproject.toml -o locks/production.txt
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 build/lock/pyproject.toml \
-		--extra local --extra lake --group build/lock/pyproject.toml:dev \
+		--extra local --extra lake --extra otel --group build/lock/pyproject.toml:dev \
 		-o $(LOCK)
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 build/lock/pyproject.toml --extra lake \
 		--constraints locks/production.txt -o locks/lake.txt
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 build/lock/pyproject.toml --extra otel \
+		--constraints locks/production.txt -o locks/otel.txt
 	@for role in serving streaming monitoring; do \
 		$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 			--python-version 3.11 build/lock/pyproject.toml --constraints locks/production.txt \

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from extensions import tracing
 from extensions.cli.commands import (
     admin,
     computation_text,
@@ -96,6 +97,13 @@ def _options(
             help="How standard error is written: for people, or a JSON line each.",
         ),
     ] = "text",
+    traces: Annotated[
+        Literal["off", "otlp"],
+        typer.Option(
+            envvar=tracing.VARIABLE,
+            help="Export OpenTelemetry traces of requests and steps (the extra otel).",
+        ),
+    ] = "off",
 ) -> None:
     """What can be said before a command."""
     # For whatever this process opens, and the programs that it starts.
@@ -105,6 +113,8 @@ def _options(
         os.environ[LOG_VARIABLE] = log_format
         switch_on(context.invoked_subcommand or "")
         err.width = _WIDE
+    if traces == tracing.OTLP:
+        os.environ[tracing.VARIABLE] = traces
 
 
 class InRepository(TyperCommand):

@@ -25,6 +25,7 @@ from extensions.serving.http.bounded_http_protocol import (
     bounded_protocol,
 )
 from extensions.serving.observability.multiprocess_metric_files import metric_files
+from extensions.serving.observability.request_tracing import traced_application
 from extensions.serving.settings import Settings
 from extensions.serving.supervisor import supervise
 from extensions.structured_logs import switched_on
@@ -123,10 +124,10 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         body_seconds=settings.body_seconds,
         keep_alive=settings.keep_alive,
     )
-    app: Any = application
+    app = traced_application(application)
     if settings.cors_origins:
         app = CORSMiddleware(
-            application,
+            app,
             allow_origins=settings.cors_origins,
             allow_methods=_CORS_METHODS,
             allow_headers=_CORS_HEADERS,

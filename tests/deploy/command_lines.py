@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from extensions.cli import app
+from extensions.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 

@@ -63,6 +63,9 @@ env:
   {{- end }}
   - name: SKEWLESS_LOG_FORMAT
     value: {{ .root.Values.logFormat }}
+  {{- with .root.Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 resources: {{ toYaml .resources | nindent 2 }}
 {{- end }}
 
