@@ -113,7 +113,6 @@ def switch_on(program: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.getLogger("skewless").setLevel(logging.INFO)
-    logging.captureWarnings(capture=True)
     sys.stderr = _Sentences(handler.stream)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread

@@ -111,3 +111,19 @@ def test_the_servers_library_logs_as_we_do(
     with pytest.raises(KeyError):
         server.http_server(None, Settings(repo=REPO_ROOT))  # type: ignore[arg-type]
     assert given["log_config"] == config
+
+
+def test_what_is_for_a_librarys_developers_is_hidden_as_in_text() -> None:
+    code = (
+        "import warnings\n"
+        "from extensions.cli import main\n"
+        "from extensions.structured_logs import switch_on\n"
+        "def command():\n"
+        "    switch_on('serve')\n"
+        "    warnings.warn('for developers')\n"
+        "main(command)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
