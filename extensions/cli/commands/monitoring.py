@@ -10,7 +10,8 @@ import typer
 
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, wrapped
 from extensions.cli.duration_option import length_of
-from extensions.cli.output.monitoring_output import say, show, show_audit, show_calibration
+from extensions.cli.metrics_options import MetricsHost, MetricsPort
+from extensions.cli.output.monitoring_output import note, say, show, show_audit, show_calibration
 from extensions.cli.output_file_option import output_file
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
@@ -196,9 +197,8 @@ def watch(
     rollback_command: RollbackCommand = None,
     keep: Annotated[str, typer.Option(help="How long the served log is kept.")] = "14d",
     every: Annotated[float, typer.Option(help="Seconds between looks at the clock.")] = 30.0,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics on this port.")
-    ] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     metrics_file: MetricsFile = None,
 ) -> None:
     """Runs until stopped; a server that is away for a while does not end it."""
@@ -219,7 +219,7 @@ def watch(
 
         registry = CollectorRegistry()
         registry.register(MonitoringCollector(url))
-        _, answering = start_http_server(metrics_port, registry=registry)
+        _, answering = start_http_server(metrics_port, metrics_host, registry=registry)
     told = False
     while True:
         if answering is not None and not answering.is_alive():
@@ -233,7 +233,7 @@ def watch(
                     wrapped(f"drift watch: {NOTHING_WATCHED}", console=err)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
-                show([reaction.run], as_json=False)
+                note(reaction.run)
                 say(reaction)
             with connect(url, autocommit=True) as conn:
                 prune(conn, datetime.now(UTC) - kept)
