@@ -55,6 +55,16 @@ def provider_of(store: FeatureStore) -> Any:
     return store._get_provider()
 
 
+def view_and_frame_of_write(
+    store: FeatureStore, view_name: str, frame: Any, **options: Any
+) -> tuple[Any, Any]:
+    """The view, and the frame as it is written online; ``options``: those of Feast's writes."""
+    found: tuple[Any, Any] = store._get_feature_view_and_df_for_online_write(
+        view_name, frame, **options
+    )
+    return found
+
+
 def redis_client(online: RedisOnlineStore, config: Any) -> Any:
     """The store's blocking client; ``config``: the online store's settings."""
     return online._get_client(config)

@@ -13,9 +13,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import jwt
+import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, RepoConfig, ValueType
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    RepoConfig,
+    ValueType,
+)
 from feast.feature_logging import FeatureServiceLoggingSource
 from feast.infra.offline_stores.contrib.postgres_offline_store import postgres_source
 from feast.infra.online_stores.redis import RedisOnlineStore
@@ -95,6 +105,25 @@ def store(tmp_path: Path) -> FeatureStore:
 
 def test_a_provider_holds_the_online_store(store: FeatureStore) -> None:
     assert isinstance(feast_internals.provider_of(store).online_store, RedisOnlineStore)
+
+
+def test_the_frame_of_a_write_is_found_by_the_view_s_name(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"u_id": [1], "f": [None], "event_timestamp": [pd.Timestamp.now("UTC")]})
+    frame.to_parquet(tmp_path / "f.parquet")
+    user = Entity(name="u", join_keys=["u_id"], value_type=ValueType.INT64)
+    source = FileSource(path=str(tmp_path / "f.parquet"), timestamp_field="event_timestamp")
+    fields = [Field(name="u_id", dtype=Int64), Field(name="f", dtype=Int64)]
+    store.registry.apply_entity(user, "internals")
+    store.registry.apply_feature_view(
+        FeatureView(name="v", entities=[user], schema=fields, source=source), "internals"
+    )
+    view, written = feast_internals.view_and_frame_of_write(
+        store, "v", frame, allow_registry_cache=False
+    )
+    assert view.name == "v"
+    assert written.equals(frame)
 
 
 def test_clients_are_made_without_connecting(store: FeatureStore) -> None:

@@ -1,5 +1,6 @@
 """What is pushed online is what was pushed, or it is refused by its column."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -111,3 +112,28 @@ def test_a_missing_id_is_refused_by_reads_and_writes(pushed: FeatureStore, missi
     rows = frame([ROW]).assign(user_id=pd.Series([missing], dtype=object))
     with pytest.raises(SkewlessError, match=r"id is null: give every row its id"):
         pushed.write_to_online_store("pushed", rows)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_row_of_nulls_ends_the_values_before(pushed: FeatureStore, several: bool) -> None:
+    """Feast warned, wrote nothing and answered that all was well: the old values were served on."""
+    pushed.write_to_online_store("pushed", df=frame([ROW, ROW]))
+    later = frame([ROW, ROW] if several else [ROW]).assign(event_timestamp=AT + timedelta(hours=1))
+    for name in TYPES:
+        later[name] = None
+    pushed.write_to_online_store("pushed", df=later)
+    rows = [{"user_id": 1}, {"user_id": 2}]
+    read = pushed.get_online_features([f"pushed:{name}" for name in TYPES], rows).to_dict()
+    for name in TYPES:
+        assert read[name][0] is None
+        assert (read[name][1] is None) == several
+
+
+def test_a_row_of_nulls_is_written_by_asyncio_too(pushed: FeatureStore) -> None:
+    pushed.write_to_online_store("pushed", df=frame([ROW]))
+    later = frame([ROW]).assign(event_timestamp=AT + timedelta(hours=1))
+    for name in TYPES:
+        later[name] = None
+    asyncio.run(pushed.write_to_online_store_async("pushed", df=later))
+    read = pushed.get_online_features(["pushed:word"], [{"user_id": 1}]).to_dict()
+    assert read["word"] == [None]

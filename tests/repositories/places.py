@@ -44,13 +44,17 @@ def done(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def new_repository(
-    folder: Path, template: str = "minimal", project: str = "shop", program: str | Path = "skewless"
+    folder: Path,
+    template: str = "minimal",
+    project: str = "shop",
+    program: str | Path = "skewless",
+    **environment: str,
 ) -> Path:
     """`skewless init` from the folder above."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     done(
         run(program, "init", folder.name, "--template", template, "--project", project,
-            cwd=folder.parent)
+            cwd=folder.parent, **environment)
     )  # fmt: skip
     return folder
 

@@ -96,7 +96,7 @@ def test_a_new_repository_works_with_the_installed_engine_alone(
             cwd=tmp_path, **compiled)
     )  # fmt: skip
     assert Path(where.strip()) == packages / "extensions"
-    repository = new_repository(tmp_path / "shop", program=skewless)
+    repository = new_repository(tmp_path / "shop", program=skewless, **compiled)
     with up(repository, "--port", "0", program=skewless, **compiled) as running:
         running.send("visits", visit(1, "ada", "/start"), visit(2, "ada", "/end"))
         running.becomes({"visits_7d": 2, "last_page_7d": "/end"}, "visitor", visitor_id="ada")

@@ -126,7 +126,6 @@ WRONG = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Cannot write dataframe with empty feature columns")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_no_value_can_be_is_refused_on_every_route(
     http: httpx.Client, bodies: dict[str, Any], wrong: str

@@ -5,8 +5,11 @@ served and never trained on, and one that the log rounds (a double in a `real` c
 served as another number. So nothing is served before the log's transaction is sure of the rows,
 and what is served is what a materialization of them would bring: the log's own values and times.
 
+A row whose values are all null ends the values before it. Feast warns of a frame of such rows,
+writes nothing and reports success, though it writes them beside others; here they are written.
+
 Feast has no place to say so, so this module puts its functions in the place of
-`FeatureStore.push`, `push_async` and `write_to_offline_store` when our offline store is imported; a
+`FeatureStore.push`, `push_async` and its writes to one store when our offline store is imported; a
 store of another kind is left to Feast's own.
 """
 
@@ -22,7 +25,7 @@ from feast.data_source import PushMode
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from extensions.errors import ConfigurationError, DefinitionError
-from extensions.feast_internals import provider_of
+from extensions.feast_internals import provider_of, view_and_frame_of_write
 from extensions.stores.offline.writes.log_append import appended
 from extensions.stores.values.json_documents import documents_as_text
 
@@ -143,11 +146,65 @@ def _with_documents(original: Callable[..., None]) -> Callable[..., None]:
     return write_to_offline_store
 
 
+def _rows_of_nulls(
+    self: FeatureStore, feature_view_name: str, df: pd.DataFrame | None, options: dict[str, Any]
+) -> tuple[FeatureView, pd.DataFrame] | None:
+    """What Feast would not write, as it would be written; None where it writes by itself."""
+    if df is None or df.empty or not _ours(self) or not df.isna().all().any():
+        return None
+    view, frame = view_and_frame_of_write(self, feature_view_name, df, **options)
+    names = [field.name for field in view.features]
+    whole = set(names) <= set(frame.columns) and frame[names].isna().all(axis=None)
+    return (view, frame) if names and whole else None
+
+
+def _with_nulls(original: Callable[..., None]) -> Callable[..., None]:
+    @wraps(original)
+    def write_to_online_store(
+        self: FeatureStore,
+        feature_view_name: str,
+        df: pd.DataFrame | None = None,
+        inputs: Any = None,
+        **options: Any,
+    ) -> None:
+        nulls = _rows_of_nulls(self, feature_view_name, df, options) if inputs is None else None
+        if nulls is None:
+            original(self, feature_view_name, df, inputs, **options)
+        else:
+            provider_of(self).ingest_df(*nulls)
+
+    return write_to_online_store
+
+
+def _with_nulls_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    async def write_to_online_store_async(
+        self: FeatureStore,
+        feature_view_name: str,
+        df: pd.DataFrame | None = None,
+        inputs: Any = None,
+        **options: Any,
+    ) -> None:
+        nulls = _rows_of_nulls(self, feature_view_name, df, options) if inputs is None else None
+        if nulls is None:
+            await original(self, feature_view_name, df, inputs, **options)
+        else:
+            await provider_of(self).ingest_df_async(*nulls)
+
+    return write_to_online_store_async
+
+
 def install() -> None:
-    """Replace the three methods of `FeatureStore`, once per process."""
+    """Replace the methods of `FeatureStore`, once per process."""
     if not hasattr(FeatureStore.push, "__wrapped__"):
         FeatureStore.push = _log_first(FeatureStore.push)  # type: ignore[method-assign]
         FeatureStore.write_to_offline_store = _with_documents(  # type: ignore[method-assign]
             FeatureStore.write_to_offline_store
+        )
+        FeatureStore.write_to_online_store = _with_nulls(  # type: ignore[method-assign]
+            FeatureStore.write_to_online_store
+        )
+        FeatureStore.write_to_online_store_async = _with_nulls_async(  # type: ignore[method-assign]
+            FeatureStore.write_to_online_store_async
         )
         FeatureStore.push_async = _log_first_async(FeatureStore.push_async)  # type: ignore[method-assign]
