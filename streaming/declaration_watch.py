@@ -51,7 +51,7 @@ class DeclarationWatch(Lasting):
         while True:
             now = self._look()
             if now is not None:
-                self._first = self._first or now
+                self._first = now if self._first is None else self._first
                 # The same twice: an apply that is under way is waited for.
                 if now == before != self._first:
                     logger.warning("The declared streams have changed: the worker starts again.")

@@ -10,17 +10,22 @@ from extensions.suggestions import did_you_mean
 from streaming.settings import Settings
 
 
+class NoStreamError(InputError):
+    """The repository declares no stream at all."""
+
+
 def settings_of(settings: Settings) -> list[Settings]:
     """Settings of each declared stream, or of the one that ``settings`` names.
 
     Raises:
-        InputError: the repository declares no stream, or none of that name; or several, where a
-            topic or a group was given for one.
+        NoStreamError: the repository declares no stream.
+        InputError: it declares none of that name; or several, where a topic or a group was given
+            for one.
     """
     contents = read_repository(settings.repo_root)
     declared = declared_streams(contents, project_name(settings.repo_root) or "")
     if not declared:
-        raise InputError(
+        raise NoStreamError(
             "The repository declares no stream: declare a KafkaSource with a batch_source."
         )
     if settings.stream and settings.stream not in declared:

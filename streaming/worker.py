@@ -29,7 +29,7 @@ from extensions.failure_classification import first_line, of_a_server, outage
 from extensions.sources import load_sources
 from extensions.thread_supervision import Vital
 from streaming.declaration_watch import DeclarationWatch
-from streaming.declared_streams import one_stream, settings_of
+from streaming.declared_streams import NoStreamError, one_stream, settings_of
 from streaming.decoding import RowDecoder
 from streaming.failpoints import Fault
 from streaming.kafka.bounded_decompression import UnreadableBatchError
@@ -64,7 +64,8 @@ _POLL_SECONDS = 0.1
 def run(settings: Settings, *, decoder: Decoder | None = None) -> bool:
     """Run one worker of each stream until SIGTERM or SIGINT; steps that are on are finished first.
 
-    A stream that must stop for an operator's decision does not stop the others.
+    A stream that must stop for an operator's decision does not stop the others. Where none is
+    declared it waits for the first.
 
     Returns:
         Whether it ended because the declared streams have changed: run it again, in a new process.
@@ -76,20 +77,32 @@ def run(settings: Settings, *, decoder: Decoder | None = None) -> bool:
     stopping = threading.Event()
     families = MetricFamilies()
     workers = [
-        Worker(each, decoder, WorkerMetrics(each.stream, families))
-        for each in settings_of(settings)
+        Worker(each, decoder, WorkerMetrics(each.stream, families)) for each in _declared(settings)
     ]
     families.serve(settings)
     with _stopped_by_signals(stopping):
         watch = DeclarationWatch(settings, stopping)
         watch.start()
-        if len(workers) == 1:
+        if not workers:
+            stopping.wait()
+        elif len(workers) == 1:
             workers[0].run(stopping)
         else:
             _run_beside(workers, stopping)
     stopping.set()
     watch.join()
     return watch.changed
+
+
+def _declared(settings: Settings) -> list[Settings]:
+    """The streams to be run; none where the repository has none yet and none was asked for."""
+    try:
+        return settings_of(settings)
+    except NoStreamError:
+        if settings.stream:
+            raise
+        logger.warning("The repository declares no stream: waiting until one is applied.")
+        return []
 
 
 class _StreamThread(Vital):

@@ -97,6 +97,28 @@ def _service_keys(service: FeatureService, contents: RepoContents) -> tuple[str,
     return leading_first(list(dict.fromkeys(itertools.chain(*of_views))), of_views) or None
 
 
+def check_aliases(service: FeatureService, transforms: Iterable[OnDemandFeatureView]) -> None:
+    """Refuse a view under the name of another one that the service reads: Feast knows them by name.
+
+    Args:
+        service: as Feast has looked its views up.
+        transforms: the project's, of which the service may read some.
+
+    Raises:
+        DefinitionError: a name means two views.
+    """
+    sources = {each.name: each.source_feature_view_projections for each in transforms}
+    listed = service.feature_view_projections
+    read = {each.name for each in listed}
+    read |= {source.name for each in listed for source in sources.get(each.name, {}).values()}
+    for each in listed:
+        if each.name_alias and each.name_alias != each.name and each.name_alias in read:
+            raise DefinitionError(
+                f"Service {service.name} reads {each.name} under the name {each.name_alias}, and "
+                f"the view {each.name_alias} itself: give it another name."
+            )
+
+
 def check_view(view: Any) -> None:
     """As `check_contents`, of one view.
 

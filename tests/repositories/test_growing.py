@@ -1,4 +1,4 @@
-"""A repository grows while it runs: a column, then a stream; nobody restarts anything.
+"""A repository grows while it runs: a first stream, a column, another; nobody restarts anything.
 
 Adding a column is one migration and, since it is in the stream, one line of the schema.
 """
@@ -83,11 +83,26 @@ def becomes(running: Running, query: str, wanted: list[tuple[Any, ...]]) -> None
         time.sleep(0.2)
 
 
+def until_logged(running: Running, words: str) -> None:
+    deadline = time.monotonic() + 60
+    while words not in " ".join(running.worker_log().split()):
+        assert time.monotonic() < deadline, running.worker_log()
+        time.sleep(0.2)
+
+
 @pytest.mark.timeout(300)
 def test_a_column_and_a_stream_while_it_runs(tmp_path: Path) -> None:
     shop = new_repository(tmp_path / "shop")
     repo = shop / "feature_repo"
+    with_stream = (repo / "sources.py").read_text()
+    head, _, tail = with_stream.partition("visits_stream = KafkaSource(")
+    (repo / "sources.py").write_text(head + tail.partition("\n)\n")[2])
     with up(shop) as running:
+        # The worker waits for the first stream.
+        until_logged(running, "declares no stream: waiting")
+        (repo / "sources.py").write_text(with_stream)
+        done(run("skewless", "apply", cwd=shop))
+        until_logged(running, "The declared streams have changed")
         running.send("visits", visit(1, "v", "a"))
         running.becomes({"visits_7d": 1, "last_page_7d": "a"}, "visitor", visitor_id="v")
 
@@ -108,7 +123,8 @@ def test_a_column_and_a_stream_while_it_runs(tmp_path: Path) -> None:
         running.send("orders", {"visitor_id": "v", "ordered_at": now})
         becomes(running, "SELECT count(*) FROM orders", [(1,)])
         becomes(running, "SELECT page, seconds FROM visits ORDER BY 1", [("a", None), ("b", 30)])
-        assert running.worker_log().count("The declared streams have changed") in (1, 2)
+        assert running.worker_log().count("The declared streams have changed") in (2, 3)
+        assert "died" not in running.worker_log()
 
         # The import knows the column, too; the old view is as it was, the new one sees all.
         file = tmp_path / "more.csv"

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from feast.feature_view import DUMMY_ENTITY_VAL
 from numpy.typing import NDArray
 
 from extensions.stores.values.canonical_keys import integer_of
@@ -62,3 +63,7 @@ class EntityIds(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.raw)
+
+
+# What a view without entities has for an id: Feast's name for its only one, for all rows.
+EVERYBODY = EntityIds([DUMMY_ENTITY_VAL], None, [b"=" + DUMMY_ENTITY_VAL.encode()])

@@ -34,6 +34,7 @@ class View:
     """One feature view version as a service reads it. ``features``: those it returns, in order.
 
     ``fingerprint``: of the computation's text, so that a reply says which definition made it.
+    ``alias``: what the service calls it, which stands before its features' full names.
     ``near``: whether workers hold a copy of it (the view's tag). ``fields``: Feast's fields of
     its features by name, which say their types and descriptions.
     """
@@ -46,6 +47,7 @@ class View:
     names: tuple[str, ...]
     budget: timedelta | None
     fingerprint: str | None
+    alias: str
     near: bool = False
     fields: Mapping[str, Field] = field(default_factory=dict, compare=False, repr=False)
 
@@ -223,9 +225,9 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
     tables, on_demand = feature_views_to_use(
         store.registry, store.project, service, allow_cache=True, hide_dummy_entity=False
     )
-    if isinstance(service, FeatureService):
-        _check_not_aliased(service, tables)
     requested = _requested_features(service)
+    if isinstance(service, FeatureService):
+        _check_read_once(service, [t for t in tables if _name(t.projection) in requested])
     occurrences = Counter(name for features in requested.values() for name in features)
     clashing = {name for name, n in occurrences.items() if n > 1}
     views: dict[str, View] = {}
@@ -240,9 +242,11 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
             if read <= pinned.get(table.name, set()) or not read:
                 # A transform reads the version that its service names, as training does.
                 continue
-        # An on-demand view's source may be the same version that the service names itself.
+        # An on-demand view's source may be the same version that the service names itself, also
+        # by another name: it is read once.
         view = _view(store, table, requested, clashing)
-        views.setdefault(view.decoder.layout.view, view)
+        if view.features or view.decoder.layout.view not in views:
+            views[view.decoder.layout.view] = view
     transforms = tuple(
         Transform.of(view, requested.get(_name(view.projection), ())) for view in on_demand
     )
@@ -264,11 +268,10 @@ def compile_plan(store: FeatureStore, service: FeatureService | list[str], numbe
         route = DeclaredRoute.of(service.name, service.tags or {})
         names = None if route is None else route.reply_names(plan.own_keys)
         plan = replace(plan, route=route, names=names)
-    projections = [view.projection for view in (*tables, *on_demand)]
-    return replace(plan, feast_equivalent=not clashing and _feast_equivalent(plan, projections))
+    return replace(plan, feast_equivalent=not clashing and _feast_equivalent(plan))
 
 
-def _check_not_aliased(service: FeatureService, tables: Iterable[FeatureView]) -> None:
+def _check_read_once(service: FeatureService, tables: Iterable[FeatureView]) -> None:
     """Check that the service reads no view by mapped join keys or under several names.
 
     Raises:
@@ -302,13 +305,14 @@ def _requested_features(service: FeatureService | list[str]) -> dict[str, tuple[
     return {view: tuple(features) for view, features in found.items()}
 
 
-def _feast_equivalent(plan: Plan, projections: Iterable[Any]) -> bool:
-    """Whether the plan gives Feast's own response: no aliases, common types, uniform defaults."""
-    if any(projection.name_alias or projection.join_key_map for projection in projections):
-        return False
+def _feast_equivalent(plan: Plan) -> bool:
+    """Whether the plan gives Feast's own response: common types, uniform defaults.
+
+    A view without entities is read beside one with some, whose keys say how many rows there are.
+    """
     for view in plan.views:
         declared = [default is not None for default in view.decoder.defaults.values()]
-        if DUMMY_ENTITY_ID in view.join_keys or any(declared) != all(declared):
+        if any(declared) != all(declared):
             return False
         if not view.features and not all(declared):
             return False
@@ -316,6 +320,8 @@ def _feast_equivalent(plan: Plan, projections: Iterable[Any]) -> bool:
             return False
         if not set(view.features) <= set(view.decoder.layout.names):
             return False
+    if not plan.own_keys:
+        return False
     return set(plan.key_types.values()) <= {*BITS, ValueType.STRING}
 
 
@@ -343,6 +349,7 @@ def _view(
         names=tuple(f"{alias}__{name}" if name in clashing else name for name in features),
         budget=Freshness(freshness).budget if freshness else None,
         fingerprint=_definition(Path(store.repo_path), table.name, version),
+        alias=alias,
         near=table.tags.get("near") == "true",
         fields={field.name: field for field in table.features},
     )

@@ -1,7 +1,7 @@
 """Feast's `/get-online-features` answered from our plans, byte for byte as Feast answers it.
 
-Requests out of the ordinary (a renamed view, a type that Feast's JSON treats specially, a wrong
-value, a NaN) raise `NeedsFeastError`: Feast's own code answers them, or reports the error.
+Requests out of the ordinary (a view by other join keys, a type that Feast's JSON treats specially,
+a wrong value, a NaN) raise `NeedsFeastError`: Feast's own code answers them, or reports the error.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from feast import FeatureStore, ValueType
+from feast.feature_view import DUMMY_ENTITY_ID
 
 from extensions.feature_types import BITS, JSON_TYPES, NUMPY_COLUMNS
-from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.entity_ids import EVERYBODY, EntityIds
 from extensions.serving.features.feature_reader import FeatureReader, ViewRows
 from extensions.serving.features.redis_connection import UnavailableError
 from extensions.serving.features.request_plan import Plan, Plans, compile_plan
@@ -171,17 +172,18 @@ def _parsed(plan: Plan, read: Mapping[str, Any]) -> ParsedRequest:
     entities, full = read.get("entities"), read.get("full_feature_names", False)
     if not isinstance(entities, dict) or not isinstance(full, bool):
         raise NeedsFeastError
-    if set(entities) != {*plan.key_types, *plan.request}:
+    if set(entities) != {*plan.own_keys, *plan.request}:
         raise NeedsFeastError
     columns = list(entities.values())
     n = len(columns[0]) if columns and isinstance(columns[0], list) else 0
     if not n or any(not isinstance(column, list) or len(column) != n for column in columns):
         raise NeedsFeastError
-    axes = {name: _ids(entities[name], kind) for name, kind in plan.key_types.items()}
+    axes = {name: _ids(entities[name], plan.key_types[name]) for name in plan.own_keys}
+    held = {name: entities[name] for name in entities if name in axes}
+    if DUMMY_ENTITY_ID in plan.key_types:
+        axes[DUMMY_ENTITY_ID] = EVERYBODY
     request = {name: _request_column(entities[name], field) for name, field in plan.request.items()}
-    return ParsedRequest(
-        {name: entities[name] for name in entities if name in axes}, axes, request, n, full
-    )
+    return ParsedRequest(held, axes, request, n, full)
 
 
 def _body(parsed: ParsedRequest, served: FeatureRows) -> bytes:
@@ -194,11 +196,12 @@ def _body(parsed: ParsedRequest, served: FeatureRows) -> bytes:
     for rows in served.rows:
         about = _statuses_and_times(rows, n) if rows.view.features else (b"", b"")
         for feature in rows.view.features:
-            name = f"{rows.view.name}__{feature}" if full else feature
+            name = f"{rows.view.alias}__{feature}" if full else feature
             found.append((name, _values(rows.columns[feature], n), *about))
     for transform in served.plan.transforms:
+        alias = transform.view.projection.name_alias or transform.name
         for feature in transform.features:
-            name = f"{transform.name}__{feature}" if full else feature
+            name = f"{alias}__{feature}" if full else feature
             found.append((name, _values(served.transformed[feature], n), all_present, no_times))
     results = [
         b'{"values":%b,"statuses":%b,"event_timestamps":%b}' % (values, statuses, times)

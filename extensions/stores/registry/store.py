@@ -39,7 +39,7 @@ from extensions.asof.aggregations.completion import complete, completing
 from extensions.asof.aggregations.declaration import aggregations_of
 from extensions.asof.computation_loading import computation_of, declared_computation
 from extensions.asof.definition_fingerprint import Definition
-from extensions.asof.definition_validation import check_view
+from extensions.asof.definition_validation import check_aliases, check_view
 from extensions.database.project_claim import check_project
 from extensions.errors import ConflictError, DefinitionError
 from extensions.feature_types import pg_type
@@ -47,6 +47,7 @@ from extensions.repository import repo_root
 from extensions.stores.registry import feast_registry_rows
 from extensions.stores.registry import version_store as rows
 from extensions.stores.registry.registry_message import registry_message
+from extensions.stores.registry.repository_files import pruned
 from extensions.stores.registry.version_publication import (
     follow_pointer,
     follow_pointers,
@@ -171,6 +172,8 @@ class SkewlessSqlRegistry(SqlRegistry):
                 "this online store does not keep: its rows are read in one round trip as they "
                 "are. Take precompute_online out; the service serves the same values."
             )
+        if any(each.name_alias for each in feature_service.feature_view_projections):
+            check_aliases(feature_service, self.list_on_demand_feature_views(project))
         if self._here():
             feature_service.prepare_for_apply(self, project, allow_cache=True)
             with self._rows() as conn:
@@ -372,6 +375,9 @@ def install() -> None:
     """Make every `FeatureStore` of this process use this registry for ``registry_type: sql``."""
     feast.feature_store.SqlRegistry = SkewlessSqlRegistry  # type: ignore[attr-defined]
     feast.repo_operations.parse_repo = completing(feast.repo_operations.parse_repo)
+    feast.repo_operations.get_repo_files = pruned(  # type: ignore[assignment]
+        feast.repo_operations.get_repo_files
+    )
     registry_diff.diff_registry_objects = _without_sql_tag(registry_diff.diff_registry_objects)
 
 
