@@ -1,6 +1,5 @@
 """`skewless lake export` and `status`, and the refresh loop's share of them."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,19 +82,18 @@ def test_a_large_table_is_left_to_the_command(
         export_due(conn, fresh_database, REPO_ROOT)
 
 
-@pytest.mark.usefixtures("configured")
 def test_what_is_older_than_its_hot_window_is_cut(
     conn: psycopg.Connection,
     fresh_database: str,
     counts: Computation,
+    configured: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ConfigurationError, match="No log has a hot window"):
         list(cut_tables(conn, fresh_database, REPO_ROOT))
-    settings = lake_export.read_settings(REPO_ROOT)
 
     def with_windows(**hot: timedelta) -> None:
-        found = replace(settings, hot=hot)
+        found = LakeSettings(f"file://{configured}", hot=hot, configured=True)
         monkeypatch.setattr(lake_export, "read_settings", lambda _: found)
 
     with_windows(user_watch_stat=timedelta(days=1))
@@ -116,19 +114,18 @@ def test_what_is_older_than_its_hot_window_is_cut(
     assert status["watch_events"].cut_before is None
 
 
-@pytest.mark.usefixtures("configured")
 def test_the_loop_cuts_after_its_export(
     conn: psycopg.Connection,
     fresh_database: str,
     counts: Computation,
+    configured: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monthly(conn, counts.log_table)
     for day in range(1, 5):
         append_row(conn, counts, 7, MONTHS[0] + timedelta(days=day), day)
-    settings = replace(
-        lake_export.read_settings(REPO_ROOT), hot={"user_watch_stats": timedelta(days=1)}
-    )
+    hot = {"user_watch_stats": timedelta(days=1)}
+    settings = LakeSettings(f"file://{configured}", hot=hot, configured=True)
     monkeypatch.setattr(lake_export, "read_settings", lambda _: settings)
     export_due(conn, fresh_database, REPO_ROOT)
     assert [row[2] for row in rows_of_log(conn, counts.log_table)] == [4]

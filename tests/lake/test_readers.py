@@ -34,6 +34,7 @@ from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.log_cut_checks import session_cuts
 from extensions.stores.offline.retrieval_job import SkewlessRetrievalJob
 from extensions.stores.offline.store import SkewlessPostgresOfflineStore
+from extensions.stores.offline.writes import serving_log_table
 from extensions.stores.offline.writes.log_append import append
 from extensions.training import read_labels, take, take_again
 from extensions.versions.plan import fill_range
@@ -249,7 +250,7 @@ def test_drift_of_vectors_is_refused_before_the_cut(
         "INSERT INTO served_here VALUES ('counts', %s, 'http', 1), ('counts', %s, 'http', 1)",
         [FEB + DAY, MAR + DAY],
     )
-    monkeypatch.setattr(serving_log_window.serving_log_table, "TABLE", "served_here")
+    monkeypatch.setattr(serving_log_table, "TABLE", "served_here")
     feature = SimpleNamespace(view="user_watch_stats", name="user_watch_count_7d", keys=["user_id"])
     one: Any = SimpleNamespace(feature=feature, content={"anchors": [{"keys": [1]}]})
     present = {"user_watch_stats__version": "integer"}
