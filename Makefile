@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash test-faults test-long test-platforms coverage lint bench lock clean
+.PHONY: help install demo up down test test-crash test-faults test-long test-platforms test-deploy coverage lint lint-deploy bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test-long: $(INSTALLED) ## more examples for the tests that generate them; mutat
 test-platforms: $(INSTALLED) ## the end-to-end suite of every platform in its long form, and the demos
 	$(BIN)/pytest tests/platforms/platforms_long.py -s
 
+test-deploy: $(INSTALLED) ## each role from its own lock, with a container's rights; needs root
+	$(BIN)/pytest tests/deploy/roles_long.py -s
+
 coverage: $(INSTALLED) ## branch coverage of all tests, children included; slower than `make test`
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
@@ -60,6 +63,9 @@ lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL and its portabili
 	$(BIN)/sqlfluff lint --disable-progress-bar feature_repo extensions examples
 	$(BIN)/python -m extensions.engines.construct_lint feature_repo examples extensions/templates
 	$(BIN)/python -m tests.domain_words
+
+lint-deploy: $(INSTALLED) ## the Helm chart and the Compose files, by helm, kubeconform, Compose's loader; needs Go
+	$(BIN)/python -m tests.deploy.chart_lint $(RENDER)
 
 bench: $(INSTALLED) ## all benchmarks, and docs/benchmarks.md from their results
 	$(BIN)/python -m benchmarks.all
@@ -87,8 +93,14 @@ lock: ## resolve the dependencies again
 		--python-version 3.11 build/lock/pyproject.toml -o locks/production.txt
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 build/lock/pyproject.toml \
-		--extra local --extra lake --group build/lock/pyproject.toml:dev \
+		--extra local --extra lake --extra otel --group build/lock/pyproject.toml:dev \
 		-o $(LOCK)
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 build/lock/pyproject.toml --extra lake \
+		--constraints locks/production.txt -o locks/lake.txt
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 build/lock/pyproject.toml --extra otel \
+		--constraints locks/production.txt -o locks/otel.txt
 	@for role in serving streaming monitoring; do \
 		$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 			--python-version 3.11 build/lock/pyproject.toml --constraints locks/production.txt \

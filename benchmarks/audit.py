@@ -17,6 +17,7 @@ from benchmarks.audit_cases import Case, cases, differences
 from benchmarks.audit_platform import BESIDE, RANKED, VERSIONED, Store, Stream, living, wait_for
 from benchmarks.audit_worlds import worlds
 from benchmarks.report import Row, arguments, publish
+from benchmarks.repositories import forget_definitions
 from extensions.asof import load_computations
 from extensions.versions.maintained_versions import live_computations
 from monitoring.audit.skew_audit import AuditReport, audit
@@ -53,6 +54,7 @@ def main() -> None:
     with living() as store:
         begun = datetime.now(UTC)
         happened = live(store, wanted, seconds, begun)
+        forget_definitions()  # until here events were made and imported by this checkout's
         feast_store = FeatureStore(str(store.root))
         computations = live_computations(store.conn, load_computations(store.root))
         start = time.perf_counter()
@@ -61,6 +63,7 @@ def main() -> None:
         found = injected(store, feast_store, computations)
     rows = rows_of(report, took, happened, genuine=store.genuine)
     rows += [row_of(one) for one in found]
+    forget_definitions()
     with worlds() as servers, tempfile.TemporaryDirectory() as folder:
         most = QUICK_SCENARIOS if args.quick else None
         for outcome in audit_scenarios.outcomes(servers, Path(folder), most):

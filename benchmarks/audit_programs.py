@@ -12,6 +12,7 @@ from typing import Any, Self
 from feast import FeatureStore
 
 import extensions.serving.application
+from benchmarks.repositories import forget_definitions
 from extensions.addresses import KAFKA_VARIABLE, POSTGRES_VARIABLE
 from extensions.asof import load_computations
 from extensions.cli.console import goes_on_after
@@ -104,4 +105,5 @@ def _run(
     warnings.simplefilter("ignore")
     os.environ.update(environment)
     os.chdir(root)
+    forget_definitions()  # those of the benchmark itself: the program is of another repository
     program(root, *arguments)

@@ -91,10 +91,10 @@ class Rules:
 def main() -> None:
     """All parts, on the same draws."""
     args = arguments(__doc__.splitlines()[0])
-    trained = [Rules.of(seed) for seed in range(1, 3 if args.quick else BASELINES + 1)]
+    trained = [Rules.of(seed) for seed in range(1, 2 if args.quick else BASELINES + 1)]
     counts = drift_real.QUICK if args.quick else drift_real.FULL
-    stationary = Runs(100, 1) if args.quick else Runs(1_000, 20)
-    drifting = Runs(20, 1) if args.quick else Runs(1_000, 10)
+    stationary = Runs(40, 1) if args.quick else Runs(1_000, 20)
+    drifting = Runs(10, 1) if args.quick else Runs(1_000, 10)
     parts: list[Callable[[], list[Row]]] = [
         *(partial(false_alarms, trained, n, stationary) for n in SIZES),
         *(partial(detected, trained, name, drifting) for name in DRIFTS),

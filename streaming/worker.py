@@ -50,7 +50,7 @@ from streaming.processing.offsets import (
 )
 from streaming.processing.online_writer import Publisher
 from streaming.processing.realtime_views import live_views
-from streaming.processing.step import Stepper
+from streaming.processing.step_tracing import stepper_class
 from streaming.processing.time_sweep import Sweeper
 from streaming.settings import Settings
 from streaming.watchdog import Watchdog
@@ -174,7 +174,7 @@ class Worker:
     def run(self, stopping: threading.Event) -> None:
         """Poll and step until ``stopping``; wait out what is away."""
         settings = self.settings
-        self._stepper = Stepper(
+        self._stepper = stepper_class()(
             settings, self.stream.table, self._decoder, self._letters, self._views,
             self._publisher, self.metrics, self._commit,
         )  # fmt: skip

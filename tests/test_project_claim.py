@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import typer.main
 from feast import FeatureStore
+from psycopg import sql
 
 from extensions.addresses import POSTGRES_VARIABLE
 from extensions.cli import main
@@ -20,6 +21,7 @@ from extensions.errors import ConflictError
 from extensions.operations.database_setup import prepare_database
 from extensions.repository import REPO_VARIABLE
 from tests.conftest import REPO_ROOT
+from tests.databases import copied
 
 
 def repository(folder: Path, project: str) -> Path:
@@ -75,6 +77,52 @@ def test_each_write_of_a_foreign_project_is_refused(fresh_database: str, stateme
     with connect(fresh_database, autocommit=True) as conn:
         conn.execute("SELECT set_config('skewless.project', '', FALSE)")
         conn.execute(statement)
+
+
+# What no claim is checked at: the claim itself, which its own function guards, and yoyo's tables.
+UNGUARDED = {"project_claim", "yoyo_lock", "_yoyo_log", "_yoyo_migration", "_yoyo_version"}
+# By name, whether the claim is checked before each statement that inserts (4), deletes (8), updates
+# (16) or truncates (32). Rows get into partitions by the whole table's name.
+_GUARDED = """
+SELECT c.relname, EXISTS (
+    SELECT FROM pg_trigger AS t
+    WHERE t.tgrelid = c.oid AND t.tgfoid = 'check_project_claim'::regproc
+    AND t.tgenabled = 'O' AND t.tgtype = 2 + 4 + 8 + 16 + 32
+)
+FROM pg_class AS c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+"""
+_WRITES = ("INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "TRUNCATE {} CASCADE")
+
+
+def guarded(conn: psycopg.Connection) -> dict[str, bool]:
+    return dict(conn.execute(_GUARDED).fetchall())
+
+
+@pytest.fixture
+def engine_database(postgres_server: str) -> Iterator[str]:
+    """A database with the engine's own tables, and no repository's."""
+    with copied(postgres_server, "template1") as url:
+        migrate(url)
+        yield url
+
+
+def test_every_control_table_checks_the_claim(engine_database: str) -> None:
+    """By catalogue: a migration's new table is found here until it is guarded."""
+    with as_project(engine_database, "owner") as conn:
+        found = guarded(conn)
+        assert {name for name, checked in found.items() if not checked} == UNGUARDED
+        conn.execute("CREATE TABLE newer (n integer)")
+        assert guarded(conn)["newer"] is False
+        conn.execute("SELECT guard_control_table('newer')")
+        assert guarded(conn)["newer"] is True
+        claim_project(conn, "owner")
+    assert len(found) > 30
+    with as_project(engine_database, "other") as conn:
+        for name in found.keys() - UNGUARDED:
+            for write in _WRITES:
+                with pytest.raises(psycopg.Error, match="belongs to the project owner"):
+                    conn.execute(sql.SQL(write).format(sql.Identifier(name)))
 
 
 def test_connections_say_the_repositorys_project(

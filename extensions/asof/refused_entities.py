@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
@@ -22,6 +22,7 @@ from extensions.asof.spine import Spine, entities
 from extensions.database.connection import identifiers
 from extensions.database.scalars import one_row
 from extensions.failure_classification import first_line
+from extensions.halving import take_halved
 
 T = TypeVar("T")
 Keys = tuple[str, ...]
@@ -98,11 +99,27 @@ def without_refused(
         )
         if not count:
             raise cause  # it fails without any entity
-        halving = _Halving(conn, computation, take, cause)
-        found = list(halving.take(0, count))
-        if 1 < count == len(halving.refused):
-            raise halving.cause  # of everybody: what they share is the view's SQL
-        for begin, why in halving.refused:
+        alone: list[tuple[int, Exception]] = []
+
+        def refuse(number: int, error: Exception) -> None:
+            alone.append((number, error))
+            if len(alone) > MOST_REFUSED:
+                raise error
+
+        def part(begin: int, end: int) -> T:
+            with conn.transaction():
+                return take(Spine(_rows(computation, begin, end)))
+
+        found = list(
+            take_halved(
+                0, count, part, refuse, error_type=Exception,
+                is_members=lambda error: _state(error) is not None, failed=cause,
+            )
+        )  # fmt: skip
+        if 1 < count == len(alone):
+            raise alone[-1][1]  # of everybody: what they share is the view's SQL
+        for begin, error in alone:
+            why = _state(error) or first_line(error)
             one = _record(conn, computation, _rows(computation, begin, begin + 1), why)
             if refused is not None:
                 refused.append(one)
@@ -150,41 +167,6 @@ def refused_entities(conn: psycopg.Connection) -> Mapping[tuple[str, int], Mappi
     ).fetchall():
         found.setdefault((view, version), {})[tuple(entity)] = why
     return found
-
-
-class _Halving:
-    def __init__(
-        self,
-        conn: psycopg.Connection,
-        computation: Computation,
-        take: Callable[[Spine], Any],
-        cause: Exception,
-    ) -> None:
-        self._conn, self._computation, self._take = conn, computation, take
-        # What was raised last.
-        self.cause = cause
-        # Entities of the temporary table, each with the reason.
-        self.refused: list[tuple[int, str]] = []
-
-    def take(self, begin: int, end: int) -> Iterator[Any]:
-        """Entities ``[begin, end)``, which are known to fail as a whole."""
-        if end - begin == 1:
-            self.refused.append((begin, _state(self.cause) or first_line(self.cause)))
-            if len(self.refused) > MOST_REFUSED:
-                raise self.cause
-            return
-        middle = (begin + end) // 2
-        for part in ((begin, middle), (middle, end)):
-            try:
-                with self._conn.transaction():
-                    found = self._take(Spine(_rows(self._computation, *part)))
-            except Exception as error:
-                if _state(error) is None:
-                    raise
-                self.cause = error
-                yield from self.take(*part)
-            else:
-                yield found
 
 
 def _whole(

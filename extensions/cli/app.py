@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator
 from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
+from extensions import tracing
 from extensions.cli.commands import (
     admin,
     computation_text,
@@ -27,8 +28,11 @@ from extensions.cli.commands import (
     training_sets,
     versions,
 )
+from extensions.cli.console import err
 from extensions.cli.preflight import refuse_foreign_database
 from extensions.repository import REPO_VARIABLE, repo_root
+from extensions.structured_logs import VARIABLE as LOG_VARIABLE
+from extensions.structured_logs import switch_on
 
 app = typer.Typer(
     name="skewless",
@@ -54,6 +58,9 @@ _PANELS = {
     "Watching": [monitoring],
 }
 
+# A sentence is one record, however long.
+_WIDE = 100_000
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -68,6 +75,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback acts
         bool,
         typer.Option(
@@ -82,11 +90,31 @@ def _options(
             "has a feature_store.yaml.",
         ),
     ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(
+            envvar=LOG_VARIABLE,
+            help="How standard error is written: for people, or a JSON line each.",
+        ),
+    ] = "text",
+    traces: Annotated[
+        Literal["off", "otlp"],
+        typer.Option(
+            envvar=tracing.VARIABLE,
+            help="Export OpenTelemetry traces of requests and steps (the extra otel).",
+        ),
+    ] = "off",
 ) -> None:
     """What can be said before a command."""
     # For whatever this process opens, and the programs that it starts.
     if repo is not None:
         os.environ[REPO_VARIABLE] = str(repo.absolute())
+    if log_format == "json":
+        os.environ[LOG_VARIABLE] = log_format
+        switch_on(context.invoked_subcommand or "")
+        err.width = _WIDE
+    if traces == tracing.OTLP:
+        os.environ[tracing.VARIABLE] = traces
 
 
 class InRepository(TyperCommand):

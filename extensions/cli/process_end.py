@@ -9,6 +9,7 @@ ended by unwinding instead, through C++ that cannot be unwound, and the process 
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def run_program(command: Callable[[], object]) -> NoReturn:
     Raises:
         KeyboardInterrupt: nobody took it; Python ends the process by the signal.
     """
+    if os.getpid() == 1:
+        # A container's first process: the kernel discards signals that it has no handler for.
+        signal.signal(signal.SIGTERM, _end_as_terminated)
     try:
         command()
         code = 0
@@ -49,6 +53,10 @@ def end_process(code: int) -> NoReturn:
         except (OSError, ValueError, AttributeError):  # nobody reads it any more; closed; none
             code = code or _NOT_WRITTEN
     os._exit(code)
+
+
+def _end_as_terminated(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _exit_code(error: SystemExit) -> int:

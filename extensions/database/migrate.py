@@ -4,11 +4,13 @@ Both are recorded in one table of the database by their names, so no file of a r
 named as one of the engine's.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from extensions.account_name import account_name
 from extensions.addresses import libpq_settings
 from extensions.database.connection import connect
 from extensions.errors import DefinitionError
@@ -64,6 +66,8 @@ def _check_names(history: Path) -> None:
 def _apply(url: str, folder: Path) -> list[str]:
     with _backend(url) as backend, backend.lock():
         pending = backend.to_apply(_migrations(folder))
+        # yoyo records who applied them, and would fail where the user id has no name.
+        os.environ.setdefault("LOGNAME", account_name())
         backend.apply_migrations(pending)
         return [migration.id for migration in pending]
 

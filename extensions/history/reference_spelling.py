@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from extensions.database import connect
+from extensions.database.connection import identifiers
 from extensions.errors import ConfigurationError
+from extensions.sources import HistoryTable
 
 _SAMPLES = 3
 # Beyond so many different values that are not known, only their rows are counted.
@@ -144,11 +146,20 @@ def spellings(url: str, table: str) -> dict[str, Spelling]:
         }
 
 
-def unknown_values(conn: psycopg.Connection) -> list[UnknownValues]:
-    """Every declared reference with stored rows whose value is not known."""
+def unknown_values(
+    conn: psycopg.Connection, tables: Mapping[str, HistoryTable] | None = None
+) -> list[UnknownValues]:
+    """Every declared reference with stored rows whose value is not known.
+
+    Args:
+        conn: To the database.
+        tables: By table, the declared ones: of those whose rows have no ids, and so say what a key
+            is from a time on, each key's newest row counts alone.
+    """
+    declared = tables or {}
     found = []
     for reference in references(conn):
-        counts = conn.execute(_unknown(reference)).fetchall()
+        counts = conn.execute(_unknown(reference, declared.get(reference.table))).fetchall()
         if counts:
             rows = sum(count for _, count in counts)
             found.append(UnknownValues(reference, rows, tuple(counts[:_SAMPLES])))
@@ -161,7 +172,18 @@ def _known(of: Reference) -> sql.Composed:
     )
 
 
-def _unknown(of: Reference) -> sql.Composed:
+def _unknown(of: Reference, declared: HistoryTable | None) -> sql.Composed:
+    rows: sql.Composable = sql.Identifier(of.table)
+    if declared is not None and declared.id is None:
+        newest = dict.fromkeys([declared.time, declared.arrival])
+        rows = sql.SQL(
+            "(SELECT DISTINCT ON ({keys}) * FROM {table} ORDER BY {keys}, {newest})"
+        ).format(
+            keys=identifiers(declared.keys), table=rows,
+            newest=sql.SQL(", ").join(
+                sql.SQL("{} DESC").format(sql.Identifier(name)) for name in newest
+            ),
+        )  # fmt: skip
     return sql.SQL(
         "SELECT v.{column}::text, count(*) FROM {table} AS v "
         "WHERE v.{column} IS NOT NULL AND NOT EXISTS "
@@ -169,7 +191,7 @@ def _unknown(of: Reference) -> sql.Composed:
         "GROUP BY 1 ORDER BY 2 DESC, 1"
     ).format(
         column=sql.Identifier(of.column),
-        table=sql.Identifier(of.table),
+        table=rows,
         reference=sql.Identifier(of.reference_table),
         reference_column=sql.Identifier(of.reference_column),
     )

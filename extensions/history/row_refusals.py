@@ -14,6 +14,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from extensions.halving import take_halved
 from extensions.history.table_copy import ROW, TableCopy
 from extensions.sources import HistoryTable
 from extensions.sources.ingest import refuses_a_row, why_refused
@@ -100,25 +101,27 @@ class Refusals:
 
     def store(self, rows: pa.RecordBatch, store: Store) -> int:
         """Store ``rows`` by ``store`` but for those that are refused; returns how many were new."""
-        return self._part(rows, store, whole=True)
-
-    def _part(self, rows: pa.RecordBatch, store: Store, *, whole: bool = False) -> int:
         if not rows.num_rows:
             return 0
+        failed: psycopg.Error | None
         try:
             return store(rows)
         except psycopg.Error as error:
             if not refuses_a_row(error):
                 raise
-            if rows.num_rows == 1:
-                self.refused(rows, reason(error))
-                return 0
-        if whole:
+            failed = error
+        if rows.num_rows > 1:
             kept = self._without_violations(rows)
             if kept.num_rows < rows.num_rows:
-                return self._part(kept, store)
-        half = rows.num_rows // 2
-        return self._part(rows.slice(0, half), store) + self._part(rows.slice(half), store)
+                rows, failed = kept, None
+        return sum(
+            take_halved(
+                0, rows.num_rows,
+                lambda begin, end: store(rows.slice(begin, end - begin)),
+                lambda row, error: self.refused(rows.slice(row, 1), reason(error)),
+                error_type=psycopg.Error, is_members=refuses_a_row, failed=failed,
+            )
+        )  # fmt: skip
 
     def _without_violations(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """What is left of ``rows`` where those that violate a CHECK or NOT NULL are handed out."""

@@ -22,6 +22,8 @@ from extensions.database.refused_of_views import REFUSED_ADVICE, entity_text
 from extensions.database.scalars import clock
 from extensions.errors import SkewlessError
 from extensions.failure_classification import first_line
+from extensions.history.declared_tables import declared_sources
+from extensions.history.reference_spelling import unknown_values
 from extensions.operations import capacity_checks
 from extensions.repository import repo_root
 from extensions.stores.registry.version_store import has_versions, published
@@ -34,6 +36,8 @@ from extensions.versions.version_state_check import disagreements
 OLDEST_POSTGRES = 160_000
 # Entities of each view whose values are compared, and how long all of that may take.
 SAMPLED, COMPARISON_SECONDS = 200, 20.0
+# How long the rows may be looked through for values that nothing explains.
+REFERENCE_SECONDS = 20
 MOST_CLOCK_SKEW = timedelta(seconds=1)
 
 
@@ -174,6 +178,7 @@ def _postgres(entities: int) -> Iterator[Finding]:
         yield from (_watermark(conn, computation) for computation in computations.values())
         yield from _refused(conn)
         yield from _holes(conn)
+        yield from _guarded("reference values", lambda: _references(url, conn))
         if entities:
             yield from _guarded("epochs", lambda: _epochs(store, conn, computations))
             yield from _guarded("values", lambda: _values(store, computations, entities))
@@ -264,6 +269,29 @@ def _holes(conn: psycopg.Connection) -> Iterator[Finding]:
             f"backfilled values of {version_name(view, number)}", True,
             f"{count} entities lack values of {since:%Y-%m-%d} or later, which could not be "
             "computed; once the rows behind them are mended, the same backfill fills them in",
+        )  # fmt: skip
+
+
+def _references(url: str, conn: psycopg.Connection) -> Iterator[Finding]:
+    """Values that came by whatever way and that the table which explains them does not know."""
+    tables = {table.table: table for table in declared_sources(url, repo_root()).tables.values()}
+    try:
+        with conn.transaction():
+            conn.execute(
+                "SELECT set_config('statement_timeout', %s, TRUE)", [f"{REFERENCE_SECONDS}s"]
+            )
+            unknown = unknown_values(conn, tables)
+    except psycopg.errors.QueryCanceled:
+        yield Finding("reference values", True, f"not looked through within {REFERENCE_SECONDS} s")
+        return
+    for each in unknown:
+        of = each.reference
+        samples = ", ".join(f"{value!r}" for value, _ in each.samples)
+        yield Finding(
+            f"reference values of {of.table}.{of.column}", False,
+            f"{each.rows} rows hold a value that {of.reference_table} does not know (such as "
+            f"{samples}): features that look it up count them for nothing",
+            f"Add the values to {of.reference_table}, or bring rows that spell them as it does.",
         )  # fmt: skip
 
 

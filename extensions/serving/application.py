@@ -28,7 +28,7 @@ from extensions.serving.http.request_body_limits import (
     UNKNOWN_ROUTE,
     BodyLimiter,
     DisconnectedError,
-    check_amounts,
+    check_feast_body,
     replay,
 )
 from extensions.serving.http.request_validation import RefusedError, RequestParser
@@ -36,6 +36,7 @@ from extensions.serving.near_cache.cached_views import NearCache
 from extensions.serving.near_cache.invalidation import InvalidationListener, connections
 from extensions.serving.observability.prometheus_metrics import Metrics
 from extensions.serving.observability.registry_and_watermark_watcher import RegistryWatcher
+from extensions.serving.observability.request_tracing import traced_redis
 from extensions.serving.observability.serving_log import ServingLog
 from extensions.serving.routes import get_online_features
 from extensions.serving.routes.documentation import Documentation
@@ -78,8 +79,9 @@ class Application:
         self.settings, self.store = settings, store
         self.watcher = RegistryWatcher(store, settings.poll, self._plans_swapped)
         self.near = NearCache(settings.near_megabytes * 1_000_000)
-        self.redis = redis_connection(
-            online_store(store), store.config.online_store, settings.redis_deadline_ms / 1000
+        deadline = settings.redis_deadline_ms / 1000
+        self.redis = traced_redis(
+            redis_connection(online_store(store), store.config.online_store, deadline)
         )
         # Ends overdue connections; set by `server.http_server`.
         self.sweep: ConnectionSweep | None = None
@@ -226,7 +228,7 @@ class Application:
         Raises:
             RefusedError: 422, the request asks for too much.
         """
-        asked = check_amounts(route, body, self.settings) if body else None
+        asked = check_feast_body(route, body, self.settings) if body else None
         if (
             route == get_online_features.ROUTE
             and scope["method"] == "POST"

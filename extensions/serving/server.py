@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 from feast import FeatureStore
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.config import LOGGING_CONFIG
 
 from extensions.errors import ConflictError, SkewlessError
 from extensions.repository import import_definitions
@@ -24,8 +25,10 @@ from extensions.serving.http.bounded_http_protocol import (
     bounded_protocol,
 )
 from extensions.serving.observability.multiprocess_metric_files import metric_files
+from extensions.serving.observability.request_tracing import traced_application
 from extensions.serving.settings import Settings
 from extensions.serving.supervisor import supervise
+from extensions.structured_logs import switched_on
 
 if TYPE_CHECKING:
     from extensions.serving.application import Application
@@ -121,10 +124,10 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         body_seconds=settings.body_seconds,
         keep_alive=settings.keep_alive,
     )
-    app: Any = application
+    app = traced_application(application)
     if settings.cors_origins:
         app = CORSMiddleware(
-            application,
+            app,
             allow_origins=settings.cors_origins,
             allow_methods=_CORS_METHODS,
             allow_headers=_CORS_HEADERS,
@@ -138,6 +141,8 @@ def http_server(application: "Application", settings: Settings) -> uvicorn.Serve
         lifespan="on",
         access_log=False,
         log_level="warning",
+        # uvicorn's loggers have handlers of their own, where JSON is not wanted.
+        log_config=None if switched_on() else LOGGING_CONFIG,
         server_header=False,
         date_header=False,
         timeout_keep_alive=settings.keep_alive,

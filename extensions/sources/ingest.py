@@ -1,6 +1,6 @@
 """Event ingest: a batch of rows into a history table, unique by id, first arrival wins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from psycopg import sql
 from extensions.database.binary_copy import COPIED, copy_batch
 from extensions.database.connection import identifiers
 from extensions.database.identifier_limits import bounded_name
+from extensions.halving import take_halved
 from extensions.sources.history_table import Column, HistoryTable
 
 # A row's place in the order of arrival.
@@ -120,26 +121,21 @@ class BatchTable:
         earlier one, too.
         """
         found: list[RefusedRow] = []
-        with conn.transaction(force_rollback=True):
-            found.extend(self._halve(conn, batch, 0))
-        return found
 
-    def _halve(
-        self, conn: psycopg.Connection, batch: pa.RecordBatch, begin: int
-    ) -> Iterator[RefusedRow]:
-        try:
+        def insert(begin: int, end: int) -> None:
             with conn.transaction():
-                self.insert(conn, batch)
-            return
-        except psycopg.Error as error:
-            if not refuses_a_row(error):
-                raise
-            if batch.num_rows == 1:
-                yield RefusedRow(begin, why_refused(error))
-                return
-        half = batch.num_rows // 2
-        yield from self._halve(conn, batch.slice(0, half), begin)
-        yield from self._halve(conn, batch.slice(half), begin + half)
+                self.insert(conn, batch.slice(begin, end - begin))
+
+        def refuse(row: int, error: psycopg.Error) -> None:
+            found.append(RefusedRow(row, why_refused(error)))
+
+        with conn.transaction(force_rollback=True):
+            for _ in take_halved(
+                0, batch.num_rows, insert, refuse,
+                error_type=psycopg.Error, is_members=refuses_a_row,
+            ):  # fmt: skip
+                pass
+        return found
 
     def _value(self, column: Column) -> sql.Composable:
         value = sql.Identifier("f", column.name)

@@ -17,6 +17,7 @@ from feast.errors import FeastError
 from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_operations import apply_total
 
+from extensions.account_name import account_name
 from extensions.asof.computation_loading import read_repository
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.history_changes import follow_sources
@@ -30,7 +31,7 @@ from extensions.failure_classification import first_line
 from extensions.stores.log_publishing import publish
 from extensions.stores.rebuild import reconcile
 from extensions.stores.registry import feast_registry_rows
-from extensions.stores.registry.version_store import Published, hold_pointer, operator, published
+from extensions.stores.registry.version_store import Published, hold_pointer, published
 from extensions.versions.declared_definitions import read_declared
 from extensions.versions.engine_choice import EngineSettings, fill
 from extensions.versions.failpoints import Fault
@@ -263,7 +264,8 @@ def _apply_lock(conn: psycopg.Connection) -> Iterator[None]:
     # One that was killed is still at work until PostgreSQL notices.
     with session_lock(conn, LOCK, refusal, patience=PATIENCE_SECONDS):
         conn.execute(
-            "SELECT set_config('application_name', %s, FALSE)", [f"skewless apply by {operator()}"]
+            "SELECT set_config('application_name', %s, FALSE)",
+            [f"skewless apply by {account_name()}"],
         )
         yield
 

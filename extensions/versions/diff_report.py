@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from extensions.output_files import whole_file
 from extensions.reports import charts
 from extensions.reports.charts import Points, Series
 from extensions.reports.html import (
@@ -21,8 +22,13 @@ _CHANGE_LEVELS = ("least", "1 %", "25 %", "median", "75 %", "99 %", "greatest")
 
 
 def write_html(comparison: Comparison, path: Path) -> None:
-    """Write the report to ``path``."""
-    path.write_text(render(comparison), encoding="utf-8")
+    """Write the report to ``path``.
+
+    Raises:
+        InputError: no file can be put there.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(render(comparison), encoding="utf-8")
 
 
 def render(comparison: Comparison) -> str:

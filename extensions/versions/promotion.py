@@ -5,6 +5,7 @@ from datetime import datetime
 
 import psycopg
 
+from extensions.account_name import account_name
 from extensions.errors import ConflictError, InputError
 from extensions.failpoints import point
 from extensions.stores.registry import feast_registry_rows
@@ -17,7 +18,6 @@ from extensions.stores.registry.version_store import (
     find,
     hold_pointer,
     note_move,
-    operator,
     promotions,
     published,
     set_state,
@@ -195,7 +195,7 @@ def _move(
         following = followers(conn, project, view)
         point(Fault.MOVE_FEAST_WRITTEN)
 
-        who = by or operator()
+        who = by or account_name()
         versions = (old.version if old else None, version)
         at = note_move(conn, view, kind, versions, who, reason, forced=force)
         point(Fault.MOVE_NOTED)

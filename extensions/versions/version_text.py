@@ -11,6 +11,7 @@ from extensions.asof.computation import Computation
 from extensions.asof.durations import duration_text
 from extensions.asof.sql_normalization import normalised
 from extensions.errors import ConflictError, InputError
+from extensions.output_files import whole_file
 from extensions.stores.registry.version_store import Published, has_versions, published
 from extensions.suggestions import did_you_mean
 from extensions.version_names import sql_file
@@ -95,6 +96,7 @@ def eject(repo_root: Path, text: VersionText) -> tuple[Path, bool]:
 
     Raises:
         ConflictError: the file is there and says something else.
+        InputError: what is there is no file.
     """
     relative = sql_file(text.computation.view, text.computation.version)
     path = repo_root / relative
@@ -104,6 +106,6 @@ def eject(repo_root: Path, text: VersionText) -> tuple[Path, bool]:
                 f"{relative} is there already and says something else: remove it first, or keep it."
             )
         return relative, False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.sql)
+    with whole_file(path) as partial:
+        partial.write_text(text.sql)
     return relative, True

@@ -1,6 +1,7 @@
 """How the program's process ends, seen from outside."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,26 @@ def test_what_nobody_reads_is_not_success() -> None:
             capture_output=True, text=True, timeout=60, check=True, env=kept,
         )  # fmt: skip
         assert done.stdout == "120\n"
+
+
+def test_a_first_process_heeds_sigterm() -> None:
+    """As a container's first process, to which the kernel passes only signals with handlers."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if (
+        why := subprocess.run([*apart, "true"], capture_output=True, text=True, check=False)
+    ).returncode:
+        pytest.skip(f"No process namespaces here: {why.stderr.strip()}")
+    code = (
+        "import os, time\n" + OURS + "def command():\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(20)\n"
+        "run_program(command)\n"
+    )
+    with subprocess.Popen(
+        [*apart, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == "1\n"
+        [inner] = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        os.kill(int(inner), signal.SIGTERM)
+        assert outer.wait(10) == 128 + signal.SIGTERM

@@ -16,13 +16,7 @@ from typing import Any
 import yaml
 
 from extensions.local.ports import LOOPBACK, free_port
-from extensions.local.user_cache_folder import cache_folder, complete_folder
-
-_DOWNLOAD_SECONDS = 300
-
-
-class _CannotFetchError(Exception):
-    pass
+from tests.debian_packages import unpacked
 
 
 @functools.cache
@@ -31,43 +25,10 @@ def programs() -> tuple[Path, Path] | str:
     found = [shutil.which(name) for name in ("prometheus", "promtool")]
     if all(found):
         return Path(str(found[0])), Path(str(found[1]))
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        return "There is no `prometheus` here, and no Debian to fetch it from."
-    try:
-        folder = complete_folder(cache_folder() / "prometheus", _fetch)
-    except _CannotFetchError as error:
-        return f"There is no `prometheus` here, and Debian's package cannot be fetched: {error}"
+    folder = unpacked("prometheus")
+    if isinstance(folder, str):
+        return folder
     return folder / "usr/bin/prometheus", folder / "usr/bin/promtool"
-
-
-def _fetch(folder: Path) -> Path:
-    """Debian's package, unpacked and not installed; lists of its own where there are none."""
-    (folder / "lists/partial").mkdir(parents=True)
-    (folder / "cache/archives/partial").mkdir(parents=True)
-    own = ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
-    if _run(["apt-get", "download", "prometheus"], folder):
-        for command in (["update"], ["download", "prometheus"]):
-            if why := _run(["apt-get", *own, "-o", "APT::Sandbox::User=root", *command], folder):
-                raise _CannotFetchError(why)
-    [package] = folder.glob("prometheus_*.deb")
-    if why := _run(["dpkg", "-x", str(package), "unpacked"], folder):
-        raise _CannotFetchError(why)
-    return folder / "unpacked"
-
-
-def _run(command: list[str], folder: Path) -> str | None:
-    """None when the command succeeds, else the last line of what it said."""
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"{command[0]} took longer than {_DOWNLOAD_SECONDS} s"
-    if done.returncode == 0:
-        return None
-    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
-    return lines[-1] if lines else f"exit code {done.returncode}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import psycopg
 import pyarrow.parquet as pq
 
 from extensions.asof import Computation
+from extensions.asof.failpoints import Fault
 from extensions.database import connect
 from extensions.versions.maintained_versions import live_computations
 from tests.faults.judge import Oracle, Row, assert_backfilled, history, row_at
@@ -18,6 +19,8 @@ from tests.faults.platform import ITEMS, USERS, Command, Platform
 
 NEW_EVENTS, LABELS = 300, 2_000
 BACKFILLED = timedelta(days=6)
+# The first is passed where DuckDB is asked.
+CHUNK = tuple(fault.value for fault in Fault)
 
 
 class ComputeOperations:
@@ -30,16 +33,16 @@ class ComputeOperations:
 
     def all(self) -> dict[str, Operation]:
         return {
-            name: Operation(begin)
-            for name, begin in {
-                "refresh": self._refresh,
-                "refresh --full": lambda: self._refresh("--full"),
-                "backfill": self._backfill,
-                "import": self._import,
-                "materialize": self._materialize,
-                "rebuild-online": self._rebuild,
-                "training-set": self._training_set,
-            }.items()
+            "refresh": Operation(self._refresh),
+            "refresh --full": Operation(lambda: self._refresh("--full")),
+            "backfill": Operation(self._backfill, CHUNK[1:], ("postgres",)),
+            "backfill --engine duckdb": Operation(
+                lambda: self._backfill("--engine", "duckdb"), CHUNK, ("postgres",)
+            ),
+            "import": Operation(self._import),
+            "materialize": Operation(self._materialize),
+            "rebuild-online": Operation(self._rebuild),
+            "training-set": Operation(self._training_set),
         }
 
     def _start(self, *arguments: str) -> Callable[[str], Command]:
@@ -49,12 +52,12 @@ class ComputeOperations:
         self._more_events()
         return Attempt(self._start("refresh", *options))
 
-    def _backfill(self) -> Attempt:
+    def _backfill(self, *options: str) -> Attempt:
         end = datetime.now(UTC)
         start = end - BACKFILLED
         command = ("backfill", "all", "--from", start.isoformat(), "--to", end.isoformat())
         return Attempt(
-            self._start(*command, "--again"),
+            self._start(*command, "--again", *options),
             after=lambda where, oracle: self._assert_backfilled(where, oracle, start),
         )
 

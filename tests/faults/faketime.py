@@ -1,27 +1,32 @@
 """libfaketime: a process whose wall clock can be set while it runs; monotonic clocks go on.
 
-Found where Debian's package `libfaketime` puts it, or where ``FAKETIME_LIBRARY`` says.
+Found where ``FAKETIME_LIBRARY`` says, where Debian's package `libfaketime` puts it, or unpacked
+from that package into the user's cache.
 """
 
 import os
 from pathlib import Path
 
+from tests.debian_packages import unpacked
+
 VARIABLE = "FAKETIME_LIBRARY"
-_PLACES = (
-    "/usr/lib",
-    "/usr/local/lib",
-    str(Path(__file__).resolve().parents[2] / "build/faketime"),
-)
 
 
-def library() -> Path | None:
-    """The library for programs with threads; None where it is not installed."""
+def library() -> Path | str:
+    """The library for programs with threads, or in one sentence why there is none."""
     if told := os.environ.get(VARIABLE):
         return Path(told)
-    for place in _PLACES:
-        for found in sorted(Path(place).glob("**/faketime/libfaketimeMT.so.1")):
+    for place in (Path("/usr/lib"), Path("/usr/local/lib")):
+        if found := _below(place):
             return found
-    return None
+    folder = unpacked("libfaketime")
+    if isinstance(folder, str):
+        return folder
+    return _below(folder) or f"Debian's package in {folder} has no library for threads."
+
+
+def _below(folder: Path) -> Path | None:
+    return min(folder.glob("**/faketime/libfaketimeMT.so.1"), default=None)
 
 
 class Clock:

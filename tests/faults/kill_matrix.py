@@ -22,6 +22,7 @@ from tests.faults.judge import Oracle, assert_view, history
 from tests.faults.operation import Attempt, Away, Cell, Operation, Result
 from tests.faults.platform import Command, Platform
 from tests.faults.version_operations import VersionOperations
+from tests.monitoring.test_alerts import Receiver
 
 VICTIMS = ("program", "postgres", "redis")
 # How often the same command may fail after everything is back.
@@ -149,9 +150,18 @@ def kill_matrix(folder: Path, seed: int) -> Iterator[KillMatrix]:
     """A matrix of all operations, on a platform of its own."""
     with Platform.run(folder) as platform, receiving() as receiver:
         matrix = KillMatrix(platform, seed)
-        versions = VersionOperations(platform, matrix.draw)
-        matrix.operations |= ComputeOperations(platform, matrix.draw).all()
-        matrix.operations |= versions.published()
-        matrix.operations |= DriftOperations(platform, versions, receiver).all()
-        matrix.operations |= versions.retired()
+        matrix.operations |= all_operations(platform, matrix.draw, receiver)
         yield matrix
+
+
+def all_operations(
+    platform: Platform, draw: random.Random, receiver: Receiver
+) -> dict[str, Operation]:
+    """The commands of the matrix, in the order of a version's life."""
+    versions = VersionOperations(platform, draw)
+    return {
+        **ComputeOperations(platform, draw).all(),
+        **versions.published(),
+        **DriftOperations(platform, versions, receiver).all(),
+        **versions.retired(),
+    }

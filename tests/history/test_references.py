@@ -1,5 +1,6 @@
 """Values that another table explains: spelt as it spells them, or counted and said."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.database import connect
+from extensions.history.declared_tables import declared_sources
 from extensions.history.reference_spelling import Reference, Spelling, unknown_values
+from extensions.operations import doctor
+from extensions.sources.ingest import BatchTable
 from tests.history.tables import empty, fetch, import_items, write_csv
 
 OF = Reference("t", "kind", "kinds", "kind")
@@ -63,6 +67,32 @@ def test_a_table_of_ones_own_is_declared_in_sql(fresh_database: str) -> None:
         conn.execute("INSERT INTO reference_columns VALUES ('Shops', 'Land', 'lands', 'code')")
         found = {each.reference.table: each for each in unknown_values(conn)}
     assert found["Shops"].samples == (("de", 1),)
+
+
+def test_doctor_names_what_the_stream_brought_until_it_is_corrected(
+    database: str, repo_root: Path
+) -> None:
+    """No import looked at these rows: they are stored as a stream's are."""
+    table = declared_sources(database, repo_root).tables["items"]
+    batches = BatchTable(table)
+
+    def stored(*genres: str) -> list[tuple[str, bool, str]]:
+        with connect(database) as conn:
+            batches.create(conn)
+            columns = ["item_id", "genre", "valid_from"]
+            rows = [(number, genre, datetime.now(UTC)) for number, genre in enumerate(genres)]
+            assert batches.insert(conn, batches.batch(columns, rows)) == len(rows)
+        with connect(database, autocommit=True) as conn:
+            return [(one.what, one.ok, one.found) for one in doctor._references(database, conn)]
+
+    assert stored("drama", "sci-fi") == []
+    [(what, ok, found)] = stored("Drama", "Noir", "Noir", "action")
+    assert (what, ok) == ("reference values of items.genre", False)
+    assert "3 rows hold a value that genres does not know (such as 'Noir', 'Drama')" in found
+    # Each item's newest row counts: what was corrected is no fault of the present.
+    [(_, _, found)] = stored("drama", "Noir", "drama")
+    assert "1 rows hold" in found
+    assert stored("drama", "drama") == []
 
 
 def test_what_could_mean_two_values_is_left_alone() -> None:

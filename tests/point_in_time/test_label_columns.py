@@ -12,9 +12,9 @@ import pytest
 from feast import FeatureStore
 
 from extensions.errors import InputError, SkewlessError
-from extensions.training import read_labels, take
+from extensions.training import read_labels, take, take_again
 from extensions.training.content_hash import ContentDigest, as_stored
-from monitoring.baseline import _as_taken
+from monitoring.baseline import _as_taken, _read
 from tests.point_in_time.test_training_set import store  # noqa: F401
 
 AT = "2026-03-01T13:00:00Z"
@@ -149,3 +149,58 @@ def test_outputs_never_take_the_place_of_a_pipe(store: FeatureStore, tmp_path: P
     take(store, "halved", read_labels(path), link)
     assert link.is_symlink()
     assert pq.read_table(real).num_rows == 1
+
+
+UNITS = ("s", "ms", "us", "ns")
+ZONES = (None, "UTC", "Asia/Tokyo")
+
+
+def with_times(path: Path, unit: str, zone: str | None) -> Path:
+    """Labels whose event time is of that type, beside a column of each type of time."""
+    at = pa.array([MOMENT, MOMENT], pa.timestamp(unit, zone))
+    others = {
+        f"{one}_{other or 'naive'}": pa.array([MOMENT, None], pa.timestamp(one, other))
+        for one in UNITS
+        for other in ZONES
+    }
+    keys = {"user_id": [1, 2], "item_id": [1, 1], "bonus": [1, 1]}
+    pq.write_table(pa.table({**keys, "event_timestamp": at, **others}), path)
+    return path
+
+
+def in_csv(path: Path, text: str) -> Path:
+    path.write_text(f"user_id,item_id,bonus,event_timestamp,clicked_at\n1,1,1,{text},{text}\n")
+    return path
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_set_of_any_times_can_be_a_baseline_and_be_taken_again(
+    store: FeatureStore,  # noqa: F811
+    tmp_path: Path,
+    unit: str,
+    zone: str | None,
+) -> None:
+    labels_of(store, with_times(tmp_path / "labels.parquet", unit, zone), rows=2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-03-01 12:00:00", "2026-03-01T12:00:00Z", "2026-03-01 12:00:00.5", "2026-03-01",
+     "2026-03-01T12:00:00+05:30", "2026-03-01 12:00:00.123456789"],
+)  # fmt: skip
+def test_a_csvs_set_can_be_a_baseline_and_be_taken_again(
+    store: FeatureStore,  # noqa: F811
+    tmp_path: Path,
+    text: str,
+) -> None:
+    labels_of(store, in_csv(tmp_path / "labels.csv", text), rows=1)
+
+
+def labels_of(store: FeatureStore, path: Path, rows: int) -> None:  # noqa: F811
+    """Take a set of these labels, read it as a baseline's is, and take it again."""
+    made = take(store, "halved", read_labels(path), path.parent / "t.parquet")
+    assert _read(made.path, made.manifest).num_rows == rows
+    again = take_again(store, made.manifest_path, path.parent / "again.parquet")
+    assert again.manifest.sha256 == made.manifest.sha256
+    assert _read(again.path, again.manifest).num_rows == rows

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from extensions.cli.console import AsJson, emit, err, moment, out
+from extensions.cli.output_file_option import output_file
 from extensions.cli.progress import progress
 from extensions.errors import ConfigurationError, InputError
 from extensions.value_text import duration_text
@@ -187,7 +188,9 @@ def import_(
     ] = None,
     rejected: Annotated[
         Path | None,
-        typer.Option(help="Where rejected rows go; beside the input by default."),
+        typer.Option(
+            callback=output_file, help="Where rejected rows go; beside the input by default."
+        ),
     ] = None,
     known_at_event_time: Annotated[
         bool,

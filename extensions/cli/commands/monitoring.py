@@ -10,7 +10,9 @@ import typer
 
 from extensions.cli.console import AsJson, emit, err, goes_on_after, moment, wrapped
 from extensions.cli.duration_option import length_of
-from extensions.cli.output.monitoring_output import say, show, show_audit, show_calibration
+from extensions.cli.metrics_options import MetricsHost, MetricsPort
+from extensions.cli.output.monitoring_output import note, say, show, show_audit, show_calibration
+from extensions.cli.output_file_option import output_file
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
 from extensions.errors import InputError, NothingToCheckError, SkewlessError
@@ -37,7 +39,10 @@ RollbackCommand = Annotated[
     typer.Option(help="A program that rolls back instead of `skewless rollback`; {view}."),
 ]
 MetricsFile = Annotated[
-    Path | None, typer.Option(help="Write Prometheus metrics here, for a textfile collector.")
+    Path | None,
+    typer.Option(
+        callback=output_file, help="Write Prometheus metrics here, for a textfile collector."
+    ),
 ]
 Engine = Literal["auto", "postgresql", "duckdb"]
 Services = Annotated[list[str] | None, typer.Argument(help="Feature services; all by default.")]
@@ -192,9 +197,8 @@ def watch(
     rollback_command: RollbackCommand = None,
     keep: Annotated[str, typer.Option(help="How long the served log is kept.")] = "14d",
     every: Annotated[float, typer.Option(help="Seconds between looks at the clock.")] = 30.0,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics on this port.")
-    ] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     metrics_file: MetricsFile = None,
 ) -> None:
     """Runs until stopped; a server that is away for a while does not end it."""
@@ -215,7 +219,7 @@ def watch(
 
         registry = CollectorRegistry()
         registry.register(MonitoringCollector(url))
-        _, answering = start_http_server(metrics_port, registry=registry)
+        _, answering = start_http_server(metrics_port, metrics_host, registry=registry)
     told = False
     while True:
         if answering is not None and not answering.is_alive():
@@ -229,7 +233,7 @@ def watch(
                     wrapped(f"drift watch: {NOTHING_WATCHED}", console=err)
             for one in due(url, services, length):
                 reaction = check_and_react(url, one, response)
-                show([reaction.run], as_json=False)
+                note(reaction.run)
                 say(reaction)
             with connect(url, autocommit=True) as conn:
                 prune(conn, datetime.now(UTC) - kept)
@@ -244,7 +248,9 @@ def watch(
 
 def report(
     services: Services = None,
-    out: Annotated[Path, typer.Option(help="Where the file goes.")] = Path("drift.html"),
+    out: Annotated[Path, typer.Option(callback=output_file, help="Where the file goes.")] = Path(
+        "drift.html"
+    ),
     as_json: Annotated[
         bool, typer.Option("--json", help="Great Expectations' own results instead, as JSON.")
     ] = False,
@@ -254,6 +260,7 @@ def report(
 
     url = answering_postgres()
     from extensions.database import connect
+    from extensions.output_files import whole_file
     from monitoring.checks.drift_store import NOTHING_WATCHED, bound_services, recent_runs
     from monitoring.reports.drift_report import report as page
 
@@ -264,7 +271,8 @@ def report(
             runs = [run for one in named for run in recent_runs(conn, one, 1, details=True)]
             print(json.dumps([{"service": r.service, "results": r.expectations} for r in runs]))  # noqa: T201
             return
-        out.write_text(page(conn, named))
+        with whole_file(out) as partial:
+            partial.write_text(page(conn, named), encoding="utf-8")
     wrapped(f"Written: {out}", console=err)
     if not set(named) & set(bound):
         raise NothingToCheckError(NOTHING_WATCHED)

@@ -1,6 +1,7 @@
 """Commands that compute features: refresh (the periodic one), backfill."""
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from extensions.cli.duration_option import length_of
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
 from extensions.errors import InputError, SkewlessError
+from extensions.structured_logs import figures, switched_on
 from extensions.value_text import exact_time_text, time_text
 
 if TYPE_CHECKING:
@@ -248,6 +250,9 @@ def _note(done: "Sequence[Refreshed]", as_json: bool) -> None:
             emit(list(done), as_json)
         return
     for one in done:
+        if switched_on():
+            figures("refreshed", asdict(one))
+            continue
         print(  # noqa: T201
             f"{time_text(datetime.now(UTC))} {one.view} v{one.version}: {one.logged} rows "
             f"logged as of {time_text(one.at)}, {one.published} published, in "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from extensions.cli.console import AsJson, emit, line, moment, wrapped
+from extensions.cli.metrics_options import MetricsHost, MetricsPort
 from extensions.cli.progress import progress
 from extensions.errors import InputError
 
@@ -85,9 +86,8 @@ def ingest(
         float | None,
         typer.Option(help="Seconds an event may lie in the future, not as declared."),
     ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")
-    ] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
 ) -> None:
     """All declared streams, or one. A killed worker loses nothing: its place is in PostgreSQL.
 
@@ -103,9 +103,11 @@ def ingest(
         batch_wait=batch_wait,
         max_future=max_future,
         metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
     from streaming.worker import run
 
+    # Where JSON is logged, this changes nothing: there is a handler.
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
     if run(settings):
         # Definitions are modules, which a process imports once.

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from extensions.cli.console import AsJson, emit, err, moment
 from extensions.cli.console import out as out_console
+from extensions.cli.output_file_option import output_file
 from extensions.cli.preflight import answering_postgres
 from extensions.cli.progress import progress
 from extensions.errors import InputError
@@ -29,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def labels(
-    out: Annotated[Path, typer.Argument(help="The CSV or Parquet file to write.")],
+    out: Annotated[
+        Path, typer.Argument(callback=output_file, help="The CSV or Parquet file to write.")
+    ],
     service: Annotated[
         str, typer.Option(help="The feature service whose join keys the labels have.")
     ] = "ranking",
@@ -68,7 +71,9 @@ def training_set(
     labels: Annotated[
         str | None, typer.Argument(help="CSV, Parquet, or a SQL query that starts with SELECT.")
     ] = None,
-    out: Annotated[Path | None, typer.Argument(help="The Parquet file to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(callback=output_file, help="The Parquet file to write.")
+    ] = None,
     known_at: Annotated[
         str | None, typer.Option("--known-at", help="Only what was published by this ISO time.")
     ] = None,

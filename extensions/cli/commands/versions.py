@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from extensions.cli.console import AsJson, emit, err, moment, wrapped
+from extensions.cli.output_file_option import output_file
 from extensions.cli.progress import progress
 from extensions.errors import InputError
 from extensions.exit_codes import ATTENTION, FAILED
@@ -197,7 +198,10 @@ def diff(
     second: VersionName,
     sample: Annotated[int, typer.Option(help="Entities and moments to compare.")] = 5_000,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a report that opens without a network.")
+        Path | None,
+        typer.Option(
+            callback=output_file, help="Also write a report that opens without a network."
+        ),
     ] = None,
     engine: Annotated[
         Engine | None,

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from extensions.cli.console import emit, err, line, print_record, print_rows, wrapped
+from extensions.structured_logs import figures, switched_on
 from extensions.value_text import evidence_text, number_text
 
 if TYPE_CHECKING:
@@ -17,20 +18,7 @@ def show(runs: "list[Run]", *, as_json: bool) -> None:
     if as_json:
         emit([_whole(run) for run in runs], as_json=True)
         return
-    emit(
-        [
-            {
-                "service": run.service,
-                "from": run.window_start,
-                "to": run.window_end,
-                "requests": run.requests,
-                "verdict": run.verdict,
-                "look_at": ", ".join(dict.fromkeys(f.feature for f in _bad(run))) or None,
-            }
-            for run in runs
-        ],
-        as_json=False,
-    )
+    emit([_summary(run) for run in runs], as_json=False)
     for run in runs:
         if run.error:
             wrapped(f"{run.service}: {run.error}", console=err)
@@ -51,6 +39,26 @@ def show(runs: "list[Run]", *, as_json: bool) -> None:
         )
         for one in [*_of(run, "symptom"), *_of(run, "unwatched")]:
             wrapped(f"{one.feature} {one.because}", console=err)
+
+
+def note(run: "Run") -> None:
+    """A run for the output of a program that runs until it is stopped."""
+    if switched_on():
+        figures("window checked", _summary(run))
+    else:
+        show([run], as_json=False)
+
+
+def _summary(run: "Run") -> dict[str, Any]:
+    """A run in one line."""
+    return {
+        "service": run.service,
+        "from": run.window_start,
+        "to": run.window_end,
+        "requests": run.requests,
+        "verdict": run.verdict,
+        "look_at": ", ".join(dict.fromkeys(f.feature for f in _bad(run))) or None,
+    }
 
 
 def say(reaction: "Reaction | Unfinished") -> None:

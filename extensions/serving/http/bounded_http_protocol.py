@@ -128,6 +128,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase, self._since, self._unspent = _HEADERS, 0.0, 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; what trails a body says nothing of a request that was admitted before."""
+        if self._phase == _HEADERS:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Start the request, if its headers are within the limits."""
         if self._unspent + self._chunk > self.limits.headers:

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import orjson
 
-from extensions.serving.http.request_validation import RefusedError
+from extensions.serving.http.request_validation import RefusedError, check_unique_keys
+from extensions.serving.http.unique_keys import known_colons
 from extensions.serving.routes.feast_app import Receive
 from extensions.serving.settings import Settings
 
@@ -162,26 +163,26 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def check_amounts(path: str, body: bytes, settings: Settings) -> Any:
-    """Check the amounts that a request to one of Feast's routes asks for.
+def check_feast_body(path: str, body: bytes, settings: Settings) -> Any:
+    """Check a request's body to one of Feast's routes: its keys, and the amounts it asks for.
 
     Returns:
         The parsed JSON body; None where it is no JSON object or has no such amounts.
 
     Raises:
-        RefusedError: 422, naming the field that holds too much.
+        RefusedError: 422, naming the field that holds too much, or the key that stands twice; 400,
+            the body is nested too deeply.
     """
-    reads, writes = path in READ_ROUTES, path in WRITE_ROUTES
-    if not (reads or writes or path.startswith(SEARCH_PREFIX)):
-        return None
     try:
         read = orjson.loads(body)
     except orjson.JSONDecodeError:
         try:
             read = json.loads(body)  # takes NaN, and so does Feast
         except (ValueError, RecursionError):
-            return None
-    if not isinstance(read, dict):
+            read = None
+    check_unique_keys(body, known_colons(read, body))
+    reads, writes = path in READ_ROUTES, path in WRITE_ROUTES
+    if not isinstance(read, dict) or not (reads or writes or path.startswith(SEARCH_PREFIX)):
         return None
     if writes:
         _check_limit(_longest(read.get("df")), settings.max_rows, "df", "rows")

@@ -23,6 +23,7 @@ from extensions.serving.http.request_types import (
     RequestTypes,
     ServiceName,
 )
+from extensions.serving.http.unique_keys import repeated_key
 from extensions.stores.request_fields import RequestField
 from extensions.stores.values.canonical_keys import NUL, UUIDS, canonical, integer_of, is_uuid
 
@@ -97,6 +98,7 @@ class RequestParser:
         """
         leading, other = plan.pair
         read, texts = _decoded(self._of(plan).ranking(names), body)
+        check_unique_keys(body, 2 + _optional_members(read))
         entity, items = read.field_0, read.field_1
         axes = {
             leading: single_id(entity, plan.key_types[leading], names.entity),
@@ -118,6 +120,7 @@ class RequestParser:
         types = self._of(plan)
         read, texts = _decoded(types.features, body)
         rows = read.field_1
+        check_unique_keys(body, 2 + _optional_members(read) + len(rows) * len(types.keys))
         entities: dict[str, list[Any]] = {}
         ids: dict[str, EntityIds] = {}
         for place, key in enumerate(types.keys):
@@ -174,6 +177,26 @@ class RequestParser:
                 message = message.replace(path or "", asked, 1)
                 raise RefusedError(422, message, f"context.{asked}") from None
         return _request_values(given, plan)
+
+
+def check_unique_keys(body: bytes, colons: int) -> None:
+    """Check that no object of a body has a key twice; ``colons``: as of `repeated_key`.
+
+    Raises:
+        RefusedError: 422 with the key; 400, the body is nested too deeply to be looked through.
+    """
+    try:
+        key = repeated_key(body, colons)
+    except RecursionError:
+        raise RefusedError(400, "The body is nested too deeply.") from None
+    if key is not None:
+        raise RefusedError(422, f"An object has the key {key} twice.", key)
+
+
+def _optional_members(read: Any) -> int:
+    """The members of a request that may be left out, of which some may be counted for none."""
+    context = 0 if read.context is None else 1 + len(read.context)
+    return context + int(read.layout != "rows")
 
 
 _SERVICE_NAME = RequestType(ServiceName, msgspec.json.Decoder(ServiceName).decode, None)

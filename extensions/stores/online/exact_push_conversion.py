@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureView
@@ -90,7 +91,11 @@ def _times(table: pa.Table, name: str) -> list[Any]:
     column = table.column(name)
     if is_text(column.type):
         column = parse_column(column.to_pandas(), name)
-    times = pd.to_datetime(column.to_numpy())
+    numbers = column.to_numpy()
+    # NaN is a missing time; of a number beyond 64 bits, a cast would make any time.
+    if numbers.dtype.kind == "f" and (np.abs(numbers) >= 2.0**63).any():
+        raise InputError(f"The column {name} of the push holds a number that is no time.")
+    times = pd.to_datetime(numbers)
     return [coerce_datetime(at) for at in times]
 
 

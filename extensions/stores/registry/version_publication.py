@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from feast import FeatureService, FeatureView, OnDemandFeatureView, StreamFeatureView
 
+from extensions.account_name import account_name
 from extensions.asof.definition_fingerprint import Definition
 from extensions.errors import ConflictError, DefinitionError
 from extensions.stores.registry import feast_registry_rows
@@ -66,7 +67,7 @@ def publish(
         raw = message.SerializeToString()
         rows.record(conn, mine, state, raw)
         if default is None:
-            rows.note_move(conn, mine.view, "first", (None, mine.version), rows.operator(), None)
+            rows.note_move(conn, mine.view, "first", (None, mine.version), account_name(), None)
         [same] = [each for each in rows.published(conn, mine.view) if each.version == mine.version]
         write_version(conn, project, same, raw)
         return default.version if default else mine.version

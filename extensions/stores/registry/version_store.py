@@ -9,7 +9,6 @@ Nothing here waits for Feast to be imported, which takes seconds: a rollback has
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from getpass import getuser
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -259,11 +258,3 @@ def note_move(
     assert row is not None  # an insert of one row returns it
     at: datetime = row[0]
     return at
-
-
-def operator() -> str:
-    """Who is at work, for the record: the account on this machine."""
-    try:
-        return getuser()
-    except (KeyError, OSError):
-        return "unknown"
