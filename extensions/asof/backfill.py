@@ -26,6 +26,7 @@ from extensions.asof.backfill_chunks import (
 from extensions.asof.computation import Computation
 from extensions.asof.failpoints import Fault
 from extensions.asof.log_coverage import coverage
+from extensions.asof.log_cuts import require_hot
 from extensions.asof.log_partitions import analyze_grown
 from extensions.asof.safe_time import settled_now
 from extensions.asof.spine_changes import touched
@@ -90,10 +91,12 @@ def backfill(
 
     Raises:
         InputError: an empty range.
+        ColdRowsError: the range begins before the log's cut.
         ConflictError: another worker stays on this view.
     """
     if start >= end:
         raise InputError("A backfill needs --from earlier than --to.")
+    require_hot(conn, computation.log_table, start, "A backfill")
     began = settled_now(conn, computation.tables)
     end = min(end, began)
     fresh_through = _fresh_through(conn, computation, start)
@@ -203,6 +206,8 @@ class _Run:
                 # What was left out of the slice before; its chunks record that anew.
                 backfill_refusals.forget(conn, computation, chunk.after, chunk.through)
             rows = self.engine.append(conn, chunk)
+            # It has the log locked by now, which may have been cut since the backfill began.
+            require_hot(conn, computation.log_table, chunk.after, "A backfill")
             point(Fault.CHUNK_APPENDED)
             if rows:
                 note_unpublished(conn, computation, chunk.after, chunk.through)

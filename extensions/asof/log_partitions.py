@@ -198,7 +198,7 @@ def roll(conn: psycopg.Connection, table: str, unit: Unit = "month") -> LogParti
     parts = partitions(conn, table)
     if not parts or parts[-1].start is None or parts[-1].start > soon:
         return None
-    return _patiently(conn, table, lambda: _roll(conn, table, next_start(unit, soon)), tries=1)
+    return patiently(conn, table, lambda: _roll(conn, table, next_start(unit, soon)), tries=1)
 
 
 def analyze_grown(conn: psycopg.Connection, table: str) -> bool:
@@ -256,9 +256,9 @@ def _convert(conn: psycopg.Connection, table: str) -> None:
         conn.execute(_drop(log, constraint))  # of one that was killed
         conn.execute(add.format(log, constraint, sql.Literal(begin)))
 
-    _patiently(conn, table, announce)
+    patiently(conn, table, announce)
     conn.execute(sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(log, constraint))
-    _patiently(conn, table, lambda: _swap(conn, table, begin, constraint))
+    patiently(conn, table, lambda: _swap(conn, table, begin, constraint))
 
 
 def _swap(
@@ -331,10 +331,14 @@ def _drop(table: sql.Identifier, constraint: sql.Identifier) -> sql.Composed:
     return sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(table, constraint)
 
 
-def _patiently(
+def patiently(
     conn: psycopg.Connection, table: str, change: Callable[[], T], tries: int | None = None
 ) -> T:
-    """Run ``change`` in a transaction that holds the log alone; nobody waits long for it."""
+    """Run ``change`` in a transaction that holds the log alone; nobody waits long for it.
+
+    Raises:
+        UnavailableError: a transaction has kept the log locked throughout.
+    """
     for attempt in range(tries or _TRIES):
         try:
             with conn.transaction():

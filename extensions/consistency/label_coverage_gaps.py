@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from extensions.asof.log_coverage import Coverage, Span, coverage
+from extensions.asof.log_cuts import cut_of
 from extensions.consistency.comparison_context import Context, Found, Marks, instant, values_of
 from extensions.consistency.consistency_report import LOG_GAP
 from extensions.consistency.entity_sample import Key
@@ -32,7 +33,13 @@ def compare_past(context: Context, keys: Sequence[Key], marks: Marks) -> Found:
         context.arrow, context.computation, chosen, marks.safe, [marks.safe] * len(chosen)
     )
     first = [int(at) for at in times.oldest.tolist() if at != NEVER]
-    if not first or until - (since := instant(min(first)) + marks.budget) <= marks.budget * 0:
+    if not first:
+        return Found()
+    since = instant(min(first)) + marks.budget
+    cut = cut_of(context.conn, context.computation.log_table)
+    if cut is not None:  # what lies before it is in the lake
+        since = max(since, cut.before)
+    if until <= since:
         return Found()
     gaps = _uncovered(context, marks, until)
     rng = np.random.default_rng()

@@ -93,13 +93,15 @@ def ensure_table(catalog: "SqlCatalog", project: str, table: LakeTable) -> "Tabl
     return held
 
 
-def refuse_deletes(table: "Table") -> None:
-    """Refuse a table whose rows cannot be read from its data files alone.
+def refuse_deletes(table: "Table", snapshot_id: int | None = None) -> None:
+    """Refuse a snapshot (the current one) whose rows cannot be read from its data files alone.
 
     Raises:
         ConflictError: another engine deleted rows by delete files (merge on read).
     """
-    snapshot = table.current_snapshot()
+    snapshot = (
+        table.current_snapshot() if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    )
     if snapshot is None:
         return
     from pyiceberg.manifest import ManifestContent  # noqa: PLC0415

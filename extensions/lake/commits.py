@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 THROUGH = "skewless.through"
 
 
-def exported_through(held: "Table") -> datetime | None:
-    """Up to which arrival the table holds all rows; None: nothing was exported.
+def exported_through(held: "Table", snapshot_id: int | None = None) -> datetime | None:
+    """Up to which arrival a snapshot (the current one) holds all rows; None: nothing was exported.
 
     Another engine's snapshots (a deleted user, a compaction) do not say; their parents do.
     """
-    snapshot = held.current_snapshot()
+    snapshot = held.current_snapshot() if snapshot_id is None else held.snapshot_by_id(snapshot_id)
     while snapshot is not None:
         summary = snapshot.summary
         told = summary.additional_properties.get(THROUGH) if summary else None
@@ -30,14 +30,14 @@ def exported_through(held: "Table") -> datetime | None:
     return None
 
 
-def data_files(held: "Table") -> list["DataFile"]:
-    """The data files of the current snapshot.
+def data_files(held: "Table", snapshot: int | None = None) -> list["DataFile"]:
+    """The data files of a snapshot, the current one if left.
 
     Raises:
         ConflictError: rows of them were deleted by another engine's delete files.
     """
-    refuse_deletes(held)
-    return [task.file for task in held.scan().plan_files()]
+    refuse_deletes(held, snapshot)
+    return [task.file for task in held.scan(snapshot_id=snapshot).plan_files()]
 
 
 def replace_files(

@@ -7,7 +7,7 @@ arrival that the note claims and puts the rows from there on in the place of the
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, cast
@@ -17,16 +17,18 @@ import pyarrow as pa
 from psycopg import sql
 
 from extensions.asof.history_changes import history_changes
+from extensions.asof.log_cuts import Cut, cut_of
 from extensions.asof.safe_time import settled_now
-from extensions.database.adbc_connections import record_batches
 from extensions.database.advisory_locks import session_lock
-from extensions.database.connection import connect_arrow, identifiers
 from extensions.errors import ConflictError, UnavailableError
 from extensions.failpoints import point
 from extensions.lake.catalog import ensure_table
+from extensions.lake.cold_merge import cold_merge
 from extensions.lake.commits import data_files, exported_through, replace_files
+from extensions.lake.export_rows import rows
 from extensions.lake.lake_tables import LakeTable
-from extensions.lake.parquet_files import arrived_by, read_file, write_files
+from extensions.lake.parquet_files import arrived_by, day_of, read_file, write_files
+from extensions.value_text import exact_time_text
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.types import PrimitiveType
 
-_MICROSECOND = timedelta(microseconds=1)
+_MICROSECOND, _DAY = timedelta(microseconds=1), timedelta(days=1)
 # How old the end of the last export may be where there is nothing to add.
 _SAY_EVERY = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,26 +95,30 @@ def export(
         files = data_files(held)
         # 2. What is to be read: from the last export's end, or from the earliest claim since.
         last = exported_through(held)
+        if last is None:
+            _refuse_lost(conn, table.name)
         through = settled_now(conn, [table.name])
         since = _since(conn, table, last, through)
         if last is not None and through <= last:
             return Exported(table.name, last, last, False, 0, 0, _current(held))
         # 3. Files that no snapshot names yet, beside what stays of those that are taken back.
         back = last is not None and since != last
-        stale = [file for file in files if since is None or not _before(held, table, file, since)]
-        stale = stale if back else []
-        counted = _Counted(_rows(url, table, since, through))
-        added = write_files(held, table, counted)
-        if since is not None:
-            for file in stale:
-                added += write_files(held, table, _kept(held, table, file, since))
+        written = _Written(url, held, table, since, through)
+        if not back:
+            written.add(rows(url, table, since, through))
+        else:
+            cut = cut_of(conn, table.name)
+            if cut is not None:
+                files = written.before_cut(files, cut)
+            written.again(files, cut)
+        added, stale = written.added, written.stale
         point(Fault.WRITTEN)
         if last is not None and not added and not stale and through - last < _SAY_EVERY:
             return Exported(table.name, since, last, back, 0, 0, _current(held))
         # 4. One snapshot; its summary says how far it goes, so a crash on either side is nothing.
         snapshot = _commit(held, stale, added, through)
         point(Fault.COMMITTED)
-    return Exported(table.name, since, through, back, counted.rows, len(added), snapshot)
+    return Exported(table.name, since, through, back, written.rows, len(added), snapshot)
 
 
 def lock_key(project: str, table: str) -> str:
@@ -141,35 +147,6 @@ def _since(
     if None in claims:
         return None
     return min([last, *(claim - _MICROSECOND for claim in claims if claim is not None)])
-
-
-def _rows(
-    url: str, table: LakeTable, since: datetime | None, through: datetime
-) -> Iterator[pa.RecordBatch]:
-    """The rows that arrived in ``(since, through]``, in order of (day, keys, times)."""
-    arrival = sql.Identifier(table.arrival)
-    conditions = [sql.SQL("{} <= {}").format(arrival, sql.Literal(through))]
-    if since is not None:
-        conditions.append(sql.SQL("{} > {}").format(arrival, sql.Literal(since)))
-    query = sql.SQL(
-        "SELECT {columns} FROM {table} WHERE {conditions} "
-        "ORDER BY date_trunc('day', {event}, 'UTC'), {keys}, {event}, {arrival}"
-    ).format(
-        columns=sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(column.expression, sql.Identifier(column.name))
-            for column in table.columns
-        ),
-        table=sql.Identifier(table.name),
-        conditions=sql.SQL(" AND ").join(conditions),
-        event=sql.Identifier(table.name, table.event),
-        keys=identifiers(table.keys, table.name),
-        arrival=sql.Identifier(table.name, table.arrival),
-    )
-    with connect_arrow(url) as conn, conn.cursor() as cursor:
-        cursor.execute("SET timezone = 'UTC'")
-        cursor.execute(query.as_string(None))
-        for batch in record_batches(cursor):
-            yield batch.cast(table.schema)
 
 
 def _kept(
@@ -205,6 +182,17 @@ def _commit(held: "Table", removed: list["DataFile"], added: list[str], through:
         ) from error
 
 
+def _refuse_lost(conn: psycopg.Connection, table: str) -> None:
+    """Refuse to begin a lake's table anew from a log that is no longer whole."""
+    cut = cut_of(conn, table)
+    if cut is not None:
+        raise ConflictError(
+            f"{table} was cut at {exact_time_text(cut.before)}, and the lake's table that holds "
+            "what is older is not here: bring back the lake's warehouse and catalog "
+            f"(snapshot {cut.snapshot})."
+        )
+
+
 def _current(held: "Table") -> int | None:
     snapshot = held.current_snapshot()
     return snapshot.snapshot_id if snapshot else None
@@ -212,16 +200,53 @@ def _current(held: "Table") -> int | None:
 
 def busy(table: str) -> ConflictError:
     """What is raised where another process holds a table's export lock."""
-    return ConflictError(f"{table} is being exported, or its files rewritten, by another process.")
+    return ConflictError(
+        f"{table} is being exported or cut, or its files rewritten, by another process."
+    )
 
 
-class _Counted:
-    """Batches, and how many rows have passed."""
+@dataclass
+class _Written:
+    """The files of an export that is under way: those it wrote, and those they replace."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches, self.rows = batches, 0
+    url: str
+    held: "Table"
+    table: LakeTable
+    since: datetime | None
+    through: datetime
+    added: list[str] = field(default_factory=list)
+    stale: "list[DataFile]" = field(default_factory=list)
+    rows: int = 0
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._batches:
+    def add(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Write PostgreSQL's rows."""
+        self.added += write_files(self.held, self.table, self._counted(batches))
+
+    def again(self, files: "list[DataFile]", cut: Cut | None) -> None:
+        """Write what arrived since once more, beside what stays of the files that hold it."""
+        since, held, table = self.since, self.held, self.table
+        event_from = cut.before if cut else None
+        self.add(rows(self.url, table, since, self.through, event_from=event_from))
+        for file in files:
+            if since is None:
+                self.stale.append(file)
+            elif not _before(held, table, file, since):
+                self.stale.append(file)
+                self.added += write_files(held, table, _kept(held, table, file, since))
+
+    def before_cut(self, files: "list[DataFile]", cut: Cut) -> "list[DataFile]":
+        """Bring what changed before a cut to the lake; returns the files of later days."""
+        first = (cut.before - _EPOCH) // _DAY
+        later = [file for file in files if day_of(file) >= first]
+        with cold_merge(self.url, self.held, self.table, cut.before, self.through) as cold:
+            if self.since is None and cold.is_rewritten():
+                self.stale += [file for file in files if day_of(file) < first]
+                self.add(cold.all())
+            else:
+                self.add(cold.new())
+        return later
+
+    def _counted(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
             self.rows += batch.num_rows
             yield batch

@@ -1,7 +1,7 @@
 """What the lake holds of a table: its columns, in which types, and which times order its rows."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -33,11 +33,12 @@ _ELEMENTS = ("boolean", "integer", "bigint", "real", "double precision", "text")
 
 @dataclass(frozen=True)
 class LakeColumn:
-    """A column: its type in the lake, and the SQL that selects it as such."""
+    """A column: its type in the lake, the SQL that selects it as such, its type in PostgreSQL."""
 
     name: str
     type: pa.DataType
     expression: sql.Composable
+    pg_type: str
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,33 @@ def history_in_lake(conn: psycopg.Connection, table: HistoryTable) -> LakeTable:
 def _table(
     conn: psycopg.Connection, name: str, keys: Iterable[str], event: str, arrival: str
 ) -> LakeTable:
-    rows = conn.execute(
-        "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute "
-        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        [sql.Identifier(name).as_string(None)],
-    ).fetchall()
-    types: dict[str, str] = dict(rows)
+    rows = conn.execute(columns_sql(name)).fetchall()
+    return described(name, keys, event, arrival, dict(rows))
+
+
+def columns_sql(name: str) -> sql.Composed:
+    """SQL of a table's columns and their types in PostgreSQL (``name``, ``pg_type``), in order."""
+    return sql.SQL(
+        "SELECT attname::text AS name, format_type(atttypid, NULL) AS pg_type FROM pg_attribute "
+        "WHERE attrelid = to_regclass({}) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    ).format(sql.Literal(sql.Identifier(name).as_string(None)))
+
+
+def described(
+    name: str, keys: Iterable[str], event: str, arrival: str, types: Mapping[str, str]
+) -> LakeTable:
+    """A table with the given columns; ``types``: theirs in PostgreSQL, in order.
+
+    Raises:
+        DefinitionError: a time has another type than the lake orders rows by.
+    """
     for time in (event, arrival):
         if types.get(time) != "timestamp with time zone":
             raise DefinitionError(
                 f"{name} cannot be exported: its column {time} has the type {types.get(time)}, and "
                 "the lake orders rows by times of the type timestamp with time zone."
             )
-    columns = tuple(_column(column, pg_type) for column, pg_type in rows)
+    columns = tuple(_column(column, pg_type) for column, pg_type in types.items())
     return LakeTable(name, tuple(keys), event, arrival, columns)
 
 
@@ -100,8 +115,8 @@ def _column(name: str, pg_type: str) -> LakeColumn:
     identifier = sql.Identifier(name)
     if pg_type in _TYPES:
         arrow, expression = _TYPES[pg_type]
-        return LakeColumn(name, arrow, sql.SQL(expression).format(identifier))
+        return LakeColumn(name, arrow, sql.SQL(expression).format(identifier), pg_type)
     element = re.fullmatch(r"(.+)\[\]", pg_type)
     if element and element[1] in _ELEMENTS:
-        return LakeColumn(name, pa.list_(_TYPES[element[1]][0]), identifier)
-    return LakeColumn(name, pa.string(), sql.SQL("{}::text").format(identifier))
+        return LakeColumn(name, pa.list_(_TYPES[element[1]][0]), identifier, pg_type)
+    return LakeColumn(name, pa.string(), sql.SQL("{}::text").format(identifier), pg_type)

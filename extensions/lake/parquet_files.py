@@ -7,16 +7,20 @@ snapshot (a crash before the commit) is an orphan, which `extensions.lake.upkeep
 import uuid
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from extensions.lake.lake_tables import LakeTable
 
 if TYPE_CHECKING:
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
 # Rows of a file at most, and of a row group.
@@ -52,6 +56,36 @@ def read_file(held: "Table", url: str, schema: pa.Schema) -> Iterator[pa.RecordB
         file = pq.ParquetFile(stream)
         for batch in file.iter_batches(GROUP_ROWS):
             yield _as_schema(batch, schema)
+
+
+def dataset(held: "Table", files: Iterable["DataFile"], schema: pa.Schema) -> pads.Dataset:
+    """The rows of data files as a relation for DuckDB; a column that a file lacks is null."""
+    filesystem, _ = file_system(held)
+    paths = [path_of(held, file.file_path) for file in files]
+    if not paths:
+        return pads.dataset(schema.empty_table())
+    return pads.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
+
+
+def day_of(file: "DataFile") -> int:
+    """The day of event time, since 1970 in UTC, to which a file's rows belong."""
+    return int(file.partition[0])
+
+
+def file_system(held: "Table") -> tuple[pafs.FileSystem, str]:
+    """The PyArrow file system of a table's files, and its folder there."""
+    from pyiceberg.io.pyarrow import PyArrowFileIO  # noqa: PLC0415
+
+    io = cast("PyArrowFileIO", held.io)
+    scheme, netloc, path = PyArrowFileIO.parse_location(held.location(), held.io.properties)
+    return io.fs_by_scheme(scheme, netloc), path
+
+
+def path_of(held: "Table", url: str) -> str:
+    """A file's path in `file_system`."""
+    from pyiceberg.io.pyarrow import PyArrowFileIO  # noqa: PLC0415
+
+    return str(PyArrowFileIO.parse_location(url, held.io.properties)[2])
 
 
 class _Writer:

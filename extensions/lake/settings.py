@@ -1,4 +1,4 @@
-"""The section ``lake`` of ``feature_store.yaml``: where the lake is, and what it keeps."""
+"""The section ``lake`` of ``feature_store.yaml``: where the lake is, and what is kept where."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from extensions.repository import STORE_FILE
 from extensions.suggestions import did_you_mean
 
 SECTION = "lake"
-_KEYS = ("warehouse", "properties", "keep_snapshots")
+_KEYS = ("warehouse", "properties", "keep_snapshots", "hot")
+DEFAULT = "default"
 _SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "abfss")
 KEEP_SNAPSHOTS = timedelta(days=7)
 
@@ -27,13 +28,20 @@ class LakeSettings:
 
     ``warehouse``: a URL (``file``, ``s3``, ``gs``, ``abfss``); ``properties``: PyIceberg's, for
     its file systems (``s3.endpoint``, …); ``keep_snapshots``: how long a snapshot that is not the
-    current one can be read; ``configured``: whether the section is there, so that refreshes export.
+    current one can be read; ``hot``: how long rows of a view's logs stay in PostgreSQL at least, by
+    view, or for the others by ``default``; ``configured``: whether the section is there, so that
+    refreshes export.
     """
 
     warehouse: str
     properties: dict[str, str] = field(default_factory=dict)
     keep_snapshots: timedelta = KEEP_SNAPSHOTS
+    hot: dict[str, timedelta] = field(default_factory=dict)
     configured: bool = False
+
+    def hot_window(self, view: str) -> timedelta | None:
+        """How long rows of a view's logs stay in PostgreSQL; None: for ever."""
+        return self.hot.get(view, self.hot.get(DEFAULT))
 
 
 def read_settings(repository: Path) -> LakeSettings:
@@ -73,8 +81,26 @@ def _settings(section: Any, repository: Path) -> LakeSettings:
         _warehouse(section.get("warehouse"), repository),
         {str(name): str(value) for name, value in properties.items()},
         keep,
+        _hot(section.get("hot")),
         configured=True,
     )
+
+
+def _hot(written: Any) -> dict[str, timedelta]:
+    if written is None:
+        return {}
+    if not isinstance(written, dict):
+        raise _wrong(
+            f"has the hot windows {written!r}: name views, or default, as in "
+            "`hot: {default: 30 days, user_watch_stats: 7 days}`"
+        )
+    windows = {}
+    for view, text in written.items():
+        window = read_duration(str(text))
+        if window is None:
+            raise _wrong(f"keeps {view} hot for {text!r}: write a time as '30 days'")
+        windows[str(view)] = window
+    return windows
 
 
 def _warehouse(written: Any, repository: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pyarrow as pa
@@ -20,7 +20,13 @@ from extensions.failpoints import point
 from extensions.lake.commits import data_files, exported_through, replace_files
 from extensions.lake.export import busy, lock_key
 from extensions.lake.lake_tables import LakeTable
-from extensions.lake.parquet_files import FILE_ROWS, read_file, write_files
+from extensions.lake.parquet_files import (
+    FILE_ROWS,
+    file_system,
+    path_of,
+    read_file,
+    write_files,
+)
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
@@ -133,7 +139,7 @@ def _expire(held: "Table", keep: timedelta) -> int:
 def _remove_orphans(held: "Table", before: datetime) -> int:
     named = _named(held)
     removed = 0
-    filesystem, folder = _file_system(held)
+    filesystem, folder = file_system(held)
     for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True)):
         if info.type != pafs.FileType.File or info.path in named:
             continue
@@ -155,19 +161,4 @@ def _named(held: "Table") -> set[str]:
                 urls.add(entry.data_file.file_path)
     for statistics in held.metadata.statistics:
         urls.add(statistics.statistics_path)
-    return {_path(held, url) for url in urls}
-
-
-def _file_system(held: "Table") -> tuple[pafs.FileSystem, str]:
-    """The PyArrow file system of a table's files, and its folder there."""
-    from pyiceberg.io.pyarrow import PyArrowFileIO  # noqa: PLC0415
-
-    io = cast("PyArrowFileIO", held.io)
-    scheme, netloc, path = PyArrowFileIO.parse_location(held.location(), held.io.properties)
-    return io.fs_by_scheme(scheme, netloc), path
-
-
-def _path(held: "Table", url: str) -> str:
-    from pyiceberg.io.pyarrow import PyArrowFileIO  # noqa: PLC0415
-
-    return str(PyArrowFileIO.parse_location(url, held.io.properties)[2])
+    return {path_of(held, url) for url in urls}

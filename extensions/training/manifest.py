@@ -1,7 +1,7 @@
 """Manifest of a training set: its inputs and versions, so that it can be reproduced."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class LabelsUsed:
 class Manifest:
     """``sha256`` is of the values (not the file): equal means the same training set.
 
-    ``known_at``: only rows published by then were used. Times are ISO 8601 in UTC.
+    ``known_at``: only rows published by then were used. Times are ISO 8601 in UTC. ``lake``: the
+    lake's snapshots that were read, by log, where labels needed rows that PostgreSQL has no longer.
     """
 
     service: str
@@ -81,6 +82,7 @@ class Manifest:
     sha256: str
     format: int = FORMAT
     transforms: tuple[TransformUsed, ...] = ()
+    lake: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As the file beside the Parquet holds it."""

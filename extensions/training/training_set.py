@@ -148,6 +148,8 @@ def _take(
     job = job.in_full().as_known_at(known_at)
     request = job.request
     assert isinstance(request, PointInTimeRequest)
+    if expected is not None and request.lake is not None:
+        request.lake.pinned.update(expected.lake)
     total = request.labels.count
     counts = QualityCounts(
         request.labels.timestamp_column,
@@ -237,6 +239,7 @@ def _manifest(
         ),
         warnings=tuple(counts.warnings()),
         sha256=counts.digest.hexdigest(),
+        lake=dict(request.lake.used) if request.lake else {},
     )
 
 

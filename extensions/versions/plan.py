@@ -13,6 +13,7 @@ from psycopg import sql
 
 from extensions.asof.definition_fingerprint import Definition
 from extensions.asof.definition_validation import check_sources
+from extensions.asof.log_cuts import cut_of
 from extensions.asof.watermarks import read_watermark
 from extensions.database.connection import table_exists
 from extensions.database.scalars import clock, scalar
@@ -373,6 +374,8 @@ def fill_range(
     if start is None and default is not None and table_exists(conn, default.log_table):
         log = sql.Identifier(default.log_table)
         start = scalar(conn, sql.SQL("SELECT min(event_timestamp) FROM {}").format(log))
+        cut = cut_of(conn, default.log_table)
+        start = min(start or now, cut.first_event) if cut else start
     return min(start or now, now), now
 
 

@@ -226,6 +226,7 @@ def _drop_log(conn: psycopg.Connection, one: Published) -> bool:
         if not due.rowcount:
             return False
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(one.log_table)))
+        conn.execute("DELETE FROM log_cuts WHERE log_table = %s", [one.log_table])
         _forget_progress(conn, one)
         for table in ("backfills", "backfill_refusals", "backfill_chunks"):
             conn.execute(

@@ -13,12 +13,13 @@ from psycopg import sql
 
 from extensions.asof import Computation
 from extensions.asof.history_changes import HistoryChange, changes_of
+from extensions.asof.log_cuts import cut_of
 from extensions.asof.watermarks import read_watermark
 from extensions.bitwise_equality import same
 from extensions.consistency.history_and_log_reads import evidence as history_evidence
 from extensions.database.connection import identifiers
 from extensions.database.identifier_limits import BACKFILLED
-from monitoring.audit.reference_values import ROW, SERVED, Evidence, evidence
+from monitoring.audit.reference_values import ROW, SEARCH, SERVED, Evidence, evidence
 from monitoring.baseline import Feature
 
 # In order of gravity: what one row's features say together is the gravest.
@@ -332,6 +333,11 @@ def _logged_at(
             names=identifiers(names),
         )
     ).fetchall()
+    cut = cut_of(conn, computation.log_table)
+    if cut is not None:
+        for (_, at), (logged,) in zip(rows, result, strict=True):
+            if logged is None and not cut.answers(at):
+                raise cut.refusal(at, SEARCH)
     return [at for (at,) in result]
 
 

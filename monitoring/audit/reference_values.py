@@ -14,6 +14,7 @@ from psycopg import sql
 
 from extensions.asof import Computation
 from extensions.asof.engine import answers
+from extensions.asof.log_cuts import cut_of
 from extensions.asof.spine import Spine
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import ConfigurationError
@@ -23,6 +24,8 @@ from monitoring.baseline import Feature
 
 SERVED = "served__"
 ROW = ("request_id", "row_number")
+# What is refused where the log's rows that would tell are in the lake alone.
+SEARCH = "The audit's search for the cause of a difference"
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,15 @@ def evidence(
     as_of: Sequence[datetime | None],
     joined_as_of: Sequence[datetime | None],
 ) -> Evidence:
-    """Look the rows up in the view's log. ``keys``: one sequence for each join key."""
+    """Look the rows up in the view's log. ``keys``: one sequence for each join key.
+
+    Raises:
+        ColdRowsError: the rows that would tell were cut.
+    """
     log = computation.log_table
+    cut = cut_of(conn, log)
+    if cut is not None and served_at and not cut.answers(min(served_at)):
+        raise cut.refusal(min(served_at), SEARCH)
     if not table_exists(conn, log):
         nothing = np.zeros(len(served_at), np.bool_)
         return Evidence(np.full(len(served_at), np.nan), nothing, nothing)
@@ -197,6 +207,10 @@ def evidence(
         names=identifiers(names),
     )
     rows = conn.execute(query).fetchall()
+    if cut is not None:  # of a row that was cut it would say that it was never logged
+        for at, (_, _, logged) in zip(as_of, rows, strict=True):
+            if at is not None and not logged and not cut.answers(at):
+                raise cut.refusal(at, SEARCH)
     return Evidence(
         np.array([np.nan if row[0] is None else row[0] for row in rows], np.float64),
         np.array([bool(row[1]) for row in rows], np.bool_),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import sql
 
+from extensions.asof.log_cuts import require_hot
 from extensions.database.connection import identifiers, table_exists
 from extensions.errors import InputError
 from extensions.stores.offline.writes import serving_log_table
@@ -276,6 +277,7 @@ def _anchors(
     log = log_table(feature.view, row[0]) if row and row[0] is not None else ""
     if not log or not table_exists(conn, log):
         return None
+    require_hot(conn, log, window.end, "The drift of a vector against its anchors")
     keys = feature.keys
     kinds: dict[str, str] = dict(
         conn.execute(

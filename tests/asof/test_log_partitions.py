@@ -204,7 +204,7 @@ def test_a_conversion_killed_between_its_steps_begins_again(
     killed_after: int,
 ) -> None:
     before = rows(conn)
-    patiently, calls = log_partitions._patiently, 0
+    patiently, calls = log_partitions.patiently, 0
 
     def counted(*args: object, **named: object) -> object:
         nonlocal calls
@@ -213,7 +213,7 @@ def test_a_conversion_killed_between_its_steps_begins_again(
             raise KeyboardInterrupt
         return patiently(*args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(log_partitions, "_patiently", counted)
+    monkeypatch.setattr(log_partitions, "patiently", counted)
     with pytest.raises(KeyboardInterrupt):
         partition_logs(conn, [LOG])
     assert rows(conn) == before

@@ -57,7 +57,7 @@ def test_the_commands_that_the_documentation_promises_are_there() -> None:
         "stream skip",
         "plan", "apply", "promote", "rollback", "versions", "diff", "retire", "sql", "init",
         "audit", "drift baseline", "drift check", "drift calibrate", "drift watch",
-        "drift report", "lake export", "lake status",
+        "drift report", "lake cut", "lake export", "lake status",
     }  # fmt: skip
     assert promised == {" ".join(words) for words in COMMANDS}
 

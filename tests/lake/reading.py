@@ -9,7 +9,7 @@ import psycopg
 import pyarrow as pa
 
 from extensions.database import connect_arrow
-from extensions.lake.export import _rows
+from extensions.lake.export_rows import rows
 from extensions.lake.lake_tables import LakeTable
 from extensions.lake.upkeep import _named
 
@@ -28,7 +28,7 @@ def in_lake(held: "Table", table: LakeTable) -> list[tuple[object, ...]]:
 
 def in_postgres(url: str, table: LakeTable, through: datetime) -> list[tuple[object, ...]]:
     """The rows of PostgreSQL that had arrived by ``through``."""
-    return _ordered(pa.Table.from_batches(_rows(url, table, None, through), table.schema))
+    return _ordered(pa.Table.from_batches(rows(url, table, None, through), table.schema))
 
 
 def files_on_disk(held: "Table") -> set[str]:

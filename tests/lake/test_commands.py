@@ -8,12 +8,18 @@ import pytest
 
 from extensions.asof import Computation
 from extensions.asof.tick import tick
-from extensions.errors import InputError, SkewlessError
+from extensions.errors import ConfigurationError, InputError, SkewlessError
 from extensions.lake.settings import LakeSettings
 from extensions.operations import lake_export
-from extensions.operations.lake_export import export_due, export_tables, lake_status
+from extensions.operations.lake_export import (
+    cut_tables,
+    export_due,
+    export_tables,
+    lake_status,
+)
 from tests.asof.loading import watch
 from tests.conftest import REPO_ROOT
+from tests.lake.logs import MONTHS, append_row, monthly, rows_of_log
 
 
 @pytest.fixture
@@ -74,6 +80,55 @@ def test_a_large_table_is_left_to_the_command(
     monkeypatch.setattr(lake_export, "LARGE", 0)
     with pytest.raises(SkewlessError, match="run `skewless lake export watch_events` once"):
         export_due(conn, fresh_database, REPO_ROOT)
+
+
+def test_what_is_older_than_its_hot_window_is_cut(
+    conn: psycopg.Connection,
+    fresh_database: str,
+    counts: Computation,
+    configured: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigurationError, match="No log has a hot window"):
+        list(cut_tables(conn, fresh_database, REPO_ROOT))
+
+    def with_windows(**hot: timedelta) -> None:
+        found = LakeSettings(f"file://{configured}", hot=hot, configured=True)
+        monkeypatch.setattr(lake_export, "read_settings", lambda _: found)
+
+    with_windows(user_watch_stat=timedelta(days=1))
+    with pytest.raises(ConfigurationError, match=r"for user_watch_stat, .* user_watch_stats\?"):
+        list(cut_tables(conn, fresh_database, REPO_ROOT))
+    monthly(conn, counts.log_table)
+    for day in range(1, 5):
+        append_row(conn, counts, 7, MONTHS[0] + timedelta(days=day), day)
+    with_windows(user_watch_stats=timedelta(days=1), default=timedelta(days=36_500))
+    done = {each.table: each for each in cut_tables(conn, fresh_database, REPO_ROOT)}
+    assert (done[counts.log_table].rows, done[counts.log_table].before) == (3, MONTHS[-1])
+    assert {each.before for log, each in done.items() if log != counts.log_table} == {None}
+    with pytest.raises(InputError, match="no log or history watch_events"):
+        list(cut_tables(conn, fresh_database, REPO_ROOT, "watch_events"))
+    _, found = lake_status(conn, fresh_database, REPO_ROOT)
+    status = {each.table: each for each in found}
+    assert (status[counts.log_table].cut_before, status[counts.log_table].rows) == (MONTHS[-1], 4)
+    assert status["watch_events"].cut_before is None
+
+
+def test_the_loop_cuts_after_its_export(
+    conn: psycopg.Connection,
+    fresh_database: str,
+    counts: Computation,
+    configured: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monthly(conn, counts.log_table)
+    for day in range(1, 5):
+        append_row(conn, counts, 7, MONTHS[0] + timedelta(days=day), day)
+    hot = {"user_watch_stats": timedelta(days=1)}
+    settings = LakeSettings(f"file://{configured}", hot=hot, configured=True)
+    monkeypatch.setattr(lake_export, "read_settings", lambda _: settings)
+    export_due(conn, fresh_database, REPO_ROOT)
+    assert [row[2] for row in rows_of_log(conn, counts.log_table)] == [4]
 
 
 def test_nothing_is_exported_where_no_lake_is_configured(

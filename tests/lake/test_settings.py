@@ -42,6 +42,15 @@ def test_what_a_section_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     relative = read_settings(repository(tmp_path, "lake: {warehouse: files}"))
     assert relative.warehouse == f"file://{tmp_path.resolve()}/files"
     assert relative.keep_snapshots == KEEP_SNAPSHOTS
+    assert relative.hot_window("any_view") is None
+
+
+def test_hot_windows_by_view_or_for_all_others(tmp_path: Path) -> None:
+    found = read_settings(
+        repository(tmp_path, "lake: {hot: {default: 30 days, item_stats: 12 hours}}")
+    )
+    assert found.hot_window("item_stats") == timedelta(hours=12)
+    assert found.hot_window("user_habits") == timedelta(days=30)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,9 @@ def test_what_a_section_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("lake: here", "is 'here': write settings below it"),
         ("lake: {warehous: x}", "has no setting 'warehous'.*Did you mean warehouse"),
-        ("lake: {hot: 7 days}", "has no setting 'hot': it knows warehouse"),
+        ("lake: {cold: 7 days}", "has no setting 'cold': it knows warehouse"),
+        ("lake: {hot: 7 days}", "has the hot windows '7 days': name views, or default, as in"),
+        ("lake: {hot: {default: 7}}", "keeps default hot for 7: write a time as '30 days'"),
         ("lake: {warehouse: 'ftp://x/y'}", "names the warehouse 'ftp://x/y': a folder, or a URL"),
         ("lake: {properties: [a]}", "has properties that are no mapping"),
         ("lake: {keep_snapshots: soon}", "keeps snapshots for 'soon': write a time as '7 days'"),

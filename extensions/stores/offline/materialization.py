@@ -22,6 +22,7 @@ from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.join.latest_rows import latest_rows, sorted_rows
 from extensions.stores.offline.join.newest_row_rule import RowOrder
+from extensions.stores.offline.log_cut_checks import require_hot_rows
 from extensions.stores.values.future_rows import future, not_future_condition
 from extensions.version_names import log_table_sql
 
@@ -79,6 +80,7 @@ class RowsToPublish:
     def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time, and a note of what was visible after the last."""
         since = self.start
+        self._refuse_cut(session)
         self._say_future(session)
         marked = self.source.created_time is not None and _has_marks(session)
         if marked:
@@ -91,6 +93,15 @@ class RowsToPublish:
     def to_sql(self, session: ArrowSession) -> str:  # noqa: ARG002
         """The statement, without what came late."""
         return self._query(self.start).as_string(None)
+
+    def _refuse_cut(self, session: ArrowSession) -> None:
+        """Refuse rows that a log no longer has: of each entity the latest one is there by any end.
+
+        Raises:
+            ColdRowsError: the log was cut later than that.
+        """
+        asked = self.end if self.latest else self.start
+        require_hot_rows(session, self.source.table, asked, "A materialization")
 
     def _say_future(self, session: ArrowSession) -> None:
         """Name the rows that are passed over, which another tool must have put there."""

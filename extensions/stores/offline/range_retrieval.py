@@ -30,7 +30,7 @@ _EVENT, _CREATED = "event_timestamp", "created_timestamp"
 
 @dataclass(frozen=True)
 class RangeQuery:
-    """The statement with the Feast types of its columns, and whole names of those with short ones.
+    """The statement, its columns' Feast types, whole names of those with short ones, its tables.
 
     PostgreSQL cuts names after 63 bytes, so that ``view__feature`` of two features may become one.
     Where a name is longer, the statement has names of its own.
@@ -39,6 +39,7 @@ class RangeQuery:
     query: str
     types: Mapping[str, FeastType]
     whole_names: Mapping[str, str]
+    tables: tuple[str, ...]
 
 
 def range_query(
@@ -87,7 +88,12 @@ def range_query(
             end_date=span[1],
         )
     ).strip()
-    return RangeQuery(query, _declared(joins, full=full_feature_names), whole_names)
+    return RangeQuery(
+        query,
+        _declared(joins, full=full_feature_names),
+        whole_names,
+        tuple(join.table for join in joins),
+    )
 
 
 def _with_short_names(joins: Sequence[ViewJoin]) -> list[ViewJoin]:

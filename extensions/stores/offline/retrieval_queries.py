@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 from feast.types import FeastType
@@ -12,6 +13,7 @@ from extensions.errors import SkewlessError
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
 from extensions.stores.offline.arrow.query_rows import read_exactly
 from extensions.stores.offline.arrow.source_column_types import SourceType, column_types
+from extensions.stores.offline.join.both_sides import ColdSide, cold_side, cuts_of
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
 from extensions.stores.offline.join.output_columns import (
     exact_numeric_columns,
@@ -24,11 +26,16 @@ from extensions.stores.offline.join.parallel_join import join_in_chunks
 from extensions.stores.offline.join.point_in_time import (
     ORDINAL,
     JoinOptions,
+    Layout,
     ViewJoin,
     join_keys,
     join_query,
     source_layouts,
 )
+from extensions.stores.offline.log_cut_checks import require_hot_rows
+
+if TYPE_CHECKING:
+    from extensions.lake.reader import LakeReader
 
 
 class RetrievalRequest(Protocol):
@@ -52,6 +59,8 @@ class PlainQuery:
     Attributes:
         query: The statement.
         context: What is read, for error messages.
+        since: The logs that it reads, and from which event time on (None: all of it), which
+            PostgreSQL must hold whole from there.
         declared: Feast types of its columns.
         whole_names: The result's names of columns that are too long for PostgreSQL, by the
             statement's names of them.
@@ -61,9 +70,12 @@ class PlainQuery:
     context: str
     declared: Mapping[str, FeastType] = field(default_factory=dict)
     whole_names: Mapping[str, str] = field(default_factory=dict)
+    since: Mapping[str, datetime | None] = field(default_factory=dict)
 
     def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The rows, some megabytes at a time."""
+        for table, start in self.since.items():
+            require_hot_rows(session, table, start, "Reading a range of rows")
         for chunk in read_exactly(session, sql.SQL(self.query), self.declared):
             yield chunk.rename_columns(
                 [self.whole_names.get(name, name) for name in chunk.column_names]
@@ -86,6 +98,7 @@ class PointInTimeRequest:
         beside_names: Their column names.
         connections: How many connections a large join may use.
         context: What is done, for error messages.
+        lake: Where the older rows of logs are that were cut; None: such labels are refused.
     """
 
     labels: EntityTable | EntityQuery
@@ -95,6 +108,7 @@ class PointInTimeRequest:
     beside_names: tuple[str, ...] = ()
     connections: int = 1
     context: str = "joining features to labels"
+    lake: "LakeReader | None" = None
 
     def chunks(self, session: ArrowSession) -> Iterator[pa.Table]:
         """The labels' columns as they came, then the features."""
@@ -122,20 +136,33 @@ class PointInTimeRequest:
         relation = (
             labels.relation if isinstance(labels, EntityTable) else labels.prepare(session, keys)
         )
-        joined = self._joined(session, relation, with_short_names(self.views), types, ordered=False)
-        statement = result_query(joined, columns, ordered=isinstance(labels, EntityQuery))
+        layouts = source_layouts(session, self.views, types)
         exact = exact_numeric_columns(columns)
-        if isinstance(labels, EntityTable):
-            yield from join_in_chunks(
-                session,
-                labels,
-                keys,
-                statement,
-                exact,
-                self.connections,
-                lambda answer: restore_names(answer, columns),
+
+        def sent() -> pa.Table:
+            return labels.sent(keys) if isinstance(labels, EntityTable) else labels.sent(session)
+
+        with cold_side(
+            session, self.views, layouts, keys, self.options, sent, self.lake
+        ) as cold:  # fmt: skip
+            joined = self._joined(
+                relation, with_short_names(self.views), layouts, cold, ordered=False
             )
-        else:
+            statement = result_query(joined, columns, ordered=isinstance(labels, EntityQuery))
+            if isinstance(labels, EntityTable):
+                yield from join_in_chunks(
+                    session,
+                    labels,
+                    keys,
+                    statement,
+                    exact,
+                    self.connections,
+                    lambda answer: restore_names(answer, columns),
+                    cold,
+                )
+                return
+            if cold is not None:
+                cold.upload(session, 0, 2**62)
             for answer in session.chunks(statement, exact):
                 yield restore_names(answer, columns)
 
@@ -148,14 +175,27 @@ class PointInTimeRequest:
             else sql.SQL("({})").format(self.labels.numbered(keys))
         )
         types = self._types(session)
-        return self._joined(session, relation, self.views, types, ordered=True).as_string(None)
+        self._refuse_cold(session)
+        layouts = source_layouts(session, self.views, types)
+        return self._joined(relation, self.views, layouts, None, ordered=True).as_string(None)
+
+    def _refuse_cold(self, session: ArrowSession) -> None:
+        """Refuse to give a statement that would not find the older rows of a log."""
+        cuts = cuts_of(session, self.views)
+        if not cuts:
+            return
+        labels = self.labels
+        first, _ = labels.span() if isinstance(labels, EntityTable) else labels.span(session)
+        for cut in cuts.values():
+            if first is not None and not cut.answers(first, self.options.known_at):
+                raise cut.refusal(first, "The SQL of this join")
 
     def _joined(
         self,
-        session: ArrowSession,
         relation: sql.Composable,
         views: Sequence[ViewJoin],
-        types: Sequence[Mapping[str, SourceType]],
+        layouts: Sequence[Layout],
+        cold: ColdSide | None,
         *,
         ordered: bool,
     ) -> sql.Composed:
@@ -165,9 +205,10 @@ class PointInTimeRequest:
             self.labels.columns if isinstance(self.labels, EntityQuery) else [],
             join_keys(views),
             views,
-            source_layouts(session, self.views, types),
+            layouts,
             self.options,
             beside=self.beside,
+            cold=cold.tables if cold else {},
             ordered=ordered,
         )
 

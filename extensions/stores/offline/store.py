@@ -26,6 +26,8 @@ from extensions.database import connect
 from extensions.database.connection import table_exists
 from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import ConfigurationError, InputError
+from extensions.lake.reader import LakeReader
+from extensions.repository import STORE_FILE
 from extensions.stores import config_repository, transform_inputs
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.feast_source_connections import url_of, use_own_connections
@@ -143,7 +145,13 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
             )
             return SkewlessRetrievalJob(
                 config,
-                PlainQuery(read.query, "reading features of a range", read.types, read.whole_names),
+                PlainQuery(
+                    read.query,
+                    "reading features of a range",
+                    read.types,
+                    read.whole_names,
+                    dict.fromkeys(read.tables, start),
+                ),
                 full_feature_names=full_feature_names,
                 on_demand_feature_views=served,
                 metadata=SkewlessMetadata(feature_refs, [], lambda: (start, end)),
@@ -179,6 +187,7 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                     transform.column for transform in served if transform.column is not None
                 ),
                 connections=config.offline_store.connections,
+                lake=_lake(config, project),
             ),
             full_feature_names=full_feature_names,
             on_demand_feature_views=served,
@@ -239,7 +248,9 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
         )
         if start_date is None or end_date is None or source.created_time is None:
             query = all_rows(source, start_date, end_date)
-            return SkewlessRetrievalJob(config, PlainQuery(query, "reading a log"))
+            return SkewlessRetrievalJob(
+                config, PlainQuery(query, "reading a log", since={source.table: start_date})
+            )
         return SkewlessRetrievalJob(
             config,
             RowsToPublish(
@@ -300,6 +311,14 @@ class SkewlessPostgresOfflineStore(PostgreSQLOfflineStore):
                     f"The table {table} of source {data_source.name} is not there: "
                     "run `skewless migrate` first."
                 )
+
+
+def _lake(config: RepoConfig, project: str) -> LakeReader | None:
+    """Where the older rows of logs are that were cut; None: the store has no repository."""
+    repository = config.repo_path
+    if repository is None or not (repository / STORE_FILE).is_file():
+        return None
+    return LakeReader(repository, url_of(config), project)
 
 
 def _check_request_data(

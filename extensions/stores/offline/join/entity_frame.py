@@ -186,6 +186,16 @@ class EntityQuery:
         self._check_values(session, keys)
         return self.relation
 
+    def sent(self, session: ArrowSession) -> pa.Table:
+        """What `prepare` put into the temporary table: ordinals, times and keys."""
+        names = session.rows(sql.SQL("SELECT * FROM {} LIMIT 0").format(self.relation)).schema.names
+        wanted = [n for n in names if n in (ORDINAL, LABEL_TIME) or n.startswith("key_")]
+        return session.table(
+            sql.SQL("SELECT {} FROM {}").format(
+                sql.SQL(", ").join(sql.Identifier(name) for name in wanted), self.relation
+            )
+        )
+
     def _check_values(self, session: ArrowSession, keys: Sequence[Key]) -> None:
         """Refuse keys that are not what their entity says: 5.7 is no whole number."""
         for i, key in enumerate(keys):

@@ -9,6 +9,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from extensions.stores.offline.arrow.adbc_session import ArrowSession
+from extensions.stores.offline.join.both_sides import ColdSide
 from extensions.stores.offline.join.entity_frame import EntityTable
 from extensions.stores.offline.join.point_in_time import ORDINAL, Key
 
@@ -25,11 +26,13 @@ def join_in_chunks(
     exact: Sequence[str],
     connections: int,
     finished: Callable[[pa.Table], pa.Table],
+    cold: ColdSide | None = None,
 ) -> Iterator[pa.Table]:
     """Answers to the labels, part by part; ``statement`` asks about the uploaded labels.
 
     A part is uploaded in the order of its keys, answered in any, and put into the labels' order
-    here: PostgreSQL need not sort. ``finished`` gives each answer its names and types.
+    here: PostgreSQL need not sort. ``finished`` gives each answer its names and types. ``cold``:
+    rows of the lake that are uploaded beside a part.
     """
     sent = labels.sent(keys)
     size = min(MOST, max(FEWEST, -(-sent.num_rows // connections)))
@@ -38,8 +41,13 @@ def join_in_chunks(
 
     def answer(lane: ArrowSession, part: pa.Table) -> pa.Table:
         labels.upload(lane, part)
+        if cold is not None:
+            first = part[ORDINAL][0].as_py() if part.num_rows else 0
+            cold.upload(lane, first, first + part.num_rows)
         answered = pa.concat_tables(lane.chunks(statement, exact))
         lane.drop(labels.name)
+        if cold is not None:
+            cold.drop(lane)
         return _in_order(finished(answered))
 
     if len(parts) == 1:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from feast import FeatureView
@@ -251,11 +252,13 @@ def join_query(
     options: JoinOptions,
     *,
     beside: Sequence[sql.Composable] = (),
+    cold: Mapping[str, str] = MappingProxyType({}),
     ordered: bool = True,
 ) -> sql.Composed:
     """One row per label, ``ordered`` as the labels are: ordinal, ``label_columns``, features.
 
-    ``beside``: further columns, said of the label ``e``, which come last. With ``full`` each view's
+    ``beside``: further columns, said of the label ``e``, which come last. ``cold``: by log, the
+    temporary table with rows of it that PostgreSQL has no longer. With ``full`` each view's
     features are followed by ``<view>__age_seconds`` (double, null where there is no row) and
     ``<view>__found`` (boolean).
     """
@@ -268,7 +271,7 @@ def join_query(
         columns += [_value(alias, j, feature, view) for j, feature in enumerate(view.features)]
         if options.full:
             columns += _details(alias, view)
-        joins.append(_lateral(alias, view, layout, places, options))
+        joins.append(_lateral(alias, view, layout, places, options, cold))
     columns += beside
     joined = sql.SQL("SELECT {columns} FROM {labels} AS e{joins}").format(
         columns=sql.SQL(", ").join(columns), labels=labels, joins=sql.SQL("").join(joins)
@@ -314,16 +317,22 @@ def _details(alias: str, view: ViewJoin) -> list[sql.Composable]:
 
 
 def _lateral(
-    alias: str, view: ViewJoin, layout: Layout, places: dict[str, str], options: JoinOptions
+    alias: str,
+    view: ViewJoin,
+    layout: Layout,
+    places: dict[str, str],
+    options: JoinOptions,
+    cold: Mapping[str, str],
 ) -> sql.Composed:
     """The latest row that was known; of the log of the version that was the default then."""
     there = [era for era in view.eras if era.table is not None]
     if there:
         found = sql.SQL(" UNION ALL ").join(
-            sql.SQL("({})").format(_latest(view, layout, places, options, era)) for era in there
+            sql.SQL("({})").format(_latest(view, layout, places, options, cold, era))
+            for era in there
         )
     else:
-        found = _latest(view, layout, places, options)
+        found = _latest(view, layout, places, options, cold)
     return sql.SQL(" LEFT JOIN LATERAL ({}) AS {} ON TRUE").format(found, sql.Identifier(alias))
 
 
@@ -339,6 +348,7 @@ def _latest(
     layout: Layout,
     places: dict[str, str],
     options: JoinOptions,
+    cold: Mapping[str, str],
     era: ServedEra | None = None,
 ) -> sql.Composed:
     at = sql.Identifier("e", LABEL_TIME)
@@ -372,20 +382,30 @@ def _latest(
     ]
     if era is not None:
         conditions.append(label_time_in(era.valid_times))
-    return sql.SQL(
-        "SELECT {event} AS at, {columns} FROM {source} AS l "
-        "WHERE {conditions} ORDER BY {order} LIMIT 1"
-    ).format(
-        event=event,
-        columns=sql.SQL(", ").join(
+    table = view.table if era is None else str(era.table)
+    source = sql.SQL(view.table) if era is None else sql.Identifier(table)
+    parts = {
+        "event": event,
+        "columns": sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(column, sql.Identifier(f"f{i}"))
             for i, column in enumerate(columns)
         ),
-        source=_source(view) if era is None else sql.Identifier(str(era.table)),
-        conditions=sql.SQL(" AND ").join(conditions),
-        order=sql.SQL(", ").join(layout.order.newest_first()),
+        "conditions": sql.SQL(" AND ").join(conditions),
+        "order": sql.SQL(", ").join(layout.order.newest_first()),
+    }
+    if table not in cold:
+        return sql.SQL(
+            "SELECT {event} AS at, {columns} FROM {source} AS l "
+            "WHERE {conditions} ORDER BY {order} LIMIT 1"
+        ).format(source=source, **parts)
+    # The latest of either side, and of these the later one; of a log no two rows are equal in both.
+    sides = [
+        sql.SQL(
+            "(SELECT {event} AS at, {created} AS created, {columns} FROM {source} AS l "
+            "WHERE {conditions} ORDER BY {order} LIMIT 1)"
+        ).format(source=side, created=sql.Identifier("l", str(view.created_time)), **parts)
+        for side in (source, sql.SQL("pg_temp.{}").format(sql.Identifier(cold[table])))
+    ]
+    return sql.SQL("SELECT s.* FROM ({}) AS s ORDER BY s.at DESC, s.created DESC LIMIT 1").format(
+        sql.SQL(" UNION ALL ").join(sides)
     )
-
-
-def _source(view: ViewJoin) -> sql.SQL:
-    return sql.SQL(view.table)

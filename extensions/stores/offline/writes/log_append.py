@@ -25,6 +25,7 @@ from extensions.feature_types import (
 )
 from extensions.stores.offline.arrow.adbc_session import ArrowSession, arrow_session
 from extensions.stores.offline.arrow.query_rows import read_exactly
+from extensions.stores.offline.log_cut_checks import session_cuts
 from extensions.stores.offline.writes.pushed_rows import (
     ROW,
     Log,
@@ -35,6 +36,7 @@ from extensions.stores.offline.writes.pushed_rows import (
 )
 from extensions.stores.offline.writes.violated_constraint import constrained_columns
 from extensions.stores.values.future_rows import refuse_future_rows
+from extensions.value_text import exact_time_text
 
 DONE = "_skewless_done"
 # How many different rows one entity may be told for the same times.
@@ -99,6 +101,7 @@ def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Tab
     values = [name for name in columns if name not in {*log.keys, log.event, log.created}]
     # One push at a time: two at once could each be the other's correction.
     session.run(transaction_lock_sql(f"skewless push {log.table}"))
+    _refuse_cut(session, log, rows)
     if log.created is None or log.created not in columns:
         _replace(session, log, rows, columns, values)
     else:
@@ -108,6 +111,33 @@ def _append(session: ArrowSession, view: FeatureView, table: pa.Table) -> pa.Tab
     for temporary in (rows, uploaded):
         session.run(sql.SQL("DROP TABLE pg_temp.{}").format(temporary))
     return held
+
+
+def _refuse_cut(session: ArrowSession, log: Log, rows: sql.Composable) -> None:
+    """Refuse rows of which it cannot be seen whether the log held them before it was cut.
+
+    Raises:
+        InputError: the push has such rows.
+    """
+    for cut in session_cuts(session, [log.table]).values():
+        if log.created is None:
+            continue
+        [row] = session.table(
+            sql.SQL("SELECT count(*) AS n FROM {} WHERE {} < {} AND {} <= {}").format(
+                rows,
+                sql.Identifier(log.event),
+                sql.Literal(cut.before),
+                sql.Identifier(log.created),
+                sql.Literal(cut.exported_through),
+            )
+        ).to_pylist()
+        if row["n"]:
+            raise InputError(
+                f"{row['n']} rows of a push to {log.table} are of times before "
+                f"{exact_time_text(cut.before)}, from which on PostgreSQL has the log, and say "
+                f"that they were published by {exact_time_text(cut.exported_through)}: whether "
+                "they are corrections cannot be seen. Leave their created time out, which is now."
+            )
 
 
 def _as_the_logs(
