@@ -139,10 +139,11 @@ def assert_backfill_ends_on_the_same(
 ) -> None:
     """The log that would exist had nobody streamed or refreshed."""
     conn = lived.conn
+    processed = sent.views.get(computation.name, sent.through)
     spare = replace(computation, version=_SPARE)
     ensure_log_tables(conn, [spare])
     try:
-        backfill(conn, spare, lived.begun - timedelta(days=2), sent.through)
+        backfill(conn, spare, lived.begun - timedelta(days=2), processed)
         filled = logged(conn, spare)
     finally:
         for table in ("watermarks", "backfills"):
@@ -151,7 +152,7 @@ def assert_backfill_ends_on_the_same(
     sample = lived.rng.sample(filled, min(SAMPLE, len(filled)))
     assert truth.assert_agrees(computation, sample) > 0
     # As of the last time at which both must have asked: an hour may have ended since the refresh.
-    through = sent.through.replace(**_ON_THE_GRID[computation.freshness])
+    through = processed.replace(**_ON_THE_GRID[computation.freshness])
     if computation.freshness is not Freshness.REALTIME:
         tick(conn, computation, through)
         publish(lived.store(), conn, computation)

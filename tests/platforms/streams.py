@@ -41,6 +41,8 @@ class Sent:
         hit: How many ended there by themselves.
         since: When the first message was sent.
         through: What was produced by then was read, computed and published in the end.
+        views: The same of each view by itself. A view that had fallen behind is computed once,
+            as of a moment that may lie after ``through``, which is the least of all views.
     """
 
     new: Mapping[str, Sequence[Row]]
@@ -49,6 +51,7 @@ class Sent:
     hit: int
     since: datetime
     through: datetime
+    views: Mapping[str, datetime]
 
 
 class Streams:
@@ -104,8 +107,11 @@ class Streams:
             )
             code = fleet.stop(last)
             assert code == 0, code
-        through = min(view.processed_through for view in status(self.each[0]).views)
-        return Sent(new, before, places, hit, since, through)
+        views = {
+            f"{view.view}.v{view.version}": view.processed_through
+            for view in status(self.each[0]).views
+        }
+        return Sent(new, before, places, hit, since, min(views.values()), views)
 
     def assert_stored(self, sent: Sent) -> None:
         """The tables hold each row once, as it was sent, and nothing else that is new."""
