@@ -1,5 +1,5 @@
 -- Which logs PostgreSQL no longer holds whole: older rows are in the lake alone.
--- depends: 0026.backfill-chunks
+-- depends: 0027.every-control-table
 
 -- One row for each log that was cut. `cut_before`: the event time from which on the log answers as
 -- if nothing had been cut. `exported_through`, `snapshot_id`: the arrival through which the lake
@@ -15,5 +15,4 @@ CREATE TABLE log_cuts (
     cut_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-CREATE TRIGGER check_project_claim BEFORE INSERT OR UPDATE OR DELETE ON log_cuts
-FOR EACH STATEMENT EXECUTE FUNCTION check_project_claim();
+SELECT guard_control_table('log_cuts');
