@@ -1,6 +1,5 @@
 """Servers and databases for the tests: real ones, started once, stopped with the session."""
 
-import functools
 import importlib
 import os
 import signal
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from feast import repo_operations
 
 from extensions.addresses import project_name
 from extensions.asof import Computation, load_computations
@@ -56,23 +54,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def repo_root() -> Path:
     """The Feast repository that is tested."""
     return REPO_ROOT
-
-
-@pytest.fixture(scope="session", autouse=True)
-def files_listed_once() -> Iterator[None]:
-    """Feast's list of the repository's files is made once, not anew at each apply.
-
-    Feast looks at every file below the folder, an environment's thousands included, for seconds.
-    """
-    list_files = repo_operations.get_repo_files
-    listed = functools.cache(lambda: tuple(list_files(REPO_ROOT)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            repo_operations,
-            "get_repo_files",
-            lambda root: list(listed()) if root.resolve() == REPO_ROOT else list_files(root),
-        )
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import orjson
 from feast import ValueType
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.feature_view import DUMMY_ENTITY_ID
 
 from extensions.feature_types import BITS
 from extensions.service_routes import ReplyNames
-from extensions.serving.features.entity_ids import EntityIds
+from extensions.serving.features.entity_ids import EVERYBODY, EntityIds
 from extensions.serving.features.request_plan import Plan
 from extensions.serving.http.request_types import (
     LONGEST_ID,
@@ -128,10 +128,7 @@ class RequestParser:
             entities[key] = column = [getattr(row, name) for row in rows]
             ids[key] = id_column(column, kind, f"entities[{{}}].{key}", texts=texts)
         if DUMMY_ENTITY_ID in plan.key_types:
-            # Feast's name for the one entity of a view without entities.
-            ids[DUMMY_ENTITY_ID] = EntityIds(
-                [DUMMY_ENTITY_VAL] * len(rows), None, [b"=" + DUMMY_ENTITY_VAL.encode()] * len(rows)
-            )
+            ids[DUMMY_ENTITY_ID] = EVERYBODY
         columns = read.layout == "columns"
         request = self._context(read, plan)
         return Batch(plan.service, entities, ids, request, columns, len(rows)), plan
