@@ -17,7 +17,7 @@ from extensions.failpoints import VARIABLE, UnforeseenError, point
 from streaming.failpoints import Fault
 from tests.conftest import REPO_ROOT
 from tests.faults.kill_matrix import all_operations
-from tests.lake import test_export, test_upkeep
+from tests.lake import test_cut, test_export, test_upkeep
 from tests.streaming.crashes import schedule
 
 PASSES = (
@@ -75,7 +75,7 @@ def test_names_are_one_place_each() -> None:
 
 
 def test_every_failpoint_is_a_cell() -> None:
-    """The kill matrix's, those at which workers are killed, or an export's own test; none new."""
+    """The kill matrix's, those at which workers are killed, or the lake's own tests; none new."""
     nothing: Any = None  # operations are prepared when they begin
     cells = {
         at
@@ -84,6 +84,7 @@ def test_every_failpoint_is_a_cell() -> None:
     }
     cells |= {at.partition(":")[0] for at in schedule(seed=1, kills=100)}
     cells |= parametrized(test_export.test_an_export_killed_anywhere_is_made_good_by_the_next)
+    cells |= parametrized(test_cut.test_a_cut_killed_anywhere_is_made_good_by_the_next)
     cells |= parametrized(test_upkeep.test_an_upkeep_killed_anywhere_is_made_good_by_the_next)
     faults = {fault.value for faults in declared().values() for fault in faults}
     assert faults - cells == set()

@@ -1,7 +1,10 @@
 """The cut: what leaves PostgreSQL is in the lake, and what stays answers as before."""
 
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -12,11 +15,13 @@ from extensions.asof.log_cuts import Cut, cut_of
 from extensions.database import connect
 from extensions.errors import ConflictError, UnavailableError
 from extensions.failpoints import VARIABLE, UnforeseenError
+from extensions.lake.catalog import open_catalog
 from extensions.lake.commits import data_files, exported_through, replace_files
 from extensions.lake.cut import CutDone, Fault, cut
 from extensions.lake.export import Exported
 from extensions.lake.lake_tables import LakeTable, log_in_lake
 from extensions.lake.parquet_files import day_of
+from extensions.lake.settings import LakeSettings
 from tests.lake.conftest import PROJECT
 from tests.lake.logs import MONTHS, append_row, monthly, rows_of_log
 from tests.lake.reading import in_lake, in_postgres
@@ -149,29 +154,52 @@ def test_a_tick_that_is_behind_keeps_its_rows(
     assert at(log, FEB).before == FEB
 
 
-def test_a_crash_leaves_the_old_or_the_new(
-    conn: psycopg.Connection,
-    exported: Export,
-    log: LakeTable,
-    at: Cutter,
+def cut_here(url: str, warehouse: str, log: LakeTable) -> None:
+    """In a process of its own."""
+    with (
+        open_catalog(url, PROJECT, LakeSettings(warehouse)) as catalog,
+        connect(url, autocommit=True) as conn,
+    ):
+        cut(conn, url, catalog, PROJECT, log, MAR)
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_cut_killed_anywhere_is_made_good_by_the_next(
+    conn: psycopg.Connection, fresh_database: str, catalog: "SqlCatalog", tmp_path: Path,
+    exported: Export, log: LakeTable, at: Cutter, monkeypatch: pytest.MonkeyPatch, fault: Fault,
+) -> None:  # fmt: skip
+    exported(log)
+    before, whole = rows_of_log(conn, log.name), lake_rows(catalog, log)
+    with monkeypatch.context() as armed:
+        armed.setenv(VARIABLE, fault.value)
+        child = get_context("spawn").Process(
+            target=cut_here, args=(fresh_database, f"file://{tmp_path}/lake", log)
+        )
+        child.start()
+        child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    # The old or the new.
+    done = fault is Fault.COMMITTED
+    assert (cut_of(conn, log.name) is not None) == done
+    assert len(rows_of_log(conn, log.name)) == len(before) - (3 if done else 0)
+    assert lake_rows(catalog, log) == whole
+    again = at(log, MAR)
+    assert (again.before, again.rows) == (MAR, 0 if done else 3)
+    assert len(rows_of_log(conn, log.name)) == len(before) - 3
+    assert conn.execute("SELECT to_regclass(%s)", [f"{log.name}_kept"]).fetchone() == (None,)
+    check(fresh_database, catalog, log, 3)
+
+
+def test_an_error_within_a_cut_leaves_no_copy(
+    conn: psycopg.Connection, exported: Export, log: LakeTable, at: Cutter,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     exported(log)
     before = rows_of_log(conn, log.name)
-    for fault in Fault:
-        monkeypatch.setenv(VARIABLE, f"{fault.value}:1:raise")
-        with pytest.raises(UnforeseenError):
-            at(log, MAR)
-        done = fault is Fault.COMMITTED
-        assert (cut_of(conn, log.name) is not None) == done
-        assert len(rows_of_log(conn, log.name)) == len(before) - (3 if done else 0)
-    monkeypatch.delenv(VARIABLE)
-    assert at(log, MAR) == CutDone(log.name, MAR, 0, 0, 0)
-    # What a killed process leaves is dropped by the next.
-    conn.execute(f"CREATE TABLE {log.name}_kept (n integer)")
-    append_row(conn, None, 1, APR + DAY, 1, log=log.name)
-    exported(log)
-    assert at(log, APR).before == APR
+    monkeypatch.setenv(VARIABLE, f"{Fault.SWAPPED.value}:1:raise")
+    with pytest.raises(UnforeseenError):
+        at(log, MAR)
+    assert rows_of_log(conn, log.name) == before
     assert conn.execute("SELECT to_regclass(%s)", [f"{log.name}_kept"]).fetchone() == (None,)
 
 

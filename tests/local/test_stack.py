@@ -31,6 +31,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from extensions.local.stack import Stack
+print("imported", flush=True)
 with Stack(Path(sys.argv[1]), durable=False) as stack:
     program = stack.spawn(["sleep", "300"], "worker")
     running = [*stack.servers.values()]
@@ -53,9 +54,16 @@ def home(tmp_path: Path) -> Iterator[Path]:
     stop_running(tmp_path / "home")
 
 
+def starting(home: Path) -> "subprocess.Popen[str]":
+    """A process that begins to start a stack in ``home``."""
+    process = run_python(RUN, home)
+    assert said(process) == ["imported"]
+    return process
+
+
 def running(home: Path) -> "tuple[subprocess.Popen[str], list[tuple[int, int]]]":
     """A process that runs a stack in ``home``, and (pid, port) of its programs; 0 is no port."""
-    process = run_python(RUN, home)
+    process = starting(home)
     pairs = [word.split(":") for word in said(process)]
     assert len(pairs) == 4
     return process, [(int(pid), int(port)) for pid, port in pairs]
@@ -145,9 +153,9 @@ def test_interrupted_twice_it_still_leaves_nothing(home: Path) -> None:
     assert all_gone(programs)
 
 
-@pytest.mark.parametrize("delay", [0.6, 0.9, 1.2, 1.6])
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 def test_interrupted_while_starting_it_leaves_nothing(home: Path, delay: float) -> None:
-    process = run_python(RUN, home)
+    process = starting(home)
     time.sleep(delay)
     end(process, signal.SIGINT)
     for name in ("postgres", "valkey", "tansu"):

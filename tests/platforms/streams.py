@@ -41,8 +41,8 @@ class Sent:
         hit: How many ended there by themselves.
         since: When the first message was sent.
         through: What was produced by then was read, computed and published in the end.
-        views: The same of each view by itself. A view that had fallen behind is computed once,
-            as of a moment that may lie after ``through``, which is the least of all views.
+        views: The same of each view by itself, of which ``through`` is the least. The values may
+            be as of moments that lie later.
     """
 
     new: Mapping[str, Sequence[Row]]

@@ -1,8 +1,10 @@
 """Two repositories on one machine: each has its own stack, and neither sees the other's."""
 
-import contextlib
 import json
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,16 +17,30 @@ from tests.repositories.places import ODD, done, new_repository, run, up, visit
 
 
 @pytest.fixture
-def default_port_taken() -> object:
-    """Nobody else gets it: this process listens there, or another program does already."""
-    with contextlib.ExitStack() as exits:
-        if is_free(DEFAULT_PORT):
-            listening = exits.enter_context(socket.socket())
-            # As `is_free`: connections of before that are being forgotten hold nobody up.
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((LOOPBACK, DEFAULT_PORT))
-            listening.listen()
+def default_port_taken() -> Iterator[None]:
+    """Nobody else gets it: this process listens there, at once or when another program leaves."""
+    done = threading.Event()
+    with socket.socket() as listening:
+        # As `is_free`: connections of before that are being forgotten hold nobody up.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def take() -> None:
+            while not done.is_set():
+                try:
+                    listening.bind((LOOPBACK, DEFAULT_PORT))
+                    listening.listen()
+                except OSError:
+                    time.sleep(0.01)
+                else:
+                    return
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        while is_free(DEFAULT_PORT):
+            time.sleep(0.01)
         yield
+        done.set()
+        taking.join()
 
 
 @pytest.mark.timeout(300)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import select
 import socket
 import time
@@ -46,6 +47,15 @@ class Raw:
                     break
                 data += more
         return int(data.split()[1]) if data.startswith(b"HTTP/1.1 ") else 0
+
+    def statuses(self, seconds: float = 5) -> list[int]:
+        """The statuses of all replies, until the server ends the connection."""
+        self.socket.settimeout(seconds)
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            while more := self.socket.recv(65_536):
+                data += more
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", data)]
 
     def answered(self, seconds: float = 0.002) -> bool:
         """Whether something has come that can be read."""

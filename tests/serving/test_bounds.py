@@ -222,6 +222,24 @@ def test_a_request_with_too_large_headers_is_told_so(http: httpx.Client) -> None
     raw.close()
 
 
+@pytest.mark.parametrize("first", [100, 30_000, 60_000, 65_500, 69_900])
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+@pytest.mark.parametrize(("size", "status"), [(60_000, 200), (70_000, 431)])
+def test_headers_are_as_large_in_pieces(
+    url: str, first: int, ahead: int, size: int, status: int
+) -> None:
+    """However they arrive, and after requests that are sent ahead in the same piece."""
+    raw = Raw(url)
+    whole = f"GET {USER} HTTP/1.1\r\nHost: x\r\nX-Api-Key: secret\r\n".encode()
+    before = whole + b"\r\n"
+    late = whole + b"X-Long: " + b"a" * size + b"\r\nConnection: close\r\n\r\n"
+    raw.send(before * ahead + late[:first])
+    time.sleep(0.1)
+    raw.send(late[first:])
+    assert raw.statuses() == [200] * ahead + [status]
+    raw.close()
+
+
 def test_what_is_asked_for_is_bounded_on_every_route(http: httpx.Client) -> None:
     most = LIMITS["max_items"]
     ids = list(range(most + 1))

@@ -13,6 +13,7 @@ import uvloop
 
 from extensions.serving.features.redis_connection import (
     BUSY_POLL_SECONDS,
+    DEAD_AFTER,
     PipelinedConnection,
     UnavailableError,
 )
@@ -212,3 +213,21 @@ def test_what_is_no_reply_ends_the_connection(fake: Any) -> None:
     server = fake(babble)
     linked(server, work)
     assert server.connections == 3
+
+
+def test_a_request_after_a_pause_has_as_long_as_any(fake: Any) -> None:
+    """The pause is nobody's silence: the server owes a reply from the request on."""
+
+    def late(taken: socket.socket, command: list[Any]) -> None:
+        time.sleep(0.6 * DEAD_AFTER)
+        echo(taken, command)
+
+    server = fake(late)
+
+    async def work(link: PipelinedConnection) -> None:
+        for pause in (0.9, 1.0, 1.1, 1.2):
+            await asyncio.sleep(pause * DEAD_AFTER)
+            assert await link.run([("GET", "a")]) == [b"a"]
+
+    linked(server, work)
+    assert server.connections == 1

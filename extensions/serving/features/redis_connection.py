@@ -222,12 +222,25 @@ class PipelinedConnection(asyncio.Protocol):
     def _check_liveness(self) -> None:
         """Periodic timer: drop a connection whose replies are overdue; ping an idle one."""
         self._liveness_timer = self._loop.call_later(DEAD_AFTER / 4, self._check_liveness)
-        stalled = self._loop.time() - self._last_data > DEAD_AFTER
-        if self.connected and self._transport:
-            if self._pending and stalled:
-                self._transport.abort()
-            elif stalled:  # idle
-                self.run([("PING",)]).add_done_callback(lambda done: done.exception())
+        if not self.connected:
+            return
+        if self._replies_overdue():
+            self._loop.call_later(TIMER_GRACE, self._drop_overdue)
+        elif not self._pending and self._loop.time() - self._last_data > DEAD_AFTER:
+            self.run([("PING",)]).add_done_callback(lambda done: done.exception())
+
+    def _replies_overdue(self) -> bool:
+        """Whether nothing has come for too long since the server owes a reply."""
+        if not self._pending:
+            return False
+        silent = min(
+            self._loop.time() - self._last_data, time.perf_counter() - self._pending[0].sent
+        )
+        return silent > DEAD_AFTER
+
+    def _drop_overdue(self) -> None:
+        if self._transport and self._replies_overdue():
+            self._transport.abort()
 
     def _connection_failed(self, error: Exception) -> None:
         if self.connected:

@@ -68,8 +68,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         # When the phase began (loop time); 0: within the data that is being parsed.
         self._since = 0.0
-        # Bytes received since the request began, or since the last piece of its body.
-        self._unspent = self._chunk = 0
+        # Bytes received since the request began, or since the last piece of its body. Where it
+        # began behind another one, in the same piece of data, nobody says at which byte:
+        # ``_unspent`` leaves that piece out, ``_received`` counts all of it.
+        self._unspent = self._received = self._chunk = 0
+        # Whether the data that is being parsed holds nothing of an earlier request so far.
+        self._unshared = True
         self._answer: tuple[int, str] | None = None
         self._requests = 0
         self._write_paused_at = 0.0
@@ -92,6 +96,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._chunk = len(data)
         self._unspent += self._chunk
+        self._received += self._chunk
+        self._unshared = self._phase == _IDLE
         while True:
             try:
                 self.parser.feed_data(data)
@@ -125,7 +131,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
-        self._phase, self._since, self._unspent = _HEADERS, 0.0, 0
+        self._phase, self._since = _HEADERS, 0.0
+        self._unspent = self._chunk if self._unshared else 0
+        self._received, self._unshared = self._chunk, False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -135,7 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request, if its headers are within the limits."""
-        if self._unspent + self._chunk > self.limits.headers:
+        if self._received > self.limits.headers:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > self.limits.headers:
                 self._answer = self._too_large()
