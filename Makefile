@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := locks/development.txt
 
-.PHONY: help install demo up down test test-crash test-faults test-long test-platforms test-deploy coverage lint lint-deploy bench lock clean
+.PHONY: help install demo up down test test-crash test-faults test-long test-platforms test-deploy coverage lint lint-deploy docs bench lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ lint: $(INSTALLED) ## ruff, mypy, the import contract, the SQL and its portabili
 
 lint-deploy: $(INSTALLED) ## the Helm chart and the Compose files, by helm, kubeconform, Compose's loader; needs Go
 	$(BIN)/python -m tests.deploy.chart_lint $(RENDER)
+
+docs: $(INSTALLED) ## the documentation as a site, in build/docs/html
+	$(BIN)/python docs/site/build.py build/docs
 
 bench: $(INSTALLED) ## all benchmarks, and docs/benchmarks.md from their results
 	$(BIN)/python -m benchmarks.all
