@@ -48,14 +48,18 @@ class Raw:
                 data += more
         return int(data.split()[1]) if data.startswith(b"HTTP/1.1 ") else 0
 
-    def statuses(self, seconds: float = 5) -> list[int]:
-        """The statuses of all replies, until the server ends the connection."""
+    def whole(self, seconds: float = 5) -> bytes:
+        """All that comes until the server ends the connection."""
         self.socket.settimeout(seconds)
         data = b""
         with contextlib.suppress(ConnectionError):
             while more := self.socket.recv(65_536):
                 data += more
-        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", data)]
+        return data
+
+    def statuses(self) -> list[int]:
+        """The statuses of all replies, until the server ends the connection."""
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", self.whole())]
 
     def answered(self, seconds: float = 0.002) -> bool:
         """Whether something has come that can be read."""

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from feast import FeatureStore
 from feast.feature_server import get_app
 
 from extensions.serving.http import bounded_http_protocol
+from extensions.serving.http.bounded_http_protocol import JoinedReply
 from extensions.serving.routes import get_online_features
 from extensions.serving.settings import Settings
 from tests.served import serving
@@ -220,6 +222,36 @@ def test_a_request_with_too_large_headers_is_told_so(http: httpx.Client) -> None
     raw = Raw(str(http.base_url)).head("GET", f"{ANY}/user/{'1' * 70_000}")
     assert raw.status() == 431
     raw.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", USER, 200), ("GET", "/health", 200), ("HEAD", "/health", 200),
+        ("GET", "/v1/nowhere", 404), ("GET", "/v1/vector_stores", 200), ("GET", "/chat", 200),
+    ],
+)  # fmt: skip
+def test_a_reply_is_one_write(
+    url: str, method: str, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Head and body together, of our routes and of Feast's; and all of it arrives."""
+    written = []
+    write = JoinedReply.write
+
+    def noted(self: JoinedReply, data: bytes) -> None:
+        write(self, data)
+        written.append(self._head)
+
+    monkeypatch.setattr(JoinedReply, "write", noted)
+    raw = Raw(url).head(method, path, X_Api_Key="secret", Connection="close")
+    reply = raw.whole()
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    length = int(re.findall(rb"content-length: (\d+)", head)[0])
+    assert len(body) == (0 if method == "HEAD" else length)
+    # The head is kept back until the body, if there is one, and nothing is at the end.
+    assert [bool(kept) for kept in written][:1] == [method != "HEAD"]
+    assert not any(written[1:])
 
 
 @pytest.mark.parametrize("first", [100, 30_000, 60_000, 65_500, 69_900])

@@ -22,10 +22,10 @@ Answer = Callable[[socket.socket, list[Any]], None]
 
 
 class FakeRedis:
-    """Answers each command by ``answer``, on a thread; ``connections`` are those it took."""
+    """Answers each command by ``answer``, on a thread; counts connections, and pieces of data."""
 
     def __init__(self, answer: Answer) -> None:
-        self.answer, self.connections = answer, 0
+        self.answer, self.connections, self.received = answer, 0, 0
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"127.0.0.1:{self.listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -44,6 +44,7 @@ class FakeRedis:
         reader = hiredis.Reader()
         with taken:
             while data := taken.recv(1 << 16):
+                self.received += 1
                 reader.feed(data)
                 while (command := reader.gets()) is not False:
                     if command[0] in (b"PING", b"SELECT"):
@@ -231,3 +232,47 @@ def test_a_request_after_a_pause_has_as_long_as_any(fake: Any) -> None:
 
     linked(server, work)
     assert server.connections == 1
+
+
+def test_the_commands_of_one_turn_are_one_write(fake: Any) -> None:
+    server = fake(echo)
+
+    async def work(link: PipelinedConnection) -> None:
+        for turn in range(1, 6):
+            before = server.received
+            asked = [link.run([("GET", f"{turn} {i}"), ("GET", f"{i}")]) for i in range(30)]
+            for i, coming in enumerate(asked):
+                assert await coming == [b"%d %d" % (turn, i), b"%d" % i]
+            assert server.received == before + 1
+
+    linked(server, work)
+
+
+def test_who_is_alone_need_not_wait_for_the_turn_to_end(fake: Any) -> None:
+    server = fake(echo)
+
+    async def work(link: PipelinedConnection) -> None:
+        before = server.received
+        coming = link.run([("GET", "a")])
+        link.flush()
+        until = time.monotonic() + 5
+        while server.received == before and time.monotonic() < until:
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop is to have no turn
+        assert server.received == before + 1
+        assert await coming == [b"a"]
+        link.flush()  # nothing is left
+
+    linked(server, work)
+
+
+def test_commands_that_were_not_written_are_not_sent_to_the_next_connection(fake: Any) -> None:
+    server = fake(echo)
+
+    async def work(link: PipelinedConnection) -> None:
+        coming = link.run([("GET", "lost")])
+        link.connection_lost(None)
+        with pytest.raises(UnavailableError):
+            await coming
+        await made_again(link)
+
+    linked(server, work)

@@ -120,9 +120,11 @@ class FeatureReader:
         replies: list[Any] = []
         if commands:
             pending = self.connection.run(commands)
-            if self.is_only_request() and self.connection.answers_quickly:
-                parsed_early = {parser: parser([]) for parser in parsed_early}
-                parsed_early = parsed_early if self.connection.busy_poll() else {}
+            if self.is_only_request():
+                self.connection.flush()
+                if self.connection.answers_quickly:
+                    parsed_early = {parser: parser([]) for parser in parsed_early}
+                    parsed_early = parsed_early if self.connection.busy_poll() else {}
             replies = await pending
         rows = [rows for parser in parsers for rows in parsed_early.get(parser) or parser(replies)]
         return (

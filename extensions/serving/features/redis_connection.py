@@ -1,8 +1,9 @@
 """The worker's connection to Redis: one socket, pipelined commands, a deadline for each request.
 
-A reply after the deadline fails its own request and no other. A lost connection fails all pending
-requests at once and is made again in the background. Nothing is queued: without a connection, or
-with too many outstanding commands, a request is refused immediately.
+The commands of all requests that one turn of the event loop takes on are written together. A reply
+after the deadline fails its own request and no other. A lost connection fails all pending requests
+at once and is made again in the background. Nothing is queued: without a connection, or with too
+many outstanding commands, a request is refused immediately.
 
 A server nearby answers faster than the kernel puts a process to sleep and wakes it: the only
 request in a worker busy-polls for its reply for a moment (`PipelinedConnection.busy_poll`).
@@ -69,8 +70,11 @@ class RedisConnection(Protocol):
             UnavailableError: no reply in time, or an error reply.
         """
 
+    def flush(self) -> None:
+        """Write the commands of this turn of the event loop now, not at its end."""
+
     def busy_poll(self) -> bool:
-        """Poll for replies for a moment without sleeping; whether all have arrived."""
+        """Write and poll for replies for a moment without sleeping; whether all have arrived."""
 
     async def close(self) -> None:
         """Close the connection."""
@@ -96,6 +100,8 @@ class PipelinedConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pending: deque[_PendingCommands] = deque()
         self._outstanding = 0
+        # Commands that the end of this turn of the event loop writes.
+        self._unwritten: list[bytes] = []
         self._reader = hiredis.Reader()
         self._closed = False
         self._reconnecting: LastingTask | None = None
@@ -131,8 +137,15 @@ class PipelinedConnection(asyncio.Protocol):
         """Whether replies usually arrive within the time that `busy_poll` polls."""
         return self._socket is not None and self._usual_seconds <= BUSY_POLL_SECONDS
 
+    def flush(self) -> None:
+        """Write what `run` was given since the last time."""
+        written, self._unwritten = self._unwritten, []
+        if written and self._transport is not None:
+            self._transport.write(b"".join(written))
+
     def busy_poll(self) -> bool:
-        """Poll for replies for a moment; whether all have arrived."""
+        """Write, and poll for replies for a moment; whether all have arrived."""
+        self.flush()
         until = time.perf_counter() + BUSY_POLL_SECONDS
         while self._pending and self._socket is not None:
             try:
@@ -170,6 +183,7 @@ class PipelinedConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
         self._reader = hiredis.Reader()
         self._pending.clear()
+        self._unwritten.clear()
         self._outstanding = 0
         self._last_data = self._loop.time()
         if self._tls is None:
@@ -202,13 +216,13 @@ class PipelinedConnection(asyncio.Protocol):
     def _send(
         self, commands: Sequence[Command], future: asyncio.Future[list[Any]]
     ) -> _PendingCommands:
-        assert self._transport is not None  # connected
         waiting = _PendingCommands(future, len(commands), [], time.perf_counter())
         self._pending.append(waiting)
         self._outstanding += len(commands)
         self.round_trips += 1
-        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
-        self._transport.write(b"".join(packed))
+        if not self._unwritten:
+            self._loop.call_soon(self.flush)
+        self._unwritten += [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
         return waiting
 
     def _timed_out(self, waiting: _PendingCommands, final: bool) -> None:
@@ -256,6 +270,7 @@ class PipelinedConnection(asyncio.Protocol):
             if not waiting.future.done():
                 waiting.future.set_exception(UnavailableError("The connection to Redis was lost."))
         self._pending.clear()
+        self._unwritten.clear()
         if not self._closed and (self._reconnecting is None or not self._reconnecting.is_alive()):
             self._reconnecting = LastingTask("link", self._reconnect)
 
@@ -315,6 +330,9 @@ class ClientConnection:
     def answers_quickly(self) -> bool:
         """False: the client's connections cannot be polled."""
         return False
+
+    def flush(self) -> None:
+        """Do nothing: the client writes at once."""
 
     def busy_poll(self) -> bool:
         """Do nothing; False."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from extensions.thread_supervision import LastingTask, Living
 
@@ -56,6 +56,31 @@ class ConnectionLimits:
 
 class _RefusedError(Exception):
     """Raised in a parser callback to stop parsing; the response is in ``_answer``."""
+
+
+class JoinedReply:
+    """A reply's transport: its head goes with the first piece of its body, in one write.
+
+    ASGI wants the head held back until there is a body; uvicorn writes it at once.
+    """
+
+    __slots__ = ("_cycle", "_head", "_held", "_transport", "close", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport, self._cycle = transport, cycle
+        self._head, self._held = b"", False
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep what is the head of a reply with a body."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif not self._held and self._cycle.response_started:
+            self._held = True
+            if self._cycle.scope["method"] != "HEAD":
+                self._head = data
+                return
+        self._transport.write(data)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -153,7 +178,10 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _RefusedError
         self._phase, self._since, self._unspent = _BODY, 0.0, 0
         self._requests += 1
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self.cycle.transport = JoinedReply(self.transport, self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
