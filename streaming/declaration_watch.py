@@ -3,6 +3,9 @@
 `skewless apply` writes what the files say into Feast's registry, and `skewless migrate` changes
 tables. A worker has read both when it started, and Python reads a module once; so it ends in an
 orderly way and is run again in a new process (`skewless ingest` does so by itself).
+
+A message that is produced after an apply has returned must not be read as it was declared before (a
+new column's value would be lost): each step glances at the registry's row versions first.
 """
 
 import logging
@@ -30,7 +33,9 @@ Declarations = Mapping[str, tuple[object, ...]]
 
 
 class DeclarationWatch(Lasting):
-    """Sets ``stopping`` when the declarations have changed since it began.
+    """Sets ``stopping`` when the declarations have changed since it was made.
+
+    Make it before the declarations are read, so that no change falls between.
 
     Attributes:
         changed: Whether they have.
@@ -42,18 +47,38 @@ class DeclarationWatch(Lasting):
         super().__init__("declarations", self._watch, stopping)
         self._settings, self._every = settings, every
         self._store = FeatureStore(str(settings.repo_root))
-        self._first: Declarations | None = None
         self._read: tuple[object, Declarations] | None = None
+        self._lock = threading.Lock()
+        self._glanced = _row_versions(self._store)
+        self._first = self._look()
         self.changed = False
+
+    def unchanged(self) -> bool:
+        """Whether the streams are declared as they were; as far as the registry can be asked now.
+
+        Costs a query of the row versions of its sources, and more only after one was written.
+        """
+        with self._lock:
+            glance = _row_versions(self._store)
+            if glance is None or glance == self._glanced:
+                return True
+            now = self._look()
+            if now is not None and now != self._first:
+                return False
+            if now is not None:
+                self._glanced = glance
+            return True
 
     def _watch(self) -> None:
         before: Declarations | None = None
         while True:
-            now = self._look()
-            if now is not None:
+            with self._lock:
+                now = self._look()
                 self._first = now if self._first is None else self._first
+                first = self._first
+            if now is not None:
                 # The same twice: an apply that is under way is waited for.
-                if now == before != self._first:
+                if now == before != first:
                     logger.warning("The declared streams have changed: the worker starts again.")
                     self.changed = True
                     self._stopping.set()
@@ -76,15 +101,34 @@ class DeclarationWatch(Lasting):
             return None
 
 
+def _row_versions(store: FeatureStore) -> object:
+    """Changes whenever a source is written to the registry; None where that cannot be asked."""
+    engine = _postgres_engine(store)
+    if engine is None:
+        return None
+    try:
+        with engine.connect() as connection:
+            return connection.execute(_VERSIONS, {"project": store.project}).fetchone()
+    except Exception as error:
+        if not of_a_server(error):
+            raise
+        return None
+
+
+def _postgres_engine(store: FeatureStore) -> Any:
+    """The engine of a registry in PostgreSQL, else None."""
+    engine = getattr(store.registry, "read_engine", None)
+    return engine if engine is not None and engine.dialect.name == "postgresql" else None
+
+
 def _stamp(store: FeatureStore, conn: psycopg.Connection) -> object:
     """Changes with any source in the registry, and any column of the database's own tables.
 
     To parse the sources of a thousand views takes as long as hundreds of these digests. None where
     the registry is in no PostgreSQL.
     """
-    registry: Any = store.registry
-    engine = getattr(registry, "read_engine", None)
-    if engine is None or engine.dialect.name != "postgresql":
+    engine = _postgres_engine(store)
+    if engine is None:
         return None
     with engine.connect() as connection:
         sources = connection.execute(_SOURCES, {"project": store.project}).scalar()
@@ -94,6 +138,9 @@ def _stamp(store: FeatureStore, conn: psycopg.Connection) -> object:
 _SOURCES = text(
     "SELECT md5(string_agg(md5(data_source_proto), '' ORDER BY data_source_name)) "
     "FROM data_sources WHERE project_id = :project"
+)
+_VERSIONS = text(
+    "SELECT count(*), sum(xmin::text::bigint) FROM data_sources WHERE project_id = :project"
 )
 # Row versions: `ALTER` writes new ones, of a column, its default or its domain.
 _CATALOGUE = """

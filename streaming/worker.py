@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import psycopg
@@ -36,7 +36,7 @@ from streaming.kafka.bounded_decompression import UnreadableBatchError
 from streaming.kafka.dead_letters import DeadLetterWriter
 from streaming.kafka.message_decoder import Decoder
 from streaming.kafka.stopped_partitions import record_stop
-from streaming.kafka.subscription import Placed, Subscription
+from streaming.kafka.subscription import Batch, Placed, Subscription
 from streaming.kafka.topics import Bounds, bounds, ensure_topics, topic_id
 from streaming.processing.event_transaction import open_store
 from streaming.processing.offsets import (
@@ -76,12 +76,13 @@ def run(settings: Settings, *, decoder: Decoder | None = None) -> bool:
     """
     stopping = threading.Event()
     families = MetricFamilies()
+    watch = DeclarationWatch(settings, stopping)
     workers = [
-        Worker(each, decoder, WorkerMetrics(each.stream, families)) for each in _declared(settings)
+        Worker(each, decoder, WorkerMetrics(each.stream, families), watch.unchanged)
+        for each in _declared(settings)
     ]
     families.serve(settings)
     with _stopped_by_signals(stopping):
-        watch = DeclarationWatch(settings, stopping)
         watch.start()
         if not workers:
             stopping.wait()
@@ -141,14 +142,20 @@ def _run_beside(workers: Sequence["Worker"], stopping: threading.Event) -> None:
 
 
 class Worker:
-    """One worker of one stream; `run` returns when ``stopping`` is set."""
+    """One worker of one stream; `run` returns when ``stopping`` is set.
+
+    ``declared_as_read``: whether the stream is still declared as it was when this was made; while
+    it is not, nothing is taken from it.
+    """
 
     def __init__(
         self,
         settings: Settings,
         decoder: Decoder | None = None,
         metrics: WorkerMetrics | None = None,
+        declared_as_read: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._declared_as_read = declared_as_read
         self.settings = settings = one_stream(settings)
         self.metrics = metrics or WorkerMetrics(settings.stream)
         store = FeatureStore(str(settings.repo_root))
@@ -228,8 +235,7 @@ class Worker:
             [self._refused] = error.args or ({},)
             self._subscription.unplace()
             return
-        if self._topic_was_made_anew():
-            # What the poll brought was read at offsets of the old topic.
+        if self._must_be_left(batch):
             self._subscription.unplace()
             return
         if batch.messages:
@@ -277,6 +283,19 @@ class Worker:
             read_position(conn, self.settings, number) for number in self._subscription.placed()
         ]
         self._stepper.recover(conn, [each for each in positions if each is not None])
+
+    def _must_be_left(self, batch: Batch) -> bool:
+        """Whether the batch was read at offsets of an old topic, or is another declaration's.
+
+        The latter stays in Kafka until this worker has started again, by the new declaration.
+        """
+        if self._topic_was_made_anew():
+            return True
+        if not batch.messages or self._declared_as_read():
+            return False
+        self._stepper.wait_for_storing()
+        sleep(_POLL_SECONDS)
+        return True
 
     def _topic_was_made_anew(self) -> bool:
         """Whether the topic of this name is another one than before; notes which it is now."""
