@@ -154,8 +154,10 @@ def _keys(entity: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     """As evidence; a text in JSON's quotes, so that an empty one, and a line break, are seen."""
     if isinstance(value, str):
-        text = value if len(value) <= _LONGEST else f"{value[:_LONGEST]} …"
-        return printable(json.dumps(text, ensure_ascii=False))
+        text = printable(json.dumps(value[:_LONGEST], ensure_ascii=False))
+        if len(value) <= _LONGEST and len(text) <= _LONGEST + 2:
+            return text
+        return f'{text[:_LONGEST]}" …'
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         shown = [_value(each) for each in value[:3]]
         more = [f"… {len(value)} elements"] if len(value) > 3 else []
