@@ -28,7 +28,8 @@ CREATE TRIGGER entity_looks_append_only
 BEFORE UPDATE OR DELETE OR TRUNCATE ON entity_looks
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
-SELECT guard_control_table('entity_look_secret'), guard_control_table('entity_looks');
+SELECT guard_control_table('entity_look_secret');
+SELECT guard_control_table('entity_looks');
 
 -- `keys`: the values as texts by join key. A hash within a hash, as HMAC is made.
 CREATE FUNCTION entity_look_hash(keys jsonb)
