@@ -155,6 +155,7 @@ ARGUMENTS = {
     "diff": ["user_watch_stats", "1", "1"],
     "retire": ["user_watch_stats", "1"],
     "sql": ["user_watch_stats"],
+    "explain": ["user_watch_stats", "5"],
     "dead-letters show": ["topic/0/1"],
     "stream skip": ["topic/0/1", "--why", "bad"],
     "drift baseline": ["home_page", "--training-set", "none"],

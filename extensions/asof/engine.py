@@ -1,6 +1,6 @@
 """The engine: runs a computation in PostgreSQL, to Arrow or appended to its feature log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import psycopg
 import pyarrow as pa
@@ -21,8 +21,14 @@ _ANSWERED_NAME = "skewless_answered"
 _ANSWERED = sql.Identifier(_ANSWERED_NAME)
 
 
-def answers(computation: Computation, spine: Spine) -> sql.Composed:
+def answers(
+    computation: Computation,
+    spine: Spine,
+    instead: Mapping[str, sql.Composable] | None = None,
+) -> sql.Composed:
     """Common table expressions ``spine`` and ``answered`` (``computation.columns``).
+
+    ``instead``: by table, a query that the computation reads in its place.
 
     The spine's texts have the default collation: in a comparison a table's own prevails over it,
     so that the table's indexes serve. Values have one zero: the sign of a zero depends on how an
@@ -32,10 +38,15 @@ def answers(computation: Computation, spine: Spine) -> sql.Composed:
     if "text" in computation.key_types:
         keys = collated(computation.join_keys, computation.key_types, "default")
         query = sql.SQL("SELECT {}, as_of FROM ({}) AS s").format(keys, query)
+    tables = [
+        sql.SQL("{} AS MATERIALIZED ({}), ").format(sql.Identifier(table), rows)
+        for table, rows in (instead or {}).items()
+    ]
     return sql.SQL(
-        "WITH spine AS MATERIALIZED ({spine}), answered AS MATERIALIZED ("
+        "WITH {tables}spine AS MATERIALIZED ({spine}), answered AS MATERIALIZED ("
         "SELECT {keys}, as_of, {features} FROM (\n{computation}\n) AS computation)"
     ).format(
+        tables=sql.SQL("").join(tables),
         spine=query,
         keys=identifiers(computation.join_keys),
         features=sql.SQL(", ").join(

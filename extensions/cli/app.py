@@ -17,6 +17,7 @@ from extensions import tracing
 from extensions.cli.commands import (
     admin,
     computation_text,
+    explaining,
     history_loading,
     lake,
     local_stack,
@@ -55,7 +56,7 @@ _PANELS = {
     "Serving": [serving],
     "Streams": [streaming],
     "Changing features": [versions, computation_text],
-    "Watching": [monitoring],
+    "Watching": [monitoring, explaining],
 }
 
 # A sentence is one record, however long.

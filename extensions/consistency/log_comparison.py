@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from extensions.asof.computation import Computation
 from extensions.bitwise_equality import same
 from extensions.consistency.comparison_context import Context, Found, Marks, instant, values_of
 from extensions.consistency.consistency_report import (
@@ -42,7 +43,7 @@ def is_wrong(context: Context, answers: Answers) -> NDArray[np.bool_]:
     """Questions that the log, or the default where it has no row, answers unlike history."""
     there = answers.in_log
     logged = differing(answers.recomputed, answers.logged)
-    default = differing(answers.recomputed, defaults(context, answers.recomputed))
+    default = differing(answers.recomputed, defaults(context.computation, answers.recomputed))
     return np.where(there, logged, default)
 
 
@@ -65,7 +66,7 @@ def explained(
     true = _true_at_their_own_time(context, chosen, logged_at)
     found = []
     for place, key, at, seen, own in zip(wrong.tolist(), chosen, logged_at, why, true, strict=True):
-        cause, reason = _cause(context, seen, logged=at is not None, own=own)
+        cause, reason = cause_of(context.computation, seen, logged=at is not None, own=own)
         found.append(
             context.difference(
                 cause,
@@ -80,13 +81,20 @@ def explained(
     return found
 
 
-def _cause(context: Context, seen: Evidence, *, logged: bool, own: bool) -> tuple[str, str | None]:
+def cause_of(
+    computation: Computation, seen: Evidence, *, logged: bool, own: bool
+) -> tuple[str, str | None]:
+    """Why log and history are apart: the cause, and what there is to say beyond its meaning.
+
+    ``logged``: the log has a row of the entity; ``own``: that is what history gives as of the
+    row's own time.
+    """
     if logged and not own:
         # The row was never what history now gives as of the row's own time.
         if seen.rewritten:
             return CLAIMED_ARRIVAL, None
         return BUG, "the log's row is not what history gives as of the row's own time"
-    if logged and seen.left and not context.computation.decays:
+    if logged and seen.left and not computation.decays:
         return LEFT_WINDOW, None
     if not logged and not seen.active:
         return BUG, "without any history the computation gives another value than the default"
@@ -152,11 +160,11 @@ def differing(one: pa.Table, other: pa.Table) -> NDArray[np.bool_]:
     return found
 
 
-def defaults(context: Context, like: pa.Table) -> pa.Table:
+def defaults(computation: Computation, like: pa.Table) -> pa.Table:
     """The declared defaults, in every row, typed as the columns of ``like``."""
     return pa.table(
         {
             feature.name: pa.array([feature.default] * like.num_rows, like[feature.name].type)
-            for feature in context.computation.features
+            for feature in computation.features
         }
     )

@@ -1,6 +1,7 @@
 """The online store against the log: does serving answer what a training set would get now?"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,8 +40,26 @@ from extensions.database.scalars import clock
 AHEAD = timedelta(seconds=1)
 
 
-def compare_online(context: Context, keys: Sequence[Key], marks: Marks) -> Found:
-    """Entities that are served other values than a training set would get for them now.
+@dataclass(frozen=True)
+class Examined:
+    """What entities are served beside what a training set would get now, in their order.
+
+    ``shown``: the event times of the rows that are served, None of defaults. ``causes``: None
+    where all is well, else the cause, itself None where it is ordinary lag, and what there is to
+    say beyond its meaning.
+    """
+
+    rows: OnlineRows
+    served: pa.Table
+    shown: list[datetime | None]
+    trained: pa.Table
+    in_log: NDArray[np.bool_]
+    times: LogTimes
+    causes: list[tuple[str | None, str | None] | None]
+
+
+def examine_online(context: Context, keys: Sequence[Key], marks: Marks) -> Examined:
+    """Read the online store, then the log, and compare them.
 
     Raises:
         RedisError: Redis does not answer.
@@ -56,12 +75,29 @@ def compare_online(context: Context, keys: Sequence[Key], marks: Marks) -> Found
     shown = [instant(int(at)) if at != NEVER else None for at in _representable(online_at)]
     times = log_times(context.arrow, computation, keys, now, [at or marks.safe for at in shown])
     trained, found_in_log = training_answers(context.store, computation, keys, now)
-    served = _served(rows, trained)
+    served = served_values(rows, trained)
     differs = differing(_comparable(trained), _comparable(served))
     work = _Classification(context, marks, times, online_at, rows, now)
+    suspects = set(work.suspects(differs).tolist())
+    causes = [
+        work.cause(i, differs=bool(differs[i])) if i in suspects else None for i in range(len(keys))
+    ]
+    return Examined(rows, served, shown, trained, found_in_log, times, causes)
+
+
+def compare_online(context: Context, keys: Sequence[Key], marks: Marks) -> Found:
+    """Entities that are served other values than a training set would get for them now.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    seen = examine_online(context, keys, marks)
+    current = seen.times.current
     differences, lag = [], 0
-    for i in work.suspects(differs).tolist():
-        cause, why = work.cause(i, differs=bool(differs[i]))
+    for i, told in enumerate(seen.causes):
+        if told is None:
+            continue
+        cause, why = told
         if cause is None:
             lag += 1
             continue
@@ -70,10 +106,10 @@ def compare_online(context: Context, keys: Sequence[Key], marks: Marks) -> Found
                 cause,
                 keys[i],
                 why,
-                logged=values_of(trained, i) if found_in_log[i] else None,
-                logged_as_of=instant(times.current[i]) if times.current[i] != NEVER else None,
-                online=values_of(served, i) if rows.present[i] else None,
-                online_as_of=shown[i],
+                logged=values_of(seen.trained, i) if seen.in_log[i] else None,
+                logged_as_of=instant(current[i]) if current[i] != NEVER else None,
+                online=values_of(seen.served, i) if seen.rows.present[i] else None,
+                online_as_of=seen.shown[i],
             )
         )
     return Found(differences, lag)
@@ -145,7 +181,7 @@ class _Classification:
         return bool(row and row[0])
 
 
-def _served(rows: OnlineRows, like: pa.Table) -> pa.Table:
+def served_values(rows: OnlineRows, like: pa.Table) -> pa.Table:
     """The served columns, typed as the training set's."""
     return pa.table(
         {

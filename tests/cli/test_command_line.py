@@ -56,7 +56,7 @@ def test_the_commands_that_the_documentation_promises_are_there() -> None:
         "replay", "status", "dead-letters list", "dead-letters show", "dead-letters replay",
         "stream skip",
         "plan", "apply", "promote", "rollback", "versions", "diff", "retire", "sql", "init",
-        "audit", "drift baseline", "drift check", "drift calibrate", "drift watch",
+        "audit", "explain", "drift baseline", "drift check", "drift calibrate", "drift watch",
         "drift report", "lake cut", "lake export", "lake status",
     }  # fmt: skip
     assert promised == {" ".join(words) for words in COMMANDS}

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pytest
 from psycopg import sql
 
-from extensions.asof import Computation, Freshness
+from extensions.asof import Computation, FeatureColumn, Freshness
 from extensions.asof.backfill import backfill
 from extensions.asof.feature_log_tables import ensure_log_tables
 from extensions.asof.tick import tick
 from extensions.database import connect_arrow
+from extensions.feature_types import arrow_of_postgres
 from extensions.local import apache_kafka
 from extensions.stores.log_publishing import publish
 from extensions.training import Labels, take
@@ -37,6 +38,7 @@ from monitoring.verdicts import CRITICAL, OK, WARNING
 from tests.asof.asking import ask_rows
 from tests.oracle.answers import bits
 from tests.platforms.description import Platform
+from tests.platforms.explanations import assert_explained, explained
 from tests.platforms.streams import Sent, Streams
 from tests.platforms.truth import Truth, latest, logged, online
 from tests.platforms.world import World, world
@@ -47,6 +49,9 @@ KILLS = int(os.environ.get("KILLS", "2"))
 SEED = int(os.environ.get("SEED", "1"))
 # Of each view: entities, and rows of its log, that are compared with the oracle.
 SAMPLE = int(os.environ.get("SAMPLE", "120"))
+# Of each view: entities at times at which they were served that are explained.
+EXPLAINED = 2
+HOSTILE = ["<script>alert(1)</script>", "'; DROP TABLE x; --", '"', "", "a\nb", "%s {} \\"]
 # Of a window. The rows of one request share what the request brings: they would not be so many.
 REQUESTS = 400
 _ON_THE_GRID: dict[Freshness, dict[str, Any]] = {
@@ -297,6 +302,41 @@ def same(trained: pa.Scalar, told: Any) -> bool:
     if pa.types.is_float32(kind):
         return np.array_equal(np.float32(value), np.float32(told))
     return bool(value == told)
+
+
+def test_explanations_are_the_oracles_and_what_http_told(lived: World) -> None:
+    """Of entities and times that were served, of others, and of names that are nobody's."""
+    store, truth, second = lived.store(), lived.truth(), lived.platform.second
+    compared = 0
+    for computation in lived.live().values():
+        served = [each for each in lived.asked if {*computation.join_keys} <= {*each.entity}]
+        for each in lived.rng.sample(served, min(EXPLAINED, len(served))):
+            keys = tuple(each.entity[key] for key in computation.join_keys)
+            found = explained(store, computation, keys, each.at)
+            assert_explained(truth, computation, found)
+            told = found.to_json()["logged"]
+            if computation.view == second.view:
+                continue  # its pointer moved meanwhile
+            for feature in computation.features:
+                if feature.name in each.features:
+                    logged_value = told["values"][feature.name] if told else feature.default
+                    assert same(
+                        pa.scalar(logged_value, _arrow(feature)), each.features[feature.name]
+                    )
+                    compared += 1
+        for keys in lived.rng.sample(truth.entities(computation.join_keys), 1):
+            at = datetime.now(UTC) - lived.rng.random() * timedelta(days=2)
+            assert_explained(truth, computation, explained(store, computation, keys, at))
+        if computation.key_types == ("text", "text"):
+            for hostile in HOSTILE:
+                found = explained(store, computation, (hostile, hostile), None)
+                assert found.equal
+                assert not any(each.events for each in found.sources if each.how == "own")
+    assert compared >= 5
+
+
+def _arrow(feature: FeatureColumn) -> pa.DataType:
+    return arrow_of_postgres(feature.pg_type)
 
 
 def test_an_audit_finds_nothing_and_then_what_was_changed(lived: World) -> None:
