@@ -4,7 +4,7 @@ Changes are found from the history tables alone, so that a tick costs what chang
 whole population. With t the time of the request, a row that happened at ``time``, became known at
 ``arrival`` and counts for the horizon h, is part of the value while
 max(time, arrival) <= t < time + h. So a value can change at max(time, arrival), where the row
-enters, and at time + h, where it leaves.
+enters, and at time + h, where it leaves; and so for each shorter window that the text has.
 """
 
 from datetime import datetime
@@ -12,7 +12,14 @@ from datetime import datetime
 from psycopg import sql
 
 from extensions.asof.computation import Computation, HistorySource
-from extensions.asof.spine import Spine, SpineFragments, active, collated, named
+from extensions.asof.spine import (
+    Spine,
+    SpineFragments,
+    active,
+    collated,
+    named,
+    span_literal,
+)
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError
 
@@ -126,14 +133,14 @@ def _change_times(build: SpineFragments, after: datetime, through: datetime) -> 
     }
     for source in build.bearing:
         names = build.names(source) | bounds | {"keys": build.keys_of(source)}
-        if build.computation.horizon is not None:
-            parts.append(
-                sql.SQL(
-                    "SELECT {keys}, {p_time} + {horizon} AS changed_at FROM {table} AS p "
-                    "WHERE {p_time} > {after} - {horizon} AND {p_time} <= {through} - {horizon} "
-                    "AND {p_arrival} < {p_time} + {horizon}"
-                ).format(**names)
-            )
+        parts.extend(
+            sql.SQL(
+                "SELECT {keys}, {p_time} + {span} AS changed_at FROM {table} AS p "
+                "WHERE {p_time} > {after} - {span} AND {p_time} <= {through} - {span} "
+                "AND {p_arrival} < {p_time} + {span}"
+            ).format(**names, span=span_literal(span))
+            for span in build.computation.windows
+        )
         # Two range scans: rows that arrived in the range, and earlier ones whose time came in it.
         parts.append(
             sql.SQL(
