@@ -22,6 +22,7 @@ from extensions.asof.spine import (
 )
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError
+from extensions.timestamps import EPOCH
 
 
 def touched(computation: Computation, after: datetime, through: datetime) -> Spine:
@@ -155,9 +156,36 @@ def _change_times(build: SpineFragments, after: datetime, through: datetime) -> 
                 "WHERE {p_time} > {after} AND {p_time} <= {through} AND {p_arrival} <= {p_time}"
             ).format(**names)
         )
+    parts += _turns_of_the_calendar(build, after, through)
     others = [source for source in build.computation.reads if source not in build.bearing]
     parts.extend(_change_times_by(build, source, bounds) for source in others)
     return named(build.computation, sql.SQL(" UNION ALL ").join(parts))
+
+
+def _turns_of_the_calendar(
+    build: SpineFragments, after: datetime, through: datetime
+) -> list[sql.Composable]:
+    """Where the text asks for the day of ``as_of``, midnights change all active entities."""
+    step = build.computation.calendar_step
+    if step is None or build.computation.decays:
+        return []
+    turn = EPOCH + ((after - EPOCH) // step + 1) * step
+    if turn > through:
+        return []
+    return [
+        sql.SQL(
+            "SELECT DISTINCT {keys}, g.tick AS changed_at FROM generate_series("
+            "{turn}::timestamptz, {through}, {step}) AS g (tick) "
+            "INNER JOIN {table} AS p ON {within}"
+        ).format(
+            **build.names(source) | {"keys": build.keys_of(source)},
+            turn=sql.Literal(turn),
+            through=sql.Literal(through),
+            step=span_literal(step),
+            within=build.within(sql.SQL("g.tick"), source),
+        )
+        for source in build.bearing
+    ]
 
 
 def _change_times_by(
@@ -173,6 +201,12 @@ def _change_times_by(
         "WHERE ({arrival} > {after} AND {arrival} <= {through} AND {time} <= {through}) "
         "OR ({time} > {after} AND {time} <= {through} AND {arrival} <= {time})"
     )
+    left = sql.SQL(
+        " UNION ALL SELECT {keys} {time} + {span} FROM {table} WHERE {time} > {after} - {span} "
+        "AND {time} <= {through} - {span} AND {arrival} < {time} + {span}"
+    )
+    computation = build.computation
+    spans = computation.windows if computation.has_windows_over(source) else ()
     shared = build.shared_keys(source)
     own = {**build.names(source), **bounds}
     own["keys"] = sql.SQL("").join(sql.SQL("{}, ").format(sql.Identifier(key)) for key in shared)
@@ -185,4 +219,10 @@ def _change_times_by(
     return sql.SQL(
         "SELECT {keys}, n.changed_at FROM (SELECT DISTINCT * FROM ({news}) AS every) AS n "
         "INNER JOIN {primary} AS p ON {joined}"
-    ).format(**build.names(source), news=news.format(**own), joined=joined)
+    ).format(
+        **build.names(source),
+        news=sql.SQL("").join(
+            [news.format(**own), *(left.format(**own, span=span_literal(span)) for span in spans)]
+        ),
+        joined=joined,
+    )

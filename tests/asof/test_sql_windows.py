@@ -127,3 +127,120 @@ def test_a_window_that_cannot_be_followed_is_refused() -> None:
     [told] = window_problems("seen", "e.at > s.as_of - interval '30 days'", 7 * DAY)
     assert "longer than the view's horizon (7 days)" in told
     assert not list(window_problems("seen", "e.at > s.as_of - interval '168 hours'", 7 * DAY))
+
+
+TODAY = """
+SELECT s.user_id, s.as_of, w.n AS user_watch_count_7d
+FROM spine AS s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS n
+    FROM watch_events AS e
+    WHERE
+        e.user_id = s.user_id
+        AND e.watched_at >= {day}
+        AND e.watched_at > s.as_of - interval '168 hours'
+        AND e.watched_at <= s.as_of
+        AND e.ingested_at <= s.as_of
+) AS w
+"""
+BEGINNINGS = {
+    "date_trunc('day', s.as_of)": DAY,
+    "date_trunc('month', s.as_of)": DAY,
+    "s.as_of::date": DAY,
+    "CAST(s.as_of AS date)": DAY,
+    "date_trunc('hour', s.as_of)": HOUR,
+    "date_trunc('day', s.as_of AT TIME ZONE 'Asia/Kathmandu') AT TIME ZONE 'Asia/Kathmandu'": (
+        15 * MINUTE
+    ),
+}
+
+
+@pytest.mark.parametrize("written", BEGINNINGS)
+def test_a_count_of_today_ends_with_the_day(
+    conn: psycopg.Connection, fresh_database: str, counts: Computation, written: str
+) -> None:
+    """Nothing enters and nothing leaves at midnight, and yet the count begins anew."""
+    computation = replace(counts, sql=TODAY.format(day=written))
+    assert computation.calendar_step == BEGINNINGS[written]
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    for number, ago in enumerate([50 * HOUR + MINUTE, 27 * HOUR, 3 * HOUR]):
+        watch(conn, f"of {ago}", 1 + number % 2, now - ago)
+    backfill(conn, computation, now - 3 * DAY, now)
+    moments = [now - n * 15 * MINUTE - SECOND for n in range(230)]
+    true = recomputed(
+        fresh_database, computation, [(user, at) for at in moments for user in (1, 2)]
+    )
+    assert set(true.values()) >= {0, 1}
+    assert {asked: logged(conn, *asked) for asked in true} == true
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "exp(-extract(EPOCH FROM s.as_of - e.at) / 86400)",
+        "age(s.as_of, e.at)",
+        "date_part('epoch', s.as_of - max(e.at))",
+        "extract(second FROM s.as_of)",
+    ],
+)
+def test_what_changes_at_every_moment_must_say_so(text: str) -> None:
+    [told] = window_problems("seen", text, None)
+    assert "changes at every moment" in told
+    assert not list(window_problems("seen", "sum(extract(EPOCH FROM e.at)) FROM spine s", None))
+
+
+NEW_ITEMS = """
+SELECT s.user_id, s.as_of, (
+    SELECT count(DISTINCT i.item_id)
+    FROM watch_events AS e
+    INNER JOIN items AS i ON i.item_id = e.item_id
+    WHERE
+        e.user_id = s.user_id
+        AND e.watched_at > s.as_of - interval '168 hours'
+        AND e.watched_at <= s.as_of
+        AND e.ingested_at <= s.as_of
+        AND {window}
+        AND i.valid_from <= s.as_of
+        AND i.ingested_at <= s.as_of
+) AS user_watch_count_7d
+FROM spine AS s
+"""
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        "i.valid_from > s.as_of - interval '1 hour'",
+        "i.valid_from + interval '1 hour' > s.as_of",
+        "s.as_of - i.valid_from < interval '1 hour'",
+    ],
+)
+def test_rows_of_another_source_leave_its_window(
+    conn: psycopg.Connection,
+    fresh_database: str,
+    computations: dict[str, Computation],
+    window: str,
+) -> None:
+    """An item is new for an hour, for all who watched it."""
+    counts, preferences = computations["user_watch_stats.v1"], computations["user_preferences.v1"]
+    items = next(source for source in preferences.reads if source.table == "items")
+    computation = replace(
+        counts, sql=NEW_ITEMS.format(window=window), reads=(counts.reads[0], items)
+    )
+    assert computation.has_windows_over(items)
+    assert not preferences.has_windows_over(items)
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    watch(conn, "a", 1, now - 9 * HOUR)
+    watch(conn, "b", 2, now - 4 * HOUR - 30 * MINUTE)
+    for ago in (5 * HOUR, 2 * DAY):
+        conn.execute(
+            "INSERT INTO items (item_id, genre, valid_from, ingested_at) VALUES (1, 'x', %s, %s)",
+            [now - ago, now - ago],
+        )
+    backfill(conn, computation, now - DAY, now)
+    moments = [now - n * 10 * MINUTE - SECOND for n in range(100)]
+    true = recomputed(
+        fresh_database, computation, [(user, at) for at in moments for user in (1, 2)]
+    )
+    assert set(true.values()) == {0, 1}
+    assert {asked: logged(conn, *asked) for asked in true} == true
