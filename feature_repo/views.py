@@ -4,7 +4,8 @@ How a view's values are computed stands in ``computations/<view>.v<N>.sql``, onc
 stream, training and audit. The tags tell the engine when to ask:
 
 ``freshness``  realtime (follows each event; stale after 5 minutes), hourly (2 h), daily (2 days)
-``horizon``    events older than this never count; without it, all of history counts
+``horizon``    events older than this never count; without it, all of history counts; shorter
+               windows are read from the computation (``interval '1 day'``)
 ``decays``     the value changes as time passes, with no event entering or leaving
 ``reads``      the history sources that the computation reads
 ``near``       "true": small and slow, so that each server holds a copy of it

@@ -5,6 +5,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from extensions.asof.sql_windows import calendar_step, window_ends, windowed_columns
 from extensions.version_names import log_table, version_name
 
 
@@ -85,6 +86,21 @@ class Computation:
     def tables(self) -> tuple[str, ...]:
         """The history tables that it reads, each once."""
         return tuple(dict.fromkeys(source.table for source in self.reads))
+
+    @property
+    def windows(self) -> tuple[timedelta, ...]:
+        """The ages at which a row leaves something: the horizon, and shorter windows of the SQL."""
+        horizon = set() if self.horizon is None else {self.horizon}
+        return tuple(sorted(horizon | window_ends(self.sql)))
+
+    def has_windows_over(self, source: HistorySource) -> bool:
+        """Whether the text asks for the age of a source's rows."""
+        return source.time.lower() in {name.lower() for name in windowed_columns(self.sql)}
+
+    @property
+    def calendar_step(self) -> timedelta | None:
+        """How often the calendar changes values with no row entering or leaving; None: never."""
+        return calendar_step(self.sql)
 
     @property
     def columns(self) -> tuple[str, ...]:

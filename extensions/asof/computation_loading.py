@@ -27,6 +27,7 @@ from extensions.asof.default_parsing import read_default
 from extensions.asof.definition_validation import check_contents, split_names
 from extensions.asof.durations import read_duration
 from extensions.asof.sql_normalization import normalised
+from extensions.asof.sql_windows import window_problems
 from extensions.errors import DefinitionError
 from extensions.feature_types import pg_type
 from extensions.repository import import_definitions
@@ -90,7 +91,8 @@ def declared_computation(
         data_sources: The sources that the repository declares.
 
     Raises:
-        DefinitionError: there is neither a file nor an aggregation, or both and they differ.
+        DefinitionError: there is neither a file nor an aggregation, or both and they differ; or
+            a window of the text is longer than the horizon, or has no fixed length.
     """
     path = repo_root / sql_file(view.name, view_version(view))
     text = path.read_text().strip().removesuffix(";") if path.is_file() else None
@@ -100,6 +102,9 @@ def declared_computation(
             raise DefinitionError(
                 f"View {view.name} has no computation: write {path.relative_to(repo_root)}."
             )
+        problems = [] if declared.decays else window_problems(view.name, text, declared.horizon)
+        if told := " ".join(dict.fromkeys(problems)):
+            raise DefinitionError(told)
         return declared
     compiled = _compiled(view, declared, data_sources)
     if text is not None and normalised(text) != normalised(compiled.sql):

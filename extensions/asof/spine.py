@@ -6,7 +6,7 @@ spines are built here (which entities) and in `spine_changes` (which of them cha
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -81,10 +81,7 @@ class SpineFragments:
             "p_arrival": sql.Identifier("p", source.arrival),
         }
         if self.computation.horizon is not None:
-            names["horizon"] = sql.SQL("{}::interval").format(
-                # Seconds, since the length of a day depends on a session's time zone.
-                sql.Literal(f"{self.computation.horizon.total_seconds():.6f} seconds")
-            )
+            names["horizon"] = span_literal(self.computation.horizon)
         return names
 
     def keys_of(self, source: HistorySource) -> sql.Composable:
@@ -104,6 +101,11 @@ class SpineFragments:
     def shared_keys(self, source: HistorySource) -> tuple[str, ...]:
         """The keys of ``source`` that the primary source has, too."""
         return tuple(key for key in source.keys if key in self.primary.keys)
+
+
+def span_literal(span: timedelta) -> sql.Composed:
+    """A length of time as an interval of seconds: a day's length depends on a session's zone."""
+    return sql.SQL("{}::interval").format(sql.Literal(f"{span.total_seconds():.6f} seconds"))
 
 
 def active(computation: Computation, at: datetime) -> Spine:

@@ -4,7 +4,7 @@ Changes are found from the history tables alone, so that a tick costs what chang
 whole population. With t the time of the request, a row that happened at ``time``, became known at
 ``arrival`` and counts for the horizon h, is part of the value while
 max(time, arrival) <= t < time + h. So a value can change at max(time, arrival), where the row
-enters, and at time + h, where it leaves.
+enters, and at time + h, where it leaves; and so for each shorter window that the text has.
 """
 
 from datetime import datetime
@@ -12,9 +12,17 @@ from datetime import datetime
 from psycopg import sql
 
 from extensions.asof.computation import Computation, HistorySource
-from extensions.asof.spine import Spine, SpineFragments, active, collated, named
+from extensions.asof.spine import (
+    Spine,
+    SpineFragments,
+    active,
+    collated,
+    named,
+    span_literal,
+)
 from extensions.database.connection import identifiers
 from extensions.errors import DefinitionError
+from extensions.timestamps import EPOCH
 
 
 def touched(computation: Computation, after: datetime, through: datetime) -> Spine:
@@ -126,14 +134,14 @@ def _change_times(build: SpineFragments, after: datetime, through: datetime) -> 
     }
     for source in build.bearing:
         names = build.names(source) | bounds | {"keys": build.keys_of(source)}
-        if build.computation.horizon is not None:
-            parts.append(
-                sql.SQL(
-                    "SELECT {keys}, {p_time} + {horizon} AS changed_at FROM {table} AS p "
-                    "WHERE {p_time} > {after} - {horizon} AND {p_time} <= {through} - {horizon} "
-                    "AND {p_arrival} < {p_time} + {horizon}"
-                ).format(**names)
-            )
+        parts.extend(
+            sql.SQL(
+                "SELECT {keys}, {p_time} + {span} AS changed_at FROM {table} AS p "
+                "WHERE {p_time} > {after} - {span} AND {p_time} <= {through} - {span} "
+                "AND {p_arrival} < {p_time} + {span}"
+            ).format(**names, span=span_literal(span))
+            for span in build.computation.windows
+        )
         # Two range scans: rows that arrived in the range, and earlier ones whose time came in it.
         parts.append(
             sql.SQL(
@@ -148,9 +156,36 @@ def _change_times(build: SpineFragments, after: datetime, through: datetime) -> 
                 "WHERE {p_time} > {after} AND {p_time} <= {through} AND {p_arrival} <= {p_time}"
             ).format(**names)
         )
+    parts += _turns_of_the_calendar(build, after, through)
     others = [source for source in build.computation.reads if source not in build.bearing]
     parts.extend(_change_times_by(build, source, bounds) for source in others)
     return named(build.computation, sql.SQL(" UNION ALL ").join(parts))
+
+
+def _turns_of_the_calendar(
+    build: SpineFragments, after: datetime, through: datetime
+) -> list[sql.Composable]:
+    """Where the text asks for the day of ``as_of``, midnights change all active entities."""
+    step = build.computation.calendar_step
+    if step is None or build.computation.decays:
+        return []
+    turn = EPOCH + ((after - EPOCH) // step + 1) * step
+    if turn > through:
+        return []
+    return [
+        sql.SQL(
+            "SELECT DISTINCT {keys}, g.tick AS changed_at FROM generate_series("
+            "{turn}::timestamptz, {through}, {step}) AS g (tick) "
+            "INNER JOIN {table} AS p ON {within}"
+        ).format(
+            **build.names(source) | {"keys": build.keys_of(source)},
+            turn=sql.Literal(turn),
+            through=sql.Literal(through),
+            step=span_literal(step),
+            within=build.within(sql.SQL("g.tick"), source),
+        )
+        for source in build.bearing
+    ]
 
 
 def _change_times_by(
@@ -166,6 +201,12 @@ def _change_times_by(
         "WHERE ({arrival} > {after} AND {arrival} <= {through} AND {time} <= {through}) "
         "OR ({time} > {after} AND {time} <= {through} AND {arrival} <= {time})"
     )
+    left = sql.SQL(
+        " UNION ALL SELECT {keys} {time} + {span} FROM {table} WHERE {time} > {after} - {span} "
+        "AND {time} <= {through} - {span} AND {arrival} < {time} + {span}"
+    )
+    computation = build.computation
+    spans = computation.windows if computation.has_windows_over(source) else ()
     shared = build.shared_keys(source)
     own = {**build.names(source), **bounds}
     own["keys"] = sql.SQL("").join(sql.SQL("{}, ").format(sql.Identifier(key)) for key in shared)
@@ -178,4 +219,10 @@ def _change_times_by(
     return sql.SQL(
         "SELECT {keys}, n.changed_at FROM (SELECT DISTINCT * FROM ({news}) AS every) AS n "
         "INNER JOIN {primary} AS p ON {joined}"
-    ).format(**build.names(source), news=news.format(**own), joined=joined)
+    ).format(
+        **build.names(source),
+        news=sql.SQL("").join(
+            [news.format(**own), *(left.format(**own, span=span_literal(span)) for span in spans)]
+        ),
+        joined=joined,
+    )

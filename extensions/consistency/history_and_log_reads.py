@@ -14,7 +14,7 @@ from psycopg import sql
 
 from extensions.asof.computation import Computation, HistorySource
 from extensions.asof.engine import answers
-from extensions.asof.spine import Spine
+from extensions.asof.spine import Spine, span_literal
 from extensions.consistency.entity_sample import Key
 from extensions.database.connection import identifiers
 from extensions.errors import ConfigurationError, DefinitionError
@@ -202,16 +202,17 @@ def evidence(
         "same": _same(computation.join_keys, "p"),
     }
     horizon: sql.Composable = sql.SQL("TRUE")
-    left: sql.Composable = sql.SQL("FALSE")
     if computation.horizon is not None:
-        span = sql.SQL("{}::interval").format(
-            sql.Literal(f"{computation.horizon.total_seconds():.6f} seconds")
+        horizon = sql.SQL("{time} > u.as_of - {span}").format(
+            **build, span=span_literal(computation.horizon)
         )
-        horizon = sql.SQL("{time} > u.as_of - {span}").format(**build, span=span)
-        left = sql.SQL(
+    left = [
+        sql.SQL(
             "EXISTS (SELECT FROM {table} AS p WHERE {same} AND {time} > u.skewless_until - {span} "
             "AND {time} <= u.as_of - {span} AND {arrival} <= u.skewless_until)"
-        ).format(**build, span=span)
+        ).format(**build, span=span_literal(span))
+        for span in computation.windows
+    ]
     active = sql.SQL(
         "EXISTS (SELECT FROM {table} AS p WHERE {same} AND {time} <= u.as_of "
         "AND {arrival} <= u.as_of AND {horizon})"
@@ -221,13 +222,13 @@ def evidence(
     ]
     questions = [Question(key, at, logged or at) for key, at, logged in asked]
     query = sql.SQL(
-        "SELECT {active}, {left}, coalesce(({late}), FALSE) FROM {rows} "
+        "SELECT {active}, ({left}), coalesce(({late}), FALSE) FROM {rows} "
         "LEFT JOIN LATERAL (SELECT age(l.xmin) AS age FROM {log} AS l WHERE {same} "
         "AND l.event_timestamp = u.skewless_until ORDER BY l.created_timestamp DESC LIMIT 1) "
         "AS row ON TRUE ORDER BY u.skewless_row"
     ).format(
         active=active,
-        left=left,
+        left=sql.SQL(" OR ").join(left) if left else sql.SQL("FALSE"),
         late=sql.SQL(" OR ").join(late) if late else sql.SQL("FALSE"),
         rows=_rows(computation, questions),
         log=sql.Identifier(computation.log_table),

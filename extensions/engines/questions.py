@@ -113,9 +113,10 @@ def _instants(
     for number, row in enumerate(sampled):
         keys, known = row[:width], max(row[width:])
         instants = [known, known - _TICK]
-        if computation.horizon is not None:
-            # Where it leaves, and just before: one of them for each row.
-            instants.append(row[width] + computation.horizon - number % 2 * _TICK)
+        if windows := computation.windows:
+            # Where it leaves one of them, and just before: one instant for each row.
+            window = windows[-1 - number // 2 % len(windows)]
+            instants.append(row[width] + window - number % 2 * _TICK)
         instants.append(latest)
         asked |= {(*keys, instant): None for instant in instants}
     return list(asked)

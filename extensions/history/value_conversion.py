@@ -227,10 +227,18 @@ class Integers:
             if numbers.dtype == np.uint64:
                 fits = numbers <= np.array(2**63 - 1, np.uint64)
             values = numbers.astype(np.int64)
-        elif pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        elif pa.types.is_decimal(column.type):  # as a float it would keep 53 bits
+            held = column.to_pylist()
+            fits = np.array(
+                [v is not None and self._low <= v == int(v) <= self._high for v in held]
+            )
+            whole_ones = [int(v) if fit else 0 for v, fit in zip(held, fits, strict=True)]
+            values = np.array(whole_ones, np.int64)
+            fits = fits.astype(bool)
+        elif pa.types.is_floating(column.type):
             floats = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
-            # Beyond 2**53 a float is no longer one integer.
-            fits = np.isfinite(floats) & (np.abs(floats) <= 2**53)
+            # From 2**53 on a float may have been another integer.
+            fits = np.isfinite(floats) & (np.abs(floats) < 2**53)
             floats = np.where(fits, floats, 0)
             whole = np.rint(floats)
             fits &= np.abs(floats - whole) <= _WHOLE_WITHIN * np.maximum(1, np.abs(floats))

@@ -55,6 +55,21 @@ def test_a_declaration_says_what_a_hand_written_view_says_in_tags() -> None:
     assert computation_of(one("time_since", "", window=None)).decays
 
 
+def test_each_window_ends_somewhere() -> None:
+    """A sum over a day and one over a week: the value changes where a row leaves either."""
+    fields = [
+        Field(name=name, dtype=Int64, tags={"default": "0"}) for name in ("day", "week", "ever")
+    ]
+    windows = (DAY, 7 * DAY, None)
+    several = [
+        Aggregation("cents", "sum", window, name=field.name)
+        for field, window in zip(fields, windows, strict=True)
+    ]
+    computation = computation_of(view(fields, several))
+    assert computation.horizon is None
+    assert computation.windows == (DAY, 7 * DAY)
+
+
 def test_reading_twice_and_sharing_tags_changes_nothing() -> None:
     tags = {"freshness": "hourly"}
     first, second = one(), one("time_since", "")

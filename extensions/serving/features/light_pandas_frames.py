@@ -13,9 +13,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
+from feast import ValueType
 from numpy.typing import NDArray
 
 from extensions.stores.online_codec.coded_columns import Coded
+from extensions.stores.transform_rows import REAL, WHOLE
+
+NUMBERS = WHOLE | REAL
 
 
 class _Refusing:
@@ -172,11 +176,16 @@ def columns(made: pd.DataFrame | OutputFrame, names: Sequence[str]) -> list[NDAr
         return [made[name].to_numpy() for name in names]
 
 
-def array(values: Any, n: int) -> NDArray[Any]:  # noqa: PLR0911 - one for each kind of column
-    """A column of ``n`` rows as Feast hands it to a transform; a single value is repeated.
+def array(  # noqa: PLR0911 - one for each kind of column
+    values: Any, n: int, kind: ValueType | None = None
+) -> NDArray[Any]:
+    """A column of ``n`` rows as a transform gets it; a single value is repeated.
 
-    Numbers are 64 bits wide with NaN for null; everything else is an object array.
+    Numbers are 64 bits wide with NaN for null, also where there is nothing but nulls of a ``kind``
+    that is a number; everything else is an object array.
     """
+    if kind in NUMBERS and isinstance(values, list) and all(value is None for value in values):
+        return np.full(n, np.nan)
     if len(values) == 1:
         return _constant(values[0], n)
     if isinstance(values, np.ndarray) and values.dtype != object:

@@ -13,6 +13,7 @@ import orjson
 from feast import ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 
+from extensions.errors import InputError
 from extensions.feature_types import BITS
 from extensions.service_routes import ReplyNames
 from extensions.serving.features.entity_ids import EVERYBODY, EntityIds
@@ -25,6 +26,7 @@ from extensions.serving.http.request_types import (
 )
 from extensions.serving.http.unique_keys import repeated_key
 from extensions.stores.request_fields import RequestField
+from extensions.stores.transform_rows import instants
 from extensions.stores.values.canonical_keys import NUL, UUIDS, canonical, integer_of, is_uuid
 
 # Of an integer's text, for a person.
@@ -204,6 +206,11 @@ def _request_values(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     for name, field in plan.request.items():
         if name in given:
             found[name] = given[name]
+            if field.value_type == ValueType.UNIX_TIMESTAMP:
+                try:
+                    instants([given[name]], name)
+                except InputError as error:
+                    raise RefusedError(422, str(error), f"context.{name}") from None
         elif field.default_at is not None:
             found[name] = field.default()
         else:

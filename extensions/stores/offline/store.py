@@ -28,7 +28,7 @@ from extensions.database.identifier_limits import BACKFILLED
 from extensions.errors import ConfigurationError, InputError
 from extensions.lake.reader import LakeReader
 from extensions.repository import STORE_FILE
-from extensions.stores import config_repository, transform_inputs
+from extensions.stores import config_repository, transform_inputs, transform_rows
 from extensions.stores.offline.arrow.adbc_session import arrow_session
 from extensions.stores.offline.feast_source_connections import url_of, use_own_connections
 from extensions.stores.offline.join.entity_frame import EntityQuery, EntityTable
@@ -53,6 +53,7 @@ __all__ = [
 
 push.install()
 transform_inputs.install()
+transform_rows.install()
 config_repository.install()
 
 use_own_connections()

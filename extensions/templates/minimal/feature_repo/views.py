@@ -3,7 +3,8 @@
 How a view's values are computed stands in ``computations/<view>.v<N>.sql``. The tags:
 
 ``freshness``  realtime (follows each event), hourly or daily
-``horizon``    events older than this never count; without it, all of history counts
+``horizon``    events older than this never count; without it, all of history counts; shorter
+               windows are read from the computation (``interval '1 day'``)
 ``reads``      the sources that the computation reads
 
 A field's ``default`` (JSON) is what an entity without history has, online and in training.
