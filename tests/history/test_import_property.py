@@ -72,8 +72,9 @@ def test_counts_add_up(database: str, rows: list[list[str]], twice: bool) -> Non
         if twice:
             again = import_events(database, path)
             assert again.inserted == 0
-            assert again.duplicates == result.inserted + result.duplicates
-            assert again.rejected == result.rejected
+            assert again.duplicates + again.rejected == result.read
+            # What breaks a rule and has an id that is stored by now is a duplicate.
+            assert again.duplicates >= result.inserted + result.duplicates
 
 
 @settings(
