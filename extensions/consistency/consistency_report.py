@@ -134,7 +134,8 @@ class Difference:
             told.append(f"recomputed{at} {_short(self.recomputed)}")
         since = f" of {time_text(self.logged_as_of)}" if self.logged_as_of else ""
         told.append(f"log{since} {_short(self.logged)}")
-        if self.label is None:
+        # Where log and history are apart, the online store was not looked at.
+        if self.side == "online" or self.online is not None:
             since = f" of {time_text(self.online_as_of)}" if self.online_as_of else ""
             told.append(f"online{since} {_short(self.online)}")
         where = f" (label {time_text(self.label)})" if self.label else ""

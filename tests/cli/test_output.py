@@ -7,6 +7,7 @@ needs a store is in tests/versions/test_output.py.
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -102,6 +103,14 @@ def audit(**counts: int) -> AuditReport:
         left_out=("ranking_signals was compared from a minute after its last move on.",),
         views=(view,),
     )  # fmt: skip
+
+
+def test_a_difference_names_the_sides_that_were_looked_at() -> None:
+    difference = audit().views[0].worst[0]
+    assert "log of 2026" in difference.sentence()
+    assert "online" not in difference.sentence()
+    missing = replace(difference, cause="online lost", side="online")
+    assert missing.sentence().endswith("online has no row")
 
 
 CALIBRATION = Calibration(
