@@ -220,7 +220,8 @@ def send_events(bootstrap: str) -> None:
 def ask(url: str, client: redis.Redis) -> None:
     """Requests of known and unknown users, a bad one, and one of a row that is damaged."""
     with httpx.Client(base_url=url, timeout=20) as http:
-        for _ in range(30):
+        # Of a hundred requests one is logged: so many that some are.
+        for _ in range(200):
             http.get("/v1/features/user/1").raise_for_status()
             ranking = {"userId": 2, "itemIds": [1, 2, 3, 99_999]}
             http.post("/v1/features/rank", json=ranking).raise_for_status()
